@@ -13,12 +13,12 @@ import napari_grata
 
 PACKAGE = Path(napari_grata.__file__).parent
 ROOMS = ["scans", "segmenters", "adaptation", "review", "evaluation", "widgets"]
-# review and evaluation stand side by side: neither may use the other.
+# review measures masks with evaluation's metrics; evaluation knows nothing of review.
 MAY_USE = {
     "scans": set(),
     "segmenters": {"scans"},
     "adaptation": {"scans", "segmenters"},
-    "review": {"scans", "segmenters", "adaptation"},
+    "review": {"scans", "segmenters", "adaptation", "evaluation"},
     "evaluation": {"scans", "segmenters", "adaptation"},
     "widgets": {"scans", "segmenters", "adaptation", "review", "evaluation"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from napari_grata.widgets.adapt_section import AdaptSection, ProgressBar
 from napari_grata.widgets.choosing import Choosing
 from napari_grata.widgets.companions import Companions
 from napari_grata.widgets.desk import Desk
+from napari_grata.widgets.features import Slots, add_features
 from napari_grata.widgets.model_section import ModelSection
 from napari_grata.widgets.opening import Opening
 from napari_grata.widgets.parts import Sentence, button, scrolling
@@ -54,12 +56,14 @@ class GrataDock(QWidget):
         self.store = SettingsStore()
         self.desk = Desk(self.viewer, self.store, self)
         self.look: Look | None = None
+        self.verbs: dict[str, Callable[[], None]] = {}
         self._shown = False
         self._build()
         self._lay_out()
         self.choosing.restore()
         self._wire()
         self._tie()
+        add_features(self)
         self._layers_changed()
         self._theme_changed()
 
@@ -72,7 +76,8 @@ class GrataDock(QWidget):
         self.scan = ScanSection()
         self.model = ModelSection()
         self.adapt = AdaptSection()
-        self.review = ReviewSection()
+        self.slots = Slots()
+        self.review = ReviewSection(self.slots)
         self.progress = ProgressBar()
         self.companions = Companions(self)
         self.opening = Opening(self.viewer, self.store, self)
@@ -87,7 +92,18 @@ class GrataDock(QWidget):
         self._soon.setSingleShot(True)
 
     def _lay_out(self) -> None:
-        self.area = scrolling(self.scan, self.model, self.adapt, self.review, self.companions.fold)
+        slots = self.slots
+        self.area = scrolling(
+            self.scan,
+            self.model,
+            slots.shift,
+            self.adapt,
+            self.review,
+            slots.correct,
+            slots.decide,
+            slots.take_out,
+            self.companions.fold,
+        )
         head = QHBoxLayout()
         head.setContentsMargins(8, 4, 8, 0)
         head.addWidget(self.message, 1)
@@ -97,6 +113,7 @@ class GrataDock(QWidget):
         layout.setSpacing(2)
         layout.addLayout(head)
         layout.addWidget(self.area, 1)
+        layout.addWidget(slots.bar)
         layout.addWidget(self.progress)
         self.setMinimumWidth(WIDTH)
         self.setAcceptDrops(True)
@@ -151,7 +168,7 @@ class GrataDock(QWidget):
             ties.listen(emitter, self._layers_will_change)
         ties.listen(self.viewer.events.theme, self._theme_changed)
         ties.listen(self.viewer.dims.events.current_step, self._slice_changed)
-        perform = partial(_act, weakref.ref(self.desk))
+        perform = partial(_act, weakref.ref(self))
         bound = keys.bind_keys(self.viewer, perform)
         keys.add_shortcuts(self, bound, perform)
         ties.at_end(partial(_unbind, weakref.ref(self.viewer), bound))
@@ -279,10 +296,16 @@ class GrataDock(QWidget):
         showing.dress(self, self.look, facts)
 
 
-def _act(desk: weakref.ref[Desk], action: str) -> None:
-    found = desk()
+def _act(dock: weakref.ref[GrataDock], action: str) -> None:
+    """Do what a key stands for: a feature's verb, or the desk's."""
+    found = dock()
     if found is not None:
-        getattr(found, action)()
+        act: Callable[[], None] = found.verbs.get(action) or getattr(found.desk, action, _nothing)
+        act()
+
+
+def _nothing() -> None:
+    """What a key does whose feature is not there."""
 
 
 def _unbind(viewer: weakref.ref[Any], bound: list[str]) -> None:

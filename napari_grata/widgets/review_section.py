@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QWidget
 
+from napari_grata.widgets.features import Slots
 from napari_grata.widgets.fold import Fold
 from napari_grata.widgets.keys import key_of
 from napari_grata.widgets.parts import Section, Sentence, button
@@ -25,7 +26,7 @@ class ReviewSection(Section):
     save_wanted = Signal()
     reopen_wanted = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, slots: Slots, parent: QWidget | None = None) -> None:
         super().__init__(4, "Review", parent)
         self.toggle_button = button(
             "Before ↔ after",
@@ -49,12 +50,14 @@ class ReviewSection(Section):
         layout.addWidget(self.difference_button, 2)
         layout.addWidget(self.fill_button, 1)
         self.body.addWidget(line)
+        self.body.addWidget(slots.compare)
         self.shown = Sentence(2)
         self.shown.setObjectName("grata_small")
         self.body.addWidget(self.shown)
         self.table = SliceTable()
         self.fold = Fold("Slices", self.table, key="table", expanded=True)
         self.body.addWidget(self.fold)
+        self.body.addWidget(slots.measure)
         self.save_button = button(
             "Save masks …",
             "Write the masks before and after in the scan's own format, on its own grid, with "
