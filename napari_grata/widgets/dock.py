@@ -300,12 +300,9 @@ def _act(dock: weakref.ref[GrataDock], action: str) -> None:
     """Do what a key stands for: a feature's verb, or the desk's."""
     found = dock()
     if found is not None:
-        act: Callable[[], None] = found.verbs.get(action) or getattr(found.desk, action, _nothing)
-        act()
-
-
-def _nothing() -> None:
-    """What a key does whose feature is not there."""
+        act = found.verbs.get(action, getattr(found.desk, action, None))
+        if act is not None:
+            act()
 
 
 def _unbind(viewer: weakref.ref[Any], bound: list[str]) -> None:
