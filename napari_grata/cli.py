@@ -121,6 +121,14 @@ def build_parser() -> argparse.ArgumentParser:
     reopen.add_argument("--out", type=Path, help="write plots and picture here")
     reopen.add_argument("--view", action="store_true", help="open it in napari")
     _common(reopen)
+
+    again = verbs.add_parser("again", help="do a saved run again and compare the masks")
+    again.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    again.add_argument("--scan", type=Path, help="the scan, if it has moved")
+    again.add_argument("--model", help="the model, if it has moved")
+    again.add_argument("--device", help="other than the one of the first time")
+    again.add_argument("--out", required=True, type=Path, help="folder for the new run")
+    _common(again)
     return parser
 
 

@@ -284,6 +284,34 @@ def reopen(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def again(options: argparse.Namespace) -> dict[str, Any]:
+    """``napari-grata again``."""
+    from napari_grata.adaptation import reopen as reopen_run
+    from napari_grata.review.reproduce import Again
+    from napari_grata.scans import open_scan
+    from napari_grata.segmenters import load_segmenter
+
+    scan = open_scan(options.scan) if options.scan else None
+    saved = reopen_run(options.run, scan=scan)
+    model = options.model or saved.model_folder or saved.info["model"]["name"]
+    segmenter = load_segmenter(model, device=options.device or saved.info["device"])
+    again = Again(saved, segmenter, options.out / "run")
+    for _ in _progress(again.records(), len(saved.records), "again", options.quiet):
+        pass
+    found = again.compare()
+    again.run.close()
+    saved.close()
+    _say(options, str(found))
+    return {
+        "run": str(options.run),
+        "again": str(again.run.folder),
+        "same": found.same,
+        "slices": found.slices,
+        "different_pixels": found.different_pixels,
+        "only_one": found.only_one,
+    }
+
+
 def demo(options: argparse.Namespace) -> dict[str, Any]:
     """``napari-grata demo``."""
     from napari_grata import demo as demonstration
@@ -299,4 +327,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "train": train,
     "benchmark": benchmark,
     "reopen": reopen,
+    "again": again,
 }

@@ -1,0 +1,218 @@
+"""Do a run again: as a command line to keep, and for real, with the masks compared."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_grata.adaptation.settings import PRESETS, Settings
+from napari_grata.adaptation.slices import describe_slices
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation import Record, ReopenedRun
+    from napari_grata.adaptation.run import AdaptationRun
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Segmenter
+
+
+class ReproduceError(ValueError):
+    """A run that cannot be done again; the message says what is missing."""
+
+
+def scan_sources(scan: Scan) -> list[Path]:
+    """Return the files that a scan was opened from, as `open_scan` takes them; may be empty."""
+    if scan.path is not None:
+        return [Path(scan.path)]
+    paths = [scan.slice_path(index) for index in range(scan.n_slices)]
+    return [Path(path) for path in paths if path is not None]
+
+
+def adapt_command(
+    scan: Scan,
+    model: str,
+    settings: Settings,
+    *,
+    slices: Sequence[int] | None = None,
+    region: Sequence[int] | None = None,
+    device: str = "auto",
+    out: str = "out/again",
+) -> str:
+    """Return the command line that makes the same masks from the same scan.
+
+    Parameters
+    ----------
+    scan : Scan
+        From files; its paths are in the command, and may name a patient.
+    model : str
+        Name, or folder with a card.
+    settings : Settings
+    slices : sequence of int, optional
+        Flat numbers in the order of the run; all by default.
+    region : (row0, col0, row1, col1), optional
+    device, out : str
+
+    Raises
+    ------
+    ReproduceError
+        If the scan came from no file: a command line could not find it.
+    """
+    sources = scan_sources(scan)
+    if not sources:
+        raise ReproduceError(
+            "This scan came from no file, so no command line can open it. Save it first, or save "
+            "the run with its folder and use “napari-grata again”."
+        )
+    words = ["napari-grata", "adapt", *(str(path) for path in sources), "--model", model]
+    words += _settings_words(settings)
+    words += ["--seed", str(settings.seed)]
+    if slices is not None and list(slices) != list(range(scan.n_slices)):
+        words += ["--slices", describe_slices(list(slices), scan)]
+    if region is not None:
+        words += ["--region", ",".join(str(int(side)) for side in region)]
+    if device != "auto":
+        words += ["--device", device]
+    return _quoted([*words, "--out", out])
+
+
+def again_command(folder: Path, out: str = "out/again") -> str:
+    """Return the command line that does a saved run again and compares the masks."""
+    return _quoted(["napari-grata", "again", str(folder), "--out", out])
+
+
+def _quoted(words: Sequence[str]) -> str:
+    if os.name == "nt":
+        import subprocess
+
+        return subprocess.list2cmdline(words)
+    return shlex.join(words)
+
+
+def _settings_words(settings: Settings) -> list[str]:
+    """Return the preset that is nearest, and what differs from it."""
+    wanted = settings.to_dict()
+
+    def changes(name: str) -> list[str]:
+        there = PRESETS[name].settings.to_dict()
+        return [
+            f"{key}={_text(value)}"
+            for key, value in wanted.items()
+            if key != "seed" and there[key] != value
+        ]
+
+    name = min(PRESETS, key=lambda preset: len(changes(preset)))
+    words = ["--method", name]
+    for change in changes(name):
+        words += ["--set", change]
+    return words
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else repr(value).strip("'")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the masks of a run that was done again compare with those of the first time.
+
+    Attributes
+    ----------
+    slices : int
+        Slices that have a mask both times.
+    different_pixels : int
+        Pixels whose label differs, over all of them.
+    only_one : int
+        Slices that have a mask only once.
+    """
+
+    slices: int
+    different_pixels: int
+    only_one: int
+
+    @property
+    def same(self) -> bool:
+        """Whether every mask is the same, bit for bit."""
+        return not self.different_pixels and not self.only_one
+
+    def __str__(self) -> str:
+        if self.same:
+            return f"The same masks as the first time, on all {self.slices} of {self.slices}."
+        said = f"{self.different_pixels} pixels differ on {self.slices} masks"
+        if self.only_one:
+            said += f"; {self.only_one} are there only once"
+        return f"{said}. Another machine, device or version of torch rounds differently."
+
+
+class Again:
+    """A saved run, to be done once more from its beginning.
+
+    Parameters
+    ----------
+    saved : ReopenedRun
+    segmenter : Segmenter
+        The model of the run.
+    folder : Path, optional
+        Where the new run is kept.
+
+    Raises
+    ------
+    ReproduceError
+        If the scan was not found.
+    """
+
+    def __init__(
+        self, saved: ReopenedRun, segmenter: Segmenter, folder: Path | None = None
+    ) -> None:
+        from napari_grata.adaptation.history import History
+        from napari_grata.adaptation.methods import Snapshot
+        from napari_grata.adaptation.run import AdaptationRun
+        from napari_grata.adaptation.runfolder import THETA_FILE
+
+        if saved.scan is None:
+            raise ReproduceError(" ".join(saved.missing) or "The scan of this run was not found.")
+        if segmenter.card.weights_sha256 != saved.info["model"]["weights_sha256"]:
+            raise ReproduceError(
+                f"The weights of the model {segmenter.card.name} are not those that the run was "
+                "made with, so it cannot be done again."
+            )
+        start = None
+        if saved.info.get("continued"):
+            history = History.open(saved.folder / THETA_FILE, Snapshot)
+            start = history[0]
+            history.close()
+        self.saved = saved
+        self.run: AdaptationRun = AdaptationRun(
+            segmenter,
+            saved.scan,
+            saved.settings,
+            slices=saved.slices,
+            region=saved.region,
+            folder=folder,
+            start=start,
+        )
+
+    def records(self) -> Iterator[Record]:
+        """Do the run again, as far as it went the first time."""
+        limit = len(self.saved.records)
+        stream: Any = self.run.records()
+        try:
+            for record in stream:
+                yield record
+                if record.done >= limit:
+                    return
+        finally:
+            stream.close()
+
+    def compare(self) -> Comparison:
+        """Compare the masks after with those of the first time."""
+        first, second = self.saved.adapted_masks, self.run.adapted_masks
+        both = first.keys() & second.keys()
+        different = sum(int(np.count_nonzero(first[i] != second[i])) for i in both)
+        return Comparison(len(both), different, len(first.keys() ^ second.keys()))

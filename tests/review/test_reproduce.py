@@ -1,0 +1,152 @@
+"""A run done again: the command line says what was done, and gives the same masks."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from napari_grata.adaptation import AdaptationRun, Settings, preset, reopen
+from napari_grata.cli import main
+from napari_grata.review.reproduce import (
+    Again,
+    ReproduceError,
+    adapt_command,
+    again_command,
+)
+from napari_grata.scans import open_scan, scan_from_array
+from napari_grata.segmenters import Card, Structure, build_network, load_segmenter
+from napari_grata.segmenters.weights import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    card = Card(
+        name="tiny",
+        title="Tiny",
+        structures=(
+            Structure("disc", "#56B4E9", 1),
+            Structure("cup", "#E69F00", 2, inside="disc"),
+        ),
+        arguments={"encoder": "compact"},
+        channels=1,
+        dimensions=3,
+        modality="T1",
+        size=(64, 64),
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(folder, card, build_network(card))
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    data = np.random.default_rng(0).integers(0, 255, (60, 70, 5), np.uint8)
+    path = tmp_path / "a scan.nii.gz"
+    nib.save(nib.Nifti1Image(data, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    return path
+
+
+def run_once(model: Path, file: Path, folder: Path | None, settings: Settings, **more):
+    run = AdaptationRun(
+        load_segmenter(model, device="cpu"), open_scan(file), settings, folder=folder, **more
+    )
+    for _ in run.records():
+        pass
+    return run
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        preset("careful").settings,
+        Settings(learning_rate=0.03, blend=0.25, passes=2, perturbation=0.1, seed=7),
+    ],
+)
+def test_the_command_line_gives_the_same_masks(
+    model: Path, file: Path, tmp_path: Path, settings: Settings
+) -> None:
+    scan = open_scan(file)
+    run = run_once(model, file, None, settings, slices=[3, 1, 2], region=(4, 6, 50, 60))
+    line = adapt_command(
+        scan,
+        str(model),
+        settings,
+        slices=[3, 1, 2],
+        region=(4, 6, 50, 60),
+        device="cpu",
+        out=str(tmp_path / "again"),
+    )
+    program, *words = shlex.split(line)
+    assert program == "napari-grata"
+    assert main([*words, "--quiet"]) == 0
+    again = reopen(tmp_path / "again" / "run")
+    assert again.settings == settings
+    assert again.adapted_masks.keys() == run.adapted_masks.keys()
+    for index, mask in run.adapted_masks.items():
+        np.testing.assert_array_equal(again.adapted_masks[index], mask)
+    again.close()
+    run.close()
+
+
+def test_a_scan_without_a_file_has_no_command_line(model: Path) -> None:
+    scan = scan_from_array(np.eye(32, dtype=np.float32)[None], name="painted")
+    with pytest.raises(ReproduceError, match="came from no file"):
+        adapt_command(scan, str(model), Settings())
+
+
+def test_a_saved_run_is_done_again_from_the_command_line(
+    model: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_once(model, file, tmp_path / "run", Settings(learning_rate=0.02)).close()
+    words = shlex.split(again_command(tmp_path / "run", str(tmp_path / "again")))[1:]
+    assert main([*words, "--model", str(model), "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same"]
+    assert found["slices"] == 5
+
+
+def test_a_run_that_went_on_from_another_starts_from_the_same_state(
+    model: Path, file: Path, tmp_path: Path
+) -> None:
+    settings = Settings(learning_rate=0.02)
+    first = run_once(model, file, None, settings)
+    run_once(model, file, tmp_path / "second", settings, start=first.state).close()
+    first.close()
+    again = Again(reopen(tmp_path / "second"), load_segmenter(model, device="cpu"))
+    for _ in again.records():
+        pass
+    assert again.compare().same
+    again.run.close()
+    alone = run_once(model, file, None, settings)
+    assert any((alone.adapted_masks[i] != m).any() for i, m in again.run.adapted_masks.items())
+    alone.close()
+
+
+def test_a_difference_is_counted_and_not_hidden(model: Path, file: Path, tmp_path: Path) -> None:
+    run_once(model, file, tmp_path / "run", Settings(learning_rate=0.02)).close()
+    saved = reopen(tmp_path / "run")
+    again = Again(saved, load_segmenter(model, device="cpu"))
+    for _ in again.records():
+        pass
+    changed = saved.adapted_masks[2].copy()
+    changed[:2, :3] ^= 1
+    saved.adapted_masks[2] = changed
+    found = again.compare()
+    assert not found.same
+    assert found.different_pixels == 6
+    assert "6 pixels differ" in str(found)
+    again.run.close()
+
+
+def test_a_run_whose_scan_is_gone_says_so(model: Path, file: Path, tmp_path: Path) -> None:
+    run_once(model, file, tmp_path / "run", Settings()).close()
+    file.unlink()
+    with pytest.raises(ReproduceError, match="not found"):
+        Again(reopen(tmp_path / "run"), load_segmenter(model, device="cpu"))
