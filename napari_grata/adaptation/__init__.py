@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "adapt": "stream",
     "AdaptationRun": "run",
+    "Corrections": "corrections",
+    "CorrectionsError": "corrections",
+    "correct_run": "correcting",
+    "taught_state": "correcting",
+    "teaching_settings": "teaching",
     "reopen": "reopening",
     "ReopenedRun": "reopening",
     "Settings": "settings",
@@ -37,6 +42,11 @@ _HOME = {
 __all__ = [
     "adapt",
     "AdaptationRun",
+    "Corrections",
+    "CorrectionsError",
+    "correct_run",
+    "taught_state",
+    "teaching_settings",
     "reopen",
     "ReopenedRun",
     "Settings",
@@ -60,6 +70,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .correcting import correct_run, taught_state
+    from .corrections import Corrections, CorrectionsError
     from .flags import flag_slice
     from .history import History
     from .methods import BatchNorm, Consistency, GraTa, Source, make_method
@@ -70,6 +82,7 @@ if TYPE_CHECKING:
     from .settings import PRESETS, Preset, Settings, SettingsError, preset
     from .slices import SlicesError, describe_slices, parse_slices
     from .stream import adapt
+    from .teaching import teaching_settings
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from .augmentation import strong_view as draw_and_apply
+from .scribble import SCRIBBLE, Supervision, scribble_loss
 from .settings import OBJECTIVES
 from .views import VIEWS, predict_views, view
 
@@ -97,6 +98,7 @@ class Objectives:
         self.symmetric_entropy = symmetric_entropy
         self.strong_view = strong_view
         self.batch_views = batch_views
+        self.supervision: Supervision | None = None
 
     def check(self, name: str) -> None:
         """Raise ValueError if there is no such objective, or the network lacks its head."""
@@ -112,8 +114,13 @@ class Objectives:
             )
 
     def loss(self, name: str, images: Tensor) -> Tensor:
-        """Return the loss of objective ``name`` on ``images``, shape (B, C, H, W) in [0, 1]."""
-        return getattr(self, "_" + name.replace("-", "_"))(images)
+        """Return the loss of objective ``name`` on ``images``, shape (B, C, H, W) in [0, 1].
+
+        ``scribble`` needs `supervision`; ``a+b`` is the sum of two losses.
+        """
+        first, plus, rest = name.partition("+")
+        loss = getattr(self, "_" + first.replace("-", "_"))(images)
+        return loss + self.loss(rest, images) if plus else loss
 
     def six_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image's own logits and the mean probability over the six views."""
@@ -130,6 +137,11 @@ class Objectives:
     def _consistency(self, images: Tensor) -> Tensor:
         target = self.six_views(images)[1]
         return consistency_loss(self.network(self._strong(images)), target, self.activation)
+
+    def _scribble(self, images: Tensor) -> Tensor:
+        if self.supervision is None:
+            raise ValueError(f"The objective {SCRIBBLE!r} needs corrected pixels of these images.")
+        return scribble_loss(self.network(images), self.supervision, self.activation)
 
     def _reconstruction(self, images: Tensor) -> Tensor:
         return fn.mse_loss(torch.sigmoid(self._head(images, "reconstruction")), images)

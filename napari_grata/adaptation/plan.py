@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,53 +59,86 @@ def episodes(
 
 
 def make_plan(
-    settings: Settings, slices: Sequence[int], case_of: Callable[[int], int]
+    settings: Settings,
+    slices: Sequence[int],
+    case_of: Callable[[int], int],
+    corrected: Collection[int] = (),
 ) -> tuple[Event, ...]:
     """List every event of a run, in order.
 
     Where masks are predicted with the final or averaged θ, each episode's predictions follow its
     own adaptation, with its own θ: in episodic mode a case is finished before the next one
     starts. Methods that do not learn see each slice once and predict it as they go.
+
+    Parameters
+    ----------
+    corrected : collection of int
+        Slices whose corrections teach: they take turns for ``correction_steps`` rounds, the
+        others as the settings say, and all slices of the episode are predicted afterwards, the
+        corrected ones first.
     """
-    learns = settings.learns
-    passes = settings.passes if learns else 1
-    repeats = settings.steps_per_slice if learns else 1
-    afterwards = learns and settings.predict != "stream"
+    afterwards = settings.learns and settings.predict != "stream"
     events: list[Event] = []
     step = 0
     for episode, members in enumerate(episodes(settings, slices, case_of)):
         first_step = step + 1
-        for pass_index in range(passes):
-            for index in members:
-                for repeat in range(repeats):
-                    step += learns
-                    last = pass_index == passes - 1 and repeat == repeats - 1
-                    events.append(
-                        Event(
-                            phase="adapt",
-                            slice_index=index,
-                            case=case_of(index),
-                            pass_index=pass_index,
-                            episode=episode,
-                            step=step,
-                            first_step=first_step,
-                            resets=learns and episode > 0 and step == first_step,
-                            final=last and not afterwards,
-                        )
-                    )
+        taught = [index for index in members if index in corrected]
+        visits = list(_visits(settings, members, taught))
+        last = {index: number for number, (index, _) in enumerate(visits)}
+        for number, (index, pass_index) in enumerate(visits):
+            step += settings.learns
+            events.append(
+                Event(
+                    phase="adapt",
+                    slice_index=index,
+                    case=case_of(index),
+                    pass_index=pass_index,
+                    episode=episode,
+                    step=step,
+                    first_step=first_step,
+                    resets=settings.learns and episode > 0 and step == first_step,
+                    final=number == last[index] and not afterwards,
+                )
+            )
         if afterwards:
+            untaught = [index for index in members if index not in corrected]
             events += [
                 Event(
                     phase="predict",
                     slice_index=index,
                     case=case_of(index),
-                    pass_index=passes - 1,
+                    pass_index=visits[-1][1],
                     episode=episode,
                     step=step,
                     first_step=first_step,
                     resets=False,
                     final=True,
                 )
-                for index in members
+                for index in [*taught, *untaught]
             ]
     return tuple(events)
+
+
+def _visits(
+    settings: Settings, members: Sequence[int], taught: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Yield (slice, pass) for each step of an episode."""
+    passes = settings.passes if settings.learns else 1
+    repeats = settings.steps_per_slice if settings.learns else 1
+    plain = [
+        (index, pass_index)
+        for pass_index in range(passes)
+        for index in members
+        if index not in taught
+        for _ in range(repeats)
+    ]
+    if not taught:
+        yield from plain
+        return
+    if not settings.uncorrected_learn:
+        plain = []
+    rounds = settings.correction_steps
+    for number in range(rounds):
+        for index in taught:
+            yield index, number
+        yield from plain[number * len(plain) // rounds : (number + 1) * len(plain) // rounds]

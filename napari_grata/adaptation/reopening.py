@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ import numpy as np
 
 from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 
+from .corrections import Corrections, CorrectionsError
 from .journal import STEPS_FILE, Journal
 from .runfolder import (
+    CORRECTIONS_FILE,
     RUN_FILE,
     SCAN_FILE,
     THETA_FILE,
@@ -56,6 +58,8 @@ class ReopenedRun:
         The scan itself, where it was found and is the same.
     missing : tuple of str
         What was not found, one sentence each; masks and curves are there all the same.
+    corrections : Corrections or None
+        What a reviewer had drawn, empty if nothing; None where it cannot be read.
     """
 
     folder: Path
@@ -71,6 +75,7 @@ class ReopenedRun:
     scan: Scan | None
     missing: tuple[str, ...]
     model_folder: Path | None
+    corrections: Corrections | None = field(default_factory=Corrections.none)
 
     def close(self) -> None:
         """Close the folder's files."""
@@ -137,6 +142,11 @@ class ReopenedRun:
                 f"The weights of the model {segmenter.card.name} are not those that the run was "
                 "made with; it can be looked at but not resumed."
             )
+        if self.corrections is None:
+            raise RunFolderError(
+                f"The corrections that this run was made with cannot be read from {self.folder}; "
+                "it can be looked at but not resumed."
+            )
         self.records.close()
         try:
             journal = Journal.open(self.folder)
@@ -149,6 +159,7 @@ class ReopenedRun:
             self.settings,
             slices=self.slices,
             region=self.region,
+            corrections=self.corrections,
             _kept=(self.folder, journal, history, self.info["position"]),
         )
 
@@ -194,6 +205,7 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
         found = None
     model_folder = where.get("model_folder")
     _check_model(info, model_folder, missing)
+    corrections = _read_corrections(folder, info, missing)
     state = info["state"] if info["state"] != "running" else "interrupted"
     return ReopenedRun(
         folder=folder,
@@ -209,7 +221,26 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
         scan=found,
         missing=tuple(missing),
         model_folder=Path(model_folder) if model_folder else None,
+        corrections=corrections,
     )
+
+
+def _read_corrections(folder: Path, info: dict[str, Any], missing: list[str]) -> Corrections | None:
+    """Return what a reviewer had drawn; runs of earlier versions know of none."""
+    told = info.get("corrections")
+    if not told:
+        return Corrections.none()
+    try:
+        found = Corrections.load(folder / CORRECTIONS_FILE)
+    except CorrectionsError as error:
+        missing.append(str(error))
+        return None
+    if found.sha256 != told["sha256"]:
+        missing.append(
+            "The corrections in the run folder are not those that the run was made with."
+        )
+        return None
+    return found
 
 
 def _whereabouts(folder: Path) -> dict[str, Any]:

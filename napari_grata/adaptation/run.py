@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .choices import Region, RunError, checked_region, checked_slices
+from .corrections import Corrections
 from .flags import flag_slice, mean_entropy
 from .history import History
 from .journal import Journal
@@ -35,7 +37,9 @@ class AdaptationRun:
 
     Parameters are those of `napari_grata.adaptation.adapt`, and ``start``: the `state` of an
     earlier run with the same model and settings, from which this one goes on in place of the
-    source model (its step 0). Nothing is computed before `records` is iterated.
+    source model (its step 0), and ``corrections``: what a reviewer drew, which stays in the masks
+    of this run, and teaches if ``settings.scribble`` says so. Nothing is computed before `records`
+    is iterated.
 
     Attributes
     ----------
@@ -46,6 +50,8 @@ class AdaptationRun:
         Events done, as rolled back to.
     history : History
         θ and optimiser state after each step.
+    corrections : Corrections
+        Of this scan; empty if there are none.
     past : Journal
         All records so far, masks on demand.
     source_masks, adapted_masks : dict of int to ndarray of uint8, shape (H, W)
@@ -69,6 +75,7 @@ class AdaptationRun:
         folder: str | Path | None = None,
         source_masks: Mapping[int, np.ndarray] | None = None,
         start: Snapshot | None = None,
+        corrections: Corrections | None = None,
         _kept: tuple[Path, Journal, History, int | None] | None = None,
     ) -> None:
         self.settings = settings if settings is not None else preset("careful").settings
@@ -78,11 +85,16 @@ class AdaptationRun:
         self.scan = scan
         self.slices = checked_slices(slices, scan)
         self.region = checked_region(region, self.slices, scan)
-        self.plan: tuple[Event, ...] = make_plan(self.settings, self.slices, scan.case_of)
+        self.corrections = corrections if corrections is not None else Corrections.none()
+        self.corrections.check(segmenter.card, scan)
+        taught = self.corrections.slices if self.settings.scribble != "none" else ()
+        self.plan: tuple[Event, ...] = make_plan(self.settings, self.slices, scan.case_of, taught)
         self.notices: list[str] = []
         self._lock = threading.RLock()
         self.active = False
-        self._adapter = SliceAdapter(segmenter, scan, self.settings, self.region, self.notices)
+        self._adapter = SliceAdapter(
+            segmenter, scan, self.settings, self.region, self.notices, self.corrections
+        )
         self.continued = start is not None
         self._origin = self._adapter.snapshot()
         if start is not None:
@@ -209,15 +221,20 @@ class AdaptationRun:
         """
         theta = None
         if self.settings.learns:
-            theta = (
-                self.history.theta(step)
-                if step is not None
-                else self._thetas.of_slice(slice_index, self.plan[: self.position])
-            )
+            theta = self.history.theta(step) if step is not None else self.theta_of(slice_index)
         prediction = self._adapter.predict(slice_index, theta)
         if self.region is not None and slice_index in self.source_masks:
             prediction.label_map[...] = self._within_region(prediction.label_map, slice_index)
+        if slice_index in self.corrections.labels:
+            label_map = self.corrections.put_into(slice_index, prediction.label_map)
+            prediction = replace(prediction, label_map=label_map)
         return prediction
+
+    def theta_of(self, slice_index: int) -> np.ndarray:
+        """Return the θ with which a slice is predicted now, shape (n,)."""
+        if not self.settings.learns:
+            return self.history.theta(0)
+        return self._thetas.of_slice(slice_index, self.plan[: self.position])
 
     def close(self) -> None:
         """Close the files; temporary ones are removed. The masks stay in memory."""
@@ -250,6 +267,7 @@ class AdaptationRun:
             adapted = self._within_region(prediction.label_map, event.slice_index)
             entropy = mean_entropy(probabilities, self.segmenter.card.activation)
             source_entropy = self._sources.entropy(event.slice_index, entropy)
+        adapted = self.corrections.put_into(event.slice_index, adapted)
         card = self.segmenter.card
         flags = flag_slice(
             card,

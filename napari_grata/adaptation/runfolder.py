@@ -6,6 +6,7 @@
 ``card.yaml``        the model's card
 ``scan.json``        where the scan and the model lie, and the slices' names: may identify a
                      patient, so delete it before sharing the folder; nothing else needs it
+``corrections.npz``  what a reviewer drew, where the run was given corrections
 ``steps.csv``        a row a step, appended
 ``theta.bin/.json``  θ and optimiser state after each step, appended, and what lies where
 ``*_masks.bin``      packed label maps, appended: what a crash leaves of the masks
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 SCAN_FILE = "scan.json"
 THETA_FILE = "theta.bin"
+CORRECTIONS_FILE = "corrections.npz"
 FORMAT = 1
 FINGERPRINT_SLICES = 8
 """The scan's fingerprint is taken from this many evenly spaced slices: a long list of photographs
@@ -260,6 +262,9 @@ class RunFolder:
         write_whole(self.path / CARD_FILE, card_to_yaml(card))
         folder = getattr(run.segmenter, "folder", None)
         write_json(self.path / SCAN_FILE, locate(run.scan, run.slices, folder))
+        drawn = run.corrections
+        if drawn:
+            drawn.save(self.path / CORRECTIONS_FILE)
         info = {
             "format": FORMAT,
             "state": "running",
@@ -268,6 +273,13 @@ class RunFolder:
             "slices": run.slices,
             "region": run.region,
             "continued": run.continued,
+            "corrections": {
+                "slices": list(drawn.slices),
+                "pixels": drawn.pixels,
+                "sha256": drawn.sha256,
+            }
+            if drawn
+            else None,
             "total": run.total,
             "position": None,
             "started": now(),

@@ -17,6 +17,7 @@ OBJECTIVES = (
 LEARNING_RATE_RULES = ("quadratic", "linear", "softplus", "fixed")
 MODES = ("continual", "episodic", "every-n")
 PREDICTIONS = ("stream", "final", "average")
+SCRIBBLE_ROLES = ("none", "auxiliary", "pseudo", "both")
 
 
 class SettingsError(ValueError):
@@ -56,6 +57,20 @@ class Settings:
         Predict as the mean probability over the six flips and rotations.
     seed : int
         Seed of the strong view and of every other random draw.
+    scribble : {"none", "auxiliary", "pseudo", "both"}
+        What the reviewer's corrections are on slices that have some: not a teacher; GraTa's
+        auxiliary objective, aligned with consistency; its pseudo objective, aligned with
+        consistency; or the auxiliary and, together with consistency, the pseudo objective. With
+        the method ``consistency``, ``pseudo`` is plain fine-tuning of θ on the corrected pixels,
+        and ``both`` adds consistency. Other slices keep ``auxiliary`` and ``pseudo``.
+    correction_steps : int
+        Steps on each corrected slice, in turn with the other corrected ones.
+    uncorrected_learn : bool
+        Whether slices without corrections take their own steps in between; else the corrected
+        ones alone teach. All slices are predicted afterwards.
+    soft_labels : float
+        τ in pixels of the slice: around corrected pixels their label counts with the weight
+        exp(−distance/τ). 0: the corrected pixels alone.
     """
 
     method: Literal["source", "batch-norm", "consistency", "grata"] = "grata"
@@ -73,6 +88,10 @@ class Settings:
     predict: Literal["stream", "final", "average"] = "stream"
     six_views: bool = False
     seed: int = 0
+    scribble: Literal["none", "auxiliary", "pseudo", "both"] = "none"
+    correction_steps: int = 10
+    uncorrected_learn: bool = False
+    soft_labels: float = 0.0
 
     def __post_init__(self) -> None:
         def one_of(name: str, allowed: tuple[str, ...]) -> None:
@@ -86,13 +105,27 @@ class Settings:
         one_of("learning_rate_rule", LEARNING_RATE_RULES)
         one_of("mode", MODES)
         one_of("predict", PREDICTIONS)
+        one_of("scribble", SCRIBBLE_ROLES)
         if not 0 <= self.blend <= 1:
             raise SettingsError(f"blend is {self.blend}; it lies between 0 (source) and 1 (scan).")
         if not 0 < self.learning_rate < 10:
             raise SettingsError(f"learning_rate is {self.learning_rate}; it lies between 0 and 10.")
         if self.perturbation is not None and not self.perturbation > 0:
             raise SettingsError(f"perturbation is {self.perturbation}; it is above 0, or None.")
-        for name in ("steps_per_slice", "passes", "reset_every"):
+        if not 0 <= self.soft_labels < 1000:
+            raise SettingsError(f"soft_labels is {self.soft_labels}; it is 0 or a few pixels.")
+        if self.scribble != "none" and not self.learns:
+            raise SettingsError(
+                f"The method {self.method} learns nothing, so corrections cannot teach it; choose "
+                "grata or consistency."
+            )
+        if self.scribble == "auxiliary" and self.method != "grata":
+            raise SettingsError("Corrections as the auxiliary objective need the method grata.")
+        if self.scribble != "none" and self.predict == "stream":
+            raise SettingsError(
+                "Corrections teach before the masks are predicted; set predict to final or average."
+            )
+        for name in ("steps_per_slice", "passes", "reset_every", "correction_steps"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it is at least 1.")
 

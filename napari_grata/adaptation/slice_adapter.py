@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from .corrections import Corrections
 from .methods import Output, Snapshot, StepRecord, make_method
+from .scribble import Supervision
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class SliceAdapter:
     region : (row0, col0, row1, col1) or None
     notices : list of str
         Where to say what the person should know.
+    corrections : Corrections, optional
+        What a reviewer corrected; teaches if the settings say so.
     """
 
     def __init__(
@@ -44,19 +48,25 @@ class SliceAdapter:
         settings: Settings,
         region: tuple[int, int, int, int] | None,
         notices: list[str],
+        corrections: Corrections | None = None,
     ) -> None:
         self.segmenter = segmenter
         self._scan = scan
         self._settings = settings
         self._region = region
         self._notices = notices
+        self._corrections = corrections if settings.scribble != "none" else None
         self._looking = threading.Lock()
         self._prepared: Prepared | None = None
         self._make()
 
     def _make(self) -> None:
         network, activation = self.segmenter.network, self.segmenter.card.activation
-        self._method = make_method(self._settings, network, activation)
+        learner = self._settings
+        if self._corrections and learner.predict != "stream":
+            # Many steps on few slices: what they look like in between is worth one view, not six.
+            learner = learner.but(six_views=False)
+        self._method = make_method(learner, network, activation)
         self._viewer = make_method(self._settings, network, activation)
 
     # -- state -----------------------------------------------------------------------------
@@ -101,7 +111,12 @@ class SliceAdapter:
             # statistics to normalise with (the masks would be noise), and its strong view would
             # be noise stretched to the full range, which should not be learnt.
             return None, None
-        result = self._with_room(lambda: self._method.step(prepared.image), self._move)
+        supervision = None
+        if self._corrections:
+            card = self.segmenter.card
+            tau = self._settings.soft_labels
+            supervision = Supervision.of(self._corrections, prepared, card, tau)
+        result = self._with_room(lambda: self._method.step(prepared.image, supervision), self._move)
         if not bool(torch.isfinite(result.probabilities).all()):
             return result, None
         return result, self._prediction(result.probabilities, prepared)

@@ -54,9 +54,7 @@ class ThetaChoice:
         It is that of the slice's own episode, if that has begun; in continual mode of the one
         there is; else the source model's.
         """
-        own = [
-            event for event in done if event.phase == "adapt" and event.slice_index == slice_index
-        ]
+        own = [event for event in done if event.slice_index == slice_index]
         if not done or (not own and self._settings.mode != "continual"):
             return self._history.theta(0)
         if not own:

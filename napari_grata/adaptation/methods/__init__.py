@@ -45,7 +45,11 @@ def make_method(settings: Settings, network: nn.Module, activation: str = "sigmo
         return BatchNorm(network, blend=settings.blend, **common)
     if settings.method == "consistency":
         return Consistency(
-            network, learning_rate=settings.learning_rate, blend=settings.blend, **common
+            network,
+            learning_rate=settings.learning_rate,
+            blend=settings.blend,
+            scribble=settings.scribble,
+            **common,
         )
     return GraTa(
         network,
@@ -56,5 +60,6 @@ def make_method(settings: Settings, network: nn.Module, activation: str = "sigmo
         blend=settings.blend,
         symmetric_entropy=settings.symmetric_entropy,
         perturbation=settings.perturbation,
+        scribble=settings.scribble,
         **common,
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
 from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
 from napari_grata.adaptation.objectives import ACTIVATIONS, Objectives, probabilities
+from napari_grata.adaptation.scribble import Supervision
 
 
 class Output(NamedTuple):
@@ -213,13 +214,15 @@ class Method:
 
     # Work -----------------------------------------------------------------------------------
 
-    def step(self, images: Tensor) -> StepRecord:
+    def step(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
         """Adapt on one batch and predict it.
 
         Parameters
         ----------
         images : Tensor, shape (B, C, H, W)
             Floating point in [0, 1]; never written to. Moved to the network's device and type.
+        supervision : Supervision, optional
+            Corrected pixels of these images; used by methods with a ``scribble`` role.
 
         Returns
         -------
@@ -261,16 +264,19 @@ class Learner(Method):
 
     learns = True
 
-    def step(self, images: Tensor) -> StepRecord:
+    def step(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
         images = self._images(images)
         before = self._state()
         try:
+            self.objectives.supervision = supervision and supervision.to(images)
             figures = self._learn(images)
             output = self.predict(images)
         except BaseException:
             # Out of memory or interrupted halfway: the step did not take place.
             self.restore(before)
             raise
+        finally:
+            self.objectives.supervision = None
         # One transfer from the device for all figures of the step.
         finite = torch.isfinite(output.logits).all() & torch.isfinite(self._flat.values).all()
         numbers = torch.stack(

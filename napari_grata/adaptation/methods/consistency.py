@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from napari_grata.adaptation.scribble import SCRIBBLE
+
 from .base import Learner
 
 
@@ -14,7 +16,9 @@ class Consistency(Learner):
     """One Adam step at a fixed rate on the consistency loss at θ; no auxiliary gradient.
 
     Parameters are those of `GraTa`. ``objective`` may name any other of the six objectives; with
-    ``"entropy"`` the step is that of Tent (Wang et al., 2021).
+    ``"entropy"`` the step is that of Tent (Wang et al., 2021). ``scribble`` ``"pseudo"`` puts the
+    corrected pixels in its place where there are some: plain fine-tuning of θ; ``"both"`` adds
+    them to consistency.
     """
 
     name = "consistency"
@@ -31,6 +35,7 @@ class Consistency(Learner):
         batch_views: bool | None = None,
         objective: str = "consistency",
         symmetric_entropy: bool = False,
+        scribble: str = "none",
     ) -> None:
         super().__init__(
             network,
@@ -47,9 +52,13 @@ class Consistency(Learner):
         self.objectives.check(objective)
         self.learning_rate = float(learning_rate)
         self.objective = objective
+        self.scribble = scribble
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
-        loss = self.objectives.loss(self.objective, images)
+        objective = self.objective
+        if self.objectives.supervision is not None and self.scribble != "none":
+            objective = SCRIBBLE if self.scribble == "pseudo" else f"{SCRIBBLE}+consistency"
+        loss = self.objectives.loss(objective, images)
         gradient, _ = self._flat.gradient(loss)
         rate = torch.full_like(loss.detach(), self.learning_rate)
         self._adam.step(self._flat.values, gradient, rate)

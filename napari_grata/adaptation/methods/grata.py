@@ -8,11 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from napari_grata.adaptation.gradients import aligned_rate, alignment
-from napari_grata.adaptation.settings import LEARNING_RATE_RULES
+from napari_grata.adaptation.scribble import SCRIBBLE
+from napari_grata.adaptation.settings import LEARNING_RATE_RULES, SCRIBBLE_ROLES
 
 from .base import Learner
 
 _TINY = 1e-12
+_TAUGHT = {
+    "auxiliary": (SCRIBBLE, "consistency"),
+    "pseudo": ("consistency", SCRIBBLE),
+    "both": (SCRIBBLE, f"{SCRIBBLE}+consistency"),
+}
+"""(auxiliary, pseudo) objective by the role of the corrections."""
 
 
 class GraTa(Learner):
@@ -48,6 +55,8 @@ class GraTa(Learner):
         Predict the mean probability over six flips and rotations.
     batch_views : bool, optional
         Run views of equal shape as one batch; by default on a GPU only.
+    scribble : {"none", "auxiliary", "pseudo", "both"}
+        Role of corrected pixels in steps that are given some; see `Settings`.
 
     Raises
     ------
@@ -73,6 +82,7 @@ class GraTa(Learner):
         perturbation: float | None = None,
         six_views: bool = False,
         batch_views: bool | None = None,
+        scribble: str = "none",
     ) -> None:
         super().__init__(
             network,
@@ -93,6 +103,10 @@ class GraTa(Learner):
                 f"learning_rate_rule is {learning_rate_rule!r}; choose one of "
                 f"{', '.join(LEARNING_RATE_RULES)}."
             )
+        if scribble not in SCRIBBLE_ROLES:
+            raise ValueError(
+                f"scribble is {scribble!r}; choose one of {', '.join(SCRIBBLE_ROLES)}."
+            )
         self.objectives.check(auxiliary)
         self.objectives.check(pseudo)
         self.learning_rate = float(learning_rate)
@@ -100,12 +114,17 @@ class GraTa(Learner):
         self.auxiliary = auxiliary
         self.pseudo = pseudo
         self.perturbation = perturbation
+        self.scribble = scribble
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
         theta = self._flat.values
         start = theta.clone()
 
-        auxiliary_loss = self.objectives.loss(self.auxiliary, images)
+        objectives = self.auxiliary, self.pseudo
+        if self.objectives.supervision is not None:
+            objectives = _TAUGHT.get(self.scribble, objectives)
+
+        auxiliary_loss = self.objectives.loss(objectives[0], images)
         auxiliary, _ = self._flat.gradient(auxiliary_loss)
         if self.perturbation is None:
             theta.sub_(auxiliary)
@@ -114,7 +133,7 @@ class GraTa(Learner):
             theta.sub_(auxiliary * (self.perturbation / length))
 
         try:
-            pseudo_loss = self.objectives.loss(self.pseudo, images)
+            pseudo_loss = self.objectives.loss(objectives[1], images)
             pseudo, has_pseudo = self._flat.gradient(pseudo_loss)
         finally:
             theta.copy_(start)
