@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from . import card_rules
+from .shift_reference import ShiftReference
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -87,6 +88,9 @@ class Card:
         Measured figures, each with the ``command`` that measured them.
     weights_sha256 : str or None
         SHA-256 of ``weights.safetensors`` (64 hexadecimal digits); None before they are written.
+    shift : ShiftReference or None
+        How far the source centre's own scans lie from the model's statistics; None where that
+        was not measured. A mapping of its fields is taken too.
 
     Raises
     ------
@@ -115,6 +119,7 @@ class Card:
     intended_use: str = ""
     limits: str = ""
     licence: str = ""
+    shift: ShiftReference | None = None
 
     def __post_init__(self) -> None:
         # Lists are what YAML and people write; tuples are what a frozen record keeps.
@@ -122,7 +127,14 @@ class Card:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        problems = card_rules.problems(self)
+        problems: list[str] = []
+        if isinstance(self.shift, Mapping):
+            try:
+                object.__setattr__(self, "shift", ShiftReference.from_mapping(self.shift))
+            except ValueError as error:
+                problems = str(error).splitlines()
+                object.__setattr__(self, "shift", None)
+        problems += card_rules.problems(self)
         if problems:
             raise CardError(_several(f"The card of the model {str(self.name)!r}", problems))
 
@@ -231,14 +243,35 @@ def card_to_yaml(card: Card) -> str:
             value = [
                 {k: v for k, v in vars(structure).items() if v is not None} for structure in value
             ]
-        content[item.name] = _plain(value)
+        elif isinstance(value, ShiftReference):
+            value = {k: _Inline(v) if isinstance(v, tuple) else v for k, v in vars(value).items()}
+        if item.name != "shift" or value is not None:
+            content[item.name] = _plain(value)
     order = ("name", "title", "version", "task")
     head = {key: content.pop(key) for key in order}
-    return yaml.safe_dump({**head, **content}, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(
+        {**head, **content}, Dumper=_CardDumper, sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+class _Inline(tuple):
+    """Numbers that stand on one line."""
+
+
+class _CardDumper(yaml.SafeDumper):
+    """Safe YAML that knows `_Inline`."""
+
+
+_CardDumper.add_representer(
+    _Inline,
+    lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True),
+)
 
 
 def _plain(value: Any) -> Any:
     """Tuples and NumPy scalars as the types that safe YAML knows."""
+    if isinstance(value, _Inline):
+        return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from . import shift_reference
+
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
 
@@ -75,6 +77,7 @@ def problems(card: Card) -> list[str]:
             f"weights_sha256 is {digest!r}; it should be 64 hexadecimal digits "
             "(sha256sum weights.safetensors)."
         )
+    found += shift_reference.problems(card.shift, digest)
     for key in ("training_data", "results"):
         entries = getattr(card, key)
         if not isinstance(entries, tuple) or not all(isinstance(item, dict) for item in entries):

@@ -35,7 +35,7 @@ def write_model(
         Made if it is not there. Both files are written beside their place and renamed; the card
         comes last, so that a crash in between is noticed by the SHA-256.
     card : Card
-        Its ``weights_sha256`` is replaced.
+        Its ``weights_sha256`` is replaced, and a ``shift`` of other weights is left out.
     network : nn.Module or state dict
     half : bool
         Store tensors of two and more dimensions (convolutions) as float16. Biases and everything
@@ -50,7 +50,10 @@ def write_model(
 
     state = network if isinstance(network, Mapping) else network.state_dict()
     content = save({key: _stored(tensor, half) for key, tensor in state.items()})
-    card = replace(card, weights_sha256=hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    # Distances that were measured with other weights say nothing about these.
+    kept = card.shift if card.shift is not None and card.shift.weights == digest else None
+    card = replace(card, weights_sha256=digest, shift=kept)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / WEIGHTS_FILE, content)

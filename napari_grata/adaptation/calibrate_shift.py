@@ -1,0 +1,214 @@
+"""Measure how far scans of a model's own centre lie from its statistics, and write it in its card.
+
+``python -m napari_grata.adaptation.calibrate_shift MODEL --scans FOLDER --on "40 scans of ..."``
+reads the scans of a folder, without labels. Best are scans of the source centre that the model was
+*not* trained on, forty or more: with fewer, "farther than 19 of 20" cannot be told. The weights
+stay as they are; only the card's ``shift`` block is new.
+
+``--data DATA`` takes the held-out cases of a bundled model's recipe instead of a folder, and where
+those are fewer than ``--least``, all cases of its source centre.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .shift import SLICES, ShiftError, case_layers, distance, slice_distance, slices_to_look_at
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Segmenter
+    from napari_grata.segmenters.shift_reference import ShiftReference
+
+SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+LEAST = 10
+SLICES_OF_A_VOLUME = 40
+"""Single slices a volume that the slices' own quantiles are taken from."""
+
+
+def calibrate(
+    segmenter: Segmenter,
+    scans: Iterable[Scan],
+    *,
+    on: str,
+    command: str,
+    seen: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> ShiftReference:
+    """Measure scans of the source centre.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    scans : iterable of Scan
+        Each photograph or volume of them counts as one. No labels are needed.
+    on, command, seen : str, str, int
+        What the card says about them; see `ShiftReference`.
+    progress : callable, optional
+        Called with a sentence after each scan.
+
+    Returns
+    -------
+    ShiftReference
+
+    Raises
+    ------
+    ShiftError
+        There are no scans, or the model does not read one.
+    """
+    from napari_grata.segmenters.shift_reference import ShiftReference, quantiles
+
+    if segmenter.card.weights_sha256 is None:
+        raise ShiftError("This model's card names no weights; write its folder first.")
+    rows: list[dict[str, float]] = []
+    single: list[float] = []
+    for scan in scans:
+        problem = segmenter.fits(scan)
+        if problem is not None:
+            raise ShiftError(problem)
+        for case in range(scan.n_cases):
+            layers = case_layers(segmenter, scan, case)
+            if not layers:
+                continue
+            rows.append({layer.name: layer.mean for layer in layers})
+            if segmenter.card.dimensions == 3:
+                for index in slices_to_look_at(scan, case, SLICES_OF_A_VOLUME):
+                    found = slice_distance(segmenter, scan, index)
+                    if found is not None:
+                        single.append(found)
+            if progress is not None:
+                progress(f"{len(rows)}: {distance(layers):.3f}")
+    if not rows:
+        raise ShiftError("There is no scan to measure.")
+    medians = {
+        name: float(f"{np.median([row[name] for row in rows]):.4g}")
+        for name in rows[0]
+        if all(name in row for row in rows)
+    }
+    return ShiftReference(
+        measured_on=on,
+        scans=len(rows),
+        seen=seen,
+        slices=SLICES if segmenter.card.dimensions == 3 else 1,
+        quantiles=quantiles(float(np.mean(list(row.values()))) for row in rows),
+        slice_quantiles=quantiles(single) if single else (),
+        layers=medians,
+        weights=segmenter.card.weights_sha256,
+        command=command,
+    )
+
+
+def write_reference(folder: Path, reference: ShiftReference) -> None:
+    """Put a reference into the card of a model folder; the weights are not touched."""
+    from napari_grata.segmenters.card import CARD_FILE, card_to_yaml, load_card
+
+    card = replace(load_card(folder), shift=reference)
+    temporary = folder / f".{CARD_FILE}.new"
+    temporary.write_text(card_to_yaml(card), encoding="utf-8")
+    temporary.replace(folder / CARD_FILE)
+
+
+def home_scans(name: str, data: Path, least: int = LEAST) -> tuple[list[Path], int, str]:
+    """Return the scans of a bundled model's own centre: paths, how many it has seen, and words.
+
+    The held-out ones of its recipe; all of them where those are fewer than ``least``.
+    """
+    from napari_grata.segmenters.training.datasets import find_cases, split_cases
+    from napari_grata.segmenters.training.recipes import find_recipe
+
+    recipe = find_recipe(name)
+    cases = find_cases(data, recipe.folder)
+    trained, held_out = split_cases(cases, recipe.hold_out, block=recipe.block)
+    centre = Path(recipe.folder).name
+    if len(held_out) >= least:
+        return [case.image for case in held_out], 0, f"{centre}, held out"
+    return (
+        [case.image for case in cases],
+        len(trained),
+        f"{centre}, {len(held_out)} held out and {len(trained)} of the training",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this module; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m napari_grata.adaptation.calibrate_shift",
+        description=(__doc__ or "").splitlines()[0],
+    )
+    parser.add_argument("model", help="name of a model, or its folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--scans", type=Path, help="folder of scans of the source centre")
+    source.add_argument("--data", type=Path, help="data sets of a bundled model's recipe")
+    parser.add_argument("--on", default="", help="which scans these are, for the card")
+    parser.add_argument("--seen", type=int, default=0, help="how many trained the model (0)")
+    parser.add_argument("--least", type=int, default=LEAST, help=f"held-out scans ({LEAST})")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dry-run", action="store_true", help="print it, change no card")
+    options = parser.parse_args(arguments)
+    try:
+        reference, folder = _measure(options)
+        if not options.dry_run:
+            write_reference(folder, reference)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(
+        f"{reference.scans} scans ({reference.measured_on}): edge {reference.edge:.3f}, farthest "
+        f"{reference.farthest:.3f}" + ("" if options.dry_run else f"; written to {folder}")
+    )
+    if reference.scans < 20:
+        print(
+            "These are few scans: 'farther than 19 of 20' cannot be told from them. The words "
+            "will say how many they are.",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> tuple[ShiftReference, Path]:
+    from napari_grata.scans import open_scan
+    from napari_grata.segmenters import find_model, load_segmenter
+
+    given = Path(options.model)
+    folder = given if (given / "card.yaml").is_file() else find_model(options.model).folder
+    segmenter = load_segmenter(Path(folder).resolve(), device=options.device)
+    if options.data is not None:
+        paths, seen, on = home_scans(segmenter.card.name, options.data, options.least)
+        source = "--data DATA"
+    else:
+        paths = _scans_of(options.scans)
+        seen, on, source = options.seen, options.on or options.scans.name, "--scans FOLDER"
+    command = f"python -m napari_grata.adaptation.calibrate_shift {segmenter.card.name} {source}"
+    reference = calibrate(
+        segmenter,
+        (open_scan(path) for path in paths),
+        on=options.on or on,
+        command=command,
+        seen=seen,
+        progress=lambda text: print(text, file=sys.stderr),
+    )
+    return reference, Path(folder)
+
+
+def _scans_of(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ShiftError(f"{folder} is not a folder of scans.")
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name.lower().endswith(SUFFIXES) and path.name[0] != "."
+    )
+    if not found:
+        raise ShiftError(f"{folder} holds no scans ({', '.join(SUFFIXES)}).")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""What a scan looks like from inside the source model: statistics in front of each layer.
+
+Batch normalisation keeps mean and variance of what came in while the model was trained. One pass
+of a slice through the unchanged source model shows what comes in now.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .normalisation import batch_statistics
+from .slice_adapter import is_blank
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Segmenter
+
+    from .choices import Region
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Mean and variance per channel in front of one layer.
+
+    Attributes
+    ----------
+    mean, variance : ndarray of float64, shape (C,)
+        Source: as trained, with ε in the variance. Now: over one slice's pixels.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def source_statistics(network: nn.Module) -> dict[str, LayerStatistics]:
+    """Return the statistics that a network's layers kept from training, by layer name, in order.
+
+    Layers that kept none are left out; the variance has the layer's ε added.
+    """
+    return {
+        name: LayerStatistics(
+            module.running_mean.double().cpu().numpy(),
+            module.running_var.double().cpu().numpy() + module.eps,
+        )
+        for name, module in _layers(network).items()
+        if module.running_mean is not None and module.running_var is not None
+    }
+
+
+def slice_statistics(
+    segmenter: Segmenter, scan: Scan, slices: Sequence[int], region: Region | None = None
+) -> Iterator[tuple[int, dict[str, LayerStatistics]]]:
+    """Pass slices through the source model and yield what stood in front of each layer.
+
+    One forward pass a slice, without gradients; the model is not changed, and its hooks hear the
+    calling thread only. Slices that show one single value are passed over.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    scan : Scan
+    slices : sequence of int
+        Flat slice indices.
+    region : (row0, col0, row1, col1), optional
+
+    Yields
+    ------
+    (int, dict of str to LayerStatistics)
+        Slice index, and statistics by layer name. A map of a single pixel has no spread; its
+        layer is left out.
+    """
+    for index in slices:
+        prepared = segmenter.prepare(scan, index, region)
+        if not is_blank(prepared.image):
+            yield index, _pass(segmenter, prepared.image)
+
+
+def _pass(segmenter: Segmenter, image: torch.Tensor) -> dict[str, LayerStatistics]:
+    from napari_grata.segmenters.segmenter import is_out_of_memory
+
+    try:
+        with torch.inference_mode(), _listening(segmenter.network) as heard:
+            segmenter.network(image)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or segmenter.device.type == "cpu":
+            raise
+        # Rare and short: the segmenter itself stays on its device for the work that follows.
+        return _pass(segmenter.to("cpu"), image.cpu())
+    found = {}
+    for name, passes in heard.items():
+        means = np.mean([mean.double().cpu().numpy() for mean, _ in passes], axis=0)
+        variances = np.mean([var.double().cpu().numpy() for _, var in passes], axis=0)
+        found[name] = LayerStatistics(means, variances)
+    return found
+
+
+@contextmanager
+def _listening(network: nn.Module) -> Iterator[dict[str, list[tuple[Any, Any]]]]:
+    """Within, note mean and variance of what goes into each layer with source statistics."""
+    heard: dict[str, list[tuple[Any, Any]]] = {}
+    here = threading.get_ident()
+
+    def hear(name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        # Another thread may be predicting with the same network.
+        if threading.get_ident() == here and x.numel() > x.shape[1]:
+            heard.setdefault(name, []).append(batch_statistics(x))
+
+    hooks = [
+        module.register_forward_pre_hook(partial(hear, name))
+        for name, module in _layers(network).items()
+        if module.running_mean is not None
+    ]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layers(network: nn.Module) -> dict[str, _BatchNorm]:
+    return {
+        name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)
+    }

@@ -1,0 +1,339 @@
+"""Before adapting: how far is this scan from the source centre?
+
+At each layer that kept statistics from training, the mean of what comes in now is compared with
+the mean of what came in then, in standard deviations of then, averaged over the channels:
+
+    d_l = mean_c |μ_now − μ_source| / sqrt(σ²_source + ε)
+
+and a scan's distance is the mean of d_l over the layers. For a volume μ_now is taken over evenly
+spaced slices together: single slices differ from one another far more than centres do. The card
+says how large this distance is for scans of the source centre itself
+(`napari_grata.segmenters.shift_reference`), which gives the number a meaning. No labels are
+used, and the model is not changed. A scan that lies far is not wrong, and a near one is not
+right: see docs/results.md for what the distance does and does not tell.
+
+This module loads torch only when something is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card, Segmenter
+    from napari_grata.segmenters.shift_reference import ShiftReference
+
+    from .choices import Region
+    from .layer_statistics import LayerStatistics
+
+Level = Literal["near", "moderate", "far"]
+SLICES = 12
+"""Slices of a volume that are looked at; with 8 to 24 the distance is the same to 5 %."""
+MANY_CASES = 40
+"""Of longer lists of photographs so many, evenly spaced, stand for all."""
+FEW_SCANS = 20
+"""With fewer scans of the source centre "19 of 20" means nothing."""
+
+
+class ShiftError(ValueError):
+    """The shift cannot be said, and why."""
+
+
+@dataclass(frozen=True)
+class LayerShift:
+    """One layer of the network.
+
+    Attributes
+    ----------
+    name : str
+    mean : float
+        Mean over channels of |μ_now − μ_source| / sqrt(σ²_source + ε).
+    variance_ratio : float
+        Geometric mean over channels of σ²_now / (σ²_source + ε).
+    typical : float or None
+        Median of ``mean`` over the source centre's own scans.
+    """
+
+    name: str
+    mean: float
+    variance_ratio: float
+    typical: float | None = None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far a scan is from the source centre.
+
+    Attributes
+    ----------
+    score : float
+        Distance in units of the source centre's edge: within 1 lie 19 of 20 of its own scans.
+    words : str
+        One sentence for a clinician.
+    level : {"near", "moderate", "far"}
+    per_layer : tuple of LayerShift
+        In the network's order.
+    calibrated : float
+        Share (0 … 1) of the source centre's own scans that lie nearer than this one.
+    distance : float
+        Mean of ``per_layer`` means: standard deviations of the training's activations.
+    more : str
+        For researchers: the layers that differ most, and what the reference is.
+    cases : int
+        Photographs or volumes measured; with several, the figures are those of the middle one.
+    """
+
+    score: float
+    words: str
+    level: Level
+    per_layer: tuple[LayerShift, ...]
+    calibrated: float
+    distance: float = 0.0
+    more: str = ""
+    cases: int = 1
+
+
+def why_not(card: Card | None) -> str | None:
+    """Return None if a model can say how far a scan is from its centre, else why not."""
+    if card is None:
+        return "No model is chosen."
+    if card.shift is None:
+        return (
+            "This model's card does not say how its own centre's scans look to it, so the "
+            "distance of a scan cannot be judged."
+        )
+    return None
+
+
+def shift(
+    segmenter: Segmenter,
+    scan: Scan,
+    slices: Sequence[int] | None = None,
+    region: Region | None = None,
+) -> Shift:
+    """Measure how far a scan is from the source centre: one forward pass a slice, no labels.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        Its card has a ``shift`` block.
+    scan : Scan
+    slices : sequence of int, optional
+        Only the photographs or volumes that these slices belong to. A volume is always measured
+        over its whole extent: a few slices alone look peculiar in any volume.
+    region : (row0, col0, row1, col1), optional
+        What the model is shown of each slice.
+
+    Returns
+    -------
+    Shift
+        With several photographs or volumes: of the middle one by distance.
+
+    Raises
+    ------
+    ShiftError
+        The model has no reference or does not read the scan, or the scan shows nothing.
+    """
+    cases = sorted({scan.case_of(i) for i in (range(scan.n_slices) if slices is None else slices)})
+    if len(cases) > MANY_CASES:
+        cases = [cases[i] for i in _evenly(len(cases), MANY_CASES)]
+    found = sorted(
+        (one for _, one in shifts(segmenter, scan, cases, region)), key=lambda one: one.distance
+    )
+    if not found:
+        raise ShiftError("The scan shows one single value throughout; there is nothing to measure.")
+    middle = found[(len(found) - 1) // 2]
+    return middle if len(found) == 1 else _of_several(middle, found, scan)
+
+
+def shifts(
+    segmenter: Segmenter,
+    scan: Scan,
+    cases: Iterable[int] | None = None,
+    region: Region | None = None,
+) -> Iterator[tuple[int, Shift]]:
+    """Measure each photograph or volume by itself: (case, Shift); blank ones are passed over.
+
+    Raises
+    ------
+    ShiftError
+        As `shift`.
+    """
+    card = segmenter.card
+    problem = why_not(card) or card.fits(scan)
+    reference = card.shift
+    if problem is not None or reference is None:
+        raise ShiftError(problem)
+    for case in range(scan.n_cases) if cases is None else cases:
+        layers = case_layers(segmenter, scan, case, region, reference.slices)
+        if layers:
+            yield case, judge(layers, reference)
+
+
+def case_layers(
+    segmenter: Segmenter, scan: Scan, case: int, region: Region | None = None, count: int = SLICES
+) -> tuple[LayerShift, ...]:
+    """Return each layer's distance for a photograph or volume; empty if it shows nothing.
+
+    Parameters
+    ----------
+    count : int
+        Slices that stand for a volume.
+    """
+    from .layer_statistics import slice_statistics
+
+    slices = slices_to_look_at(scan, case, count)
+    found = [stats for _, stats in slice_statistics(segmenter, scan, slices, region)]
+    return _layers(segmenter, found) if found else ()
+
+
+def slice_distance(
+    segmenter: Segmenter, scan: Scan, index: int, region: Region | None = None
+) -> float | None:
+    """Return the distance of one slice by itself; None if it shows nothing."""
+    from .layer_statistics import slice_statistics
+
+    found = [stats for _, stats in slice_statistics(segmenter, scan, [index], region)]
+    return distance(_layers(segmenter, found)) if found else None
+
+
+def far_words(reference: ShiftReference, found: float | None) -> str | None:
+    """Return what to say of a slice that lies far from the source centre's; None if it does not."""
+    if found is None or found <= reference.far * reference.slice_edge:
+        return None
+    what = "slices" if reference.slice_quantiles else "photographs"
+    times = found / reference.slice_edge
+    return (
+        f"To the model this looks unlike the {what} of its own centre, {times:.1f} times as far "
+        "away as the edge of those. Check scan, model and region, and look closely at the masks."
+    )
+
+
+def slices_to_look_at(scan: Scan, case: int, count: int = SLICES) -> list[int]:
+    """Return evenly spaced slices of a case that show something, away from both ends."""
+    slices = [i for i in range(scan.n_slices) if scan.case_of(i) == case]
+    if len(slices) > 1:
+        slices = [i for i in slices if np.ptp(scan.read_slice(i)) > 0]
+    return [slices[i] for i in _evenly(len(slices), count)]
+
+
+def distance(layers: Sequence[LayerShift]) -> float:
+    """Return the mean of the layers' distances."""
+    return float(np.mean([layer.mean for layer in layers]))
+
+
+def judge(layers: Sequence[LayerShift], reference: ShiftReference) -> Shift:
+    """Put a scan's distance beside those of the source centre's own scans."""
+    found = distance(layers)
+    score = found / reference.edge
+    level: Level = (
+        "near" if score <= reference.near else "moderate" if score <= reference.far else "far"
+    )
+    per_layer = tuple(
+        LayerShift(one.name, one.mean, one.variance_ratio, reference.layers.get(one.name))
+        for one in layers
+    )
+    return Shift(
+        score=score,
+        words=_words(found, score, level, reference),
+        level=level,
+        per_layer=per_layer,
+        calibrated=reference.share_within(found),
+        distance=found,
+        more=_more(per_layer, found, reference),
+    )
+
+
+def _layers(
+    segmenter: Segmenter, found: Sequence[Mapping[str, LayerStatistics]]
+) -> tuple[LayerShift, ...]:
+    """Statistics of slices together, beside the source's."""
+    from .layer_statistics import source_statistics
+
+    layers = []
+    for name, source in source_statistics(segmenter.network).items():
+        passes = [stats[name] for stats in found if name in stats]
+        if not passes:
+            continue
+        means = np.stack([one.mean for one in passes])
+        mean = means.mean(axis=0)
+        # Variance within the slices and between them.
+        variance = np.stack([one.variance for one in passes]).mean(axis=0) + means.var(axis=0)
+        ratio = np.log(np.maximum(variance, 1e-12) / source.variance).mean()
+        layers.append(
+            LayerShift(
+                name,
+                float((np.abs(mean - source.mean) / np.sqrt(source.variance)).mean()),
+                float(np.exp(ratio)),
+            )
+        )
+    if not layers:
+        raise ShiftError(
+            "This network keeps no statistics of its training (no batch normalisation), so there "
+            "is nothing to compare a scan with."
+        )
+    if not all(np.isfinite(layer.mean) for layer in layers):
+        raise ShiftError("The model answers this scan with values that are not numbers.")
+    return tuple(layers)
+
+
+def _words(found: float, score: float, level: str, reference: ShiftReference) -> str:
+    if level == "near":
+        return "Close to the source centre."
+    many = reference.scans >= FEW_SCANS
+    if level == "far":
+        own = "19 of 20 of its own scans" if many else "its own scans"
+        return (
+            f"Far from the source centre, {score:.1f} times as far as {own}: check scan, model "
+            "and region first."
+        )
+    if many:
+        than = "19 of 20 of its own scans"
+    elif found > reference.farthest:
+        than = f"all {reference.scans} of its own scans that were measured"
+    else:
+        return "At the edge of the source centre: look closely at the masks."
+    return f"Farther from the source centre than {than}: look closely at the masks."
+
+
+def _more(layers: Sequence[LayerShift], found: float, reference: ShiftReference) -> str:
+    known = [layer for layer in layers if layer.typical]
+    known.sort(key=lambda one: -one.mean / (one.typical or 1.0))
+    most = ", ".join(
+        f"{one.name} ({one.mean:.2f}, typically {one.typical:.2f})" for one in known[:3]
+    )
+    seen = f", {reference.seen} of which trained it" if reference.seen else ""
+    text = (
+        f"Mean distance of the layers' means {found:.3f} standard deviations of training; "
+        f"{100 * reference.share_within(found):.0f} % of {reference.scans} scans of the source "
+        f"centre ({reference.measured_on}{seen}) lie nearer, 95 % within {reference.edge:.3f}."
+    )
+    return f"{text} Layers that differ most: {most}." if most else text
+
+
+def _of_several(middle: Shift, found: Sequence[Shift], scan: Scan) -> Shift:
+    noun = "volumes" if scan.kind == "series" else "photographs"
+    far = sum(one.level == "far" for one in found)
+    beyond = sum(one.level != "near" for one in found)
+    if beyond == 0:
+        words = f"All {len(found)} {noun} are close to the source centre."
+    else:
+        some = f"{far} of them far" if far else "none of them far"
+        words = (
+            f"{beyond} of {len(found)} {noun} lie beyond the source centre's edge, {some}: look "
+            "closely at their masks."
+        )
+    values: dict[str, Any] = {**vars(middle), "words": words, "cases": len(found)}
+    return Shift(**values)
+
+
+def _evenly(total: int, count: int) -> list[int]:
+    """Return `count` of `total` places, evenly spaced, half a step away from both ends."""
+    if total <= count:
+        return list(range(total))
+    return [int((k + 0.5) * total / count) for k in range(count)]
