@@ -6,7 +6,7 @@ given here is compared with and nothing else: it is never kept, and no model see
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,33 @@ EMPTY = "The mask is empty: there is nothing to measure."
 ONE_EMPTY = "One of the two masks is empty: there is no distance."
 NO_SPACING = "The file does not tell the size of a pixel."
 BETWEEN = "between"
+
+
+class StackMasks(Mapping[int, np.ndarray]):
+    """Slices of a label stack as a mapping that copies one only when it is asked for.
+
+    Parameters
+    ----------
+    scan : Scan
+    stack : ndarray of int, shape ``scan.mask_shape``
+    slices : iterable of int
+        Flat numbers of the slices that count.
+    """
+
+    def __init__(self, scan: Scan, stack: np.ndarray, slices: Iterable[int]) -> None:
+        self._scan, self._stack = scan, stack
+        self._slices = dict.fromkeys(sorted(slices))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if index not in self._slices:
+            raise KeyError(index)
+        return self._scan.get_mask(self._stack, index)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._slices)
+
+    def __len__(self) -> int:
+        return len(self._slices)
 
 
 @dataclass(frozen=True)
