@@ -56,7 +56,11 @@ class Segmenter:
     ----------
     notices : list of str
         What a person should know, such as a change of device; never emptied by us.
+    folder : Path or None
+        Where it was loaded from.
     """
+
+    folder: Path | None = None
 
     def __init__(self, card: Card, network: nn.Module, device: str | torch.device = "auto"):
         self.card = card
@@ -80,7 +84,7 @@ class Segmenter:
         if target == self.device:
             return self
         other = Segmenter(self.card, copy.deepcopy(self.network), target)
-        other.notices = self.notices
+        other.notices, other.folder = self.notices, self.folder
         return other
 
     def prepare(self, scan: Scan, i: int, region: Region | None = None) -> Prepared:
@@ -263,7 +267,9 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
         state = load_weights(folder, card)
     network = build_network(card)
     fill_network(network, state, origin=str(folder))
-    return Segmenter(card, network, target)
+    segmenter = Segmenter(card, network, target)
+    segmenter.folder = folder
+    return segmenter
 
 
 def _named(name: str, path: Path, find_model) -> Path:

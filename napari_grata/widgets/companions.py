@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_grata.widgets.fold import Fold
 from napari_grata.widgets.help import About, KeySheet
@@ -41,8 +41,6 @@ class Companions(QObject):
         line.addStretch(1)
         layout.addLayout(line)
         self.fold = Fold("Keys and About", body, key="about")
-        # Its wrapped texts need more height than Qt's guess, which a fold does not exceed.
-        self.fold.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         self.tour: Tour | None = None
 
     def set_theme(self, name: str) -> None:

@@ -94,7 +94,8 @@ class Fold(QWidget):
         layout.setSpacing(0)
         layout.addWidget(self._button)
         layout.addWidget(self._body)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        # Not Maximum: wrapped texts need more height than Qt guesses before it knows the width.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         if content is not None:
             self.set_content(content)
         self._show(expanded)

@@ -450,3 +450,15 @@ def test_masks_that_cannot_be_written_do_not_end_a_run(
     assert found.info["notices"] == run.notices
     assert np.array_equal(found.adapted_masks[0], record.adapted_mask)
     found.close()
+
+
+def test_a_run_of_a_model_that_is_on_no_list_finds_its_model_again(
+    segmenter: Segmenter, model: Path, file: Path, tmp_path: Path
+) -> None:
+    run = AdaptationRun(segmenter, open_scan(file), LEARN, folder=tmp_path / "run", slices=[0])
+    list(run.records())
+    run.close()
+    saved = reopen(tmp_path / "run")
+    assert saved.model_folder == model.absolute()
+    assert saved.missing == ()
+    saved.run().close()
