@@ -1,0 +1,136 @@
+"""Find the scans of a folder that make a list of cases, and leave out what are none."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_grata.scans.nifti import is_nifti
+from napari_grata.scans.photographs import is_photograph
+
+MOST_CASES = 5000
+MOST_FOLDERS = 20_000
+IMAGE_FOLDERS = re.compile(r"^(images?|imgs?|scans?)(tr|ts|va)?$", re.IGNORECASE)
+MASK_FOLDERS = re.compile(
+    r"(^|[\W_])(\d*(st|nd)?_?manuals?\d*|masks?|labels?(tr|ts|va)?|ground[\W_]*truths?|gts?|"
+    r"annotations?|segmentations?|segs?|contours?|predictions?)\d*($|[\W_])",
+    re.IGNORECASE,
+)
+_MASK_WORD = re.compile(
+    r"^(?P<before>.+?)[\W_]+(masks?|labels?|gt|groundtruth|ground_truth|seg|segmentation|manual\d*|"
+    r"annotation|aseg)\d*$",
+    re.IGNORECASE,
+)
+_OURS = {"before_after.png", "curves.png"}
+_SUFFIX = re.compile(r"\.(nii(\.gz)?|png|jpe?g|tiff?|bmp)$", re.IGNORECASE)
+
+
+class ListError(ValueError):
+    """A list of cases that cannot be made, read or written; the message says what to do."""
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether a file's name says NIfTI or photograph."""
+    return not path.name.startswith(".") and (is_nifti(path) or is_photograph(path))
+
+
+def bare_name(path: Path) -> str:
+    """File name without its ending, ``.nii.gz`` taken as one."""
+    return _SUFFIX.sub("", path.name)
+
+
+def natural_key(path: Path | str) -> tuple:
+    """Sort key that puts ``case 2`` before ``case 10``, folder by folder."""
+    return tuple(
+        tuple((int(bit), "") if bit.isdigit() else (-1, bit.casefold()) for bit in bits if bit)
+        for bits in (re.split(r"(\d+)", part) for part in Path(path).parts)
+    )
+
+
+def find_sources(root: Path) -> list[Path]:
+    """Find the scans of a folder and of the folders in it, in natural order of their names.
+
+    Left out are: hidden files, folders whose name says masks, masks beside their scan
+    (``x_mask.png`` beside ``x.png``), and what this program wrote itself. Where ``images`` lies
+    beside ``masks``, only ``images`` is gone into.
+
+    Raises
+    ------
+    ListError
+        If there are none, or far too many.
+    """
+    root = Path(root)
+    found: list[Path] = []
+    left_out = 0
+    folders = 0
+    for where, names, files in os.walk(root, onerror=_complain(root)):
+        folders += 1
+        if folders > MOST_FOLDERS or len(found) > MOST_CASES:
+            raise ListError(
+                f"There are more than {MOST_CASES if len(found) > MOST_CASES else MOST_FOLDERS} "
+                f"{'scans' if len(found) > MOST_CASES else 'folders'} below {root.name or root}. "
+                "Choose a folder further down."
+            )
+        if _is_ours(files, names):
+            names.clear()
+            continue
+        visible = [name for name in names if not name.startswith(".")]
+        masks = [name for name in visible if MASK_FOLDERS.search(name)]
+        images = [name for name in visible if IMAGE_FOLDERS.match(name)]
+        here = [Path(where, name) for name in files if is_scan_file(Path(name))]
+        if masks and images:
+            left_out += len(here)
+            names[:] = images
+            continue
+        left_out += len(masks)
+        names[:] = [name for name in visible if name not in masks]
+        kept = [path for path in here if not _is_mask_beside(path, here) and not _is_result(path)]
+        left_out += len(here) - len(kept)
+        found += kept
+    if not found:
+        more = (
+            " What is there looks like masks or results of this program; to take such files all "
+            "the same, choose the files themselves."
+            if left_out
+            else " Choose a folder with .nii, .nii.gz, .png, .jpg or .tif files."
+        )
+        raise ListError(f"There are no scans in {root.name or root}.{more}")
+    return sorted(found, key=lambda path: natural_key(path.relative_to(root)))
+
+
+def _complain(root: Path):
+    def complain(error: OSError) -> None:
+        # A folder further down that may not be read costs its own scans, not the list.
+        if Path(error.filename or root) == root:
+            raise ListError(
+                f"The folder {root.name or root} cannot be read ({error.strerror}). Check that it "
+                "is there and may be opened."
+            ) from error
+
+    return complain
+
+
+def _is_ours(files: Sequence[str], folders: Sequence[str]) -> bool:
+    """A run folder, or the folder of a list."""
+    return ("run.json" in files and "steps.csv" in files) or (
+        "list.json" in files and ("cases" in folders or "options.json" in files)
+    )
+
+
+def _is_mask_beside(path: Path, others: Sequence[Path]) -> bool:
+    match = _MASK_WORD.match(bare_name(path))
+    if match is None:
+        return False
+    scan = match["before"].casefold()
+    return any(bare_name(other).casefold() == scan for other in others if other != path)
+
+
+def _is_result(path: Path) -> bool:
+    """What ``napari-grata adapt`` writes beside its run folder."""
+    if path.name in _OURS:
+        return True
+    if bare_name(path) not in ("source", "adapted"):
+        return False
+    return (path.parent / "run" / "run.json").exists()

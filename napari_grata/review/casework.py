@@ -1,0 +1,335 @@
+"""What lies in one case's folder: runs, summary, thumbnail, and what the reviewer drew."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from napari_grata.adaptation.journal import STEPS_FILE
+from napari_grata.adaptation.runfolder import RunFolderError, fingerprint, read_info
+
+from .casefinding import ListError
+from .cases import CaseSummary
+from .safefiles import read_json, sync_folder, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+
+SUMMARY_FILE = "summary.json"
+THUMBNAIL_FILE = "thumbnail.png"
+_RUN = re.compile(r"^run-(\d{4,})(-\d+)?$")
+_EDIT = re.compile(r"^edit-(\d{4,})\.npz$")
+
+
+@dataclass(frozen=True)
+class EditVersion:
+    """One version of what the reviewer drew."""
+
+    number: int
+    path: Path
+
+
+class CaseWork:
+    """The folder of one case of a list, ``cases/case-0001``.
+
+    Every file in it appears whole or not at all. Nothing is kept in memory but the summary.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when something is first written.
+    changed : callable, optional
+        Told the new summary whenever one is written.
+
+    Attributes
+    ----------
+    notices : list of str
+        What could not be read back, a sentence each.
+    """
+
+    def __init__(
+        self, folder: Path, changed: Callable[[CaseSummary | None], None] | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.notices: list[str] = []
+        self._changed = changed
+        self._mutex = threading.RLock()
+
+    @property
+    def key(self) -> str:
+        """The case's code."""
+        return self.folder.name
+
+    # -- runs ------------------------------------------------------------------------------
+
+    def run_folders(self) -> list[Path]:
+        """All run folders, oldest first, finished or not."""
+        try:
+            found = [path for path in self.folder.iterdir() if _RUN.match(path.name)]
+        except OSError:
+            return []
+        return sorted(found, key=_run_order)
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The latest run folder whose run came to its end; None without one."""
+        for folder in reversed(self.run_folders()):
+            if is_finished(folder):
+                return folder
+        return None
+
+    def new_run_folder(self) -> Path:
+        """Make an empty folder for a new run and return it.
+
+        Raises
+        ------
+        ListError
+            If it cannot be made.
+        """
+        with self._mutex:
+            runs = self.run_folders()
+            number = 1 + max((_run_order(path)[0] for path in runs), default=0)
+            while True:
+                path = self.folder / f"run-{number:04d}"
+                try:
+                    self._make()
+                    path.mkdir()
+                except FileExistsError:
+                    number += 1
+                    continue
+                except OSError as error:
+                    raise _cannot_write(path, error) from error
+                sync_folder(self.folder)
+                return path
+
+    # -- summary ---------------------------------------------------------------------------
+
+    @property
+    def summary(self) -> CaseSummary | None:
+        """Read the summary from the disk; None where there is none that can be read."""
+        path = self.folder / SUMMARY_FILE
+        try:
+            return CaseSummary.from_dict(read_json(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self._note(f"The summary of {self.key} cannot be read; the case counts as new.")
+            return None
+
+    @property
+    def error(self) -> str | None:
+        """Why the case could not be done, None if it could or was not tried."""
+        summary = self.summary
+        return None if summary is None else summary.error
+
+    def write_summary(self, summary: CaseSummary) -> None:
+        """Keep the summary.
+
+        Raises
+        ------
+        ListError
+            If it cannot be written.
+        """
+        summary = summary.but(stale="")
+        self._write(self.folder / SUMMARY_FILE, lambda path: write_json(path, summary.to_dict()))
+        if self._changed is not None:
+            self._changed(summary)
+
+    # -- what the reviewer drew ------------------------------------------------------------
+
+    @property
+    def edits(self) -> tuple[EditVersion, ...]:
+        """All versions of the reviewer's mask, oldest first."""
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except OSError:
+            return ()
+        found = [(int(match[1]), match[0]) for match in map(_EDIT.match, names) if match]
+        return tuple(EditVersion(number, self.folder / name) for number, name in sorted(found))
+
+    @property
+    def edit_version(self) -> int:
+        """Number of the latest version; 0 without one."""
+        return self.edits[-1].number if self.edits else 0
+
+    def save_edit(self, stack: np.ndarray, scan: Scan) -> Path:
+        """Keep a mask that the reviewer has drawn, as a new version; older ones stay.
+
+        Parameters
+        ----------
+        stack : ndarray of int, shape ``scan.mask_shape``
+            Label values, 0 … 65535.
+        scan : Scan
+            What it was drawn on.
+
+        Raises
+        ------
+        ListError
+            If it is no mask of this scan, or cannot be written; nothing on the disk changed.
+        """
+        stack = np.asarray(stack)
+        if tuple(stack.shape) != tuple(scan.mask_shape) or stack.dtype.kind not in "bui":
+            raise ListError(
+                f"This mask ({stack.dtype}, {stack.shape}) is not one of the scan "
+                f"({tuple(scan.mask_shape)}). Draw on a mask of this case."
+            )
+        if stack.size and not 0 <= int(stack.min()) <= int(stack.max()) <= 65535:
+            raise ListError("The mask's values do not lie between 0 and 65535.")
+        small = not stack.size or int(stack.max()) <= 255
+        labels = np.ascontiguousarray(stack, dtype=np.uint8 if small else np.uint16)
+        about = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
+            "scan_sha256": fingerprint(scan)["sha256"],
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, labels=labels, about=np.array(json.dumps(about)))
+        with self._mutex:
+            path = self.folder / f"edit-{self.edit_version + 1:04d}.npz"
+            self._write(path, lambda path: write_bytes(path, buffer.getvalue()))
+        return path
+
+    def edit(self, scan: Scan, version: int | None = None) -> np.ndarray | None:
+        """Return what the reviewer drew last, shape ``scan.mask_shape``; None without it.
+
+        A version that is damaged, or was drawn on another scan, is passed over in favour of the
+        one before, with a sentence in `notices`.
+        """
+        found = [entry for entry in self.edits if version in (None, entry.number)]
+        if not found:
+            return None
+        identity = fingerprint(scan)["sha256"]
+        for entry in reversed(found):
+            try:
+                labels, about = _read_edit(entry.path)
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError):
+                self._note(f"Version {entry.number} of the drawing on {self.key} is damaged.")
+                continue
+            if about["scan_sha256"] != identity or labels.shape != tuple(scan.mask_shape):
+                self._note(
+                    f"The drawing on {self.key} (version {entry.number}) was made on another "
+                    "version of the scan's file and is not shown. It is kept."
+                )
+                continue
+            return labels
+        return None
+
+    # -- thumbnail -------------------------------------------------------------------------
+
+    @property
+    def thumbnail(self) -> Path | None:
+        """The small picture, None without one."""
+        path = self.folder / THUMBNAIL_FILE
+        return path if path.is_file() else None
+
+    def write_thumbnail(self, array: np.ndarray) -> Path:
+        """Keep a small picture, shape (H, W, 3) or (H, W), uint8.
+
+        Raises
+        ------
+        ListError
+            If it cannot be written.
+        """
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)).save(buffer, format="PNG")
+        path = self.folder / THUMBNAIL_FILE
+        self._write(path, lambda path: write_bytes(path, buffer.getvalue()))
+        return path
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _make(self) -> None:
+        # Not with parents: where the list's own folder has gone, so has the share it lay on.
+        if not self.folder.is_dir():
+            if not self.folder.parent.is_dir() and self.folder.parent.parent.is_dir():
+                self.folder.parent.mkdir(exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
+            sync_folder(self.folder.parent)
+
+    def _write(self, path: Path, write: Callable[[Path], None]) -> None:
+        with self._mutex:
+            try:
+                self._make()
+                write(path)
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+
+    def _note(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder's run came to its end, even if it was rolled back since."""
+    try:
+        info = read_info(folder)
+    except RunFolderError:
+        return False
+    if info.get("state") == "finished":
+        return True
+    if info.get("position") is None or not isinstance(info.get("total"), int):
+        return False
+    try:
+        rows = (folder / STEPS_FILE).read_bytes().count(b"\n") - 1
+    except OSError:
+        return False
+    return rows >= info["total"]
+
+
+def step_in_use(folder: Path) -> int:
+    """Return after how many optimiser steps a run's masks in use were taken.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the folder cannot be read.
+    """
+    import csv
+
+    position = read_info(folder)["position"]
+    with (folder / STEPS_FILE).open(encoding="utf-8", newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    chosen = steps if position is None else steps[: int(position)]
+    return chosen[-1] if chosen else 0
+
+
+def _run_order(path: Path) -> tuple[int, int]:
+    match = _RUN.match(path.name)
+    assert match is not None
+    return int(match[1]), int((match[2] or "-0")[1:])
+
+
+def _read_edit(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        labels = file["labels"]
+        about = json.loads(str(file["about"]))
+    if hashlib.sha256(labels.tobytes()).hexdigest() != about["sha256"]:
+        raise ValueError("the numbers are not those that were saved")
+    return labels, about
+
+
+def _cannot_write(path: Path, error: OSError) -> ListError:
+    import errno
+
+    where = f"{path.parent.name}/{path.name}"
+    todo = {
+        errno.ENOSPC: "The disk is full: make room and try again.",
+        errno.EACCES: "The folder may not be written to: allow it, or choose another place.",
+        errno.EROFS: "The drive is read-only: choose another place.",
+        errno.ENOENT: "The list's folder is not there: is the drive or share connected?",
+    }.get(error.errno or 0, "Check the drive and try again.")
+    why = error.strerror or type(error).__name__
+    return ListError(f"{where} could not be written ({why}). {todo}")
