@@ -26,6 +26,13 @@ KEYS = (
     Key("H", "go through the differences: all, each structure, none", "cycle_difference"),
     Key("N", "go to the next slice that needs a look", "next_flagged"),
     Key("U", "show masks as contours or as filled areas", "toggle_fill"),
+    Key("Shift+N", "go to the largest change", "jump_to_largest_change"),
+    Key("Shift+J", "go to the step of lowest similarity", "jump_to_lowest_similarity"),
+    Key("Shift+K", "go to the first flag", "jump_to_first_flag"),
+    Key("Q", "draw the contours of both masks at once", "contours"),
+    Key("W", "curtain: left the mask before, right the mask after", "curtain"),
+    Key("Shift+Left", "move the curtain to the left", "curtain_left"),
+    Key("Shift+Right", "move the curtain to the right", "curtain_right"),
 )
 
 

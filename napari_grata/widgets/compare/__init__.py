@@ -1,0 +1,1 @@
+"""Ways to compare the mask before with the mask after."""

@@ -1,0 +1,48 @@
+"""Connections to napari's events that one way of comparing makes, and undoes when it ends."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+# Whatever says that a layer's pixels, or the plane that is cut from them, are other ones.
+DATA_EVENTS = ("data", "set_data", "paint", "labels_update")
+LOOK_EVENTS = (
+    "colormap",
+    "contrast_limits",
+    "gamma",
+    "opacity",
+    "scale",
+    "translate",
+    "rotate",
+    "shear",
+    "affine",
+)
+
+
+class Links:
+    """Bound methods connected to emitters, until `cut`; both are held weakly."""
+
+    def __init__(self) -> None:
+        self._links: list[tuple[weakref.ref[Any], weakref.WeakMethod[Any]]] = []
+
+    def listen(self, emitter: Any, method: Callable[..., Any]) -> None:
+        """Connect a bound method."""
+        emitter.connect(method)
+        self._links.append((weakref.ref(emitter), weakref.WeakMethod(method)))
+
+    def listen_to(self, layer: Any, names: tuple[str, ...], method: Callable[..., Any]) -> None:
+        """Connect a bound method to those of a layer's events that this kind of layer has."""
+        for name in names:
+            emitter = getattr(layer.events, name, None)
+            if emitter is not None:
+                self.listen(emitter, method)
+
+    def cut(self) -> None:
+        """Undo all connections."""
+        links, self._links = self._links, []
+        for emitter_ref, method_ref in links:
+            emitter, method = emitter_ref(), method_ref()
+            if emitter is not None and method is not None:
+                emitter.disconnect(method)
