@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_grata.segmenters.shift_reference import FEW_SCANS
+
 from .shift import SLICES, ShiftError, case_layers, distance, slice_distance, slices_to_look_at
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{reference.scans} scans ({reference.measured_on}): edge {reference.edge:.3f}, farthest "
         f"{reference.farthest:.3f}" + ("" if options.dry_run else f"; written to {folder}")
     )
-    if reference.scans < 20:
+    if reference.scans < FEW_SCANS:
         print(
             "These are few scans: 'farther than 19 of 20' cannot be told from them. The words "
             "will say how many they are.",

@@ -41,6 +41,9 @@ SUSPICIOUS_ENTROPY = 0.01
 ENTROPY_SAMPLES = 65_536
 """Entropy is averaged over about this many evenly spaced pixels."""
 
+FAR_CODE = "far-from-source"
+"""Code of the flag of a slice that lies far from the source centre's own."""
+
 
 def mean_entropy(probabilities: np.ndarray, activation: str) -> float:
     """Mean entropy a pixel of a prediction, in nats.
@@ -70,6 +73,7 @@ def flag_slice(
     region: tuple[int, int, int, int] | None = None,
     expected: bool = False,
     undone: bool = False,
+    far: str | None = None,
 ) -> tuple[Flag, ...]:
     """Look over one slice and return what a person should look at.
 
@@ -89,6 +93,9 @@ def flag_slice(
         Whether every structure should be there (photographs; a volume has slices without any).
     undone : bool
         Whether the step met a value that is not a number and was taken back.
+    far : str, optional
+        What to say where the slice lies far from the source centre's own
+        (`napari_grata.adaptation.far_slices`).
     """
     flags: list[Flag] = []
     if undone:
@@ -99,6 +106,8 @@ def flag_slice(
                 "as it was before.",
             )
         )
+    if far is not None:
+        flags.append(Flag(FAR_CODE, far))
     window = np.s_[:, :] if region is None else np.s_[region[0] : region[2], region[1] : region[3]]
     for structure in card.structures:
         before = structure_mask(card, source_mask, structure.name)[window]

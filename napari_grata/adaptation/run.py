@@ -13,6 +13,7 @@ import numpy as np
 
 from .choices import Region, RunError, checked_region, checked_slices
 from .corrections import Corrections
+from .far_slices import FarSlices
 from .flags import flag_slice, mean_entropy
 from .history import History
 from .journal import Journal
@@ -116,6 +117,7 @@ class AdaptationRun:
             self.position = 0
         self._thetas = ThetaChoice(self.settings, self.history, self.past)
         self._keeper = None if self.folder is None else RunFolder(self.folder)
+        self._far = FarSlices(scan, self.region)
         self._sources = SourceMasks(scan, self._adapter, self.past, source_masks)
         self.source_masks = self.past.source_masks
         self.adapted_masks = self.past.latest_masks(self.position)
@@ -279,6 +281,7 @@ class AdaptationRun:
             region=self.region,
             expected=self.scan.kind in ("photograph", "photographs"),
             undone=undone,
+            far=self._far.words(self.segmenter, event.slice_index),
         )
         adapted = np.ascontiguousarray(adapted)
         adapted.flags.writeable = False

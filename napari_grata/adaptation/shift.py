@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_grata.segmenters.shift_reference import FEW_SCANS
+
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Segmenter
@@ -36,8 +38,6 @@ SLICES = 12
 """Slices of a volume that are looked at; with 8 to 24 the distance is the same to 5 %."""
 MANY_CASES = 40
 """Of longer lists of photographs so many, evenly spaced, stand for all."""
-FEW_SCANS = 20
-"""With fewer scans of the source centre "19 of 20" means nothing."""
 
 
 class ShiftError(ValueError):
@@ -72,7 +72,8 @@ class Shift:
     Attributes
     ----------
     score : float
-        Distance in units of the source centre's edge: within 1 lie 19 of 20 of its own scans.
+        Distance in units of the source centre's edge: within 1 lie 19 of 20 of its own scans
+        (all of them, where fewer than 20 were measured).
     words : str
         One sentence for a clinician.
     level : {"near", "moderate", "far"}
@@ -240,7 +241,7 @@ def judge(layers: Sequence[LayerShift], reference: ShiftReference) -> Shift:
     )
     return Shift(
         score=score,
-        words=_words(found, score, level, reference),
+        words=_words(score, level, reference),
         level=level,
         per_layer=per_layer,
         calibrated=reference.share_within(found),
@@ -282,23 +283,19 @@ def _layers(
     return tuple(layers)
 
 
-def _words(found: float, score: float, level: str, reference: ShiftReference) -> str:
+def _words(score: float, level: str, reference: ShiftReference) -> str:
     if level == "near":
         return "Close to the source centre."
-    many = reference.scans >= FEW_SCANS
-    if level == "far":
-        own = "19 of 20 of its own scans" if many else "its own scans"
-        return (
-            f"Far from the source centre, {score:.1f} times as far as {own}: check scan, model "
-            "and region first."
-        )
-    if many:
-        than = "19 of 20 of its own scans"
-    elif found > reference.farthest:
-        than = f"all {reference.scans} of its own scans that were measured"
+    if reference.scans >= FEW_SCANS:
+        own = "19 of 20 of its own scans"
     else:
-        return "At the edge of the source centre: look closely at the masks."
-    return f"Farther from the source centre than {than}: look closely at the masks."
+        own = f"all {reference.scans} of its own scans that were measured"
+    if level == "moderate":
+        return f"Farther from the source centre than {own}: look closely at the masks."
+    return (
+        f"Far from the source centre, {score:.1f} times as far as {own}: check scan, model and "
+        "region first."
+    )
 
 
 def _more(layers: Sequence[LayerShift], found: float, reference: ShiftReference) -> str:
@@ -311,7 +308,7 @@ def _more(layers: Sequence[LayerShift], found: float, reference: ShiftReference)
     text = (
         f"Mean distance of the layers' means {found:.3f} standard deviations of training; "
         f"{100 * reference.share_within(found):.0f} % of {reference.scans} scans of the source "
-        f"centre ({reference.measured_on}{seen}) lie nearer, 95 % within {reference.edge:.3f}."
+        f"centre ({reference.measured_on}{seen}) lie nearer; its edge is at {reference.edge:.3f}."
     )
     return f"{text} Layers that differ most: {most}." if most else text
 

@@ -16,7 +16,9 @@ import numpy as np
 STEPS = 21
 """Quantiles are kept at 0, 5, 10 … 100 %."""
 EDGE = 0.95
-"""The edge of the source centre: 19 of 20 of its own scans lie within."""
+"""The edge of the source centre: 19 of 20 of its own scans lie within …"""
+FEW_SCANS = 20
+"""… but of fewer scans than this all, since nineteen of twenty cannot be told from them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class ShiftReference:
     layers : dict of str to float
         Median distance at each layer, in the network's order.
     near, far : float
-        Up to ``near`` times the edge (the 95 % quantile) a scan is near, beyond ``far`` times
+        Up to ``near`` times the edge a scan is near, beyond ``far`` times
         the edge it is far.
     weights : str
         SHA-256 of the weights that were measured.
@@ -85,7 +87,9 @@ class ShiftReference:
 
     @property
     def edge(self) -> float:
-        """Distance within which 19 of 20 of the source centre's own scans lie."""
+        """Distance within which 19 of 20 of the source centre's own scans lie; of few, all."""
+        if self.scans < FEW_SCANS:
+            return self.farthest
         return float(np.interp(EDGE, _levels(), self.quantiles))
 
     @property
