@@ -12,7 +12,7 @@ from napari_grata.widgets.advanced import AdvancedForm
 from napari_grata.widgets.fold import Fold
 from napari_grata.widgets.parts import Section, Sentence, button, choice, row
 from napari_grata.widgets.plots import CurvesPlot
-from napari_grata.widgets.steps import StepBar
+from napari_grata.widgets.step_bar import JumpBar, StepBar
 
 
 class AdaptSection(Section):
@@ -69,12 +69,14 @@ class AdaptSection(Section):
         self.body.addWidget(self.adapt_button)
         self.plot = CurvesPlot()
         self.steps = StepBar()
+        self.jumps = JumpBar()
         body = QWidget()
         column = QVBoxLayout(body)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
         column.addWidget(self.plot)
         column.addWidget(self.steps)
+        column.addWidget(self.jumps)
         self.curves = Fold("Curves", body, key="curves", expanded=True)
         self.body.addWidget(self.curves)
         self.method.currentIndexChanged.connect(self._on_method)

@@ -20,6 +20,7 @@ from napari_grata.widgets.choosing import Choosing
 from napari_grata.widgets.companions import Companions
 from napari_grata.widgets.desk import Desk
 from napari_grata.widgets.features import Slots, add_features
+from napari_grata.widgets.jumps import Jumps
 from napari_grata.widgets.model_section import ModelSection
 from napari_grata.widgets.opening import Opening
 from napari_grata.widgets.parts import Sentence, button, scrolling
@@ -63,6 +64,7 @@ class GrataDock(QWidget):
         self.choosing.restore()
         self._wire()
         self._tie()
+        self.jumps = Jumps(self)
         add_features(self)
         self._layers_changed()
         self._theme_changed()
@@ -174,7 +176,7 @@ class GrataDock(QWidget):
         ties.at_end(partial(_unbind, weakref.ref(self.viewer), bound))
         ties.at_end(partial(_close_runs, weakref.ref(self.desk.sessions)))
         ties.at_end(self.desk.runner.job.token.end)
-        ties.at_end(self.steps.job.token.end)
+        ties.at_end(self.steps.previews.end())
         ties.at_end(self.desk.runner.activity.close)
 
     # --- what the viewer says ----------------------------------------------------------------
@@ -206,8 +208,9 @@ class GrataDock(QWidget):
             self.scan.choose_last_box()
 
     def _slice_changed(self, event: Any = None) -> None:
-        if self.desk.scan is not None and self.desk.runner.kind is None:
-            self.review.table.select_slice(self.desk.in_view())
+        if self.desk.scan is not None:
+            if self.desk.runner.kind is None:
+                self.review.table.select_slice(self.desk.in_view())
             self.steps.look_again()
 
     # --- what the person does ----------------------------------------------------------------

@@ -103,6 +103,25 @@ def leave_room_for_the_interface() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+_NOBODY_WAITS = threading.Event()
+_NOBODY_WAITS.set()
+
+
+@contextmanager
+def going_first() -> Iterator[None]:
+    """Do something that a person waits for: long jobs that `give_way` let it pass."""
+    _NOBODY_WAITS.clear()
+    try:
+        yield
+    finally:
+        _NOBODY_WAITS.set()
+
+
+def give_way(seconds: float = 1.0) -> None:
+    """Between two pieces of a long job: let pass what a person waits for, up to some seconds."""
+    _NOBODY_WAITS.wait(seconds)
+
+
 def segment(
     engine: Engine,
     model: str | Path,
@@ -126,6 +145,7 @@ def segment(
             for text in segmenter.notices[seen:]:
                 yield Notice(text)
             seen = len(segmenter.notices)
+            give_way()
 
 
 def adapt(
@@ -169,6 +189,7 @@ def adapt(
                 for text in segmenter.notices[seen:]:
                     yield Notice(text)
                 seen = len(segmenter.notices)
+                give_way()
         finally:
             records.close()
             if abandoned.is_set():

@@ -172,7 +172,14 @@ class CurvesPlot(QWidget):
         """Mark the step in view (None takes the mark away)."""
         if step != self._marker:
             self._marker = step
-            self._schedule()
+            # At once and alone: it follows a slider, and the curves stay as they are.
+            for panel in (self._upper, self._lower):
+                panel.set_marker(step)
+            self._show_readout()
+
+    def marked_step(self) -> int | None:
+        """Return the step that is marked."""
+        return self._marker
 
     def set_expected_steps(self, steps: int | None) -> None:
         """Fix the width of the step axis, so that it does not grow during a run."""

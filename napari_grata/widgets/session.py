@@ -13,6 +13,7 @@ from napari_grata.adaptation.flags import flag_slice
 from napari_grata.review.compare import DIFFERENCE_COLOURS, Summary, difference_map, summarise
 from napari_grata.segmenters.card import Card
 from napari_grata.widgets.layers import MaskLayer
+from napari_grata.widgets.taken import TakenStates
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -81,6 +82,7 @@ class Session:
         self.region: Any = None
         self.flags: dict[int, tuple[Flag, ...]] = {}
         self.taken_step: int | None = None
+        self.taken = TakenStates()
         self.stream: list[Record] = []
         self.run: Any = None
         self.settings: Settings | None = None
@@ -134,6 +136,7 @@ class Session:
         self.adapted.clear()
         self.flags.clear()
         self.taken_step = None
+        self.taken.clear()
         self.stream.clear()
         self.close_run()
         self.reopened = None
