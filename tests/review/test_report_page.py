@@ -130,7 +130,7 @@ def test_what_a_person_drew_counts_in_the_table(folder: Path, tmp_path: Path) ->
         plain.scan.put_mask(stack, index, mask)
     drawn = stack.copy()
     drawn[1, 5:45, 5:45] = 1
-    case = case_of_run(folder / "run", "case-0001", edited=drawn)
+    case = case_of_run(folder / "run", "case-0001", edit=lambda scan: drawn)
     assert set(case.edited_masks) == {1}
     text, _ = read(write_report(tmp_path / "r.html", [case]))
     assert "A person drew on 1 slice." in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +87,10 @@ class ReportCase:
     problem: str = ""
     close: Callable[[], None] = lambda: None
 
+    def but(self, **changes: Any) -> ReportCase:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
     @property
     def final_masks(self) -> dict[int, np.ndarray]:
         """Label maps as they are now: as adapted, and as drawn where a person has drawn."""
@@ -98,7 +102,7 @@ def case_of_run(
     code: str,
     *,
     scan: Scan | None = None,
-    edited: np.ndarray | None = None,
+    edit: Callable[[Scan], np.ndarray | None] | None = None,
     **more: Any,
 ) -> ReportCase:
     """Return a run folder as a case of a report.
@@ -110,8 +114,9 @@ def case_of_run(
     code : str
     scan : Scan, optional
         Where it is open already.
-    edited : ndarray of uint8, shape ``scan.mask_shape``, optional
-        What a person made of the masks after.
+    edit : callable, optional
+        Takes the scan and returns what a person made of the masks after, an ndarray of uint8 of
+        shape ``scan.mask_shape``, or None.
     **more
         Other fields of `ReportCase`.
 
@@ -125,7 +130,8 @@ def case_of_run(
 
     run = reopen(folder, scan)
     drawn = {}
-    if edited is not None and run.scan is not None and edited.shape == run.scan.mask_shape:
+    edited = edit(run.scan) if edit is not None and run.scan is not None else None
+    if edited is not None and run.scan is not None:
         for index, mask in run.adapted_masks.items():
             now = run.scan.get_mask(edited, index)
             if not np.array_equal(now, mask):

@@ -1,0 +1,230 @@
+"""What leaves a list: only masks that a person decided for, and a report without names."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from napari_grata.adaptation import AdaptationRun, Settings
+from napari_grata.review.caselist import CaseList
+from napari_grata.review.cases import CaseSummary
+from napari_grata.review.export import export_masks
+from napari_grata.review.report import report_cases, write_report
+from napari_grata.review.standing import standing
+from napari_grata.scans import open_scan
+from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
+from napari_grata.segmenters.weights import write_model
+
+AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1.0, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    torch.manual_seed(0)
+    card = Card(
+        name="tiny",
+        title="Tiny",
+        structures=(
+            Structure("disc", "#56B4E9", 1),
+            Structure("cup", "#E69F00", 2, inside="disc"),
+        ),
+        arguments={"encoder": "compact"},
+        channels=1,
+        dimensions=3,
+        modality="T1",
+        size=(64, 64),
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(folder, card, build_network(card))
+    return load_segmenter(folder, device="cpu")
+
+
+@pytest.fixture
+def cases(segmenter: Segmenter, tmp_path: Path) -> CaseList:
+    """Three adapted volumes whose files name patients."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("Miller_Anna", "Ottokar_B", "Zoepritz_C"):
+        data = rng.integers(0, 255, (60, 70, 3), np.uint8)
+        nib.save(nib.Nifti1Image(data, AFFINE), scans / f"{name}.nii.gz")
+    made = CaseList.make(scans, tmp_path / "list")
+    for case in made.cases:
+        adapt(made, case.key, segmenter)
+    return made
+
+
+def adapt(cases: CaseList, key: str, segmenter: Segmenter, rate: float = 0.02) -> None:
+    work = cases.work(key)
+    run = AdaptationRun(
+        segmenter,
+        open_scan(cases.case(key).sources[0]),
+        Settings(learning_rate=rate),
+        folder=work.new_run_folder(),
+    )
+    for _ in run.records():
+        pass
+    run.close()
+    work.write_summary(CaseSummary(segmented=True, adapted=True, run=run.folder.name, slices=3))
+
+
+def decide(cases: CaseList, key: str, verdict: str, slice_index: int | None = None) -> None:
+    cases.decisions.decide(key, verdict, slice_index=slice_index, facts=cases.facts(key))
+
+
+def scan_of(cases: CaseList, key: str):
+    return open_scan(cases.case(key).sources[0])
+
+
+def stack_of(cases: CaseList, key: str, which: str) -> np.ndarray:
+    from napari_grata.adaptation import reopen
+
+    run = reopen(cases.work(key).run_folder)
+    stack = run.stack(which)
+    run.close()
+    return stack
+
+
+def test_only_decided_masks_leave_the_list_on_the_scans_own_grid(
+    cases: CaseList, tmp_path: Path
+) -> None:
+    first, second, _ = (case.key for case in cases.cases)
+    decide(cases, first, "accept")
+    decide(cases, second, "keep-source")
+    found = list(export_masks(cases, tmp_path / "out"))
+    assert [one.path.name if one.path else None for one in found] == [
+        "case-0001.nii.gz",
+        "case-0002.nii.gz",
+        None,
+    ]
+    assert found[2].reason == "Nothing has been decided yet."
+    image = nib.load(tmp_path / "out" / "case-0001.nii.gz")
+    source = nib.load(cases.case(first).sources[0])
+    np.testing.assert_array_equal(image.affine, source.affine)
+    assert image.shape == source.shape
+    from napari_grata.scans import read_mask
+
+    for key, name, which in (
+        (first, "case-0001", "adapted"),
+        (second, "case-0002", "source"),
+    ):
+        got = read_mask(tmp_path / "out" / f"{name}.nii.gz", scan_of(cases, key))
+        np.testing.assert_array_equal(got, stack_of(cases, key, which))
+    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["accepted", "mask before kept", "ready to review"]
+    assert "Miller" not in (tmp_path / "out" / "cases.csv").read_text()
+
+
+def test_masks_are_named_after_their_scans_only_where_a_person_asks_for_it(
+    cases: CaseList, tmp_path: Path
+) -> None:
+    decide(cases, "case-0001", "accept")
+    list(export_masks(cases, tmp_path / "out", scan_names=True))
+    assert (tmp_path / "out" / "Miller_Anna.nii.gz").is_file()
+
+
+def test_a_decision_on_a_slice_comes_before_one_on_the_case(cases: CaseList) -> None:
+    key = "case-0001"
+    decide(cases, key, "accept")
+    decide(cases, key, "keep-source", slice_index=1)
+    found = standing(cases, key, scan_of(cases, key))
+    assert found.stack is not None
+    assert found.verdicts == {"accept": 2, "keep-source": 1}
+    np.testing.assert_array_equal(found.stack[1], stack_of(cases, key, "source")[1])
+    np.testing.assert_array_equal(found.stack[0], stack_of(cases, key, "adapted")[0])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "reason"),
+    [
+        ({0: "accept"}, "2 of 3 slices have not been decided on."),
+        ({None: "reject"}, "It was rejected."),
+        ({None: "accept", 2: "reject"}, "1 of 3 slices were rejected."),
+        ({None: "second-reader"}, "It was left to a second reader."),
+    ],
+)
+def test_a_case_that_is_not_through_gives_no_mask_and_says_why(
+    cases: CaseList, verdicts: dict[int | None, str], reason: str
+) -> None:
+    for index, verdict in verdicts.items():
+        decide(cases, "case-0002", verdict, index)
+    found = standing(cases, "case-0002", scan_of(cases, "case-0002"))
+    assert (found.stack, found.reason) == (None, reason)
+
+
+def test_what_was_drawn_is_the_final_mask_and_drawing_on_asks_for_a_new_decision(
+    cases: CaseList,
+) -> None:
+    key = "case-0001"
+    scan = scan_of(cases, key)
+    drawn = stack_of(cases, key, "adapted")
+    drawn[2, 10:30, 10:30] = 2
+    cases.work(key).save_edit(drawn, scan)
+    decide(cases, key, "accept")
+    found = standing(cases, key, scan)
+    assert found.stack is not None
+    np.testing.assert_array_equal(found.stack, drawn)
+    drawn[0, :5] = 1
+    cases.work(key).save_edit(drawn, scan)
+    found = standing(cases, key, scan)
+    assert found.stack is None
+    assert "changed after the decision" in found.reason
+
+
+def test_adapting_again_asks_for_a_new_decision_but_the_mask_before_stands(
+    cases: CaseList, segmenter: Segmenter
+) -> None:
+    decide(cases, "case-0001", "accept")
+    decide(cases, "case-0002", "keep-source")
+    for key in ("case-0001", "case-0002"):
+        adapt(cases, key, segmenter, rate=0.05)
+    assert standing(cases, "case-0001", scan_of(cases, "case-0001")).stack is None
+    assert standing(cases, "case-0002", scan_of(cases, "case-0002")).stack is not None
+
+
+def test_masks_of_an_earlier_export_are_not_overwritten(cases: CaseList, tmp_path: Path) -> None:
+    decide(cases, "case-0001", "accept")
+    list(export_masks(cases, tmp_path / "out"))
+    before = (tmp_path / "out" / "case-0001.nii.gz").read_bytes()
+    decide(cases, "case-0001", "keep-source")
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        list(export_masks(cases, tmp_path / "out"))
+    assert (tmp_path / "out" / "case-0001.nii.gz").read_bytes() == before
+
+
+def test_a_scan_that_is_gone_does_not_stop_the_others(cases: CaseList, tmp_path: Path) -> None:
+    for case in cases.cases:
+        decide(cases, case.key, "accept")
+    cases.case("case-0002").sources[0].unlink()
+    cases.refresh()
+    found = {one.key: one for one in export_masks(cases, tmp_path / "out")}
+    assert found["case-0001"].path is not None
+    assert found["case-0003"].path is not None
+    assert "not where it was" in found["case-0002"].reason
+
+
+def test_the_report_of_a_list_tells_every_case_and_names_nobody(
+    cases: CaseList, tmp_path: Path
+) -> None:
+    cases.decisions.decide(
+        "case-0001",
+        "accept",
+        comment="rim is thin",
+        difficulty="hard",
+        reviewer="AB",
+        facts=cases.facts("case-0001"),
+    )
+    cases.case("case-0003").sources[0].unlink()
+    cases.refresh()
+    text = write_report(tmp_path / "r.html", report_cases(cases)).read_text(encoding="utf-8")
+    for expected in ("case-0001", "case-0002", "case-0003", "rim is thin", "hard", "AB"):
+        assert expected in text
+    assert "not where it was" in text
+    for name in ("Miller_Anna", "Ottokar", "Zoepritz", str(tmp_path)):
+        assert name not in text
