@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,7 @@ class CaseList:
         self._summaries: dict[str, CaseSummary | None] = {}
         self._works: dict[str, CaseWork] = {}
         self._problems: dict[str, str] = {}
+        self._busy: set[str] = set()
         if self.writable:
             clear_leftovers([self.folder])
         self.refresh()
@@ -295,6 +296,28 @@ class CaseList:
         key = _key(case)
         summary = self._summaries.get(key)
         return self._problems.get(key) or (summary.error if summary is not None else None)
+
+    def missing(self, case: Case | str) -> str | None:
+        """Return a sentence where the case's file was not found at the last `refresh`."""
+        return self._problems.get(_key(case))
+
+    @contextlib.contextmanager
+    def busy(self, key: str) -> Iterator[None]:
+        """Mark a case as being adapted, so that no one else of this program does it too.
+
+        Raises
+        ------
+        ListError
+            If it is.
+        """
+        with self._mutex:
+            if key in self._busy:
+                raise ListError(f"Case {self._by_key[key].number} is being adapted already.")
+            self._busy.add(key)
+        try:
+            yield
+        finally:
+            self._busy.discard(key)
 
     def work(self, case: Case | str) -> CaseWork:
         """Return the folder of a case."""

@@ -119,10 +119,11 @@ class CaseWork:
     def summary(self) -> CaseSummary | None:
         """Read the summary from the disk; None where there is none that can be read."""
         path = self.folder / SUMMARY_FILE
+        edited = bool(self.edit_version)
         try:
-            return CaseSummary.from_dict(read_json(path))
+            return CaseSummary.from_dict(read_json(path)).but(edited=edited)
         except FileNotFoundError:
-            return None
+            return CaseSummary(edited=True) if edited else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self._note(f"The summary of {self.key} cannot be read; the case counts as new.")
             return None
@@ -198,6 +199,8 @@ class CaseWork:
         with self._mutex:
             path = self.folder / f"edit-{self.edit_version + 1:04d}.npz"
             self._write(path, lambda path: write_bytes(path, buffer.getvalue()))
+        if self._changed is not None:
+            self._changed(self.summary)
         return path
 
     def edit(self, scan: Scan, version: int | None = None) -> np.ndarray | None:
