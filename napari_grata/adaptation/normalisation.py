@@ -89,7 +89,10 @@ class BlendedNorm(nn.Module):
             y = fn.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
         else:
             y = _Blended.apply(x, weight, bias, mean, var, blend, self.eps)
-        return _with_gradient_laid_out_alike(y).reshape(shape)
+        y = _with_gradient_laid_out_alike(y)
+        # Not for a single group: writing into a view, as a ReLU in place does, costs autograd a
+        # copy of the whole gradient.
+        return y if groups == 1 else y.reshape(shape)
 
 
 class _Blended(torch.autograd.Function):

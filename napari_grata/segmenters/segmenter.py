@@ -16,6 +16,7 @@ from torch import nn
 from . import preprocessing
 from .card import Card, load_card
 from .devices import resolve_device
+from .layout import lay_out
 from .networks import build_network
 from .preprocessing import Prepared, Region
 from .weights import fill_network, load_weights
@@ -66,9 +67,7 @@ class Segmenter:
         self.card = card
         self.device = resolve_device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
-        if self.device.type == "cpu":
-            # Half the time of a forward pass; the numbers change by rounding only.
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(self.network, self.device)
         self.notices: list[str] = []
 
     def __repr__(self) -> str:

@@ -71,7 +71,8 @@ def test_source_network_is_left_bit_for_bit(kind, training: bool) -> None:
 
 
 def test_only_normalisation_is_copied_and_the_rest_is_shared() -> None:
-    network = tiny()
+    # As `Segmenter` lays it out; weights that lie otherwise are rearranged, and so copied.
+    network = tiny().to(memory_format=torch.channels_last)
     method = GraTa(network)
     twin = dict(method.network.named_parameters())
     for name, parameter in network.named_parameters():
@@ -367,7 +368,8 @@ def test_methods_that_do_not_learn_have_no_figures() -> None:
 def test_source_is_the_network_as_trained() -> None:
     network = tiny().eval()
     with torch.no_grad():
-        assert torch.equal(Source(network).step(images()).logits, network(images()))
+        # Within rounding: the memory layout may differ.
+        torch.testing.assert_close(Source(network).step(images()).logits, network(images()))
 
 
 def test_batch_norm_takes_the_statistics_of_the_batch() -> None:

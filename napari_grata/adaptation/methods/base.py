@@ -14,6 +14,7 @@ from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
 from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
 from napari_grata.adaptation.objectives import ACTIVATIONS, Objectives, probabilities
 from napari_grata.adaptation.scribble import Supervision
+from napari_grata.segmenters.layout import lay_out
 
 
 class Output(NamedTuple):
@@ -135,6 +136,7 @@ class Method:
         self.blend = float(blend)
         self.six_views = six_views
         self.network = adaptable_copy(network, blend)
+        self._layout = lay_out(self.network, self.device)
         self.generator = torch.Generator().manual_seed(self.seed)
         self.objectives = Objectives(
             self.network,
@@ -248,7 +250,8 @@ class Method:
         if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
             got = f"{tuple(images.shape)} {images.dtype}" if hasattr(images, "shape") else images
             raise ValueError(f"Images are a floating-point tensor (B, C, H, W); got {got}.")
-        return images.detach().to(self.device, self.dtype)
+        images = images.detach().to(self.device, self.dtype)
+        return images.contiguous(memory_format=self._layout)
 
     def _check_length(self, values: Tensor) -> None:
         expected = self._flat.values.numel()
