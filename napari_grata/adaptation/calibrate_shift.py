@@ -71,18 +71,22 @@ def calibrate(
         raise ShiftError("This model's card names no weights; write its folder first.")
     rows: list[dict[str, float]] = []
     single: list[float] = []
+    frame: tuple[int, int] | None = None
     for scan in scans:
         problem = segmenter.fits(scan)
         if problem is not None:
             raise ShiftError(problem)
         for case in range(scan.n_cases):
-            layers = case_layers(segmenter, scan, case)
+            if segmenter.card.dimensions == 3 and frame is None:
+                middle = slices_to_look_at(scan, case, 1)
+                frame = _size(segmenter, scan, middle[0]) if middle else None
+            layers = case_layers(segmenter, scan, case, frame=frame)
             if not layers:
                 continue
             rows.append({layer.name: layer.mean for layer in layers})
             if segmenter.card.dimensions == 3:
                 for index in slices_to_look_at(scan, case, SLICES_OF_A_VOLUME):
-                    found = slice_distance(segmenter, scan, index)
+                    found = slice_distance(segmenter, scan, index, frame=frame)
                     if found is not None:
                         single.append(found)
             if progress is not None:
@@ -101,10 +105,16 @@ def calibrate(
         slices=SLICES if segmenter.card.dimensions == 3 else 1,
         quantiles=quantiles(float(np.mean(list(row.values()))) for row in rows),
         slice_quantiles=quantiles(single) if single else (),
+        frame=frame,
         layers=medians,
         weights=segmenter.card.weights_sha256,
         command=command,
     )
+
+
+def _size(segmenter: Segmenter, scan: Scan, index: int) -> tuple[int, int]:
+    height, width = segmenter.prepare(scan, index).image.shape[2:]
+    return int(height), int(width)
 
 
 def write_reference(folder: Path, reference: ShiftReference) -> None:

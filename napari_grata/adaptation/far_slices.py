@@ -42,7 +42,9 @@ class FarSlices:
             return None
         if slice_index not in self._words:
             try:
-                found = slice_distance(segmenter, self._scan, slice_index, self._region)
+                found = slice_distance(
+                    segmenter, self._scan, slice_index, self._region, frame=reference.frame
+                )
             except (ShiftError, RuntimeError, MemoryError) as error:
                 # A hint must not end a run; what really is wrong will show in the run itself.
                 _log.warning("The shift of slices cannot be measured: %s", error)

@@ -58,7 +58,11 @@ def source_statistics(network: nn.Module) -> dict[str, LayerStatistics]:
 
 
 def slice_statistics(
-    segmenter: Segmenter, scan: Scan, slices: Sequence[int], region: Region | None = None
+    segmenter: Segmenter,
+    scan: Scan,
+    slices: Sequence[int],
+    region: Region | None = None,
+    frame: tuple[int, int] | None = None,
 ) -> Iterator[tuple[int, dict[str, LayerStatistics]]]:
     """Pass slices through the source model and yield what stood in front of each layer.
 
@@ -72,6 +76,8 @@ def slice_statistics(
     slices : sequence of int
         Flat slice indices.
     region : (row0, col0, row1, col1), optional
+    frame : (int, int), optional
+        Put slices on a black ground into a frame of this size, see `framed`; not with a region.
 
     Yields
     ------
@@ -82,7 +88,40 @@ def slice_statistics(
     for index in slices:
         prepared = segmenter.prepare(scan, index, region)
         if not is_blank(prepared.image):
-            yield index, _pass(segmenter, prepared.image)
+            image = prepared.image
+            if frame is not None and region is None:
+                image = framed(image, frame)
+            yield index, _pass(segmenter, image)
+
+
+def framed(image: torch.Tensor, frame: tuple[int, int]) -> torch.Tensor:
+    """Give an image on a black ground as much of it as the source centre's have.
+
+    How much air there is around a head decides the mean of every layer, and is no property of
+    scanner or patient. An image whose border is not mostly black is returned as it is.
+
+    Parameters
+    ----------
+    image : Tensor, shape (1, C, h, w)
+    frame : (int, int)
+        Rows and columns, multiples of 32; larger where what is shown needs more.
+    """
+    shown = image[0].amax(0) > 0
+    border = torch.cat([shown[0], shown[-1], shown[:, 0], shown[:, -1]])
+    if border.float().mean() > 0.5:
+        return image
+    rows, columns = shown.any(1).nonzero(), shown.any(0).nonzero()
+    if not len(rows):
+        return image
+    part = image[..., rows[0, 0] : rows[-1, 0] + 1, columns[0, 0] : columns[-1, 0] + 1]
+    height, width = part.shape[2:]
+    out = image.new_zeros(
+        *image.shape[:2],
+        *(max(f, -(-n // 32) * 32) for f, n in zip(frame, (height, width), strict=True)),
+    )
+    top, left = (out.shape[2] - height) // 2, (out.shape[3] - width) // 2
+    out[..., top : top + height, left : left + width] = part
+    return out
 
 
 def _pass(segmenter: Segmenter, image: torch.Tensor) -> dict[str, LayerStatistics]:

@@ -6,7 +6,8 @@ the mean of what came in then, in standard deviations of then, averaged over the
     d_l = mean_c |μ_now − μ_source| / sqrt(σ²_source + ε)
 
 and a scan's distance is the mean of d_l over the layers. For a volume μ_now is taken over evenly
-spaced slices together: single slices differ from one another far more than centres do. The card
+spaced slices together: single slices differ from one another far more than centres do, and as much
+air is put around a head as the source centre's scans have. The card
 says how large this distance is for scans of the source centre itself
 (`napari_grata.segmenters.shift_reference`), which gives the number a meaning. No labels are
 used, and the model is not changed. A scan that lies far is not wrong, and a near one is not
@@ -171,13 +172,21 @@ def shifts(
     if problem is not None or reference is None:
         raise ShiftError(problem)
     for case in range(scan.n_cases) if cases is None else cases:
-        layers = case_layers(segmenter, scan, case, region, reference.slices)
+        layers = case_layers(
+            segmenter, scan, case, region, count=reference.slices, frame=reference.frame
+        )
         if layers:
             yield case, judge(layers, reference)
 
 
 def case_layers(
-    segmenter: Segmenter, scan: Scan, case: int, region: Region | None = None, count: int = SLICES
+    segmenter: Segmenter,
+    scan: Scan,
+    case: int,
+    region: Region | None = None,
+    *,
+    count: int = SLICES,
+    frame: tuple[int, int] | None = None,
 ) -> tuple[LayerShift, ...]:
     """Return each layer's distance for a photograph or volume; empty if it shows nothing.
 
@@ -185,21 +194,28 @@ def case_layers(
     ----------
     count : int
         Slices that stand for a volume.
+    frame : (int, int), optional
+        As the card's reference says.
     """
     from .layer_statistics import slice_statistics
 
     slices = slices_to_look_at(scan, case, count)
-    found = [stats for _, stats in slice_statistics(segmenter, scan, slices, region)]
+    found = [stats for _, stats in slice_statistics(segmenter, scan, slices, region, frame)]
     return _layers(segmenter, found) if found else ()
 
 
 def slice_distance(
-    segmenter: Segmenter, scan: Scan, index: int, region: Region | None = None
+    segmenter: Segmenter,
+    scan: Scan,
+    index: int,
+    region: Region | None = None,
+    *,
+    frame: tuple[int, int] | None = None,
 ) -> float | None:
     """Return the distance of one slice by itself; None if it shows nothing."""
     from .layer_statistics import slice_statistics
 
-    found = [stats for _, stats in slice_statistics(segmenter, scan, [index], region)]
+    found = [stats for _, stats in slice_statistics(segmenter, scan, [index], region, frame)]
     return distance(_layers(segmenter, found)) if found else None
 
 
@@ -232,8 +248,10 @@ def judge(layers: Sequence[LayerShift], reference: ShiftReference) -> Shift:
     """Put a scan's distance beside those of the source centre's own scans."""
     found = distance(layers)
     score = found / reference.edge
+    # The card's quantiles are rounded; the scan at the edge itself is still near.
+    rounded = score - 1e-3
     level: Level = (
-        "near" if score <= reference.near else "moderate" if score <= reference.far else "far"
+        "near" if rounded <= reference.near else "moderate" if rounded <= reference.far else "far"
     )
     per_layer = tuple(
         LayerShift(one.name, one.mean, one.variance_ratio, reference.layers.get(one.name))

@@ -39,6 +39,9 @@ class ShiftReference:
         Distance within which 0, 5, 10 … 100 % of these scans lie.
     slice_quantiles : tuple of 21 floats
         The same for single slices; empty for photographs, where a slice is a scan.
+    frame : (int, int) or None
+        Size of the source centre's slices as the network reads them, where they lie on a black
+        ground: other scans are measured with as much of it around them.
     layers : dict of str to float
         Median distance at each layer, in the network's order.
     near, far : float
@@ -58,6 +61,7 @@ class ShiftReference:
     seen: int = 0
     slices: int = 1
     slice_quantiles: tuple[float, ...] = ()
+    frame: tuple[int, int] | None = None
     layers: dict[str, float] = field(default_factory=dict)
     near: float = 1.0
     far: float = 1.5
@@ -80,7 +84,7 @@ class ShiftReference:
         if found:
             raise ValueError("\n".join(found))
         values = dict(content)
-        for key in ("quantiles", "slice_quantiles"):
+        for key in ("quantiles", "slice_quantiles", "frame"):
             if isinstance(values.get(key), list):
                 values[key] = tuple(values[key])
         return cls(**values)
@@ -141,6 +145,13 @@ def problems(reference: Any, weights: str | None) -> list[str]:
             f"shift: near is {reference.near!r}, far is {reference.far!r}; both are multiples of "
             "the edge, near the smaller one."
         )
+    frame = reference.frame
+    if frame is not None and not (
+        isinstance(frame, tuple)
+        and len(frame) == 2
+        and all(type(side) is int and side > 0 and side % 32 == 0 for side in frame)
+    ):
+        found.append(f"shift: frame is {frame!r}; it should be [rows, columns], multiples of 32.")
     layers = reference.layers
     if not isinstance(layers, dict) or not all(_is_positive(v, 0) for v in layers.values()):
         found.append("shift: layers should be 'layer: distance' lines.")
