@@ -141,3 +141,46 @@ def _closed(points: np.ndarray, direction: np.ndarray, last: np.ndarray) -> Outl
     joined = np.ones(len(points), bool)
     joined[ends + 1 + np.arange(len(ends))] = False
     return Outline(points, joined)
+
+
+def segments(found: Outline) -> np.ndarray:
+    """Return the straight pieces of an outline as (row, column, row, column), shape (K, 4)."""
+    begins = np.flatnonzero(found.joined)
+    return np.concatenate([found.points[begins], found.points[begins + 1]], axis=1)
+
+
+def dashes(found: Outline, dash: float, gap: float) -> np.ndarray:
+    """Cut an outline into dashes that run on around its corners.
+
+    Parameters
+    ----------
+    found : Outline
+    dash, gap : float
+        Lengths in pixels.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, 4)
+        Straight pieces as (row, column, row, column).
+    """
+    if not (dash > 0 and gap > 0):
+        raise ValueError(f"Dashes and gaps have a length above 0, not {dash} and {gap}.")
+    pieces = segments(found).astype(float)
+    if not len(pieces):
+        return pieces
+    length = np.hypot(*(pieces[:, 2:] - pieces[:, :2]).T)
+    end = np.cumsum(length)
+    begin = end - length
+    period = dash + gap
+    first = np.floor(begin / period).astype(int)
+    count = np.floor(end / period).astype(int) - first + 1
+    # Each piece meets `count` dashes; where it meets only a gap, nothing is left of it.
+    owner = np.repeat(np.arange(len(pieces)), count)
+    number = first[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    low = np.maximum(begin[owner], number * period)
+    high = np.minimum(end[owner], number * period + dash)
+    kept = high - low > 1e-6 * dash
+    owner, low, high = owner[kept], low[kept], high[kept]
+    start, along = pieces[owner, :2], pieces[owner, 2:] - pieces[owner, :2]
+    share = (np.stack([low, high]) - begin[owner]) / length[owner]
+    return np.concatenate([start + along * share[0, :, None], start + along * share[1, :, None]], 1)

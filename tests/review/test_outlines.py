@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_grata.review.outlines import outline
+from napari_grata.review.outlines import dashes, outline, segments
 
 
 def lines_of(mask):
@@ -84,3 +84,23 @@ def test_lines_pass_between_mask_and_background_everywhere():
             whole.append((int(np.ceil(row)), int(np.ceil(column))))
             values = {bool(inside[r + 1, c + 1]) for r, c in whole}
             assert values == {True, False}
+
+
+def test_dashes_cover_their_share_of_the_line_and_lie_on_it():
+    mask = np.zeros((40, 40), bool)
+    mask[5:35, 5:35] = True
+    found = outline(mask)
+    whole = segments(found)
+    length = np.hypot(*(whole[:, 2:] - whole[:, :2]).T).sum()
+    pieces = dashes(found, 3.0, 1.0)
+    drawn = np.hypot(*(pieces[:, 2:] - pieces[:, :2]).T)
+    assert drawn.max() <= 3.0 + 1e-6
+    assert drawn.sum() == pytest.approx(0.75 * length, rel=0.03)
+    assert pieces.min() >= 4.5 - 1e-6
+    assert pieces.max() <= 34.5 + 1e-6
+
+
+def test_dashes_of_nothing_are_none():
+    assert dashes(outline(np.zeros((3, 3), bool)), 2, 1).shape == (0, 4)
+    with pytest.raises(ValueError, match="length"):
+        dashes(outline(np.ones((3, 3), bool)), 0, 1)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QRectF
-from qtpy.QtGui import QPainter, QPainterPath
+from qtpy.QtGui import QPainter
 
 from napari_grata.widgets.compare.drawing import (
     AFTER,
     BEFORE,
+    Mask,
     draw_caption,
     draw_mask,
     drawing_order,
-    mask_paths,
+    trace,
 )
 from napari_grata.widgets.compare.planes import Plane, plane_in_view, world_to_screen
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from napari_grata.widgets.compare.overlay import Overlay
     from napari_grata.widgets.session import Session
 
-Paths = dict[str, QPainterPath]
 _KEPT = 24
 
 
@@ -30,7 +30,7 @@ class OutlineCache:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._found: dict[tuple[Any, ...], Paths] = {}
+        self._found: dict[tuple[Any, ...], Mask] = {}
         # For good: colours at shared borders must not change from slice to slice.
         self._order = drawing_order(session.card, session.after.stack)
 
@@ -38,7 +38,7 @@ class OutlineCache:
         """Trace anew: the masks have changed."""
         self._found.clear()
 
-    def of_plane(self, which: str, plane: Plane) -> Paths:
+    def of_plane(self, which: str, plane: Plane) -> Mask:
         """Return the outlines of the mask ``"before"`` or ``"after"`` on a plane of its layer."""
         key = (which, plane.key)
         if key not in self._found:
@@ -47,9 +47,7 @@ class OutlineCache:
                 return {}
             if len(self._found) >= _KEPT:
                 del self._found[next(iter(self._found))]
-            self._found[key] = mask_paths(
-                self.session.card, plane.cut(mask.layer.data), self._order
-            )
+            self._found[key] = trace(self.session.card, plane.cut(mask.layer.data), self._order)
         return self._found[key]
 
 
@@ -95,7 +93,7 @@ class Contours:
             layer = getattr(session, which).layer
             plane = plane_in_view(self._viewer, layer) if layer is not None else None
             if plane is not None:
-                paths = self._cache.of_plane(which, plane)
-                draw_mask(painter, paths, colours, plane.transform(to_screen), which)
+                mask = self._cache.of_plane(which, plane)
+                draw_mask(painter, mask, colours, plane.transform(to_screen), which)
         box = QRectF(self._overlay.rect())
         draw_caption(painter, "thin, dashed: mask before     thick: mask after", box)
