@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 
+from .runfolder import write_whole
+
 MEMORY_BYTES = 64 * 2**20
 """A history without a run folder moves to a temporary file beyond this size."""
 _SLACK = 8192
@@ -187,7 +189,7 @@ def _describe(
         "fields": [field.__dict__ for field in layout],
         "parameters": [{"name": name, "shape": list(shape)} for name, shape in parameters or []],
     }
-    path.with_suffix(".json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    write_whole(path.with_suffix(".json"), json.dumps(described, indent=1))
 
 
 def _layout(snapshot: Any) -> list[_Field]:

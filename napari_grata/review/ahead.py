@@ -24,7 +24,7 @@ from .cases import Case, CaseSummary
 from .casework import CaseWork, is_finished, step_in_use
 from .decisions import digest
 from .keeping import keep_failure, keep_run
-from .safefiles import OLD_SECONDS, read_json, write_json
+from .safefiles import OLD_SECONDS, clear_leftovers, read_json, write_json
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record
@@ -295,6 +295,7 @@ def _resumed(
             return None
         if not _same(read_info(folder), segmenter, settings):
             return None
+        clear_leftovers([folder], older_than=0)
         found = reopen(folder, scan)
         try:
             if found.slices != list(range(scan.n_slices)) or found.region is not None:
