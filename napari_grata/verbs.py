@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from napari_grata.adaptation.settings import Settings, SettingsError, preset
 from napari_grata.cli import UsageError, parse_region
+from napari_grata.list_verbs import LIST_VERBS
 
 Item = TypeVar("Item")
 
@@ -28,8 +29,10 @@ def _say(options: argparse.Namespace, *words: str) -> None:
     print(*words, file=sys.stderr if options.json else sys.stdout)
 
 
-def _slices(count: int) -> str:
-    return f"{count} slice{'' if count == 1 else 's'}"
+def _slices(count: int, kind: str = "volume") -> str:
+    """Say how many slices of a volume, or how many photographs."""
+    noun = "photograph" if kind in ("photograph", "photographs") else "slice"
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _open(paths: list[Path]):
@@ -91,7 +94,9 @@ def segment(options: argparse.Namespace) -> dict[str, Any]:
     write_stack(masks, scan, segmenter.card, target)
     for notice in segmenter.notices:
         print(notice, file=sys.stderr)
-    _say(options, f"{_slices(len(masks))} segmented with {segmenter.card.name}: {target}")
+    _say(
+        options, f"{_slices(len(masks), scan.kind)} segmented with {segmenter.card.name}: {target}"
+    )
     return {"model": segmenter.card.name, "slices": len(masks), "mask": str(target)}
 
 
@@ -147,10 +152,12 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
         structure.name: sum(record.agreement[structure.name] for record in final) / len(final)
         for structure in card.structures
     }
-    _say(options, f"{_slices(len(final))} adapted with {options.method}: {options.out}")
+    _say(options, f"{_slices(len(final), scan.kind)} adapted with {options.method}: {options.out}")
     for name, dice in agreement.items():
         _say(options, f"  {name}: mean Dice between before and after {100 * dice:.1f} %")
-    _say(options, f"  {_slices(len(flagged))} to look at (flags are hints, not verdicts)")
+    _say(
+        options, f"  {_slices(len(flagged), scan.kind)} to look at (flags are hints, not verdicts)"
+    )
     return {
         "model": card.name,
         "settings": settings.to_dict(),
@@ -253,7 +260,8 @@ def reopen(options: argparse.Namespace) -> dict[str, Any]:
     run = reopen_run(options.run, scan=scan)
     steps = sum(1 for record in run.records if record.phase == "adapt" and record.step)
     _say(options, f"{run.info['model']['name']}, {run.settings.method}, {run.info['started']}")
-    _say(options, f"{run.state}: {_slices(len(run.adapted_masks))}, {steps} steps")
+    count = _slices(len(run.adapted_masks), run.info["scan"]["kind"])
+    _say(options, f"{run.state}: {count}, {steps} step{'' if steps == 1 else 's'}")
     for sentence in run.missing:
         print(sentence, file=sys.stderr)
     written = []
@@ -328,4 +336,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "benchmark": benchmark,
     "reopen": reopen,
     "again": again,
+    **LIST_VERBS,
 }

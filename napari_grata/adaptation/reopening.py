@@ -161,6 +161,7 @@ class ReopenedRun:
             region=self.region,
             corrections=self.corrections,
             _kept=(self.folder, journal, history, self.info["position"]),
+            _cut=self.info.get("cut"),
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from .choices import Region, RunError, checked_region, checked_slices
 from .corrections import Corrections
 from .far_slices import FarSlices
+from .finishing import cut_short
 from .flags import flag_slice, mean_entropy
 from .history import History
 from .journal import Journal
@@ -59,6 +60,8 @@ class AdaptationRun:
         Label maps by slice: source, and as adapted so far.
     folder : Path or None
         The run folder.
+    cut : int or None
+        After how many events the run was cut short by `finish`.
     active : bool
         Whether the stream is going on (or pausing between two records).
     notices : list of str
@@ -78,6 +81,7 @@ class AdaptationRun:
         start: Snapshot | None = None,
         corrections: Corrections | None = None,
         _kept: tuple[Path, Journal, History, int | None] | None = None,
+        _cut: int | None = None,
     ) -> None:
         self.settings = settings if settings is not None else preset("careful").settings
         problem = segmenter.fits(scan)
@@ -90,6 +94,9 @@ class AdaptationRun:
         self.corrections.check(segmenter.card, scan)
         taught = self.corrections.slices if self.settings.scribble != "none" else ()
         self.plan: tuple[Event, ...] = make_plan(self.settings, self.slices, scan.case_of, taught)
+        self.cut = _cut
+        if _cut is not None:
+            self.plan = cut_short(self.plan, _cut, self.settings)
         self.notices: list[str] = []
         self._lock = threading.RLock()
         self.active = False
@@ -115,6 +122,7 @@ class AdaptationRun:
                 parameters=self._adapter.parameters(),
             )
             self.position = 0
+        self._adapter.start = self.history.theta(0)
         self._thetas = ThetaChoice(self.settings, self.history, self.past)
         self._keeper = None if self.folder is None else RunFolder(self.folder)
         self._far = FarSlices(scan, self.region)
@@ -174,6 +182,21 @@ class AdaptationRun:
 
     def resume(self) -> Iterator[Record]:
         """Go on after a cancel, an error or a rollback: the same as `records`."""
+        return self.records()
+
+    def finish(self) -> Iterator[Record]:
+        """Learn no more, and predict the slices that lack a result with the θ reached.
+
+        For a run that was cancelled, or rolled back: what lies ahead of where it stands is given
+        up. The same as `records` where nothing was learnt yet, or the method learns nothing.
+        """
+        if self.active:
+            raise RunError("This run is going on already; cancel it before finishing it.")
+        with self._lock:
+            plan = cut_short(self.plan, self.position, self.settings)
+            if plan != self.plan:
+                self.past.truncate(self.position)
+                self.plan, self.cut = plan, self.position
         return self.records()
 
     def rollback(self, step: int) -> None:

@@ -282,6 +282,7 @@ class RunFolder:
             else None,
             "total": run.total,
             "position": None,
+            "cut": run.cut,
             "started": now(),
             "ended": None,
             "device": str(run.segmenter.device),
@@ -323,6 +324,7 @@ class RunFolder:
             return
         info = read_info(self.path)
         position = None if run.position == len(run.past) else run.position
-        info.update(changes, position=position, notices=list(run.notices))
+        info.update(changes, position=position, cut=run.cut, total=run.total)
+        info["notices"] = list(run.notices)
         info["device"] = str(run.segmenter.device)
         write_json(self.path / RUN_FILE, info)

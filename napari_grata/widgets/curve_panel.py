@@ -13,6 +13,7 @@ from napari_grata.widgets.curve_canvas import CurveCanvas, StepAxis, ValueAxis, 
 from napari_grata.widgets.theme import ThemeColours, blend
 
 _FEW = 60  # up to so many steps each is drawn as a dot as well
+_MANY_RESETS = 25
 _CROWDED = 400  # from so many steps on, a moving mean leads the eye through the noise
 
 
@@ -83,6 +84,7 @@ class CurvePanel:
         bottom.setHeight(28 if steps_below else 4)
         self._zero = pg.InfiniteLine(0, angle=0)
         self._at = pg.InfiniteLine(0, angle=90)
+        self._resets = pg.PlotCurveItem(connect="pairs")
         self._curve = pg.PlotDataItem(connect="finite", antialias=True)
         self._trend = pg.PlotDataItem(connect="finite", antialias=True)
         self._dots = pg.ScatterPlotItem(size=4, pen=None)
@@ -92,6 +94,7 @@ class CurvePanel:
         for z, item in enumerate(
             (
                 self._zero,
+                self._resets,
                 self._curve,
                 self._trend,
                 self._at,
@@ -139,6 +142,7 @@ class CurvePanel:
                 "step", color=colours.muted, **{"font-size": "8pt"}
             )
         self._zero.setPen(pg.mkPen(colours.grid, width=1))
+        self._resets.setPen(pg.mkPen(colours.muted, width=1, style=Qt.PenStyle.DotLine))
         self._at.setPen(pg.mkPen(colours.accent, width=2))
         self._trend.setPen(pg.mkPen(colours.text, width=1.5))
         self._dim_curve(self._dimmed)
@@ -218,6 +222,14 @@ class CurvePanel:
         marked = flagged[finite[flagged]] if len(flagged) else flagged
         self._flags.setData(x[marked], values[marked])
         self._undone.setData(x[undone], np.full(int(undone.sum()), low + 0.5 * pad))
+
+    def draw_resets(self, steps: list[int]) -> None:
+        """Mark where the model went back to the source model: between two steps."""
+        low, high = self._box.viewRange()[1]
+        if len(steps) > _MANY_RESETS:
+            high = low + 0.1 * (high - low)  # ticks: lines would hide the curve
+        x = np.repeat(np.asarray(steps, dtype=float) - 0.5, 2)
+        self._resets.setData(x, np.tile([low, high], len(steps)))
 
     def _dim_curve(self, dimmed: bool) -> None:
         """Let the curve step back behind its moving mean."""

@@ -272,7 +272,9 @@ class GrataDock(QWidget):
     # --- what is shown -------------------------------------------------------------------------
 
     def _take_records(self, records: list[Any]) -> None:
-        if self.desk.runner.session is self.desk.session:
+        session = self.desk.session
+        if session is not None and self.desk.runner.session is session:
+            self.adapt.plot.set_resets(session.resets)
             for record in records:
                 self.adapt.plot.add_record(record)
                 self.review.table.add_record(record)

@@ -64,10 +64,11 @@ class Started:
 class Engine:
     """Keeps the segmenter that was loaded last, so that Adapt need not load it again.
 
-    Only the worker's thread uses it, one job at a time.
+    One thread at a time loads; another that asks meanwhile waits and gets the same one.
     """
 
     def __init__(self) -> None:
+        self._loading = threading.Lock()
         self._key: tuple[str, str] | None = None
         self._segmenter: Segmenter | None = None
 
@@ -77,13 +78,14 @@ class Engine:
 
     def get(self, model: str | Path, device: str) -> Segmenter:
         """Return the segmenter, loading it where needed."""
-        if not self.holds(model, device) or self._segmenter is None:
-            from napari_grata.segmenters import load_segmenter
+        with self._loading:
+            if not self.holds(model, device) or self._segmenter is None:
+                from napari_grata.segmenters import load_segmenter
 
-            self._segmenter = None
-            self._segmenter = load_segmenter(model, device=device)
-            self._key = (str(model), device)
-        return self._segmenter
+                self._key = self._segmenter = None
+                self._segmenter = load_segmenter(model, device=device)
+                self._key = (str(model), device)
+            return self._segmenter
 
     def forget(self) -> None:
         """Let go of the segmenter, such as after a model folder has changed."""
@@ -189,6 +191,21 @@ def adapt(
                 for text in segmenter.notices[seen:]:
                     yield Notice(text)
                 seen = len(segmenter.notices)
+                give_way()
+        finally:
+            records.close()
+            if abandoned.is_set():
+                run.close()
+
+
+def go_on(run: Any, finish: bool, abandoned: threading.Event) -> Iterator[Any]:
+    """Go on with a run that was cancelled, or ``finish`` it with what was learnt so far."""
+    with leave_room_for_the_interface():
+        yield Stage("Finishing with what was learned …" if finish else "Going on …")
+        records: Any = run.finish() if finish else run.resume()
+        try:
+            for record in records:
+                yield record
                 give_way()
         finally:
             records.close()

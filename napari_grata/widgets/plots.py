@@ -73,6 +73,7 @@ class CurvesPlot(QWidget):
         self._marker: int | None = None
         self._hovered: int | None = None
         self._expected: int | None = None
+        self._resets: tuple[int, ...] = ()
         self.redraws = 0
 
         self._tabs = QTabBar()
@@ -107,7 +108,8 @@ class CurvesPlot(QWidget):
         self._marks.setToolTip(
             tip(
                 "▲ something a person should look at\n"
-                "✕ the step met numbers that are not finite and was taken back"
+                "✕ the step met numbers that are not finite and was taken back\n"
+                "┆ the model went back to the source model before this step"
             )
         )
 
@@ -165,6 +167,7 @@ class CurvesPlot(QWidget):
     def clear(self) -> None:
         """Forget the run."""
         self._marker = None
+        self._resets = ()
         self._expected = None
         self.set_records(())
 
@@ -185,6 +188,12 @@ class CurvesPlot(QWidget):
         """Fix the width of the step axis, so that it does not grow during a run."""
         self._expected = steps
         self._schedule()
+
+    def set_resets(self, steps: tuple[int, ...]) -> None:
+        """Mark the steps before which the model went back to the source model."""
+        if steps != self._resets:
+            self._resets = steps
+            self._schedule()
 
     def set_slice_names(self, slice_name: Callable[[int], str] | None) -> None:
         """Set what names a slice in the readout."""
@@ -235,13 +244,19 @@ class CurvesPlot(QWidget):
                 panel.set_note("" if data.has(name) else MISSING[name])
                 panel.draw(data.step, data.values(name), flagged, data.undone)
                 panel.set_marker(self._marker)
+                panel.draw_resets(self._resets_until(int(data.step[-1])))
                 panel.set_steps(first - 0.5, last + 0.5)
         self._explain_marks()
         self._show_readout()
 
+    def _resets_until(self, last: int) -> list[int]:
+        return [step for step in self._resets if step <= last]
+
     def _explain_marks(self) -> None:
         words = []
+        resets = self._resets_until(int(self._data.step[-1])) if len(self._data) else []
         for sign, colour, count, word in (
+            ("┆", self._colours.muted, len(resets), "reset" if len(resets) == 1 else "resets"),
             ("▲", self._colours.attention, len(self._data.flags), "flagged"),
             ("✕", self._colours.wrong, int(self._data.undone.sum()), "undone"),
         ):

@@ -13,7 +13,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_grata.adaptation.records import Record
 from napari_grata.widgets import jobs
 from napari_grata.widgets.activity import Activity
-from napari_grata.widgets.words import about
+from napari_grata.widgets.words import about, reset_steps
 from napari_grata.widgets.worker import Job, Outcome
 
 if TYPE_CHECKING:
@@ -107,6 +107,13 @@ class Runner(QObject):
         )
         self._start("adapt", session, make, f"Adapting to {session.scan.name}", 0)
 
+    def go_on(self, session: Session, finish: bool) -> None:
+        """Go on with the session's run after a cancel, or finish it with what was learnt."""
+        session.taken.clear()
+        make = partial(jobs.go_on, session.run, finish, self.job.token.abandoned)
+        verb = "Finishing" if finish else "Adapting to"
+        self._start("adapt", session, make, f"{verb} {session.scan.name}", 0)
+
     def again(self, session: Session, make: Any, title: str) -> None:
         """Make the masks after anew from an earlier state of the run."""
         self._start("again", session, make, title, 0)
@@ -161,6 +168,7 @@ class Runner(QObject):
                 self.noticed.emit(item.text)
             elif isinstance(item, jobs.Started) and self.session is not None:
                 self.session.run = item.run
+                self.session.resets = reset_steps(item.run.plan)
             elif isinstance(item, jobs.Segmented) and self.session is not None:
                 after = isinstance(item, jobs.Predicted)
                 put = self.session.put_after if after else self.session.put_before

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QMessageBox, QWidget
 
+from napari_grata.adaptation.plan import make_plan
 from napari_grata.adaptation.records import Record
 from napari_grata.widgets import jobs, opening
 from napari_grata.widgets.session import Session
+from napari_grata.widgets.words import reset_steps
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -46,6 +48,7 @@ class Saving(QObject):
         self._desk = desk
         self._widget = widget
         self._session: Session | None = None
+        self._started = False
         desk.runner.ended.connect(self._on_ended)
 
     def save(self) -> None:
@@ -76,6 +79,7 @@ class Saving(QObject):
             return
         self._desk.problem = None
         make = partial(jobs.save_masks, stacks, session.scan, folder, session.colours, bool(there))
+        self._session, self._started = session, True
         self._desk.runner.task(make, "Saving masks")
 
     def _may_replace(self, paths: list[Path]) -> bool:
@@ -99,10 +103,13 @@ class Saving(QObject):
             self._desk.problem = None
             engine = self._desk.runner.engine
             make = partial(_read_run, folder, self._desk.scan, engine)
+            self._started = True
             self._desk.runner.task(make, "Opening the saved run")
 
     def _on_ended(self, kind: str, outcome: Outcome) -> None:
-        if kind != "task" or outcome.kind != "done":
+        # Other parts of the dock have tasks of their own.
+        ours, self._started = self._started, False
+        if kind != "task" or not ours or outcome.kind != "done":
             return
         results = self._desk.runner.results
         if results and isinstance(results[0], Path):
@@ -149,5 +156,7 @@ def fill(session: Session, run: Any, events: list[Any]) -> None:
     session.reopened = f"{started}, {run.state}"
     session.settings = run.settings
     session.run = next((e.run for e in events if isinstance(e, jobs.Started)), None)
+    plan = make_plan(run.settings, run.slices, session.scan.case_of)
+    session.resets = reset_steps(plan if session.run is None else session.run.plan)
     session.settle()
     session.show_after(True)

@@ -88,6 +88,7 @@ class Session:
         self.settings: Settings | None = None
         self.busy = False
         self.expected_steps: int | None = None
+        self.resets: tuple[int, ...] = ()
         self.note, self.note_tone = "", "good"
         self.saved = False
         self.reopened: str | None = None

@@ -62,6 +62,7 @@ def show_session(dock: Any) -> None:
         table.set_scan(session.scan)
         if session is dock.desk.runner.session:
             plot.set_expected_steps(session.expected_steps)
+        plot.set_resets(session.resets)
     table.set_records(records)
     dock.review.shown.say("")
 

@@ -142,7 +142,12 @@ def flag_words(flag: Flag) -> str:
 
 
 def totals(
-    rows: Sequence[SliceRow], structure: str, *, thickness: float | None, volume: bool
+    rows: Sequence[SliceRow],
+    structure: str,
+    *,
+    thickness: float | None,
+    volume: bool,
+    noun: str = "slice",
 ) -> str:
     """Return one line over all rows: how many, how many flagged, the volume in mL.
 
@@ -154,11 +159,13 @@ def totals(
         Distance of slices in mm.
     volume : bool
         Whether the slices make up one volume, so that areas may be added up.
+    noun : str
+        What one row is: a slice or a photograph.
     """
     if not rows:
-        return "no slices yet"
+        return f"no {noun}s yet"
     flagged = sum(bool(row.flags) for row in rows)
-    parts = [f"{len(rows)} slice{'s' if len(rows) != 1 else ''}"]
+    parts = [f"{len(rows)} {noun}{'s' if len(rows) != 1 else ''}"]
     parts.append(f"{flagged} flagged" if flagged else "none flagged")
     # An empty slice may not know it.
     pixel_area = next((row.pixel_area for row in rows if row.pixel_area), None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from napari_grata.adaptation.plan import make_plan
+from napari_grata.adaptation.plan import Event, make_plan
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
@@ -46,6 +46,11 @@ def about_step(session: Session, outcome: Outcome) -> tuple[str, str]:
     if outcome.kind == "done":
         return f"{state} is in use for {session.count(len(session.adapted))}.", "good"
     return f"{state} is in use for some of the slices only.", "warning"
+
+
+def reset_steps(plan: Iterable[Event]) -> tuple[int, ...]:
+    """Return the steps before which the model went back to the source model."""
+    return tuple(event.step for event in plan if event.resets)
 
 
 def expected_steps(settings: Settings, slices: list[int], case_of: Callable[[int], int]) -> int:

@@ -1,0 +1,137 @@
+"""A run that is ended early: every slice gets a mask with what was learnt so far."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_grata.adaptation import AdaptationRun, Settings, reopen
+from napari_grata.adaptation.finishing import cut_short
+from napari_grata.adaptation.plan import make_plan
+from napari_grata.scans import Scan, scan_from_array
+from napari_grata.segmenters import Card, Segmenter, Structure, build_network
+from napari_grata.segmenters.weights import write_model
+
+LEARN = Settings(learning_rate=0.02)
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    from napari_grata.segmenters import load_segmenter
+
+    card = Card(
+        name="tiny",
+        title="Tiny",
+        structures=(Structure("disc", "#56B4E9", 1),),
+        arguments={"encoder": "compact"},
+        channels=1,
+        dimensions=3,
+        modality="T1",
+        size=(64, 64),
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_model(folder, card, build_network(card))
+    return load_segmenter(folder, device="cpu")
+
+
+@pytest.fixture
+def scan() -> Scan:
+    rng = np.random.default_rng(0)
+    data = rng.random((5, 60, 62)).astype(np.float32)
+    data[:, 20:40, 15:40] += 1
+    return scan_from_array(data, name="volume", spacing=(2.0, 1.0, 1.0))
+
+
+def _cancelled(segmenter: Segmenter, scan: Scan, settings: Settings, after: int, **more):
+    run = AdaptationRun(segmenter, scan, settings, **more)
+    stream = run.records()
+    list(islice(stream, after))
+    stream.close()
+    return run
+
+
+def test_slices_without_a_result_are_predicted_with_the_mean_of_what_was_learnt(
+    segmenter: Segmenter, scan: Scan
+) -> None:
+    run = _cancelled(segmenter, scan, LEARN.but(predict="average"), 3)
+    records = list(run.finish())
+    assert [record.phase for record in records] == ["predict"] * 5
+    assert [record.slice_index for record in records] == [0, 1, 2, 3, 4]
+    assert all(record.final and record.step == 3 for record in records)
+    assert sorted(run.adapted_masks) == [0, 1, 2, 3, 4]
+    mean = run.history.mean_theta([1, 2, 3])
+    expected = run._adapter.predict(4, mean).label_map
+    np.testing.assert_array_equal(run.adapted_masks[4], expected)
+    assert run.position == run.total == 8
+    assert list(run.resume()) == []
+
+
+def test_masks_that_the_stream_gave_stay_as_they_are(segmenter: Segmenter, scan: Scan) -> None:
+    run = _cancelled(segmenter, scan, LEARN, 2)
+    kept = {index: mask.copy() for index, mask in run.adapted_masks.items()}
+    records = list(run.finish())
+    assert [record.slice_index for record in records] == [2, 3, 4]
+    for index, mask in kept.items():
+        np.testing.assert_array_equal(run.adapted_masks[index], mask)
+    np.testing.assert_array_equal(run.adapted_masks[3], run.predict(3, 2).label_map)
+
+
+def test_a_run_that_was_rolled_back_finishes_from_there(segmenter: Segmenter, scan: Scan) -> None:
+    run = AdaptationRun(segmenter, scan, LEARN.but(predict="final"))
+    list(run.records())
+    run.rollback(2)
+    assert all(record.step == 2 for record in run.finish())
+    assert run.history.last_step == 2
+    np.testing.assert_array_equal(run.adapted_masks[0], run.predict(0, 2).label_map)
+
+
+def test_where_nothing_was_learnt_finishing_is_going_on(segmenter: Segmenter, scan: Scan) -> None:
+    run = AdaptationRun(segmenter, scan, LEARN)
+    assert len(list(run.finish())) == 5
+    assert run.cut is None
+    still = _cancelled(segmenter, scan, Settings(method="batch-norm"), 2)
+    assert len(list(still.finish())) == 3
+
+
+def test_a_finished_run_folder_comes_back_whole(
+    segmenter: Segmenter, scan: Scan, tmp_path: Path
+) -> None:
+    run = _cancelled(segmenter, scan, LEARN.but(predict="average"), 2, folder=tmp_path / "run")
+    list(run.finish())
+    masks = {index: mask.copy() for index, mask in run.adapted_masks.items()}
+    run.close()
+    back = reopen(tmp_path / "run", scan)
+    assert back.state == "finished"
+    assert len(back.records) == 7
+    again = back.run(segmenter)
+    assert again.position == again.total == 7
+    assert again.cut == 2
+    for index, mask in masks.items():
+        np.testing.assert_array_equal(again.adapted_masks[index], mask)
+    again.rollback(1)
+    assert [record.phase for record in again.resume()] == ["adapt"] + ["predict"] * 5
+    for index, mask in masks.items():
+        np.testing.assert_array_equal(again.adapted_masks[index], mask)
+    again.close()
+
+
+def test_in_episodic_mode_only_the_case_in_progress_is_finished() -> None:
+    settings = Settings(mode="episodic", predict="average")
+    plan = make_plan(settings, [0, 1, 2, 3, 4, 5], lambda index: index // 2)
+    events = cut_short(plan, 5, settings)
+    assert events[:5] == plan[:5]
+    assert [event.slice_index for event in events[5:]] == [2, 3]
+    assert {(event.first_step, event.step) for event in events[5:]} == {(3, 3)}
+
+
+def test_stretches_of_one_volume_share_what_the_last_one_learnt() -> None:
+    settings = Settings(mode="every-n", reset_every=2)
+    plan = make_plan(settings, [0, 1, 2, 3, 4, 5], lambda index: 0)
+    events = cut_short(plan, 3, settings)
+    assert [event.slice_index for event in events[3:]] == [3, 4, 5]
+    assert {(event.episode, event.step) for event in events[3:]} == {(1, 3)}
