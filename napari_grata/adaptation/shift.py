@@ -18,7 +18,7 @@ This module loads torch only when something is measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,15 +168,47 @@ def shifts(
     """
     card = segmenter.card
     problem = why_not(card) or card.fits(scan)
-    reference = card.shift
-    if problem is not None or reference is None:
+    if problem is not None:
         raise ShiftError(problem)
     for case in range(scan.n_cases) if cases is None else cases:
-        layers = case_layers(
-            segmenter, scan, case, region, count=reference.slices, frame=reference.frame
-        )
-        if layers:
-            yield case, judge(layers, reference)
+        found = measure_case(segmenter, scan, case, region)
+        if found is not None:
+            yield case, found
+
+
+def measure_case(
+    segmenter: Segmenter,
+    scan: Scan,
+    case: int,
+    region: Region | None = None,
+    *,
+    between: Callable[[], None] | None = None,
+) -> Shift | None:
+    """Measure one photograph or volume; None if it shows nothing.
+
+    Parameters
+    ----------
+    between : callable, optional
+        Called before each slice; what it raises ends the measurement.
+
+    Raises
+    ------
+    ShiftError
+        As `shift`.
+    """
+    reference = segmenter.card.shift
+    if reference is None:
+        raise ShiftError(why_not(segmenter.card))
+    layers = case_layers(
+        segmenter,
+        scan,
+        case,
+        region,
+        count=reference.slices,
+        frame=reference.frame,
+        between=between,
+    )
+    return judge(layers, reference) if layers else None
 
 
 def case_layers(
@@ -187,6 +219,7 @@ def case_layers(
     *,
     count: int = SLICES,
     frame: tuple[int, int] | None = None,
+    between: Callable[[], None] | None = None,
 ) -> tuple[LayerShift, ...]:
     """Return each layer's distance for a photograph or volume; empty if it shows nothing.
 
@@ -196,11 +229,16 @@ def case_layers(
         Slices that stand for a volume.
     frame : (int, int), optional
         As the card's reference says.
+    between : callable, optional
+        Called before each slice.
     """
     from .layer_statistics import slice_statistics
 
-    slices = slices_to_look_at(scan, case, count)
-    found = [stats for _, stats in slice_statistics(segmenter, scan, slices, region, frame)]
+    found = []
+    for index in slices_to_look_at(scan, case, count):
+        if between is not None:
+            between()
+        found += [stats for _, stats in slice_statistics(segmenter, scan, [index], region, frame)]
     return _layers(segmenter, found) if found else ()
 
 

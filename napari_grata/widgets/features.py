@@ -51,6 +51,9 @@ class Slots:
 
 def add_features(dock: Any) -> None:
     """Make all features of a dock that is otherwise complete."""
+    from napari_grata.widgets.shift_gauge import ShiftGauge
+
+    dock.shift_gauge = ShiftGauge(dock)
     from napari_grata.widgets.compare.feature import Compare
 
     dock.compare = Compare(dock)
