@@ -60,3 +60,9 @@ def add_features(dock: Any) -> None:
     from napari_grata.widgets.measure import Measure
 
     dock.measure = Measure(dock)
+    from napari_grata.widgets.unfinished import Unfinished
+
+    dock.unfinished = Unfinished(dock)
+    from napari_grata.widgets.decide.feature import Decide
+
+    dock.decide = Decide(dock)

@@ -31,8 +31,16 @@ KEYS = (
     Key("Shift+K", "go to the first flag", "jump_to_first_flag"),
     Key("Q", "draw the contours of both masks at once", "contours"),
     Key("W", "curtain: left the mask before, right the mask after", "curtain"),
+    Key("Shift+Q", "side by side: left the mask before, right the mask after", "side_by_side"),
+    Key("Shift+W", "three planes of a volume through one place", "planes"),
     Key("Shift+Left", "move the curtain to the left", "curtain_left"),
     Key("Shift+Right", "move the curtain to the right", "curtain_right"),
+    Key("Ctrl+1", "accept the mask after", "decide_accept"),
+    Key("Ctrl+2", "keep the mask before", "decide_keep"),
+    Key("Ctrl+3", "edit the mask after", "decide_edit"),
+    Key("Ctrl+4", "reject both masks", "decide_reject"),
+    Key("Ctrl+5", "leave it to a second reader", "decide_second"),
+    Key("Ctrl+0", "take the latest decision back", "undo_decision"),
 )
 
 

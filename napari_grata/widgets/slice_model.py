@@ -12,8 +12,8 @@ from qtpy.QtGui import QColor
 from napari_grata.widgets.slice_rows import AreaUnit, SliceRow, flag_words, percent
 from napari_grata.widgets.theme import ThemeColours, theme_colours, tip
 
-SLICE, BEFORE, AFTER, CHANGE, DICE, FLAGS = range(6)
-_HEADS = ("slice", "before", "after", "change", "agree", "look at")
+SLICE, BEFORE, AFTER, CHANGE, DICE, FLAGS, MARK = range(7)
+_HEADS = ("slice", "before", "after", "change", "agree", "look at", "")
 _HEAD_TIPS = (
     "The slice, as the viewer counts it. Click a row, or press Enter on it, to go there.",
     "Area in the mask before: the source model's.",
@@ -22,6 +22,8 @@ _HEAD_TIPS = (
     "How well the two masks agree on this slice: 1 is the same, 0 has nothing in common.\n"
     "Dice coefficient between the mask before and the mask after; not a measure of truth.",
     "What a person should look at. It points, it does not judge.",
+    "What was decided: ✓ accepted, ↩ mask before kept, ✎ being edited, ✕ rejected, "
+    "2 for a second reader; ! the mask has changed since.",
 )
 ROW_ROLE = Qt.ItemDataRole.UserRole + 1
 
@@ -41,6 +43,7 @@ class SliceModel(QAbstractTableModel):
         self._unit = AreaUnit("px", 1.0, 0)
         self._column, self._descending = SLICE, False
         self._colours: ThemeColours = theme_colours("dark")
+        self._marks: dict[int, tuple[str, str]] = {}
 
     # --- what the table calls --------------------------------------------------------------
 
@@ -84,6 +87,14 @@ class SliceModel(QAbstractTableModel):
         self._colours = colours
         self._changed_all()
 
+    def set_marks(self, marks: dict[int, tuple[str, str]]) -> None:
+        """Show what was decided: a sign and its words for each slice that has any."""
+        if marks != self._marks:
+            self._marks = dict(marks)
+            if self._column == MARK:
+                self.resort()
+            self._changed_all()
+
     def update_row(self, row: SliceRow) -> None:
         """Replace the row of a slice where it stands, or append it; `resort` puts it in order."""
         place = self._place.get(row.slice_index)
@@ -95,7 +106,7 @@ class SliceModel(QAbstractTableModel):
             self.endInsertRows()
         else:
             self._rows[place] = row
-            self.dataChanged.emit(self.index(place, 0), self.index(place, FLAGS))
+            self.dataChanged.emit(self.index(place, 0), self.index(place, MARK))
 
     def refresh(self) -> None:
         """After a burst of `update_row`: choose the unit anew and put the rows in order."""
@@ -116,7 +127,7 @@ class SliceModel(QAbstractTableModel):
         self._column = column
         self._descending = order == Qt.SortOrder.DescendingOrder
         self.resort()
-        self.headerDataChanged.emit(Qt.Orientation.Horizontal, SLICE, FLAGS)
+        self.headerDataChanged.emit(Qt.Orientation.Horizontal, SLICE, MARK)
 
     def resort(self) -> None:
         """Put rows in order again, keeping what the view has selected."""
@@ -153,6 +164,10 @@ class SliceModel(QAbstractTableModel):
             value = None if change is None else abs(change)
         elif self._column == DICE:
             value = row.dice.get(self._structure)
+        elif self._column == MARK:
+            # What is not decided yet comes first; that is what a reader looks for.
+            sign = self._marks.get(row.slice_index, ("", ""))[0]
+            value = ord(sign[0]) if sign else 0
         else:
             value = len(row.flags)
         return None if value is None or math.isnan(value) else value
@@ -163,7 +178,7 @@ class SliceModel(QAbstractTableModel):
 
     def _changed_all(self) -> None:
         if self._rows:
-            self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, FLAGS))
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, MARK))
 
     # --- Qt's side -----------------------------------------------------------------------------
 
@@ -191,7 +206,7 @@ class SliceModel(QAbstractTableModel):
             return tip(_HEAD_TIPS[section])
         if role == Qt.ItemDataRole.InitialSortOrderRole:
             # The first click shows what matters: the largest change, the least agreement.
-            rising = section in (SLICE, DICE)
+            rising = section in (SLICE, DICE, MARK)
             order = Qt.SortOrder.AscendingOrder if rising else Qt.SortOrder.DescendingOrder
             return _number(order)
         return None
@@ -227,9 +242,13 @@ class SliceModel(QAbstractTableModel):
         if column == DICE:
             dice = row.dice.get(structure)
             return "" if dice is None or math.isnan(dice) else f"{dice:.2f}"
+        if column == MARK:
+            return self._marks.get(row.slice_index, ("", ""))[0]
         return ", ".join(flag_words(flag) for flag in row.flags)
 
     def _tip(self, row: SliceRow, column: int) -> str:
+        if column == MARK:
+            return tip(self._marks.get(row.slice_index, ("", "Not decided yet."))[1])
         if column == FLAGS or (column == SLICE and row.flags):
             return tip("\n".join([row.slice_name, *(flag.text for flag in row.flags)]))
         if column == CHANGE:
@@ -240,7 +259,7 @@ class SliceModel(QAbstractTableModel):
 
 
 def _alignment(column: int) -> int:
-    words = column in (SLICE, FLAGS)
+    words = column in (SLICE, FLAGS, MARK)
     side = Qt.AlignmentFlag.AlignLeft if words else Qt.AlignmentFlag.AlignRight
     # A plain number, since PyQt5 takes no combined flag from a model.
     return _number(side) | _number(Qt.AlignmentFlag.AlignVCenter)

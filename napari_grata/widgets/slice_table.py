@@ -24,7 +24,16 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.adaptation.records import Record
-from napari_grata.widgets.slice_model import AFTER, BEFORE, CHANGE, DICE, FLAGS, SLICE, SliceModel
+from napari_grata.widgets.slice_model import (
+    AFTER,
+    BEFORE,
+    CHANGE,
+    DICE,
+    FLAGS,
+    MARK,
+    SLICE,
+    SliceModel,
+)
 from napari_grata.widgets.slice_rows import SliceName, SliceRow, totals, write_csv
 from napari_grata.widgets.theme import STRUCTURE_COLOURS, swatch, theme_colours, tip
 
@@ -69,6 +78,7 @@ class SliceTable(QWidget):
         self._pixel_area: float | None = None
         self._thickness: float | None = None
         self._volume = False
+        self._noun = "slice"
 
         self._chooser = QComboBox()
         self._chooser.setAccessibleName("Structure of the table")
@@ -139,6 +149,9 @@ class SliceTable(QWidget):
         head.setSortIndicator(SLICE, Qt.SortOrder.AscendingOrder)
         view.setSortingEnabled(True)
         view.setItemDelegateForColumn(SLICE, _NameDelegate(view))
+        # Decisions stand beside the slice's name, and take room only where there are any.
+        head.moveSection(head.visualIndex(MARK), 1)
+        view.setColumnHidden(MARK, True)
         view.clicked.connect(self._on_clicked)
         view.installEventFilter(self)
 
@@ -184,6 +197,7 @@ class SliceTable(QWidget):
             pixel_area=None if spacing is None else float(spacing[0]) * float(spacing[1]),
             thickness=scan.slice_thickness,
             volume=scan.kind == "volume",
+            noun="photograph" if scan.kind in ("photograph", "photographs") else "slice",
         )
 
     def set_measures(
@@ -193,8 +207,10 @@ class SliceTable(QWidget):
         pixel_area: float | None = None,
         thickness: float | None = None,
         volume: bool = False,
+        noun: str = "slice",
     ) -> None:
         """Set how slices are called and measured (mm², mm); ``volume``: areas may be added up."""
+        self._noun = noun
         self._slice_name = slice_name
         self._pixel_area, self._thickness, self._volume = pixel_area, thickness, volume
         self._say_totals()
@@ -221,6 +237,12 @@ class SliceTable(QWidget):
     def add_record(self, record: Record) -> None:
         """Take one event of the stream."""
         self.update_row(self._row(record))
+
+    def set_marks(self, marks: dict[int, tuple[str, str]]) -> None:
+        """Mark slices that were decided on: a sign and its words by slice."""
+        self._model.set_marks(marks)
+        if marks and self._view.isColumnHidden(MARK):
+            self._view.setColumnHidden(MARK, False)
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -337,6 +359,7 @@ class SliceTable(QWidget):
             self._model.structure,
             thickness=self._thickness,
             volume=self._volume,
+            noun=self._noun,
         )
         self._totals.setText(words)
         self._totals.setToolTip(tip(words))
@@ -353,6 +376,7 @@ class SliceTable(QWidget):
         for column, widest in ((BEFORE, "before"), (AFTER, "10³ px"), (CHANGE, "change")):
             wide = max(metrics.horizontalAdvance(text) for text in (widest, "+00.0"))
             self._view.setColumnWidth(column, wide + 6)
+        self._view.setColumnWidth(MARK, metrics.horizontalAdvance("✓!") + 8)
         self._view.setColumnWidth(DICE, metrics.horizontalAdvance("agree") + 8)
 
     def _on_clicked(self, index: QModelIndex) -> None:

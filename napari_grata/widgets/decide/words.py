@@ -1,0 +1,85 @@
+"""What the dock says about decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_grata.review.decisions import Decision
+
+VERDICT_WORDS = {
+    "accept": "accepted",
+    "keep-source": "mask before kept",
+    "edit": "being edited",
+    "reject": "rejected",
+    "second-reader": "for a second reader",
+}
+# Told apart by their shape alone.
+MARKS = {"accept": "✓", "keep-source": "↩", "edit": "✎", "reject": "✕", "second-reader": "2"}
+STALE = "The mask has changed since: look again."
+
+
+def when(time: str, now: datetime | None = None) -> str:
+    """Return a UTC time of the log in the person's own: "14:02", "20 Nov 14:02"."""
+    try:
+        there = datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone()
+    except ValueError:
+        return ""
+    now = (now or datetime.now()).astimezone()
+    if there.date() == now.date():
+        return f"{there:%H:%M}"
+    return f"{there.day} {there:%b %H:%M}" if there.year == now.year else f"{there:%Y-%m-%d}"
+
+
+def decided(decision: Decision) -> str:
+    """Return a decision in words: "accepted by AB, 14:02"."""
+    by = f" by {decision.reviewer}" if decision.reviewer else ""
+    time = when(decision.time)
+    return f"{VERDICT_WORDS[decision.verdict]}{by}" + (f", {time}" if time else "")
+
+
+def place(slice_index: int | None, name: str) -> str:
+    """Return what a decision is about: a slice's name, or "Whole case"."""
+    return "Whole case" if slice_index is None else name[:1].upper() + name[1:]
+
+
+def sentence(
+    where: str, own: Decision | None, of_case: Decision | None, *, stale: bool, undo_key: str
+) -> str:
+    """Return the present decision as a sentence.
+
+    Parameters
+    ----------
+    where : str
+        As from `place`.
+    own, of_case : Decision or None
+        On this place; on the whole case, where the place is a slice.
+    stale : bool
+        Whether the mask has changed since.
+    """
+    if own is not None:
+        tail = f" {STALE}" if stale else f" Undo: {undo_key}"
+        return f"{where}: {decided(own)}.{tail}"
+    if of_case is not None:
+        return f"{where}: not decided by itself. Whole case: {decided(of_case)}."
+    return f"{where}: not decided yet."
+
+
+def progress(current: Mapping[int | None, Decision], slices: int, noun: str) -> str:
+    """Return how many slices are decided on."""
+    done = sum(index is not None for index in current)
+    return f"{done} of {slices} {noun}{'s' if slices != 1 else ''} decided"
+
+
+def line(decision: Decision, where: str, *, stale: bool) -> str:
+    """Return a decision as a line of the list."""
+    parts = [f"{where}: {decided(decision)}"]
+    if decision.difficulty:
+        parts.append(decision.difficulty)
+    if decision.comment:
+        parts.append(f"“{decision.comment}”")
+    if stale:
+        parts.append("mask changed since")
+    return " · ".join(parts)
