@@ -9,34 +9,29 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_grata.adaptation.runfolder import RUN_FILE, THETA_FILE, RunFolderError, read_info
+from napari_grata.adaptation.runfolder import RunFolderError
 from napari_grata.adaptation.settings import Settings, preset
 
 from .casefinding import ListError, bare_name
 from .cases import Case, CaseSummary
-from .casework import CaseWork, is_finished, step_in_use
-from .decisions import digest
+from .continuing import ORIGIN_FILE, Start, clear_unfinished, origin, previous_end, resumed
 from .keeping import keep_failure, keep_run
-from .safefiles import OLD_SECONDS, clear_leftovers, read_json, write_json
+from .safefiles import write_json
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record
     from napari_grata.adaptation.methods import Snapshot
-    from napari_grata.adaptation.run import AdaptationRun
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
 
     from .caselist import CaseList
 
-ORIGIN_FILE = "origin.json"
-"""In a run folder: which case of the list it continued from. Only runs of this module have one."""
 _FULL = (errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
 _log = logging.getLogger(__name__)
 
@@ -46,21 +41,6 @@ class Stage:
     """A sentence about what takes time now."""
 
     text: str
-
-
-@dataclass(frozen=True)
-class Start:
-    """The adapted model that a case begins with, and whose it was."""
-
-    snapshot: Snapshot
-    case: str
-    run: str
-    step: int
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """As written into ``origin.json``."""
-        return {"case": self.case, "run": self.run, "step": self.step}
 
 
 def work_on_case(
@@ -165,37 +145,6 @@ def needs_work(caselist: CaseList, case: Case, segmenter: Segmenter | None = Non
     return False
 
 
-def previous_end(
-    caselist: CaseList, case: Case, segmenter: Segmenter, settings: Settings
-) -> Start | None:
-    """Return the adapted model that the nearest case before this one ended with.
-
-    Only where it is the same model with the same settings, and only one that learns along the
-    stream; else None: the source model.
-    """
-    if not settings.learns or settings.mode != "continual":
-        return None
-    from napari_grata.adaptation.history import History, HistoryError
-    from napari_grata.adaptation.methods import Snapshot
-
-    for earlier in reversed([other for other in caselist.cases if other.number < case.number]):
-        folder = caselist.work(earlier).run_folder
-        if folder is None:
-            continue
-        try:
-            if not _same(read_info(folder), segmenter, settings):
-                continue
-            step = step_in_use(folder)
-            history = History.open(folder / THETA_FILE, Snapshot, writable=False)
-            try:
-                return Start(history[step], earlier.key, folder.name, step)
-            finally:
-                history.close()
-        except (RunFolderError, HistoryError, OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
-
-
 def in_words(error: Exception, case: Case) -> str:
     """Return a sentence about an error that names no file: it goes into the case's folder."""
     if isinstance(error, MemoryError):
@@ -247,14 +196,14 @@ def _work(
         yield Stage(f"Looking how far case {case.number} is from the source centre …")
         shift = _shift(segmenter, scan)
     yield Stage(f"Adapting to case {case.number} …")
-    run = _resumed(work, segmenter, scan, settings, before)
+    run = resumed(work, segmenter, scan, settings, before)
     if run is None:
         from napari_grata.adaptation.run import AdaptationRun
 
         folder = work.new_run_folder()
         snapshot = None if before is None else before.snapshot
         run = AdaptationRun(segmenter, scan, settings, folder=folder, start=snapshot)
-        write_json(folder / ORIGIN_FILE, _origin(before))
+        write_json(folder / ORIGIN_FILE, origin(before))
     records: Any = run.records()
     try:
         yield from records
@@ -270,60 +219,8 @@ def _work(
     finally:
         records.close()
         run.close()
-    _clear_unfinished(work)
+    clear_unfinished(work)
     yield summary
-
-
-def _origin(before: Start | None) -> dict[str, Any]:
-    return {"from": None if before is None else before.origin}
-
-
-def _resumed(
-    work: CaseWork, segmenter: Segmenter, scan: Scan, settings: Settings, before: Start | None
-) -> AdaptationRun | None:
-    """Open the latest run again if it was broken off and is the one to be made now."""
-    folders = work.run_folders()
-    if not folders or is_finished(folders[-1]):
-        return None
-    from napari_grata.adaptation.reopening import reopen
-
-    folder = folders[-1]
-    try:
-        if read_json(folder / ORIGIN_FILE) != _origin(before) or (
-            before is not None and not before.case
-        ):
-            return None
-        if not _same(read_info(folder), segmenter, settings):
-            return None
-        clear_leftovers([folder], older_than=0)
-        found = reopen(folder, scan)
-        try:
-            if found.slices != list(range(scan.n_slices)) or found.region is not None:
-                return None
-            return found.run(segmenter, scan)
-        finally:
-            found.close()
-    except (RunFolderError, OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _same(info: dict[str, Any], segmenter: Segmenter, settings: Settings) -> bool:
-    """Whether a run was made with this model and these settings."""
-    weights = info["model"]["weights_sha256"]
-    return weights == segmenter.card.weights_sha256 and digest(info["settings"]) == digest(
-        settings.to_dict()
-    )
-
-
-def _clear_unfinished(work: CaseWork) -> None:
-    """Remove runs of this module that were broken off and could not go on: nobody saw them."""
-    for folder in work.run_folders():
-        if is_finished(folder):
-            continue
-        with contextlib.suppress(OSError):
-            old = time.time() - folder.stat().st_mtime > OLD_SECONDS
-            if (folder / ORIGIN_FILE).exists() or (old and not (folder / RUN_FILE).exists()):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shift(segmenter: Segmenter, scan: Scan) -> Any:

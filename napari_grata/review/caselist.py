@@ -8,12 +8,10 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from napari_grata.adaptation.runfolder import RunFolderError, fingerprint, read_info
-from napari_grata.adaptation.settings import Settings, SettingsError
+from napari_grata.adaptation.runfolder import fingerprint
 
 from .casefinding import ListError
 from .cases import (
@@ -24,12 +22,12 @@ from .cases import (
     Progress,
     file_marks,
 )
-from .casework import CaseWork, step_in_use
-from .decisions import DecisionLog, Fact, digest
+from .casework import CaseWork
+from .decisions import DecisionLog, Fact
+from .listchoices import ListChoices
 from .listfile import (
     DECISIONS_FILE,
     LIST_FILE,
-    OPTIONS_FILE,
     RecentList,
     all_sources,
     identity_of,
@@ -41,7 +39,7 @@ from .listfile import (
     title_of,
     write_list,
 )
-from .safefiles import clear_leftovers, read_json, write_json
+from .safefiles import clear_leftovers
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -52,7 +50,7 @@ _open: weakref.WeakValueDictionary[str, CaseList] = weakref.WeakValueDictionary(
 _opening = threading.RLock()
 
 
-class CaseList:
+class CaseList(ListChoices):
     """Cases in a fixed order, each with its own folder; what was decided; how to adapt them.
 
     Made with `make`, `load` or `case_of_scan`. While one is open in this program, opening the
@@ -65,18 +63,15 @@ class CaseList:
     cases : tuple of Case
         In order; a case never changes its number.
     decisions : DecisionLog
+    model, settings, carry, position, save_problem
+        See `ListChoices`.
     notices : list of str
         What the person should know, a sentence each.
-    save_problem : str or None
-        Why the place in the list or the choices could not be saved last time.
     """
 
     def __init__(self, folder: Path, *, take_over: bool = False) -> None:
         # Called by `load` alone.
-        self.folder = Path(folder)
-        self.notices: list[str] = []
-        self.save_problem: str | None = None
-        self._mutex = threading.RLock()
+        super().__init__(Path(folder))
         values = read_list(self.folder)
         self._roots = [Path(root) for root in values["roots"]]
         self._identity = str(values["identity"])
@@ -84,7 +79,6 @@ class CaseList:
         self._by_key = {case.key: case for case in self.cases}
         self.decisions = DecisionLog(self.folder / DECISIONS_FILE, take_over=take_over)
         self.notices += self.decisions.notices
-        self._options = self._read_options()
         self._summaries: dict[str, CaseSummary | None] = {}
         self._works: dict[str, CaseWork] = {}
         self._problems: dict[str, str] = {}
@@ -188,8 +182,6 @@ class CaseList:
             for place in [place for place, found in _open.items() if found is self]:
                 del _open[place]
 
-    # -- what is chosen --------------------------------------------------------------------
-
     @property
     def writable(self) -> bool:
         """Whether this program may write to the list."""
@@ -199,64 +191,6 @@ class CaseList:
     def title(self) -> str:
         """Name of what the list was made of; for the screen alone."""
         return title_of(self._roots, self.cases)
-
-    @property
-    def model(self) -> str | None:
-        """Name (or folder) of the model for this list."""
-        return self._options.get("model")
-
-    @model.setter
-    def model(self, name: str | None) -> None:
-        self.choose(model=name)
-
-    @property
-    def settings(self) -> Settings | None:
-        """How the cases are adapted; None where nothing was chosen yet."""
-        values = self._options.get("settings")
-        return None if values is None else Settings.from_dict(values)
-
-    @settings.setter
-    def settings(self, settings: Settings | None) -> None:
-        self.choose(settings=None if settings is None else settings.to_dict())
-
-    @property
-    def carry(self) -> bool:
-        """Whether the adapted model lives on from case to case; else each begins anew."""
-        return bool(self._options.get("carry", False))
-
-    @carry.setter
-    def carry(self, carry: bool) -> None:
-        self.choose(carry=bool(carry))
-
-    @property
-    def position(self) -> str | None:
-        """Key of the case in view."""
-        key = self._options.get("position")
-        return key if key in self._by_key else None
-
-    @position.setter
-    def position(self, key: str | None) -> None:
-        self.choose(position=key)
-
-    def choose(self, **options: Any) -> None:
-        """Set some of model, settings (plain values), carry and position, and save them.
-
-        A disk that does not take them is no reason to stop: see `save_problem`.
-        """
-        with self._mutex:
-            if all(self._options.get(name) == value for name, value in options.items()):
-                return
-            self._options.update(options, when=_now())
-            if not self.writable:
-                return
-            try:
-                write_json(self.folder / OPTIONS_FILE, self._options)
-                self.save_problem = None
-            except OSError as error:
-                self.save_problem = (
-                    f"Your place in the list could not be saved ({error.strerror}). Decisions are "
-                    "kept on their own and say so themselves if they cannot be."
-                )
 
     # -- cases -----------------------------------------------------------------------------
 
@@ -349,22 +283,7 @@ class CaseList:
 
     def facts(self, case: Case | str) -> dict[str, Fact]:
         """Return what a decision on a case rests on, for `DecisionLog.decide`."""
-        work = self.work(case)
-        facts: dict[str, Fact] = {}
-        folder = work.run_folder
-        if folder is not None:
-            with contextlib.suppress(RunFolderError, KeyError, TypeError, OSError, ValueError):
-                info = read_info(folder)
-                facts["run"] = folder.name
-                facts["model"] = str(info["model"]["name"])
-                facts["weights_sha256"] = str(info["model"]["weights_sha256"])
-                facts["settings"] = digest(info["settings"])
-                facts["scan_sha256"] = str(info["scan"]["sha256"])
-                facts["step"] = step_in_use(folder)
-        version = work.edit_version
-        if version:
-            facts["edit_version"] = version
-        return facts
+        return self.work(case).facts()
 
     # -- the disk --------------------------------------------------------------------------
 
@@ -462,22 +381,6 @@ class CaseList:
         self._by_key = {case.key: case for case in cases}
         self.refresh()
 
-    def _read_options(self) -> dict[str, Any]:
-        try:
-            options = read_json(self.folder / OPTIONS_FILE)
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError):
-            self.notices.append("The choices for this list cannot be read; choose them again.")
-            return {}
-        if options.get("settings") is not None:
-            try:
-                Settings.from_dict(options["settings"])
-            except (SettingsError, TypeError, AttributeError):
-                options["settings"] = None
-                self.notices.append("This list's method is not known here; choose it again.")
-        return options
-
 
 _CHANGED = (
     "The file has changed since this case was adapted. What is shown may not fit it; adapt the "
@@ -507,7 +410,3 @@ def case_of_scan(scan: Scan) -> CaseList:
 
 def _key(case: Case | str) -> str:
     return case if isinstance(case, str) else case.key
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import errno
 import io
-import json
 import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
 
-from napari_grata.adaptation.journal import STEPS_FILE
-from napari_grata.adaptation.runfolder import RunFolderError, fingerprint, read_info
+from napari_grata.adaptation.runfolder import fingerprint
 
 from .casefinding import ListError
 from .cases import CaseSummary
+from .decisions import Fact
+from .drawings import pack, unpack
+from .runs import is_finished, is_run, run_facts, run_order
 from .safefiles import read_json, sync_folder, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 SUMMARY_FILE = "summary.json"
 THUMBNAIL_FILE = "thumbnail.png"
-_RUN = re.compile(r"^run-(\d{4,})(-\d+)?$")
 _EDIT = re.compile(r"^edit-(\d{4,})\.npz$")
 
 
@@ -76,10 +76,10 @@ class CaseWork:
     def run_folders(self) -> list[Path]:
         """All run folders, oldest first, finished or not."""
         try:
-            found = [path for path in self.folder.iterdir() if _RUN.match(path.name)]
+            found = [path for path in self.folder.iterdir() if is_run(path)]
         except OSError:
             return []
-        return sorted(found, key=_run_order)
+        return sorted(found, key=run_order)
 
     @property
     def run_folder(self) -> Path | None:
@@ -99,7 +99,7 @@ class CaseWork:
         """
         with self._mutex:
             runs = self.run_folders()
-            number = 1 + max((_run_order(path)[0] for path in runs), default=0)
+            number = 1 + max((run_order(path)[0] for path in runs), default=0)
             while True:
                 path = self.folder / f"run-{number:04d}"
                 try:
@@ -112,6 +112,17 @@ class CaseWork:
                     raise _cannot_write(path, error) from error
                 sync_folder(self.folder)
                 return path
+
+    def facts(self) -> dict[str, Fact]:
+        """Return what a decision on this case rests on."""
+        facts: dict[str, Fact] = {}
+        folder = self.run_folder
+        if folder is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                facts = run_facts(folder)
+        if self.edit_version:
+            facts["edit_version"] = self.edit_version
+        return facts
 
     # -- summary ---------------------------------------------------------------------------
 
@@ -179,26 +190,10 @@ class CaseWork:
         ListError
             If it is no mask of this scan, or cannot be written; nothing on the disk changed.
         """
-        stack = np.asarray(stack)
-        if tuple(stack.shape) != tuple(scan.mask_shape) or stack.dtype.kind not in "bui":
-            raise ListError(
-                f"This mask ({stack.dtype}, {stack.shape}) is not one of the scan "
-                f"({tuple(scan.mask_shape)}). Draw on a mask of this case."
-            )
-        if stack.size and not 0 <= int(stack.min()) <= int(stack.max()) <= 65535:
-            raise ListError("The mask's values do not lie between 0 and 65535.")
-        small = not stack.size or int(stack.max()) <= 255
-        labels = np.ascontiguousarray(stack, dtype=np.uint8 if small else np.uint16)
-        about = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
-            "scan_sha256": fingerprint(scan)["sha256"],
-        }
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, labels=labels, about=np.array(json.dumps(about)))
+        data = pack(stack, scan)
         with self._mutex:
             path = self.folder / f"edit-{self.edit_version + 1:04d}.npz"
-            self._write(path, lambda path: write_bytes(path, buffer.getvalue()))
+            self._write(path, lambda path: write_bytes(path, data))
         if self._changed is not None:
             self._changed(self.summary)
         return path
@@ -215,7 +210,7 @@ class CaseWork:
         identity = fingerprint(scan)["sha256"]
         for entry in reversed(found):
             try:
-                labels, about = _read_edit(entry.path)
+                labels, about = unpack(entry.path)
             except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError):
                 self._note(f"Version {entry.number} of the drawing on {self.key} is damaged.")
                 continue
@@ -275,58 +270,7 @@ class CaseWork:
             self.notices.append(text)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder's run came to its end, even if it was rolled back since."""
-    try:
-        info = read_info(folder)
-    except RunFolderError:
-        return False
-    if info.get("state") == "finished":
-        return True
-    if info.get("position") is None or not isinstance(info.get("total"), int):
-        return False
-    try:
-        rows = (folder / STEPS_FILE).read_bytes().count(b"\n") - 1
-    except OSError:
-        return False
-    return rows >= info["total"]
-
-
-def step_in_use(folder: Path) -> int:
-    """Return after how many optimiser steps a run's masks in use were taken.
-
-    Raises
-    ------
-    OSError, ValueError
-        If the folder cannot be read.
-    """
-    import csv
-
-    position = read_info(folder)["position"]
-    with (folder / STEPS_FILE).open(encoding="utf-8", newline="") as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file)]
-    chosen = steps if position is None else steps[: int(position)]
-    return chosen[-1] if chosen else 0
-
-
-def _run_order(path: Path) -> tuple[int, int]:
-    match = _RUN.match(path.name)
-    assert match is not None
-    return int(match[1]), int((match[2] or "-0")[1:])
-
-
-def _read_edit(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        labels = file["labels"]
-        about = json.loads(str(file["about"]))
-    if hashlib.sha256(labels.tobytes()).hexdigest() != about["sha256"]:
-        raise ValueError("the numbers are not those that were saved")
-    return labels, about
-
-
 def _cannot_write(path: Path, error: OSError) -> ListError:
-    import errno
-
     where = f"{path.parent.name}/{path.name}"
     todo = {
         errno.ENOSPC: "The disk is full: make room and try again.",

@@ -6,7 +6,6 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,53 +13,12 @@ from typing import Any
 from . import appending
 from .appending import DecisionError
 from .locks import LockedError, WriterLock
+from .replay import VERDICTS, Decision, Fact, Replay
 
 __all__ = ["DIFFICULTIES", "VERDICTS", "Decision", "DecisionError", "DecisionLog", "Fact"]
 
-VERDICTS = ("accept", "keep-source", "edit", "reject", "second-reader")
 DIFFICULTIES = ("", "easy", "moderate", "hard")
 LONGEST_INITIALS = 5
-Fact = str | int | float
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One decision of one person.
-
-    Attributes
-    ----------
-    number : int
-        Number of its line in the log, from 1.
-    time : str
-        UTC, ISO 8601.
-    case : str
-        Code of the case, such as ``"case-0001"``.
-    slice_index : int or None
-        Flat slice number; None for the whole case.
-    verdict : str
-        One of ``VERDICTS``.
-    comment : str
-        Free words of the reviewer; never a patient's name.
-    difficulty : str
-        One of ``DIFFICULTIES``.
-    reviewer : str
-        Initials, at most five letters.
-    facts : mapping of str to str, int or float
-        What was decided on: weights, settings, run folder, step in use, version of the edit.
-    undone : bool
-        Whether it has been taken back.
-    """
-
-    number: int
-    time: str
-    case: str
-    slice_index: int | None
-    verdict: str
-    comment: str = ""
-    difficulty: str = ""
-    reviewer: str = ""
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-    undone: bool = False
 
 
 class DecisionLog:
@@ -94,7 +52,7 @@ class DecisionLog:
         self._lines: list[dict[str, Any]] = []  # on the disk, as far as known
         self._pending: list[dict[str, Any]] = []
         self._end = 0  # bytes of the file that hold `_lines`
-        self._forget()
+        self._state = Replay()
         self._acquire()
         with self._mutex:
             self._catch_up()
@@ -105,14 +63,14 @@ class DecisionLog:
     def records(self) -> tuple[Decision, ...]:
         """All decisions in the order they were made; those taken back are marked `undone`."""
         with self._mutex:
-            return tuple(self._decisions.values())
+            return tuple(self._state.decisions.values())
 
     @property
     def unsaved(self) -> tuple[Decision, ...]:
         """Decisions (and those undone or redone) that could not be written yet, in order."""
         with self._mutex:
             numbers = [line.get("of", line["number"]) for line in self._pending]
-            return tuple(self._decisions[number] for number in numbers)
+            return tuple(self._state.decisions[number] for number in numbers)
 
     @property
     def read_only(self) -> str | None:
@@ -122,18 +80,17 @@ class DecisionLog:
     @property
     def can_undo(self) -> bool:
         """Whether there is a decision to take back."""
-        return bool(self._done)
+        return bool(self._state.done)
 
     @property
     def can_redo(self) -> bool:
         """Whether a decision that was taken back can be put in force again."""
-        return bool(self._taken_back)
+        return bool(self._state.taken_back)
 
     def current(self, case: str) -> dict[int | None, Decision]:
         """Return the decisions in force on a case: by slice, None for the case as a whole."""
         with self._mutex:
-            found = self._in_force.get(case, {})
-            return {index: self._decisions[stack[-1]] for index, stack in found.items() if stack}
+            return self._state.current(case)
 
     # -- what is done ----------------------------------------------------------------------
 
@@ -183,7 +140,7 @@ class DecisionLog:
             "facts": dict(facts or {}),
         }
         number = self._add(line)
-        return self._decisions[number]
+        return self._state.decisions[number]
 
     def undo(self) -> Decision | None:
         """Take the latest decision back; return it, or None where there is none.
@@ -195,21 +152,21 @@ class DecisionLog:
         """
         with self._mutex:
             self._may_write()
-            if not self._done:
+            if not self._state.done:
                 return None
-            of = self._done[-1]
+            of = self._state.done[-1]
             self._add({"action": "undo", "time": _now(), "of": of})
-            return self._decisions[of]
+            return self._state.decisions[of]
 
     def redo(self) -> Decision | None:
         """Put what was undone last in force again; return it, or None where there is none."""
         with self._mutex:
             self._may_write()
-            if not self._taken_back:
+            if not self._state.taken_back:
                 return None
-            of = self._taken_back[-1]
+            of = self._state.taken_back[-1]
             self._add({"action": "redo", "time": _now(), "of": of})
-            return self._decisions[of]
+            return self._state.decisions[of]
 
     def retry(self) -> int:
         """Write what could not be written before; return how many lines were.
@@ -271,10 +228,10 @@ class DecisionLog:
             # What another window of this program wrote comes first.
             if not self._pending and self.path.exists():
                 self._catch_up()
-            number = self._next
+            number = self._state.next_number
             line = {"number": number, **line}
             self._pending.append(line)
-            self._apply(line)
+            self._state.apply(line)
             self._write_pending()
             return number
 
@@ -295,7 +252,7 @@ class DecisionLog:
         self._end = found.end
         for line in found.lines:
             try:
-                self._apply(line)
+                self._state.apply(line)
             except (KeyError, TypeError, ValueError):
                 self.notices.append(
                     "A line of the decisions cannot be understood and is left out; it stays in "
@@ -303,57 +260,6 @@ class DecisionLog:
                 )
                 continue
             self._lines.append(line)
-
-    def _forget(self) -> None:
-        self._decisions: dict[int, Decision] = {}
-        self._in_force: dict[str, dict[int | None, list[int]]] = {}
-        self._done: list[int] = []
-        self._taken_back: list[int] = []
-        self._next = 1
-
-    def _apply(self, line: dict[str, Any]) -> None:
-        """Let a line take effect; one that has already had it changes nothing."""
-        number, action = int(line["number"]), line["action"]
-        if number < self._next:
-            return
-        if action == "decide":
-            values = {name: line[name] for name in _FIELDS}
-            decision = Decision(number=number, **values)
-            if decision.verdict not in VERDICTS:
-                raise ValueError(decision.verdict)
-            self._decisions[number] = decision
-            stacks = self._in_force.setdefault(decision.case, {})
-            stacks.setdefault(decision.slice_index, []).append(number)
-            self._done.append(number)
-            self._taken_back.clear()
-        elif action in ("undo", "redo"):
-            of = int(line["of"])
-            decision = self._decisions[of]
-            source, target = self._done, self._taken_back
-            stack = self._in_force[decision.case][decision.slice_index]
-            if action == "undo":
-                stack.remove(of)
-            else:
-                source, target = target, source
-                stack.append(of)
-            source.remove(of)
-            target.append(of)
-            self._decisions[of] = replace(decision, undone=action == "undo")
-        else:
-            raise ValueError(action)
-        self._next = number + 1
-
-
-_FIELDS = (
-    "time",
-    "case",
-    "slice_index",
-    "verdict",
-    "comment",
-    "difficulty",
-    "reviewer",
-    "facts",
-)
 
 
 def digest(values: Mapping[str, Any]) -> str:
