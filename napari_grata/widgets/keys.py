@@ -29,6 +29,8 @@ KEYS = (
     Key("Shift+N", "go to the largest change", "jump_to_largest_change"),
     Key("Shift+J", "go to the step of lowest similarity", "jump_to_lowest_similarity"),
     Key("Shift+K", "go to the first flag", "jump_to_first_flag"),
+    Key("J", "go to the next case of the list", "next_case"),
+    Key("K", "go to the case before", "previous_case"),
     Key("Q", "draw the contours of both masks at once", "contours"),
     Key("W", "curtain: left the mask before, right the mask after", "curtain"),
     Key("Shift+Q", "side by side: left the mask before, right the mask after", "side_by_side"),

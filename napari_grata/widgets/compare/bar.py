@@ -21,6 +21,16 @@ WAYS = (
         "Left of a line in the picture the mask before, right of it the mask after. Drag the "
         "line, or move it with Shift+← and Shift+→.",
     ),
+    (
+        "side_by_side",
+        "Side by side",
+        "Two pictures that move together: left the mask before, right the mask after.",
+    ),
+    (
+        "planes",
+        "Three planes",
+        "Axial, coronal and sagittal through one place; a click in any of them goes there.",
+    ),
 )
 
 

@@ -9,7 +9,8 @@ from qtpy.QtGui import QColor, QPainter, QPen
 from qtpy.QtWidgets import QWidget
 
 from napari_grata.widgets.compare.drawing import draw_caption, draw_line
-from napari_grata.widgets.compare.half import LEFT, RIGHT, Half, HalfError
+from napari_grata.widgets.compare.errors import CompareError
+from napari_grata.widgets.compare.half import LEFT, RIGHT, Half
 
 if TYPE_CHECKING:
     from napari_grata.widgets.compare.overlay import Overlay
@@ -127,12 +128,12 @@ class Curtain:
 
         Raises
         ------
-        HalfError
+        CompareError
         """
         try:
             for mask, side in ((session.before, LEFT), (session.after, RIGHT)):
                 self._halves.append(Half(self._viewer, mask.layer, side))
-        except HalfError:
+        except CompareError:
             self.end()
             raise
         self._overlay.add(self.draw)

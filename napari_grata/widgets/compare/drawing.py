@@ -21,6 +21,7 @@ except ImportError:
 
 BEFORE, AFTER = "before", "after"
 _AFTER_WIDTH, _BEFORE_WIDTH, _RIM = 4.0, 1.5, 1.4
+_ALONE_WIDTH = {BEFORE: 2.0, AFTER: 3.2}
 _PERIOD, _DASH = 8.0, 0.55
 
 
@@ -97,7 +98,13 @@ def trace(card: Card, label_map: np.ndarray, order: list[str]) -> Mask:
 
 
 def draw_mask(
-    painter: QPainter, mask: Mask, colours: Mapping[str, str], where: QTransform, which: str
+    painter: QPainter,
+    mask: Mask,
+    colours: Mapping[str, str],
+    where: QTransform,
+    which: str,
+    *,
+    alone: bool = False,
 ) -> None:
     """Draw outlines: before thin and dashed, after thick and solid.
 
@@ -109,15 +116,18 @@ def draw_mask(
     where : QTransform
         From (column, row) in the mask's pixels to the screen.
     which : {BEFORE, AFTER}
+    alone : bool
+        The other mask is not in the same picture: no dashes, but still thinner before than after.
     """
     painter.save()
     painter.setTransform(where, True)
     scale = math.sqrt(abs(where.determinant()))
     for name, strokes in mask.items():
         colour = QColor(colours[name])
-        if which == AFTER:
-            _stroke(painter, strokes.solid, QColor(20, 20, 20), _AFTER_WIDTH + _RIM)
-            _stroke(painter, strokes.solid, colour, _AFTER_WIDTH)
+        if which == AFTER or alone:
+            width = _AFTER_WIDTH if not alone else _ALONE_WIDTH[which]
+            _stroke(painter, strokes.solid, QColor(20, 20, 20), width + _RIM)
+            _stroke(painter, strokes.solid, colour, width)
         else:
             _stroke(painter, strokes.solid, QColor(0, 0, 0), _BEFORE_WIDTH)
             dashed = strokes.dashes(_PERIOD / scale) if scale else ()
@@ -173,3 +183,21 @@ def draw_line(
     painter.drawLine(begin, end)
     painter.setPen(QPen(colour, width))
     painter.drawLine(begin, end)
+
+
+def draw_letter(painter: QPainter, letter: str, box: QRectF, edge: str) -> None:
+    """Write a letter, such as L for the patient's left, at the middle of an edge of a box."""
+    font = QFont(painter.font())
+    font.setPointSizeF(9.5)
+    font.setBold(True)
+    painter.setFont(font)
+    flags = {
+        "top": Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignHCenter,
+        "bottom": Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignHCenter,
+        "left": Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter,
+        "right": Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter,
+    }[edge]
+    inner = box.adjusted(6, 4, -6, -4)
+    for shift, ink in ((1, QColor(0, 0, 0)), (0, QColor(255, 255, 255))):
+        painter.setPen(ink)
+        painter.drawText(inner.translated(shift, shift), int(flags), letter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,13 +13,21 @@ from qtpy.QtWidgets import QWidget
 
 from napari_grata.widgets.compare.bar import CompareBar
 from napari_grata.widgets.compare.contours import Contours
+from napari_grata.widgets.compare.crossing import Crossing
 from napari_grata.widgets.compare.curtain import LARGE_STEP, Curtain
-from napari_grata.widgets.compare.half import HalfError
+from napari_grata.widgets.compare.drawing import AFTER, BEFORE
+from napari_grata.widgets.compare.errors import CompareError
 from napari_grata.widgets.compare.links import DATA_EVENTS, LOOK_EVENTS, Links
 from napari_grata.widgets.compare.overlay import Overlay, find_canvas
+from napari_grata.widgets.compare.room import Room
+from napari_grata.widgets.compare.side import Side
 from napari_grata.widgets.layers import alive
 from napari_grata.widgets.session import Session
 
+NOT_YET = "First there must be a mask before and a mask after."
+NOT_IN_3D = "Only for slices, not for the view in three dimensions."
+NOT_IN_GRID = "Not in the grid of layers; switch the grid off first."
+NO_VOLUME = "A photograph has one plane only; this is for volumes."
 NO_CANVAS = "The canvas of this viewer was not found, so that nothing can be drawn over it."
 
 
@@ -46,7 +55,10 @@ class Compare(QObject):
         self._shown: tuple[bool, bool] = (False, False)
         self._ours = False
         self._links = Links()
+        self._crossing_session: Session | None = None
+        self._crossing_links = Links()
         self._overlay: Overlay | None = None
+        self._closed = False
         self._modes: dict[str, Any] = {}
         dock.slots.compare.add(self.bar)
         self.bar.wanted.connect(self.toggle)
@@ -57,9 +69,11 @@ class Compare(QObject):
         desk = dock.desk
         desk.changed.connect(self.refresh)
         desk.session_changed.connect(self.refresh)
-        desk.runner.records.connect(self._masks_changed)
+        desk.runner.records.connect(self._records_came)
         viewer = dock.viewer
-        for emitter in (viewer.camera.events.center, viewer.camera.events.zoom):
+        # napari 0.9 moved the camera.
+        camera = getattr(viewer, "scene", viewer).camera
+        for emitter in (camera.events.center, camera.events.zoom):
             dock.ties.listen(emitter, self._view_changed)
         for emitter in (viewer.dims.events.current_step, viewer.dims.events.order):
             dock.ties.listen(emitter, self._view_changed)
@@ -73,22 +87,30 @@ class Compare(QObject):
 
     def reasons(self) -> dict[str, str]:
         """Return why ways do not apply now, by name; those that do are left out."""
-        session = self._dock.desk.session
-        common = ""
-        if session is None or not session.segmented or not session.adapted:
-            common = "First there must be a mask before and a mask after."
-        elif self._dock.viewer.dims.ndisplay != 2:
-            common = "Only for slices, not for the view in three dimensions."
-        elif self._dock.viewer.grid.enabled:
-            common = "Not in the grid of layers; switch the grid off first."
-        return dict.fromkeys(self.bar.buttons, common) if common else {}
+        session, viewer = self._dock.desk.session, self._dock.viewer
+        found: dict[str, str] = {}
+        if viewer.dims.ndisplay != 2:
+            found = dict.fromkeys(self.bar.buttons, NOT_IN_3D)
+        elif viewer.grid.enabled:
+            found = dict.fromkeys(self.bar.buttons, NOT_IN_GRID)
+        elif session is None or not session.segmented or not session.adapted:
+            found = dict.fromkeys(self.bar.buttons, NOT_YET)
+        if session is not None and session.segmented and found.get("planes") == NOT_YET:
+            del found["planes"]
+        scan = self._dock.desk.scan
+        if scan is not None and scan.kind not in ("volume", "series"):
+            found["planes"] = NO_VOLUME
+        return found
 
     def toggle(self, name: str) -> None:
         """Begin a way to compare, or end it if it is on."""
-        if self.way == name:
-            self.end()
-        elif not self.reasons().get(name):
-            self.begin(name)
+        if name not in self.reasons():
+            if name == "planes":
+                self.end_planes() if self._crossing_session else self.begin_planes()
+            elif self.way == name:
+                self.end()
+            else:
+                self.begin(name)
         self.refresh()
 
     def begin(self, name: str) -> None:
@@ -97,6 +119,8 @@ class Compare(QObject):
         self.end()
         if session is None or not self._make_modes():
             return
+        if name == "side_by_side":
+            self.end_planes()
         # Whatever else the canvas shows, such as an earlier step, gives way first.
         mode = self._modes[name]
         self._dock.desk.shown.emit(mode.title)
@@ -105,16 +129,16 @@ class Compare(QObject):
         self._set_visible(mode.shows)
         try:
             mode.begin(session)
-        except HalfError as error:
+        except CompareError as error:
             self._set_visible(self._shown)
             self._layers = (None, None)
             self._dock.review.shown.say(str(error))
             return
         self.way, self._mode, self._session = name, mode, session
+        self._follow(self._links, session, self._masks_changed)
         for layer in self._layers:
-            self._links.listen_to(layer, DATA_EVENTS, self._masks_changed)
-            self._links.listen_to(layer, LOOK_EVENTS, self._view_changed)
             self._links.listen(layer.events.visible, self._visibility_changed)
+        self._view_changed()
 
     def end(self, restore: bool = True) -> None:
         """Show the layers as they were before; ``restore`` false: as they are."""
@@ -127,23 +151,71 @@ class Compare(QObject):
         if restore and session is not None:
             self._set_visible(self._shown)
         self._layers = (None, None)
-        self._dock.review.shown.say("")
+        if not self._closed:
+            self._dock.review.shown.say("")
+            self._view_changed()
+
+    def begin_planes(self) -> None:
+        """Open the planes through the place in view."""
+        session = self._dock.desk.session
+        if session is None or not self._make_modes():
+            return
+        if self.way == "side_by_side":
+            self.end()
+        session.before.ensure()
+        try:
+            self._modes["planes"].begin(session)
+        except CompareError as error:
+            self._dock.review.shown.say(str(error))
+            return
+        self._crossing_session = session
+        self._follow(self._crossing_links, session, self._planes_changed)
+        for mask in (session.before, session.after):
+            if mask.layer is not None:
+                self._crossing_links.listen(mask.layer.events.visible, self._view_changed)
+
+    def end_planes(self) -> None:
+        """Close the planes."""
+        if self._crossing_session is not None:
+            self._crossing_session = None
+            self._crossing_links.cut()
+            self._modes["planes"].end()
+
+    def masks_in_view(self) -> tuple[str, ...]:
+        """Return which masks the canvas shows: none, one, or both as outlines."""
+        session = self._crossing_session or self._dock.desk.session
+        if session is None:
+            return ()
+        if self.way == "contours":
+            return (AFTER, BEFORE)
+        if self.way is not None or session.after.visible:
+            return (AFTER,) if session.adapted else (BEFORE,)
+        return (BEFORE,) if session.before.visible else ()
 
     # --- what happens meanwhile ----------------------------------------------------------------
 
     def refresh(self) -> None:
         """Follow the situation: another scan, new masks, a layer that was made anew."""
+        session, reasons = self._dock.desk.session, self.reasons()
         if self.way is not None:
-            name, session = self.way, self._dock.desk.session
+            name = self.way
             gone = session is not self._session
             if session is not None and not gone:
                 gone = self._layers != (session.before.layer, session.after.layer)
-            if gone or name in self.reasons():
+            if gone or name in reasons:
                 self.end()
-                if name not in self.reasons():
+                if name not in reasons:
                     self.begin(name)
-        self.bar.set_reasons(self.reasons())
-        self.bar.set_pressed({self.way} if self.way else set())
+        planes = self._crossing_session
+        if planes is not None and (session is not planes or "planes" in reasons):
+            self.end_planes()
+            if "planes" not in reasons:
+                self.begin_planes()
+        pressed = {self.way} if self.way else set()
+        if self._crossing_session is not None:
+            pressed.add("planes")
+        self.bar.set_reasons(reasons)
+        self.bar.set_pressed(pressed)
 
     def shift_curtain(self, step: float) -> None:
         """Move the curtain by a share of the canvas's width."""
@@ -157,12 +229,24 @@ class Compare(QObject):
             return False
         if self._overlay is None:
             viewer, overlay = self._dock.viewer, Overlay(canvas)
+            room = Room(self._dock)
             self._overlay = overlay
             self._modes = {
                 "contours": Contours(viewer, overlay),
                 "curtain": Curtain(viewer, overlay, canvas),
+                "side_by_side": Side(viewer, overlay, canvas, room),
+                "planes": Crossing(viewer, overlay, room, self.masks_in_view),
             }
         return True
+
+    def _follow(self, links: Links, session: Session, changed: Callable[..., None]) -> None:
+        """Draw anew whenever masks or scan look different."""
+        for mask in (session.before, session.after):
+            if mask.layer is not None:
+                links.listen_to(mask.layer, (*DATA_EVENTS, *LOOK_EVENTS), changed)
+        scan = session.scan_layer()
+        if scan is not None:
+            links.listen_to(scan, LOOK_EVENTS, self._view_changed)
 
     def _set_visible(self, shows: tuple[bool, bool]) -> None:
         self._ours = True
@@ -178,9 +262,13 @@ class Compare(QObject):
             self.refresh()
 
     def _layer_removed(self, event: Any = None) -> None:
-        if any(layer is event.value for layer in self._layers):
+        gone = event.value
+        session = self._crossing_session
+        if session is not None and gone in (session.before.layer, session.scan_layer()):
+            self.end_planes()
+        if any(layer is gone for layer in self._layers):
             self.end()
-            self.refresh()
+        self.refresh()
 
     def _display_changed(self, event: Any = None) -> None:
         self.refresh()
@@ -189,13 +277,25 @@ class Compare(QObject):
         if self._mode is not None:
             self._mode.masks_changed()
 
+    def _planes_changed(self, event: Any = None) -> None:
+        if self._crossing_session is not None:
+            self._modes["planes"].masks_changed()
+
+    def _records_came(self, records: Any = None) -> None:
+        self._masks_changed()
+        self._planes_changed()
+
     def _view_changed(self, event: Any = None) -> None:
         if self._mode is not None:
             self._mode.view_changed()
+        if self._crossing_session is not None:
+            self._modes["planes"].view_changed()
 
     def close(self) -> None:
         """Leave the viewer as it was; the dock goes."""
+        self._closed = True
         self.end()
+        self.end_planes()
         parts: list[QWidget | None] = [self._overlay]
         curtain = self._modes.get("curtain")
         parts.append(curtain.handle if curtain is not None else None)

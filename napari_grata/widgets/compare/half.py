@@ -6,6 +6,8 @@ from typing import Any
 
 from vispy.visuals.filters import Filter
 
+from napari_grata.widgets.compare.errors import CompareError
+
 LEFT, RIGHT = -1.0, 1.0
 
 # gl_FragCoord counts device pixels from the left edge of the canvas, whatever the zoom.
@@ -14,10 +16,6 @@ void keep_one_side() {
     if ($side * (gl_FragCoord.x - $line) < 0.0) discard;
 }
 """
-
-
-class HalfError(RuntimeError):
-    """This napari does not let a layer be shown in part."""
 
 
 class Half(Filter):
@@ -32,7 +30,7 @@ class Half(Filter):
 
     Raises
     ------
-    HalfError
+    CompareError
         If what napari draws the layer with cannot be found.
     """
 
@@ -45,7 +43,7 @@ class Half(Filter):
             self._node = viewer.window._qt_viewer.canvas.layer_to_visual[layer].node
             self._node.attach(self)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise HalfError(
+            raise CompareError(
                 "The curtain does not work with this version of napari; use “Contours” or "
                 "“Side by side” instead."
             ) from error
