@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from napari_grata import __version__
+from napari_grata import __version__, shift_verb
 
 
 class UsageError(ValueError):
@@ -115,6 +115,8 @@ def build_parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
     _common(benchmark)
 
+    shift_verb.add_parser(verbs, _common)
+
     reopen = verbs.add_parser("reopen", help="show a saved run again: masks, plots, summary")
     reopen.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     reopen.add_argument("--scan", type=Path, help="the scan, if it has moved")
@@ -129,6 +131,10 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--device", help="other than the one of the first time")
     again.add_argument("--out", required=True, type=Path, help="folder for the new run")
     _common(again)
+
+    from napari_grata.list_verbs import add_parsers
+
+    add_parsers(verbs, _common)
     return parser
 
 

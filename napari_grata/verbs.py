@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from napari_grata.adaptation.settings import Settings, SettingsError, preset
 from napari_grata.cli import UsageError, parse_region
 from napari_grata.list_verbs import LIST_VERBS
+from napari_grata.shift_verb import shift
 
 Item = TypeVar("Item")
 
@@ -335,6 +336,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "train": train,
     "benchmark": benchmark,
     "reopen": reopen,
+    "shift": shift,
     "again": again,
     **LIST_VERBS,
 }

@@ -60,6 +60,9 @@ def add_features(dock: Any) -> None:
     from napari_grata.widgets.measure import Measure
 
     dock.measure = Measure(dock)
+    from napari_grata.widgets.take_out.feature import TakeOut
+
+    dock.take_out = TakeOut(dock)
     from napari_grata.widgets.unfinished import Unfinished
 
     dock.unfinished = Unfinished(dock)

@@ -39,19 +39,20 @@ def _report_case(cases: CaseList, key: str) -> ReportCase:
     }
     folder = work.run_folder
     if folder is None:
-        return ReportCase(key, decisions=_decisions(cases, key, None), problem=problem, **more)
+        return ReportCase(key, decisions=decisions_of(cases, key, None), problem=problem, **more)
     try:
         found = case_of_run(folder, key, edit=work.edit, **more)
     except (RunFolderError, OSError) as error:
         # Not the message as it is: it may hold a path, and that may name a patient.
         why = f"Its run {folder.name} cannot be read ({type(error).__name__})."
-        return ReportCase(key, decisions=_decisions(cases, key, None), problem=why, **more)
-    decisions = _decisions(cases, key, found.scan)
+        return ReportCase(key, decisions=decisions_of(cases, key, None), problem=why, **more)
+    decisions = decisions_of(cases, key, found.scan)
     said = " ".join(dict.fromkeys(part for part in (problem, found.problem) if part))
     return found.but(decisions=decisions, problem=said)
 
 
-def _decisions(cases: CaseList, key: str, scan: Scan | None) -> tuple[ReportDecision, ...]:
+def decisions_of(cases: CaseList, key: str, scan: Scan | None) -> tuple[ReportDecision, ...]:
+    """Return the decisions in force on a case, the whole case first, for a report."""
     facts = cases.facts(key)
     current = cases.decisions.current(key)
     order = sorted(current, key=lambda index: -1 if index is None else index)

@@ -1,0 +1,1 @@
+"""What leaves the program: reports, decided masks, the command line of a run."""

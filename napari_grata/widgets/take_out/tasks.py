@@ -1,0 +1,95 @@
+"""What the worker writes, and what of the dock goes into a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_grata.widgets import jobs
+
+if TYPE_CHECKING:
+    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.report import ReportCase, ReportDecision
+
+
+class Written:
+    """What the worker hands back: a file, so that it is not taken for a saved mask."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
+def report_of_list(path: Path, caselist: CaseList, overwrite: bool) -> Iterator[Any]:
+    from napari_grata.review.report import report_cases, write_report
+
+    yield jobs.Stage(f"Writing the report of {len(caselist)} cases …")
+    yield Written(write_report(path, report_cases(caselist), overwrite=overwrite))
+
+
+def report_of_case(path: Path, case: Any, overwrite: bool) -> Iterator[Any]:
+    from napari_grata.review.report import write_report
+
+    yield jobs.Stage("Writing the report …")
+    yield Written(write_report(path, [case], overwrite=overwrite))
+
+
+def masks_of_list(folder: Path, caselist: CaseList, names: bool) -> Iterator[Any]:
+    from napari_grata.review.export import export_masks
+
+    for found in export_masks(caselist, folder, scan_names=names):
+        yield jobs.Stage(f"Writing the decided masks: {found.key} …")
+        yield found
+
+
+def case_of_session(dock: Any) -> ReportCase:
+    """Return what the dock shows now as a case of a report; copies what may still change."""
+    from napari_grata.adaptation.runfolder import RunFolderError, read_info, versions
+    from napari_grata.review.report import ReportCase
+    from napari_grata.review.report.gather import decisions_of
+
+    session = dock.desk.session
+    scan = session.scan
+    key, state, shift = "case-0001", "", ""
+    decisions: tuple[ReportDecision, ...] = ()
+    docket = getattr(getattr(dock, "decide", None), "docket", None)
+    if docket is not None and docket.caselist is not None:
+        key = docket.key
+        state = docket.caselist.state(key).title
+        decisions = decisions_of(docket.caselist, key, scan)
+        summary = docket.caselist.summary(key)
+        shift = summary.shift_words if summary is not None else ""
+    adapted = {i: scan.get_mask(session.after.stack, i).copy() for i in sorted(session.adapted)}
+    shown = session.after.as_shown()
+    now = {i: scan.get_mask(shown, i).copy() for i in adapted}
+    info: dict[str, Any] = {}
+    folder = getattr(session.run, "folder", None)
+    if folder is not None:
+        with suppress(RunFolderError):
+            info = read_info(folder)
+    if not info and session.settings is not None:
+        card = session.card
+        info = {
+            "settings": session.settings.to_dict(),
+            "versions": versions(),
+            "model": {
+                "name": card.name,
+                "version": card.version,
+                "weights_sha256": card.weights_sha256,
+            },
+        }
+    return ReportCase(
+        code=key,
+        state=state,
+        scan=scan,
+        card=session.card,
+        source_masks={i: scan.get_mask(session.before.stack, i).copy() for i in adapted},
+        adapted_masks=adapted,
+        edited_masks={i: mask for i, mask in now.items() if (mask != adapted[i]).any()},
+        records=list(session.stream),
+        flags=dict(session.flags),
+        decisions=decisions,
+        info=info,
+        shift=shift,
+    )

@@ -1,0 +1,94 @@
+"""Lists from the command line: adapt all, go on, report, decided masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from napari_grata.cli import main
+from napari_grata.review.caselist import CaseList
+from napari_grata.segmenters import Card, Structure, build_network
+from napari_grata.segmenters.weights import write_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    card = Card(
+        name="tiny",
+        title="Tiny",
+        structures=(Structure("disc", "#56B4E9", 1),),
+        arguments={"encoder": "compact", "outputs": 1},
+        channels=1,
+        dimensions=3,
+        modality="T1",
+        size=(64, 64),
+    )
+    write_model(tmp_path / "tiny", card, build_network(card))
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        data = rng.integers(0, 255, (40, 48, 2), np.uint8)
+        nib.save(nib.Nifti1Image(data, np.eye(4)), folder / f"{name}.nii.gz")
+    (folder / "broken.nii.gz").write_bytes(b"no scan")
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: Any) -> Any:
+    assert main([str(word) for word in words] + ["--json", "--quiet"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_folder_is_adapted_reported_and_its_decided_masks_taken_out(
+    model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(capsys, "cases", scans, "--model", model, "--list", tmp_path / "list")
+    assert (found["cases"], found["adapted"], len(found["failed"])) == (3, 2, 1)
+    caselist = CaseList.load(tmp_path / "list")
+    done = next(case.key for case in caselist.cases if case.title.startswith("one"))
+    caselist.decisions.decide(done, "accept", facts=caselist.facts(done))
+    caselist.close()
+
+    report = run(capsys, "report", tmp_path / "list", "--out", tmp_path / "r.html")
+    assert report["cases"] == 3
+    assert done in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+    masks = run(capsys, "masks", tmp_path / "list", "--out", tmp_path / "masks")
+    assert set(masks["masks"]) == {done}
+    assert (tmp_path / "masks" / f"{done}.nii.gz").is_file()
+    assert len(masks["without"]) == 2
+
+
+def test_what_is_done_is_not_done_again(
+    model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "cases", scans, "--model", model, "--list", tmp_path / "list")
+    first = sorted((tmp_path / "list").rglob("run-*"))
+    run(capsys, "cases", scans, "--model", model, "--list", tmp_path / "list")
+    assert sorted((tmp_path / "list").rglob("run-*")) == first
+
+
+def test_a_list_in_the_users_data_is_found_by_its_scans(
+    model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "cases", scans, "--model", model)
+    assert run(capsys, "report", scans, "--out", tmp_path / "r.html")["cases"] == 3
+
+
+def test_a_folder_that_no_list_was_made_of_is_a_sentence(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(scans), "--out", str(tmp_path / "r.html")]) == 2
+    assert "Make one with napari-grata cases" in capsys.readouterr().err
