@@ -55,7 +55,8 @@ def unpack(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
         If the file is damaged.
     """
-    with np.load(path, allow_pickle=False) as file:
+    # Through memory: NumPy leaves the file of a damaged archive open.
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
         labels = file["labels"]
         about = json.loads(str(file["about"]))
     if hashlib.sha256(labels.tobytes()).hexdigest() != about["sha256"]:
