@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.adaptation.flags import flag_slice
+from napari_grata.adaptation.flags import FAR_CODE, flag_slice
 from napari_grata.review.compare import DIFFERENCE_COLOURS, Summary, difference_map, summarise
 from napari_grata.segmenters.card import Card
 from napari_grata.widgets.layers import MaskLayer
@@ -289,9 +289,17 @@ class Session:
             for mask in (self.before, self.after)
         )
         self.flags = {
-            i: flag_slice(self.card, before[i], after[i], region=self.region) for i in after
+            i: flag_slice(
+                self.card, before[i], after[i], region=self.region, far=self._far_words(i)
+            )
+            for i in after
         }
         return summarise(self.scan, self.card, before, after, self.flags)
+
+    def _far_words(self, index: int) -> str | None:
+        """What was said of the scan, not of the masks, still holds."""
+        flags = self.flags.get(index, ())
+        return next((flag.text for flag in flags if flag.code == FAR_CODE), None)
 
     def stacks_to_save(self) -> dict[str, np.ndarray]:
         """Return the masks as the person has them now, drawn changes included, by file name."""
