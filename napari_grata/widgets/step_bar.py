@@ -29,7 +29,8 @@ class StepBar(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.result_can_be_used = False
+        self.taken: int | None = None
+        self._able = False
         tip = (
             "The mask of the slice in view as the model was after each step; 0 is before any. "
             "At the right end the result itself is shown. Keys: ← → one step, Page up and down "
@@ -77,6 +78,11 @@ class StepBar(QWidget):
         self.setEnabled(last > 0)
         self.refresh()
 
+    def set_taken(self, step: int | None, able: bool) -> None:
+        """Say which state is in use (None: the result), and whether another may be taken now."""
+        self.taken, self._able = step, able
+        self.refresh()
+
     def set_way_back(self, undo: str | None, redo: str | None) -> None:
         """Offer Undo and Redo, in words what each goes to; None where there is nothing."""
         for widget, words, verb in (
@@ -112,10 +118,14 @@ class StepBar(QWidget):
             words = "Steps can be gone through after a run."
         elif step < 0:
             words = "Result of the run"
+            if self.taken is not None:
+                words = f"In use: the state after step {self.taken} of {last}"
         else:
             words = f"After step {step} of {last}"
         self.label.say(words)
-        self.use_button.setEnabled(self.isEnabled() and (step >= 0 or self.result_can_be_used))
+        back = step < 0 and self.taken is not None
+        self.use_button.setText("Use the result" if back else "Use this state")
+        self.use_button.setEnabled(self.isEnabled() and self._able and (step >= 0 or back))
 
     def _on_moved(self, _value: int) -> None:
         self.refresh()

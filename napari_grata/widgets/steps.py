@@ -62,9 +62,6 @@ class Steps(QObject):
             self._hide()
             self.previews.clear()
         idle = session is not None and self._dock.desk.runner.kind is None
-        self._bar.result_can_be_used = (
-            idle and session is not None and session.taken_step is not None
-        )
         if last != self._bar.last() or chosen is not self._of:
             self._bar.set_steps(last)
         self._of = chosen
@@ -73,9 +70,7 @@ class Steps(QObject):
             None if states is None else _words(states.before),
             None if states is None else _words(states.after),
         )
-        self._bar.refresh()
-        if not idle:
-            self._bar.use_button.setEnabled(False)
+        self._bar.set_taken(None if session is None else session.taken_step, idle)
 
     # --- taking a state --------------------------------------------------------------------
 
