@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtGui import QPainter, QTransform
 
-from napari_grata.widgets.compare.drawing import Mask, draw_mask, drawing_order, trace
+from napari_grata.widgets.compare.drawing import draw_mask, drawing_order, trace
 from napari_grata.widgets.compare.picture import Picture, fill_of, picture_of
 from napari_grata.widgets.compare.planes import Plane
 
@@ -33,20 +36,26 @@ class Atlas:
         stack = session.after.stack if session.adapted else session.before.stack
         self._order = drawing_order(session.card, stack)
         self._pictures: dict[Any, Picture] = {}
-        self._outlines: dict[Any, Mask] = {}
-        self._fills: dict[Any, Picture] = {}
+        self._outlines: dict[Any, _Entry] = {}
+        self._fills: dict[Any, _Entry] = {}
+        self._age = 0
 
     def forget(self) -> None:
-        """Make everything anew: the masks have changed."""
-        self._outlines.clear()
-        self._fills.clear()
+        """Look at the masks again: they may have changed.
+
+        napari says so at every move to another slice too, so what is traced anew is only what
+        really is another mask.
+        """
+        self._age += 1
 
     def draw_scan(self, painter: QPainter, layer: Any, plane: Plane, screen: QTransform) -> None:
         """Draw a plane of an image layer in its own colours."""
         look = (tuple(layer.contrast_limits), float(layer.gamma), layer.colormap.name)
         key = (id(layer.data), plane.key, look)
-        picture = _kept(self._pictures, key, lambda: picture_of(layer, plane.cut(layer.data)))
-        picture.draw(painter, plane.transform(screen))
+        if key not in self._pictures:
+            self._pictures[key] = picture_of(layer, plane.cut(layer.data))
+            _thin_out(self._pictures)
+        self._pictures[key].draw(painter, plane.transform(screen))
 
     def draw_outlines(
         self,
@@ -60,11 +69,12 @@ class Atlas:
         """Draw the outlines of the mask ``"before"`` or ``"after"``."""
         labels = self._labels(which)
         if labels is not None:
-            key = (which, plane.key)
-            mask = _kept(
+            card, order = self.session.card, self._order
+            mask = self._current(
                 self._outlines,
-                key,
-                lambda: trace(self.session.card, plane.cut(labels), self._order),
+                (which, plane.key),
+                plane.cut(labels),
+                lambda cut: trace(card, cut, order),
             )
             draw_mask(painter, mask, self._colours, plane.transform(screen), which, alone=alone)
 
@@ -79,8 +89,11 @@ class Atlas:
             self.draw_outlines(painter, which, plane, screen, alone=True)
             return
         colours = self.session.colours
-        fill = _kept(
-            self._fills, (which, plane.key), lambda: fill_of(plane.cut(labels), colours, _FILL)
+        fill = self._current(
+            self._fills,
+            (which, plane.key),
+            plane.cut(labels),
+            lambda cut: fill_of(cut, colours, _FILL),
         )
         fill.draw(painter, plane.transform(screen))
 
@@ -88,10 +101,29 @@ class Atlas:
         layer = getattr(self.session, which).layer
         return None if layer is None else layer.data
 
+    def _current(
+        self, found: dict[Any, _Entry], key: Any, cut: np.ndarray, make: Callable[[np.ndarray], Any]
+    ) -> Any:
+        """Return what was made of a plane's labels, made anew if they are others by now."""
+        entry = found.get(key)
+        if entry is None or entry.age != self._age:
+            check = zlib.crc32(np.ascontiguousarray(cut).data)
+            if entry is None or entry.check != check:
+                entry = _Entry(self._age, check, make(cut))
+            found[key] = replace(entry, age=self._age)
+            _thin_out(found)
+        return found[key].made
 
-def _kept(found: dict[Any, Any], key: Any, make: Any) -> Any:
-    if key not in found:
-        if len(found) >= _KEPT:
-            del found[next(iter(found))]
-        found[key] = make()
-    return found[key]
+
+@dataclass(frozen=True)
+class _Entry:
+    """What was made of a plane, when, and the checksum of what it was made of."""
+
+    age: int
+    check: int
+    made: Any
+
+
+def _thin_out(found: dict[Any, Any]) -> None:
+    while len(found) > _KEPT:
+        del found[next(iter(found))]

@@ -23,6 +23,7 @@ from napari_grata.widgets.compare.room import Room
 from napari_grata.widgets.compare.side import Side
 from napari_grata.widgets.layers import alive
 from napari_grata.widgets.session import Session
+from napari_grata.widgets.viewer_parts import camera_of, grid_of
 
 NOT_YET = "First there must be a mask before and a mask after."
 NOT_IN_3D = "Only for slices, not for the view in three dimensions."
@@ -71,14 +72,13 @@ class Compare(QObject):
         desk.session_changed.connect(self.refresh)
         desk.runner.records.connect(self._records_came)
         viewer = dock.viewer
-        # napari 0.9 moved the camera.
-        camera = getattr(viewer, "scene", viewer).camera
+        camera = camera_of(viewer)
         for emitter in (camera.events.center, camera.events.zoom):
             dock.ties.listen(emitter, self._view_changed)
         for emitter in (viewer.dims.events.current_step, viewer.dims.events.order):
             dock.ties.listen(emitter, self._view_changed)
         dock.ties.listen(viewer.dims.events.ndisplay, self._display_changed)
-        dock.ties.listen(viewer.grid.events.enabled, self._display_changed)
+        dock.ties.listen(grid_of(viewer).events.enabled, self._display_changed)
         dock.ties.listen(viewer.layers.events.removed, self._layer_removed)
         dock.ties.at_end(partial(_end, weakref.ref(self)))
         self.refresh()
@@ -91,7 +91,7 @@ class Compare(QObject):
         found: dict[str, str] = {}
         if viewer.dims.ndisplay != 2:
             found = dict.fromkeys(self.bar.buttons, NOT_IN_3D)
-        elif viewer.grid.enabled:
+        elif grid_of(viewer).enabled:
             found = dict.fromkeys(self.bar.buttons, NOT_IN_GRID)
         elif session is None or not session.segmented or not session.adapted:
             found = dict.fromkeys(self.bar.buttons, NOT_YET)
@@ -229,7 +229,7 @@ class Compare(QObject):
             return False
         if self._overlay is None:
             viewer, overlay = self._dock.viewer, Overlay(canvas)
-            room = Room(self._dock)
+            room = Room(viewer, canvas, self._dock)
             self._overlay = overlay
             self._modes = {
                 "contours": Contours(viewer, overlay),

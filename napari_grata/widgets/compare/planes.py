@@ -9,6 +9,8 @@ import numpy as np
 from qtpy.QtCore import QSize
 from qtpy.QtGui import QTransform
 
+from napari_grata.widgets.viewer_parts import camera_of
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -100,7 +102,7 @@ def plane_in_view(viewer: Any, layer: Any) -> Plane | None:
 
 def world_to_screen(viewer: Any, size: QSize) -> QTransform:
     """Return the way from (across, down) in the world to a flat canvas of this size."""
-    camera = viewer.camera
+    camera = camera_of(viewer)
     down, across = camera.center[-2:]
     zoom = float(camera.zoom)
     turned = getattr(camera, "orientation2d", ("down", "right"))
