@@ -230,20 +230,21 @@ def _with_gradient_laid_out_alike(y: Tensor) -> Tensor:
     if not y.requires_grad:
         return y
     shape, stride = y.shape, y.stride()
-
-    def alike(gradient: Tensor) -> Tensor:
-        if gradient.stride() == stride:
-            return gradient
-        if shape[0] == 1 and gradient.ndim == 4:
-            layout = torch.channels_last
-            if gradient.is_contiguous(memory_format=layout) and stride[1] == 1:
-                return gradient.as_strided(shape, stride)
-        return torch.empty_strided(
-            shape, stride, dtype=gradient.dtype, device=gradient.device
-        ).copy_(gradient)
-
-    y.register_hook(alike)
+    y.register_hook(lambda gradient: laid_out_as(gradient, shape, stride))
     return y
+
+
+def laid_out_as(gradient: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
+    """Return ``gradient`` with the strides given; nothing is moved where they mean the same."""
+    if gradient.stride() == stride:
+        return gradient
+    if shape[0] == 1 and gradient.ndim == 4:
+        layout = torch.channels_last
+        if gradient.is_contiguous(memory_format=layout) and stride[1] == 1:
+            return gradient.as_strided(shape, stride)
+    return torch.empty_strided(shape, stride, dtype=gradient.dtype, device=gradient.device).copy_(
+        gradient
+    )
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
+from napari_grata.adaptation.lean import make_lean
 from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
 from napari_grata.adaptation.objectives import ACTIVATIONS, Objectives, probabilities
 from napari_grata.adaptation.scribble import Supervision
@@ -152,6 +153,7 @@ class Method:
                 f"{type(self).__name__} adapts the scale and shift of normalisation layers, and "
                 "this network has none. Choose another model."
             )
+        make_lean(self.network)
         self._adam = FlatAdam(self._flat.values)
         self._source = self._flat.values.clone()
 
