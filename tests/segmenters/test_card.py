@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +220,62 @@ def test_cards_and_the_list_of_models_load_neither_torch_nor_qt():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def shift_block(**changes: object) -> dict[str, object]:
+    block: dict[str, object] = {
+        "measured_on": "forty scans",
+        "scans": 40,
+        "quantiles": [round(0.1 + 0.01 * k, 2) for k in range(21)],
+        "weights": "a" * 64,
+        "command": "a command",
+        "frame": [192, 256],
+        "layers": {"bn1": 0.2},
+    }
+    return {**block, **changes}
+
+
+def test_a_card_keeps_how_its_own_centres_scans_look(tmp_path: Path) -> None:
+    card = replace(FUNDUS, weights_sha256="a" * 64)
+    card = replace(card, shift=shift_block())  # type: ignore[arg-type]
+    assert card.shift is not None
+    assert card.shift.edge == pytest.approx(0.29)
+    (tmp_path / "card.yaml").write_text(card_to_yaml(card), encoding="utf-8")
+    assert load_card(tmp_path) == card
+    assert "quantiles: [0.1, 0.11" in card_to_yaml(card)
+
+
+def test_a_card_without_that_says_nothing_about_it() -> None:
+    card = FUNDUS
+    assert "shift" not in card_to_yaml(card)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantiles": [0.1, 0.2]}, "21 rising distances"),
+        ({"quantiles": [0.5 - 0.01 * k for k in range(21)]}, "21 rising distances"),
+        ({"scans": 0}, "whole number"),
+        ({"near": 2.0}, "near the smaller one"),
+        ({"weights": "b" * 64}, "other weights"),
+        ({"weights": "none"}, "SHA-256"),
+        ({"layers": {"bn1": "much"}}, "layer: distance"),
+        ({"frame": [100, 256]}, "multiples of 32"),
+        ({"measured_on": ""}, "should be text"),
+        ({"quantile": 3}, "'quantile' is unknown"),
+    ],
+)
+def test_a_wrong_shift_block_is_refused_in_words(changes: dict[str, object], words: str) -> None:
+    card = replace(FUNDUS, weights_sha256="a" * 64)
+    with pytest.raises(CardError, match=words):
+        replace(card, shift=shift_block(**changes))  # type: ignore[arg-type]
+
+
+def test_other_weights_leave_the_old_distances_behind(tmp_path: Path) -> None:
+    import torch
+
+    from napari_grata.segmenters.weights import write_model
+
+    card = replace(FUNDUS, weights_sha256="a" * 64, shift=shift_block())  # type: ignore[arg-type]
+    assert card.shift is not None
+    assert write_model(tmp_path / "new", card, {"a": torch.ones(2)}).shift is None
