@@ -110,7 +110,9 @@ class Corrections:
         where = np.ones(shown.shape, bool) if whole else shown != adapted
         if painted is not None:
             where = where | np.asarray(painted, bool)
-        return cls({slice_index: np.where(where, shown, NOT_CORRECTED).astype(np.int16)})
+        # Signed before −1 comes in: bytes would turn it into 255.
+        labels = np.where(where, shown.astype(np.int16), np.int16(NOT_CORRECTED))
+        return cls({slice_index: labels})
 
     @classmethod
     def none(cls) -> Corrections:

@@ -71,6 +71,9 @@ class Settings:
     soft_labels : float
         τ in pixels of the slice: around corrected pixels their label counts with the weight
         exp(−distance/τ). 0: the corrected pixels alone.
+    hold : float
+        The other pixels of a corrected slice, which the reviewer saw and left alone, are held to
+        what the model said of them before the run; each weighs so much of a corrected one.
     """
 
     method: Literal["source", "batch-norm", "consistency", "grata"] = "grata"
@@ -92,6 +95,7 @@ class Settings:
     correction_steps: int = 10
     uncorrected_learn: bool = False
     soft_labels: float = 0.0
+    hold: float = 0.0
 
     def __post_init__(self) -> None:
         def one_of(name: str, allowed: tuple[str, ...]) -> None:
@@ -114,6 +118,8 @@ class Settings:
             raise SettingsError(f"perturbation is {self.perturbation}; it is above 0, or None.")
         if not 0 <= self.soft_labels < 1000:
             raise SettingsError(f"soft_labels is {self.soft_labels}; it is 0 or a few pixels.")
+        if not 0 <= self.hold < 1e4:
+            raise SettingsError(f"hold is {self.hold}; it is 0 or above.")
         if self.scribble != "none" and not self.learns:
             raise SettingsError(
                 f"The method {self.method} learns nothing, so corrections cannot teach it; choose "

@@ -39,6 +39,11 @@ class SliceAdapter:
         Where to say what the person should know.
     corrections : Corrections, optional
         What a reviewer corrected; teaches if the settings say so.
+
+    Attributes
+    ----------
+    start : ndarray or None
+        θ before the run, of what the reviewer saw; None: the source model's.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class SliceAdapter:
         self._region = region
         self._notices = notices
         self._corrections = corrections if settings.scribble != "none" else None
+        self.start: np.ndarray | None = None
+        self._said: dict[int, torch.Tensor] = {}
         self._looking = threading.Lock()
         self._prepared: Prepared | None = None
         self._make()
@@ -111,11 +118,7 @@ class SliceAdapter:
             # statistics to normalise with (the masks would be noise), and its strong view would
             # be noise stretched to the full range, which should not be learnt.
             return None, None
-        supervision = None
-        if self._corrections:
-            card = self.segmenter.card
-            tau = self._settings.soft_labels
-            supervision = Supervision.of(self._corrections, prepared, card, tau)
+        supervision = self._supervision(prepared)
         result = self._with_room(lambda: self._method.step(prepared.image, supervision), self._move)
         if not bool(torch.isfinite(result.probabilities).all()):
             return result, None
@@ -127,6 +130,9 @@ class SliceAdapter:
         if is_blank(prepared.image):
             return next(iter(self.source([slice_index])))
 
+        return self._prediction(self._look(prepared, theta).probabilities, prepared)
+
+    def _look(self, prepared: Prepared, theta: np.ndarray | None) -> Output:
         def look() -> Output:
             viewer = self._viewer
             if theta is not None:
@@ -134,8 +140,21 @@ class SliceAdapter:
             return viewer.predict(prepared.image)
 
         with self._looking:
-            output = self._with_room(look, self._move_viewer)
-        return self._prediction(output.probabilities, prepared)
+            return self._with_room(look, self._move_viewer)
+
+    def _supervision(self, prepared: Prepared) -> Supervision | None:
+        """Return what the reviewer's corrections of a slice teach, if there are any."""
+        if not self._corrections:
+            return None
+        settings, index = self._settings, prepared.slice_index
+        found = Supervision.of(
+            self._corrections, prepared, self.segmenter.card, settings.soft_labels
+        )
+        if found is None or settings.hold == 0:
+            return found
+        if index not in self._said:
+            self._said[index] = self._look(prepared, self.start).probabilities
+        return found.holding(self._said[index], settings.hold)
 
     def _prepare(self, slice_index: int) -> Prepared:
         """Several steps on one slice prepare it once."""

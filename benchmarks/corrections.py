@@ -1,0 +1,374 @@
+"""What corrections of a few cases or slices are worth on the *other* ones, and how they best teach.
+
+A simulated reviewer (`napari_grata.evaluation.reviewer`) paints a few strokes into the largest
+errors of k cases (photographs) or slices (volumes), or corrects them wholly. Methods learn from
+the painted pixels alone; Dice is measured on cases and slices that are corrected at no k. The
+truth reaches learning only as painted pixels.
+
+    python benchmarks/corrections.py --data ../shared/data --out out/corrections --choose
+    python benchmarks/corrections.py --data ../shared/data --out out/corrections
+
+The first command chooses each method's learning rate and number of steps on a part of Drishti-GS
+and one volume of IBSR B; the second reports on everything else, with the picture. Every run is
+kept in ``--out`` and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_grata.adaptation import Corrections, Settings, make_method
+from napari_grata.adaptation.scribble import Supervision, scribble_loss
+from napari_grata.evaluation import open_cohort, worst_tenth
+from napari_grata.evaluation.reviewer import paint_strokes
+from napari_grata.scans import open_scan, read_mask
+from napari_grata.segmenters import load_segmenter, structure_mask
+
+LABELS = {255: 0, 128: 1, 0: 2}
+FUNDUS, BRAIN = "fundus-disc-cup", "brain-tissue-t1"
+FOLDERS = {FUNDUS: "local_disc_cup", BRAIN: "local_brain_T1_IBSR18"}
+STROKES = 4
+COUNTS = (1, 2, 4, 8)
+HOLD = 0.2
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some cases of a centre, or one volume."""
+
+    name: str
+    model: str
+    centre: str
+    cases: slice
+    counts: tuple[int, ...] = COUNTS
+    every: int = 1
+
+
+CHOOSING = (
+    Part("Drishti-GS_tight, first 12", FUNDUS, "Drishti-GS_tight", slice(0, 12), (4,)),
+    Part("IBSR 07 (B)", BRAIN, "B_1.0mm", slice(0, 1), (4,), 6),
+)
+REPORTED = (
+    Part("RIM-ONE_r3", FUNDUS, "RIM-ONE_r3", slice(0, None, 3)),
+    Part("Drishti-GS_tight, last 12", FUNDUS, "Drishti-GS_tight", slice(12, 24), (1, 2, 4)),
+    Part("IBSR 08 (B)", BRAIN, "B_1.0mm", slice(1, 2), (1, 4, 8), 6),
+    Part("IBSR 09 (B)", BRAIN, "B_1.0mm", slice(2, 3), (1, 4, 8), 6),
+    Part("IBSR 16 (C)", BRAIN, "C_0.8371mm", slice(0, 1), (1, 4, 8), 6),
+    Part("IBSR 17 (C)", BRAIN, "C_0.8371mm", slice(1, 2), (1, 4, 8), 6),
+)
+
+ALIGNED: dict[str, Any] = {"method": "grata", "perturbation": 0.05, "symmetric_entropy": True}
+METHODS: dict[str, dict[str, Any] | None] = {
+    "aligned auxiliary": {**ALIGNED, "scribble": "auxiliary", "hold": HOLD},
+    "aligned pseudo": {**ALIGNED, "scribble": "pseudo", "hold": HOLD},
+    "aligned both": {**ALIGNED, "scribble": "both", "hold": HOLD},
+    "fine-tuning, held": {"method": "consistency", "scribble": "pseudo", "hold": HOLD},
+    "plain fine-tuning": {"method": "consistency", "scribble": "pseudo"},
+    "all weights": None,
+    "all weights, held": None,
+}
+"""Settings of each; None: all weights of the network, not θ alone, with Adam on the same loss."""
+RATES = {"θ": (1e-3, 3e-3), "all": (3e-5, 1e-4)}
+ROUNDS = (10, 20)
+NONE = "no correction"
+
+
+class Data:
+    """A part as the network reads it, with its truth and what the model drew."""
+
+    def __init__(self, part: Part, data: Path, models: Path, seed: int, pick: str) -> None:
+        self.part = part
+        self.segmenter = load_segmenter(models / part.model, device="cpu")
+        found = open_cohort(data / FOLDERS[part.model], [part.centre]).centres[0]
+        self.volume = found.kind == "volumes"
+        self.prepared: list[Any] = []
+        self.truth: list[np.ndarray] = []
+        for case in found.cases[part.cases]:
+            scan = open_scan(case.image)
+            mask = read_mask(case.mask, scan, labels=LABELS if part.model == FUNDUS else None)
+            truth = [scan.get_mask(mask, i) for i in range(scan.n_slices)]
+            for index in [i for i, one in enumerate(truth) if one.any()][:: part.every]:
+                prepared = self.segmenter.prepare(scan, index)
+                self.prepared.append(replace(prepared, slice_index=len(self.truth)))
+                self.truth.append(truth[index])
+        start = self.method(Settings(method="batch-norm", blend=0.0, six_views=True))
+        self.said = [start.predict(one.image).probabilities for one in self.prepared]
+        self.shown = [self.masks(p, one) for p, one in zip(self.said, self.prepared, strict=True)]
+        rng = np.random.default_rng(seed)
+        candidates = [int(i) for i in rng.permutation(len(self.truth))]
+        if pick == "worst":
+            candidates.sort(key=lambda i: float((self.shown[i] == self.truth[i]).mean()))
+        most = max(part.counts)
+        self.candidates, self.others = candidates[:most], sorted(candidates[most:])
+
+    def method(self, settings: Settings) -> Any:
+        return make_method(settings, self.segmenter.network, self.segmenter.card.activation)
+
+    def masks(self, probabilities: torch.Tensor, prepared: Any) -> np.ndarray:
+        return self.segmenter.label_map(self.segmenter.restore(probabilities[0], prepared))
+
+    def lessons(
+        self, count: int, kind: str, hold: float, seed: int
+    ) -> list[tuple[torch.Tensor, Supervision]]:
+        """Return images and supervision of the corrected ones."""
+        found = []
+        for index in self.candidates[:count]:
+            shown, truth = self.shown[index], self.truth[index].astype(np.uint8)
+            whole = kind == "whole"
+            drawn = truth if whole else paint_strokes(shown, truth, STROKES, seed=seed + index)
+            corrections = Corrections.of_slice(index, drawn, shown, whole=whole)
+            prepared = self.prepared[index]
+            taught = Supervision.of(corrections, prepared, self.segmenter.card)
+            if taught is not None:
+                held = taught.holding(self.said[index], hold) if hold else taught
+                found.append((prepared.image, held))
+        return found
+
+    def dice(self, method: Any | None) -> dict[str, list[float]]:
+        """Dice by structure: one a photograph, or one over all slices of a volume."""
+        card = self.segmenter.card
+        sums = np.zeros((len(self.others), len(card.structures), 2))
+        for row, index in enumerate(self.others):
+            mine = self.shown[index]
+            if method is not None:
+                prepared = self.prepared[index]
+                mine = self.masks(method.predict(prepared.image).probabilities, prepared)
+            for column, structure in enumerate(card.structures):
+                a = structure_mask(card, mine, structure)
+                b = structure_mask(card, self.truth[index], structure)
+                sums[row, column] = 2 * int((a & b).sum()), int(a.sum()) + int(b.sum())
+        if self.volume:
+            sums = sums.sum(0, keepdims=True)
+        dice = np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1].clip(1), 1.0)
+        return {s.name: dice[:, i].tolist() for i, s in enumerate(card.structures)}
+
+
+def teach(
+    data: Data, name: str, rate: float, rounds: tuple[int, ...], count: int, kind: str, seed: int
+) -> Iterator[tuple[int, str, dict[str, list[float]]]]:
+    """Yield (rounds, final or average θ, Dice on the others) of one method.
+
+    As in a run: the corrected ones take turns, one step each a round.
+    """
+    chosen = METHODS[name]
+    hold = HOLD if name.endswith("held") or (chosen or {}).get("hold") else 0.0
+    lessons = data.lessons(count, kind, hold, seed)
+    network, activation = data.segmenter.network, data.segmenter.card.activation
+    still = Settings(method="batch-norm", blend=0.0, six_views=True)
+    if chosen is None:
+        network = copy.deepcopy(network).requires_grad_(True)
+        adam = torch.optim.Adam(network.parameters(), lr=rate)
+        for number in range(1, max(rounds) + 1):
+            for image, supervision in lessons:
+                adam.zero_grad()
+                scribble_loss(network(image), supervision, activation).backward()
+                adam.step()
+            if number in rounds:
+                yield number, "final", data.dice(make_method(still, network, activation))
+        return
+    settings = Settings(**chosen, blend=0.0, learning_rate=rate, predict="final")
+    method, viewer = data.method(settings), data.method(still)
+    total, steps = torch.zeros_like(method.theta(), dtype=torch.float64), 0
+    for number in range(1, max(rounds) + 1):
+        for image, supervision in lessons:
+            method.step(image, supervision)
+            total += method.theta()
+            steps += 1
+        if number in rounds:
+            for predict, theta in (("final", method.theta()), ("average", total / max(1, steps))):
+                viewer.load_theta(theta.float() if steps else method.theta())
+                yield number, predict, data.dice(viewer)
+
+
+class Kept:
+    """Runs that are done, one file each."""
+
+    def __init__(self, out: Path, options: argparse.Namespace) -> None:
+        self.folder = out / "parts"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.options = options
+        self._data: Data | None = None
+
+    def data(self, part: Part) -> Data:
+        if self._data is None or self._data.part != part:
+            o = self.options
+            self._data = Data(part, o.data, o.models, o.seed, o.pick)
+        return self._data
+
+    def get(
+        self, part: Part, name: str, rate: float, rounds: tuple[int, ...], count: int, kind: str
+    ) -> dict[str, dict[str, list[float]]]:
+        """Return Dice by structure for each ``rounds predict`` of a method, done now or before."""
+        o = self.options
+        said = [part.name, str(part), name, METHODS.get(name), rate, rounds, count, kind, HOLD]
+        told = json.dumps([*said, STROKES, o.seed, o.pick], default=str)
+        file = self.folder / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+        if file.exists():
+            return json.loads(file.read_text(encoding="utf-8"))["results"]
+        begin = time.perf_counter()
+        data = self.data(part)
+        if name == NONE:
+            results = {"": data.dice(None)}
+        else:
+            results = {
+                f"{number} {predict}": dice
+                for number, predict, dice in teach(data, name, rate, rounds, count, kind, o.seed)
+            }
+        seconds = time.perf_counter() - begin
+        print(f"{part.name}, {name}, {rate:g}, k = {count}, {kind}: {seconds:.0f} s", flush=True)
+        temporary = file.with_suffix(".partial")
+        temporary.write_text(json.dumps({"told": told, "results": results}), encoding="utf-8")
+        temporary.replace(file)
+        return results
+
+
+def gain(found: dict[str, list[float]], base: dict[str, list[float]]) -> list[float]:
+    """Points of Dice gained, a structure each."""
+    return [100 * float(np.mean(found[s]) - np.mean(base[s])) for s in base]
+
+
+def choose(kept: Kept, out: Path) -> None:
+    """Find each method's rate, rounds and θ: best mean gain over both parts and both kinds."""
+    table: dict[str, dict[str, list[float]]] = {}
+    for part in CHOOSING:
+        base = kept.get(part, NONE, 0, (), 0, "")[""]
+        for kind in ("strokes", "whole"):
+            for name, settings in METHODS.items():
+                for rate in RATES["all" if settings is None else "θ"]:
+                    results = kept.get(part, name, rate, ROUNDS, part.counts[0], kind)
+                    for how, dice in results.items():
+                        gains = gain(dice, base)
+                        table.setdefault(f"{name}|{rate:g}|{how}", {})[f"{part.name}, {kind}"] = [
+                            round(g, 2) for g in gains
+                        ]
+    chosen: dict[str, Any] = {}
+    print("| method | mean | " + " | ".join(next(iter(table.values()))) + " |")
+    print("|---" * (2 + len(next(iter(table.values())))) + "|")
+    for name in METHODS:
+        rows = {key: cells for key, cells in table.items() if key.startswith(f"{name}|")}
+        mean = {key: np.mean([np.mean(c) for c in cells.values()]) for key, cells in rows.items()}
+        for key in sorted(rows, key=lambda key: -mean[key])[:3]:
+            cells = " | ".join(" ".join(f"{g:+.1f}" for g in c) for c in rows[key].values())
+            print(f"| {key.replace('|', ', ')} | {mean[key]:+.2f} | {cells} |")
+        best = max(rows, key=lambda key: mean[key]).split("|")
+        number, predict = best[2].split()
+        chosen[name] = {"rate": float(best[1]), "rounds": int(number), "predict": predict}
+    (out / "chosen.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
+
+
+def report(kept: Kept, out: Path, picture: Path | None) -> None:
+    """Print the tables and draw the curves."""
+    chosen = json.loads((out / "chosen.json").read_text(encoding="utf-8"))
+    curves: dict[str, dict[str, dict[str, dict[int, list[float]]]]] = {}
+    for kind, parts in (("strokes", REPORTED), ("whole", REPORTED)):
+        rows = []
+        for part in parts:
+            base = kept.get(part, NONE, 0, (), 0, "")[""]
+            counts = part.counts if kind == "strokes" else (4,)
+            for name in METHODS:
+                said = chosen[name]
+                for count in counts:
+                    found = kept.get(part, name, said["rate"], (said["rounds"],), count, kind)
+                    dice = found[f"{said['rounds']} {said['predict']}"]
+                    rows.append((part, name, count, dice, base))
+                    if kind == "strokes":
+                        by_name = curves.setdefault(part.name, {}).setdefault(name, {})
+                        for structure, values in dice.items():
+                            by_name.setdefault(structure, {0: base[structure]})[count] = values
+        print(f"\n### {kind}\n")
+        _table(rows)
+    if picture is not None:
+        _draw(curves, picture)
+
+
+def _table(rows: list[tuple[Part, str, int, dict[str, list[float]], dict[str, list[float]]]]):
+    print("| part | method | k | Dice % and points gained on the others (worst tenth) |")
+    print("|---|---|---|---|")
+    for part, name, count, dice, base in rows:
+        cells = []
+        for structure, values in dice.items():
+            mean, before = float(np.mean(values)), float(np.mean(base[structure]))
+            cell = f"{structure} {100 * mean:.1f} ({100 * (mean - before):+.1f}"
+            if len(values) > 1:
+                tail = 100 * (worst_tenth(values) - worst_tenth(base[structure]))
+                cell += f"; {tail:+.1f}"
+            cells.append(cell + ")")
+        print(f"| {part.name} | {name} | {count} | {', '.join(cells)} |")
+
+
+COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000")
+
+
+def _draw(curves: dict[str, Any], path: Path) -> None:
+    """Curve of Dice against the number of corrected ones; brain volumes as their mean."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for part, methods in curves.items():
+        for name, structures in methods.items():
+            for structure, by_count in structures.items():
+                brain = part.startswith("IBSR")
+                title = f"{'IBSR B and C, 4 volumes' if brain else part}: {structure}"
+                kept = panels.setdefault(title, {}).setdefault(name, {})
+                for count, values in by_count.items():
+                    kept.setdefault(count, []).extend(values)
+    columns = 3
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(12, 3.4 * rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, methods) in zip(axes, panels.items(), strict=False):
+        for (name, by_count), colour in zip(methods.items(), COLOURS, strict=False):
+            counts = sorted(by_count)
+            means = [100 * float(np.mean(by_count[c])) for c in counts]
+            thin = name.startswith("all") or name.startswith("plain")
+            axis.plot(counts, means, "--" if thin else "-", marker="o", ms=4, color=colour)
+        start = 100 * float(np.mean(next(iter(methods.values()))[0]))
+        axis.axhline(start, color="0.6", linewidth=0.8)
+        axis.set_title(title, fontsize="medium")
+        axis.set_xlabel("corrected cases or slices, a few strokes each")
+        axis.set_ylabel("Dice on the others, %")
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    names = list(next(iter(panels.values())))
+    handles = [
+        axes[0].plot([], [], "--" if n.startswith(("all", "plain")) else "-", color=c, label=n)[0]
+        for n, c in zip(names, COLOURS, strict=False)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    here = Path(__file__).resolve().parents[1]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=here.parent / "shared" / "data")
+    parser.add_argument("--models", type=Path, default=here / "models")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--choose", action="store_true", help="choose rates and steps first")
+    parser.add_argument("--pick", choices=("random", "worst"), default="random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="where the curves are drawn, as PNG")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = Kept(options.out, options)
+    if options.choose:
+        choose(kept, options.out)
+    else:
+        report(kept, options.out, options.picture or options.out / "corrections.png")
+
+
+if __name__ == "__main__":
+    main()
