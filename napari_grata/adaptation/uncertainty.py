@@ -1,0 +1,150 @@
+"""Where a model is unsure: how far six views of a slice disagree, how near to 0.5 it decides.
+
+Neither is a probability of error: a model can be sure and wrong. Both point to where a look is
+worth most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .methods import make_method
+from .settings import Settings
+from .slice_adapter import is_blank
+from .views import VIEWS, unview, view
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Segmenter
+
+    from .run import AdaptationRun
+
+KINDS = ("disagreement", "margin")
+HIGHEST = {"disagreement": 0.5, "margin": 1.0}
+"""The largest value of each kind; the smallest is 0."""
+
+
+@torch.no_grad()
+def disagreement(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Spread of the probabilities over the six flips and rotations, mapped back onto the image.
+
+    Parameters
+    ----------
+    predict : callable
+        Images (B, C, H, W) to probabilities (B, S, H, W); also for W × H, as turned views are.
+    images : Tensor, shape (B, C, H, W)
+
+    Returns
+    -------
+    Tensor, shape (B, H, W)
+        Standard deviation over the views (of these six, not an estimate for more), of the channel
+        in which it is largest: 0 where all agree, 0.5 where three say 0 and three say 1.
+    """
+    total = squares = None
+    for index in range(len(VIEWS)):
+        found = unview(predict(view(images, index)), index).double()
+        total = found if total is None else total + found
+        squares = found.square() if squares is None else squares + found.square()
+    assert total is not None
+    assert squares is not None
+    mean = total / len(VIEWS)
+    variance = squares / len(VIEWS) - mean.square()
+    return variance.clamp_min(0).sqrt().amax(dim=1).to(images.dtype)
+
+
+def margin(probabilities: Tensor, activation: str = "sigmoid") -> Tensor:
+    """How near a model is to deciding otherwise.
+
+    Parameters
+    ----------
+    probabilities : Tensor, shape (B, S, H, W)
+    activation : {"sigmoid", "softmax"}
+
+    Returns
+    -------
+    Tensor, shape (B, H, W)
+        Sigmoid: 1 − 2·\\|p − 0.5\\| of the structure in which it is largest. Softmax: 1 minus the
+        difference of the two highest probabilities. 0: sure; 1: could as well be otherwise.
+    """
+    if activation == "softmax":
+        first, second = probabilities.topk(2, dim=1).values.unbind(1)
+        return 1 - (first - second)
+    return 1 - (2 * (probabilities - 0.5).abs()).amin(dim=1)
+
+
+class Doubts:
+    """Measures uncertainty slice by slice, with the model as adapted or the source model.
+
+    It has a network of its own for normalisation and θ, so that a run may go on undisturbed.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    scan : Scan
+    run : AdaptationRun, optional
+        Take θ that this run would predict the slice with now; by default the source model.
+    region : (row0, column0, row1, column1), optional
+        Outside it nothing was looked at: 0.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        scan: Scan,
+        *,
+        run: AdaptationRun | None = None,
+        region: tuple[int, int, int, int] | None = None,
+    ) -> None:
+        self._segmenter = segmenter if run is None else run.segmenter
+        self._scan = scan
+        self._run = run
+        self._region = region if run is None else run.region
+        settings = Settings(method="source") if run is None else run.settings
+        self._activation = self._segmenter.card.activation
+        self._method = make_method(
+            settings.but(six_views=False), self._segmenter.network, self._activation
+        )
+
+    def measure(self, slice_index: int, kind: str = "disagreement") -> np.ndarray:
+        """Measure one slice.
+
+        Parameters
+        ----------
+        slice_index : int
+        kind : {"disagreement", "margin"}
+
+        Returns
+        -------
+        ndarray of float32, shape (H, W)
+            On the slice's own grid; see `disagreement` and `margin`.
+
+        Raises
+        ------
+        ValueError
+            If the kind is another one.
+        """
+        from napari_grata.segmenters.preprocessing import restore
+
+        if kind not in KINDS:
+            raise ValueError(f"Uncertainty is one of {', '.join(KINDS)}, not {kind!r}.")
+        prepared = self._segmenter.prepare(self._scan, slice_index, self._region)
+        if is_blank(prepared.image):
+            return np.zeros(self._scan.slice_shape(slice_index), np.float32)
+        if self._run is not None and self._run.settings.learns:
+            self._method.load_theta(torch.from_numpy(self._run.theta_of(slice_index)))
+        if kind == "disagreement":
+            found = disagreement(self._probabilities, prepared.image)
+            return np.asarray(restore(found, prepared)[0]).clip(0, HIGHEST[kind])
+        # On the slice's own grid, where the mask is decided too: 1 lies on its border.
+        fine = self._segmenter.restore(self._probabilities(prepared.image)[0], prepared)
+        found = margin(torch.from_numpy(fine)[None], self._activation)
+        return np.asarray(found[0]).clip(0, HIGHEST[kind])
+
+    @torch.no_grad()
+    def _probabilities(self, images: Tensor) -> Tensor:
+        return self._method.predict(images).probabilities
