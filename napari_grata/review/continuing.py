@@ -81,19 +81,23 @@ def origin(before: Start | None) -> dict[str, Any]:
 def resumed(
     work: CaseWork, segmenter: Segmenter, scan: Scan, settings: Settings, before: Start | None
 ) -> AdaptationRun | None:
-    """Open the latest run again if it was broken off and is the one to be made now."""
+    """Open the latest run again if it was broken off, or never summed up, and is the one wanted."""
     folders = work.run_folders()
-    if not folders or is_finished(folders[-1]):
+    if not folders:
         return None
     from napari_grata.adaptation.reopening import reopen
 
     folder = folders[-1]
+    summary = work.summary
+    if is_finished(folder) and summary is not None and summary.run == folder.name:
+        return None
     try:
         if read_json(folder / ORIGIN_FILE) != origin(before) or (
             before is not None and not before.case
         ):
             return None
-        if not same_recipe(read_info(folder), segmenter, settings):
+        info = read_info(folder)
+        if info["position"] is not None or not same_recipe(info, segmenter, settings):
             return None
         clear_leftovers([folder], older_than=0)
         found = reopen(folder, scan)
