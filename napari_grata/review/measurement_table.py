@@ -87,7 +87,10 @@ class Row:
     def cell(self, column: str) -> str:
         """Return the text of "before", "after", "edited", "truth" or "change"."""
         if column == "change":
-            return write(self.change, self.unit, signed=BETWEEN not in self.values)
+            if BETWEEN in self.values:
+                return write(self.change, self.unit) if self.change is not None else "–"
+            largest = max((abs(v) for v in self.values.values() if v is not None), default=0.0)
+            return write(self.change, self.unit, signed=True, like=largest)
         if column not in self.values:
             return ""
         value = self.values[column]
@@ -102,7 +105,10 @@ class Row:
         if plain in (AREA, VOLUME) and before and change is not None:
             parts.append(f"Change: {100 * change / before:+.1f} %".replace("-", "−"))
         if BETWEEN in self.values:
-            parts.append("Between the mask before and the mask after; not a measure of truth.")
+            parts.append(
+                "Between the mask before and the mask after (as edited, where it is); not a "
+                "measure of truth."
+            )
         return "\n".join([part for part in (*parts, *self.notes) if part])
 
 
@@ -125,13 +131,18 @@ def rows(found: Iterable[Measurement]) -> list[Row]:
     return sorted(made, key=lambda row: order.index(row.structure))
 
 
-def write(value: float | None, unit: str, *, signed: bool = False) -> str:
-    """Return a figure with as many digits as it can carry: ``"12.1"``, ``"+0.40"``, ``"0.943"``."""
+def write(
+    value: float | None, unit: str, *, signed: bool = False, like: float | None = None
+) -> str:
+    """Return a figure with as many digits as it can carry: ``"12.1"``, ``"+0.40"``, ``"0.943"``.
+
+    ``like``: with the digits that this figure would have, such as for a change of it.
+    """
     if value is None:
         return ""
-    size = abs(value)
+    size = abs(value if like is None else like)
     if unit in ("px", "voxels"):
-        digits = 0 if value == round(value) or size >= 100 else 1
+        digits = 0 if (value == round(value) and not like) or size >= 100 else 1
     elif unit:
         digits = 0 if size >= 1000 else 1 if size >= 10 else 2
     else:

@@ -84,7 +84,7 @@ class Measurement:
     unit : str
         "mm²", "mL", "mm", "px", "voxels" or "" for ratios.
     which : {"before", "after", "edited", "truth", "between"}
-        The mask that was measured; "between": before against after.
+        The mask that was measured; "between": before against after (as edited, where it is).
     case : int
         Of the scan: 0, or the number of the photograph or time point.
     note : str
@@ -190,10 +190,17 @@ def measure_slice(
     return found
 
 
-def measure_case(scan: Scan, card: Card, sets: Mapping[str, Masks], case: int) -> list[Measurement]:
+def measure_case(
+    scan: Scan,
+    card: Card,
+    sets: Mapping[str, Masks],
+    case: int,
+    structures: Iterable[Structure] | None = None,
+) -> list[Measurement]:
     """Measure a case of several slices as a whole, over the slices that all masks have.
 
     A volume in mL needs the distance of the slices; without it voxels are counted.
+    ``structures``: measure these alone.
     """
     own = scan.case_slices(case)
     shared = sorted(set.intersection(*(set(masks) for masks in sets.values())) & set(own))
@@ -210,7 +217,7 @@ def measure_case(scan: Scan, card: Card, sets: Mapping[str, Masks], case: int) -
     first, last = shared[0], shared[-1]
     height, width = scan.slice_shape(first)
     found: list[Measurement] = []
-    for structure in card.structures:
+    for structure in card.structures if structures is None else structures:
         solids, widest = {}, {}
         for which, masks in sets.items():
             solid = np.zeros((last - first + 1, height, width), dtype=bool)
@@ -283,7 +290,7 @@ def _pairs(
     case: int,
 ) -> Iterator[Measurement]:
     """Yield overlap and distances: before against after, and each against the truth."""
-    pairs = [("before", "after", BETWEEN, "")]
+    pairs = [("before", "edited" if "edited" in masks else "after", BETWEEN, "")]
     pairs += [(which, "truth", which, TRUTH) for which in ("before", "after", "edited")]
     for one, other, which, suffix in pairs:
         if one not in masks or other not in masks:

@@ -55,7 +55,8 @@ def measured(
         yield _told(measure_slice(scan, card, sets, index), truth)
     elif case is not None:
         sets, truth = _sets(scan, stacks)
-        yield _told(measure_case(scan, card, sets, case), truth)
+        for structure in card.structures:
+            yield _told(measure_case(scan, card, sets, case, [structure]), truth)
 
 
 def _told(found: list[Measurement], truth: Truth | None) -> list[Measurement]:

@@ -9,6 +9,7 @@ from typing import Any
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Signal
 
+from napari_grata.review.decisions import DecisionError
 from napari_grata.widgets.decide.docket import Docket, find, find_again
 from napari_grata.widgets.worker import Job, Outcome
 
@@ -37,6 +38,7 @@ class Clerk(QObject):
         self._dock = dock
         self._before_leaving = before_leaving
         self.docket: Docket | None = None
+        self._waiting: list[Docket] = []
         self.problem = ""
         self._asked: Wanted = (None, None, None)
         self._again = False
@@ -55,13 +57,49 @@ class Clerk(QObject):
             self._again = True
             return
         self._asked, self._again = wanted, False
-        if wanted[0] is not None:
+        kept = next((known for known in self._waiting if known.scan is wanted[0]), None)
+        if kept is not None:
+            self._waiting.remove(kept)
+            self._found([kept])
+        elif wanted[0] is not None:
             self.job.start(partial(find, *wanted))
 
-    def try_again(self) -> None:
+    @property
+    def unsaved(self) -> int:
+        """How many decisions are not on the disk yet, those on scans left since included."""
+        return sum(len(docket.log.unsaved) for docket in self._all())
+
+    def retry(self) -> None:
+        """Write what could not be written before.
+
+        Raises
+        ------
+        DecisionError
+            If it still cannot be; it is kept.
+        """
+        for docket in self._all():
+            if docket.caselist is None:
+                self._place_for(docket)
+            elif docket.log.unsaved:
+                docket.log.retry()
+        self._waiting = [docket for docket in self._waiting if docket.log.unsaved]
+
+    def _place_for(self, docket: Docket) -> None:
         """Find a place for decisions that had none."""
-        if self.docket is not None and not self.job.running:
-            self.job.start(partial(find_again, self.docket))
+        if not docket.log.unsaved and docket is not self.docket:
+            return
+        found = next(find_again(docket))
+        if found.caselist is None:
+            if docket.log.unsaved:
+                raise DecisionError(found.problem, kept=True)
+            return
+        self._waiting = [known for known in self._waiting if known is not docket]
+        if docket is self.docket:
+            self.docket, self.problem = found, found.problem
+            self.arrived.emit()
+
+    def _all(self) -> list[Docket]:
+        return [*self._waiting, *([self.docket] if self.docket is not None else [])]
 
     def cases(self) -> Any:
         """Return the dock's case list where the scan in view belongs to it, else None."""
@@ -86,7 +124,10 @@ class Clerk(QObject):
     def _put_away(self) -> None:
         if self.docket is not None:
             self._before_leaving()
-            self.docket.close()
+            if self.docket.log.unsaved:
+                self._waiting.append(self.docket)
+            else:
+                self.docket.close()
             self.docket, self.problem = None, ""
             self.arrived.emit()
 

@@ -65,7 +65,7 @@ class Docket:
 
     def close(self) -> None:
         """Let another program write, if the scan was opened by itself."""
-        if self.alone and not self.log.unsaved:
+        if self.alone:
             if self.caselist is not None:
                 self.caselist.close()
             else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,98 +11,15 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_grata.review.casefinding import ListError
-from napari_grata.widgets.decide.bases import mask_digest, write_base
+from napari_grata.widgets.decide.bases import mask_digest
 from napari_grata.widgets.decide.docket import Docket
+from napari_grata.widgets.decide.drawings import Drawing, Drawings, write
 from napari_grata.widgets.layers import MaskLayer, alive
 from napari_grata.widgets.session import Session, contour_width
 from napari_grata.widgets.theme import STRUCTURE_COLOURS
 from napari_grata.widgets.worker import Job, Outcome
 
 SETTLE_MS = 2000
-NO_PLACE = "There is no folder that it could be written to."
-
-
-@dataclass
-class Drawing:
-    """A layer that somebody has drawn on, and where that goes.
-
-    Attributes
-    ----------
-    layer : Labels
-    docket : Docket
-    under : ndarray or str
-        The mask that it was drawn over, or the mask's fingerprint.
-    """
-
-    layer: Any
-    docket: Docket
-    under: Any
-
-    def base(self) -> str:
-        """Return the fingerprint of the mask under the drawing."""
-        return self.under if isinstance(self.under, str) else mask_digest(self.under)
-
-
-class Drawings:
-    """Drawings that may not be on the disk yet; without Qt, so that they outlive the dock."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Drawing] = []
-        self.saved: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-
-    def add(self, drawing: Drawing) -> None:
-        """Remember a drawing until it is saved."""
-        if not any(known.layer is drawing.layer for known in self.waiting):
-            self.waiting.append(drawing)
-
-    def fresh(self) -> list[tuple[Drawing, np.ndarray, str]]:
-        """Return drawings that differ from what was saved, copied, with their fingerprints."""
-        found = []
-        for drawing in list(self.waiting):
-            data = drawing.layer.data
-            if tuple(data.shape) == tuple(drawing.docket.scan.mask_shape):
-                digest = mask_digest(data)
-                if digest != self.saved.get(drawing.layer, drawing.base()):
-                    found.append((drawing, np.array(data), digest))
-                    continue
-            self.waiting.remove(drawing)
-        return found
-
-    def settle(self, drawing: Drawing, digest: str) -> None:
-        """Take note that a drawing is on the disk as it was then."""
-        self.saved[drawing.layer] = digest
-        if mask_digest(drawing.layer.data) == digest and drawing in self.waiting:
-            self.waiting.remove(drawing)
-
-    def write(self) -> None:
-        """Write everything that waits, here and now.
-
-        Raises
-        ------
-        ListError, OSError
-        """
-        for drawing, stack, digest in self.fresh():
-            write(drawing.docket, stack, drawing.base())
-            self.settle(drawing, digest)
-
-
-def write(docket: Docket, stack: np.ndarray, base: str) -> int:
-    """Keep a drawing as a new version; returns its number.
-
-    Raises
-    ------
-    ListError, OSError
-        If it cannot be written; nothing on the disk has changed.
-    """
-    work = docket.work
-    if work is None:
-        raise ListError(f"{docket.problem or NO_PLACE}")
-    work.folder.parent.mkdir(exist_ok=True)
-    work.folder.mkdir(exist_ok=True)
-    version = work.edit_version + 1
-    write_base(work.folder, version, base)
-    work.save_edit(stack, docket.scan)
-    return version
 
 
 def _written(fresh: list[tuple[Drawing, np.ndarray, str]]) -> Iterator[tuple[Drawing, str]]:
@@ -121,15 +37,15 @@ class Edits(QObject):
 
     Signals
     -------
-    drawn()
-        A stroke, an undo or a redo on the mask after.
+    drawn(bool)
+        A stroke, an undo or a redo on the mask after; True if not only on the slice in view.
     saved()
         What was drawn is on the disk.
     failed(str)
         It is not, and why.
     """
 
-    drawn = Signal()
+    drawn = Signal(bool)
     saved = Signal()
     failed = Signal(str)
 
@@ -152,7 +68,7 @@ class Edits(QObject):
         self.job.ended.connect(self._on_ended)
         dock.desk.runner.ended.connect(self._on_run_ended)
         dock.ties.at_end(self.job.token.end)
-        dock.ties.at_end(partial(_write_at_the_end, self.drawings))
+        dock.ties.at_end(self.drawings.write_or_leave)
 
     # --- saving --------------------------------------------------------------------------------
 
@@ -179,12 +95,20 @@ class Edits(QObject):
         for each in (layer, self._own.layer if self._own is not None else None):
             if each is not None and each not in self._watched:
                 self._watched.add(each)
-                for emitter in (each.events.paint, each.events.labels_update, each.events.set_data):
+                events = each.events
+                for emitter in (events.paint, events.labels_update, events.data):
                     self._dock.ties.listen(emitter, self._on_drawn)
+                self._dock.ties.listen(events.set_data, self._on_refreshed)
 
-    def _on_drawn(self, event: Any = None) -> None:
-        session, docket = self._dock.desk.session, self.docket
+    def _on_refreshed(self, event: Any = None) -> None:
+        """Undo and redo say no more than that; so does every other slice that comes into view."""
         layer = getattr(event, "source", None)
+        if layer is not None and self.drawings.knows(layer):
+            self._on_drawn(event, everywhere=True)
+
+    def _on_drawn(self, event: Any = None, *, everywhere: bool = False) -> None:
+        session, docket = self._dock.desk.session, self.docket
+        layer: Any = getattr(event, "source", None)
         if docket is None or layer is None:
             return
         if session is not None and layer is session.after.layer:
@@ -195,7 +119,7 @@ class Edits(QObject):
             self.drawings.add(Drawing(layer, docket, docket.edit_base))
         else:
             return
-        self.drawn.emit()
+        self.drawn.emit(everywhere or layer.n_edit_dimensions > 2)
         self._soon.start()
 
     def _save_soon(self) -> None:
@@ -303,11 +227,3 @@ class Edits(QObject):
         layer.selected_label = value
         layer.mode = "paint"
         return True
-
-
-def _write_at_the_end(drawings: Drawings) -> None:
-    """Write what waits when the dock goes; nobody is there any more to be told of a failure."""
-    try:
-        drawings.write()
-    except (ListError, OSError):
-        return

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEvent, QObject, QTimer, Signal
-from qtpy.QtWidgets import QMainWindow
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_grata.review.decisions import Decision, DecisionError
 from napari_grata.widgets.decide import presenting, words
 from napari_grata.widgets.decide.bar import CASE, SLICE, DecideBar
 from napari_grata.widgets.decide.clerk import Clerk
+from napari_grata.widgets.decide.closing import ClosingGuard
 from napari_grata.widgets.decide.docket import Docket
 from napari_grata.widgets.decide.edits import Edits
 from napari_grata.widgets.decide.section import DecideSection
@@ -27,6 +27,9 @@ VERBS = {
     "decide_reject": "reject",
     "decide_second": "second-reader",
 }
+
+
+_BETWEEN_STROKES_MS = 300
 
 
 class Decide(QObject):
@@ -59,7 +62,7 @@ class Decide(QObject):
         self._problem = ""
         self._notes: dict[presenting.Place, tuple[str, str]] = {}
         self._place: presenting.Place | None = None
-        self._window: QMainWindow | None = None
+        self.closing = ClosingGuard(dock, self.edits, self.clerk)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self.refresh)
@@ -88,7 +91,7 @@ class Decide(QObject):
             (section.redo_wanted, self.redo),
             (section.place_wanted, desk.go_to),
             (self.clerk.arrived, self._docket_changed),
-            (self.edits.drawn, self._masks_changed),
+            (self.edits.drawn, self._drawn),
             (self.edits.saved, self.look_again),
             (self.edits.failed, self._edit_failed),
             (desk.changed, self.look_again),
@@ -136,13 +139,13 @@ class Decide(QObject):
         if place is None or reason is not None:
             self._dock.desk.shown.emit(reason or presenting.NO_MASK)
             return
-        self._keep_note()
+        note = self.section.note() if place == self._place else self._notes.get(place, ("", ""))
         if verdict == "edit":
             self._begin_edit()
         else:
             # A decision on a drawing names its version, so it has to have one.
             self.edits.save()
-        if self._put(verdict, place, *self._notes.get(place, ("", ""))):
+        if self._put(verdict, place, *note):
             self._go_on(verdict, place[1])
 
     def _put(
@@ -250,20 +253,15 @@ class Decide(QObject):
 
     def retry(self) -> None:
         """Write again what could not be written."""
-        docket = self.docket
-        if docket is None:
-            return
-        if docket.caselist is None:
-            self.clerk.try_again()
-            return
         try:
-            docket.log.retry()
+            self.clerk.retry()
             self._problem = ""
         except DecisionError as error:
             self._complain(str(error))
         if self.edits.problem:
             self.edits.save()
-        self._tell_cases(docket.key)
+        if self.docket is not None:
+            self._tell_cases(self.docket.key)
         self.refresh()
 
     def _noted(self) -> None:
@@ -299,7 +297,7 @@ class Decide(QObject):
 
     def refresh(self) -> None:
         """Bring bar, section and table in line."""
-        self._watch_window()
+        self.closing.watch_window()
         self.clerk.look()
         session, scan, docket = self._dock.desk.session, self._dock.desk.scan, self.docket
         self.edits.watch(session)
@@ -317,7 +315,7 @@ class Decide(QObject):
             own = docket.current().get(place[1]) if docket is not None and place else None
             note = (own.comment, own.difficulty) if own is not None else ("", "")
             self.section.set_note(*(self._notes.get(place, note) if place else note))
-        waits = bool(self.edits.problem) or (docket is not None and bool(docket.log.unsaved))
+        waits = bool(self.edits.problem) or self.clerk.unsaved > 0
         verdict, sentence, tone = None, self.clerk.problem, "wrong"
         if place is not None and docket is not None and scan is not None:
             verdict, sentence, tone = presenting.sentence(
@@ -346,6 +344,11 @@ class Decide(QObject):
         self._standing.forget()
         self.look_again()
 
+    def _drawn(self, everywhere: bool) -> None:
+        """Between strokes there is time to look whether a decision still holds."""
+        self._standing.forget(None if everywhere else self._dock.desk.in_view())
+        self._soon.start(_BETWEEN_STROKES_MS)
+
     def _edit_failed(self, problem: str) -> None:
         show_error(problem)
         self.look_again()
@@ -361,22 +364,6 @@ class Decide(QObject):
         cases = self.clerk.cases()
         if cases is not None:
             cases.refresh_case(key)
-
-    # --- closing -------------------------------------------------------------------------------
-
-    def _watch_window(self) -> None:
-        parent = self._dock.parentWidget()
-        while parent is not None and not isinstance(parent, QMainWindow):
-            parent = parent.parentWidget()
-        if parent is not None and parent is not self._window:
-            self._window = parent
-            parent.installEventFilter(self)
-
-    def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 - Qt's name
-        """Write what was drawn before the window closes."""
-        if event.type() == QEvent.Type.Close:
-            self.edits.save()
-        return bool(super().eventFilter(watched, event))
 
 
 def _perform(feature: weakref.ref[Decide], verb: str) -> None:

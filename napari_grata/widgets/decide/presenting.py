@@ -79,9 +79,10 @@ def sentence(
     """Return the verdict in force on a place, the sentence about it, and its tone."""
     current = docket.current()
     own = current.get(place[1])
+    if own is None and docket.log.read_only:
+        return None, docket.log.read_only, "warning"
     if own is None and (session is None or not (session.segmented or session.adapted)):
-        refusal = docket.log.read_only
-        return None, refusal or NO_MASK, "warning" if refusal else "plain"
+        return None, NO_MASK, "plain"
     stale = own is not None and standing.stale(session, own)
     text = words.sentence(
         words.place(place[1], "" if place[1] is None else scan.slice_name(place[1])),
@@ -113,6 +114,7 @@ def account(
         lines.append((index, f"{sign}  {text}"))
         if index is not None:
             marks[index] = (f"{sign}!" if stale else sign, text)
-    several = scan.n_slices > 1
-    done = words.progress(current, scan.n_slices, noun_of(scan)) if several else ""
+    there = (session.adapted or session.segmented) if session is not None else set()
+    counted = len(there | marks.keys()) or scan.n_slices
+    done = words.progress(current, counted, noun_of(scan)) if scan.n_slices > 1 else ""
     return Account(lines, marks, done)

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.widgets.keys import key_of
-from napari_grata.widgets.parts import Section, button, choice, row
+from napari_grata.widgets.parts import Section, button, choice
 from napari_grata.widgets.theme import tip
 
 DIFFICULTIES = (("–", ""), ("easy", "easy"), ("moderate", "moderate"), ("hard", "hard"))
@@ -97,8 +97,12 @@ class DecideSection(Section):
         line.setSpacing(4)
         line.addWidget(self.undo_button, 1)
         line.addWidget(self.redo_button, 1)
-        self.body.addWidget(row("Comment", self.comment))
-        self.body.addWidget(row("Difficulty", self.difficulty, initials, self.reviewer))
+        comment = QLabel("Comment")
+        comment.setBuddy(self.comment)
+        self.body.addWidget(_beside(comment, self.comment))
+        difficulty = QLabel("Difficulty")
+        difficulty.setBuddy(self.difficulty)
+        self.body.addWidget(_beside(difficulty, self.difficulty, initials, self.reviewer))
         self.body.addWidget(ways)
         self.body.addWidget(self.list)
         self.body.addWidget(below)
@@ -169,3 +173,16 @@ class DecideSection(Section):
         index = item.data(Qt.ItemDataRole.UserRole)
         if index is not None:
             self.place_wanted.emit(int(index))
+
+
+def _beside(name: QLabel, *widgets: QWidget) -> QWidget:
+    """Return a line of the section; its names are longer than those of the rest of the dock."""
+    line = QWidget()
+    layout = QHBoxLayout(line)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(6)
+    name.setMinimumWidth(name.fontMetrics().horizontalAdvance("Difficulty") + 12)
+    layout.addWidget(name)
+    for index, widget in enumerate(widgets):
+        layout.addWidget(widget, 1 if index == 0 else 0)
+    return line

@@ -1,0 +1,108 @@
+"""Drawings on their way to the disk; without Qt, so that they outlive the dock."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from napari_grata.review.casefinding import ListError
+from napari_grata.widgets.decide.bases import mask_digest, write_base
+from napari_grata.widgets.decide.docket import Docket
+
+NO_PLACE = "There is no folder that it could be written to."
+
+
+@dataclass
+class Drawing:
+    """A layer that somebody has drawn on, and where that goes.
+
+    Attributes
+    ----------
+    layer : Labels
+    docket : Docket
+    under : ndarray or str
+        The mask that it was drawn over, or the mask's fingerprint.
+    """
+
+    layer: Any
+    docket: Docket
+    under: Any
+
+    def base(self) -> str:
+        """Return the fingerprint of the mask under the drawing."""
+        return self.under if isinstance(self.under, str) else mask_digest(self.under)
+
+
+class Drawings:
+    """Drawings that may not be on the disk yet."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Drawing] = []
+        self.saved: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+    def add(self, drawing: Drawing) -> None:
+        """Remember a drawing until it is saved."""
+        if not any(known.layer is drawing.layer for known in self.waiting):
+            self.waiting.append(drawing)
+
+    def knows(self, layer: Any) -> bool:
+        """Return whether somebody has drawn on a layer."""
+        return layer in self.saved or any(drawing.layer is layer for drawing in self.waiting)
+
+    def fresh(self) -> list[tuple[Drawing, np.ndarray, str]]:
+        """Return drawings that differ from what was saved, copied, with their fingerprints."""
+        found = []
+        for drawing in list(self.waiting):
+            data = drawing.layer.data
+            if tuple(data.shape) == tuple(drawing.docket.scan.mask_shape):
+                digest = mask_digest(data)
+                if digest != self.saved.get(drawing.layer, drawing.base()):
+                    found.append((drawing, np.array(data), digest))
+                    continue
+            self.waiting.remove(drawing)
+        return found
+
+    def settle(self, drawing: Drawing, digest: str) -> None:
+        """Take note that a drawing is on the disk as it was then."""
+        self.saved[drawing.layer] = digest
+        if mask_digest(drawing.layer.data) == digest and drawing in self.waiting:
+            self.waiting.remove(drawing)
+
+    def write(self) -> None:
+        """Write everything that waits, here and now.
+
+        Raises
+        ------
+        ListError, OSError
+        """
+        for drawing, stack, digest in self.fresh():
+            write(drawing.docket, stack, drawing.base())
+            self.settle(drawing, digest)
+
+    def write_or_leave(self) -> None:
+        """Write what waits when nobody is there any more to be told of a failure."""
+        with suppress(ListError, OSError):
+            self.write()
+
+
+def write(docket: Docket, stack: np.ndarray, base: str) -> int:
+    """Keep a drawing as a new version; returns its number.
+
+    Raises
+    ------
+    ListError, OSError
+        If it cannot be written; nothing on the disk has changed.
+    """
+    work = docket.work
+    if work is None:
+        raise ListError(f"{docket.problem or NO_PLACE}")
+    work.folder.parent.mkdir(exist_ok=True)
+    work.folder.mkdir(exist_ok=True)
+    version = work.edit_version + 1
+    write_base(work.folder, version, base)
+    work.save_edit(stack, docket.scan)
+    return version
