@@ -231,6 +231,8 @@ def read_everything(cases: CaseList) -> None:
     for case in cases.cases:
         scan = open_scan(case.sources[0])
         work = cases.work(case)
+        for entry in work.edits:
+            assert work.edit(scan, entry.number) is not None
         for run in work.run_folders():
             if (run / "run.json").exists():
                 found = reopen(run, scan)
