@@ -79,6 +79,11 @@ def build_parser() -> argparse.ArgumentParser:
         default="careful",
         help="careful (default), as-published (= grata), consistency, batch-norm or source",
     )
+    adapt.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="bfloat16 is faster where the device has it (see: doctor); masks differ a little",
+    )
     adapt.add_argument("--seed", type=int, default=0, help="seed of every random draw (0)")
     adapt.add_argument(
         "--set",

@@ -130,6 +130,8 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
     from napari_grata.review import figures
 
     settings = _changed(preset(options.method).settings, options.changes, options.seed)
+    if getattr(options, "precision", None) is not None:
+        settings = settings.but(precision=options.precision)
     scan, segmenter, slices, region = _prepare(options)
     card = segmenter.card
     before = _mask_path(options.out, "source", scan)

@@ -117,7 +117,7 @@ class _Blended(torch.autograd.Function):
         blend: float,
         eps: float,
     ) -> Tensor:
-        mean_now, var_now = batch_statistics(x)
+        mean_now, var_now = (one.to(mean.dtype) for one in batch_statistics(x))
         mean = torch.lerp(mean, mean_now, blend)
         var = torch.lerp(var, var_now, blend)
         ctx.save_for_backward(x, weight, mean, var, mean_now)

@@ -80,6 +80,9 @@ class Objectives:
         On the CPU; every random number comes from it.
     strong_view : callable, optional
         Images to images, in place of the seeded augmentation.
+    autocast : bool
+        Whether the network runs in bfloat16 where PyTorch thinks it safe. Logits are float32
+        again; auxiliary heads always are.
     """
 
     def __init__(
@@ -91,8 +94,10 @@ class Objectives:
         symmetric_entropy: bool = False,
         strong_view: Callable[[Tensor], Tensor] | None = None,
         batch_views: bool = False,
+        autocast: bool = False,
     ) -> None:
         self.network = network
+        self.autocast = autocast
         self.generator = generator
         self.activation = activation
         self.symmetric_entropy = symmetric_entropy
@@ -122,26 +127,37 @@ class Objectives:
         loss = getattr(self, "_" + first.replace("-", "_"))(images)
         return loss + self.loss(rest, images) if plus else loss
 
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the network's logits, in the type of the images."""
+        with self._casting(images):
+            logits = self.network(images)
+        return logits.to(images.dtype)
+
     def six_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image's own logits and the mean probability over the six views."""
-        return predict_views(
-            self.network,
-            images,
-            lambda logits: probabilities(logits, self.activation),
-            batch_views=self.batch_views,
-        )
+        with self._casting(images):
+            logits, mean = predict_views(
+                self.network,
+                images,
+                lambda logits: probabilities(logits.to(images.dtype), self.activation),
+                batch_views=self.batch_views,
+            )
+        return logits.to(images.dtype), mean
+
+    def _casting(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast)
 
     def _entropy(self, images: Tensor) -> Tensor:
-        return entropy_loss(self.network(images), self.activation, self.symmetric_entropy)
+        return entropy_loss(self.logits(images), self.activation, self.symmetric_entropy)
 
     def _consistency(self, images: Tensor) -> Tensor:
         target = self.six_views(images)[1]
-        return consistency_loss(self.network(self._strong(images)), target, self.activation)
+        return consistency_loss(self.logits(self._strong(images)), target, self.activation)
 
     def _scribble(self, images: Tensor) -> Tensor:
         if self.supervision is None:
             raise ValueError(f"The objective {SCRIBBLE!r} needs corrected pixels of these images.")
-        return scribble_loss(self.network(images), self.supervision, self.activation)
+        return scribble_loss(self.logits(images), self.supervision, self.activation)
 
     def _reconstruction(self, images: Tensor) -> Tensor:
         return fn.mse_loss(torch.sigmoid(self._head(images, "reconstruction")), images)

@@ -16,6 +16,7 @@ OBJECTIVES = (
 )
 LEARNING_RATE_RULES = ("quadratic", "linear", "softplus", "fixed")
 MODES = ("continual", "episodic", "every-n")
+PRECISIONS = ("float32", "bfloat16")
 PREDICTIONS = ("stream", "final", "average")
 SCRIBBLE_ROLES = ("none", "auxiliary", "pseudo", "both")
 
@@ -71,6 +72,9 @@ class Settings:
     soft_labels : float
         τ in pixels of the slice: around corrected pixels their label counts with the weight
         exp(−distance/τ). 0: the corrected pixels alone.
+    precision : {"float32", "bfloat16"}
+        What the network computes in. bfloat16 is faster where the device has it; its effect on
+        masks is in ``docs/performance.md``.
     hold : float
         The other pixels of a corrected slice, which the reviewer saw and left alone, are held to
         what the model said of them before the run; each weighs so much of a corrected one.
@@ -91,6 +95,7 @@ class Settings:
     predict: Literal["stream", "final", "average"] = "stream"
     six_views: bool = False
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
     scribble: Literal["none", "auxiliary", "pseudo", "both"] = "none"
     correction_steps: int = 10
     uncorrected_learn: bool = False
@@ -109,6 +114,7 @@ class Settings:
         one_of("learning_rate_rule", LEARNING_RATE_RULES)
         one_of("mode", MODES)
         one_of("predict", PREDICTIONS)
+        one_of("precision", PRECISIONS)
         one_of("scribble", SCRIBBLE_ROLES)
         if not 0 <= self.blend <= 1:
             raise SettingsError(f"blend is {self.blend}; it lies between 0 (source) and 1 (scan).")

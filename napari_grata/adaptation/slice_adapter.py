@@ -75,6 +75,11 @@ class SliceAdapter:
             learner = learner.but(six_views=False)
         self._method = make_method(learner, network, activation)
         self._viewer = make_method(self._settings, network, activation)
+        if self._method.precision != self._settings.precision:
+            self._say(
+                f"{self.segmenter.device} does not compute in {self._settings.precision}; this "
+                "run computes in float32, and its numbers differ a little."
+            )
 
     # -- state -----------------------------------------------------------------------------
 

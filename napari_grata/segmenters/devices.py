@@ -70,6 +70,33 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     raise DeviceError(f"This machine has no device {str(device)!r}. Choose one of: {keys}.")
 
 
+def has_bfloat16(device: str | torch.device) -> bool:
+    """Whether a device computes in bfloat16 by itself, and so faster than in float32."""
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and any(processor_units().values())
+
+
+def processor_units() -> dict[str, bool]:
+    """Return which units for bfloat16 the processor has, by name, as PyTorch sees them."""
+    import torch
+
+    units = {}
+    for name, question in (
+        ("AMX", "_is_amx_tile_supported"),
+        ("AVX-512 bfloat16", "_is_avx512_bf16_supported"),
+    ):
+        ask = getattr(torch.cpu, question, None)
+        try:
+            units[name] = bool(ask is not None and ask())
+        except RuntimeError:
+            units[name] = False
+    return units
+
+
 def _graphics() -> list[DeviceChoice]:
     import torch
 

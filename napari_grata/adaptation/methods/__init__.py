@@ -38,6 +38,7 @@ def make_method(settings: Settings, network: nn.Module, activation: str = "sigmo
         "seed": settings.seed,
         "activation": activation,
         "six_views": settings.six_views,
+        "precision": settings.precision,
     }
     if settings.method == "source":
         return Source(network, **common)

@@ -15,6 +15,8 @@ from napari_grata.adaptation.lean import make_lean
 from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
 from napari_grata.adaptation.objectives import ACTIVATIONS, Objectives, probabilities
 from napari_grata.adaptation.scribble import Supervision
+from napari_grata.adaptation.settings import PRECISIONS
+from napari_grata.segmenters.devices import has_bfloat16
 from napari_grata.segmenters.layout import lay_out
 
 
@@ -106,6 +108,10 @@ class Method:
     batch_views : bool, optional
         Whether views of equal shape run as one batch. By default only on a GPU: on a CPU six
         small batches keep to the cache and are faster.
+    precision : {"float32", "bfloat16"}
+        What the network computes in. bfloat16 is faster where the device has it, and changes the
+        numbers; θ, statistics, losses and predictions stay in the network's type. Where the
+        device lacks it, the attribute of this name says ``"float32"``.
     """
 
     name = ""
@@ -122,7 +128,10 @@ class Method:
         batch_views: bool | None = None,
         symmetric_entropy: bool = False,
         strong_view: Callable[[Tensor], Tensor] | None = None,
+        precision: str = "float32",
     ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}.")
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}."
@@ -138,6 +147,9 @@ class Method:
         self.six_views = six_views
         self.network = adaptable_copy(network, blend)
         self._layout = lay_out(self.network, self.device)
+        low = precision == "bfloat16" and has_bfloat16(self.device)
+        self.precision = "bfloat16" if low else "float32"
+        lean = make_lean(self.network, torch.bfloat16 if low else None)
         self.generator = torch.Generator().manual_seed(self.seed)
         self.objectives = Objectives(
             self.network,
@@ -146,6 +158,7 @@ class Method:
             symmetric_entropy=symmetric_entropy,
             strong_view=strong_view,
             batch_views=self.device.type != "cpu" if batch_views is None else batch_views,
+            autocast=low and lean is None,
         )
         self._flat = FlatParameters(norm_parameters(self.network))
         if self.learns and not self._flat.names:
@@ -153,7 +166,6 @@ class Method:
                 f"{type(self).__name__} adapts the scale and shift of normalisation layers, and "
                 "this network has none. Choose another model."
             )
-        make_lean(self.network)
         self._adam = FlatAdam(self._flat.values)
         self._source = self._flat.values.clone()
 
@@ -245,7 +257,7 @@ class Method:
         images = self._images(images)
         if self.six_views:
             return Output(*self.objectives.six_views(images))
-        logits = self.network(images)
+        logits = self.objectives.logits(images)
         return Output(logits, probabilities(logits, self.activation))
 
     def _images(self, images: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Consistency(Learner):
         objective: str = "consistency",
         symmetric_entropy: bool = False,
         scribble: str = "none",
+        precision: str = "float32",
     ) -> None:
         super().__init__(
             network,
@@ -46,6 +47,7 @@ class Consistency(Learner):
             batch_views=batch_views,
             symmetric_entropy=symmetric_entropy,
             strong_view=strong_view,
+            precision=precision,
         )
         if not learning_rate > 0:
             raise ValueError(f"learning_rate is {learning_rate}; it is above 0.")

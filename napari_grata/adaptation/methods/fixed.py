@@ -28,6 +28,7 @@ class Source(Method):
         activation: str = "sigmoid",
         six_views: bool = False,
         batch_views: bool | None = None,
+        precision: str = "float32",
     ) -> None:
         super().__init__(
             network,
@@ -36,6 +37,7 @@ class Source(Method):
             blend=0.0,
             six_views=six_views,
             batch_views=batch_views,
+            precision=precision,
         )
 
 
@@ -55,6 +57,7 @@ class BatchNorm(Method):
         blend: float = 1.0,
         six_views: bool = False,
         batch_views: bool | None = None,
+        precision: str = "float32",
     ) -> None:
         super().__init__(
             network,
@@ -63,4 +66,5 @@ class BatchNorm(Method):
             blend=blend,
             six_views=six_views,
             batch_views=batch_views,
+            precision=precision,
         )

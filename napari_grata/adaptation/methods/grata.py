@@ -57,6 +57,8 @@ class GraTa(Learner):
         Run views of equal shape as one batch; by default on a GPU only.
     scribble : {"none", "auxiliary", "pseudo", "both"}
         Role of corrected pixels in steps that are given some; see `Settings`.
+    precision : {"float32", "bfloat16"}
+        What the network computes in; see `Method`.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class GraTa(Learner):
         six_views: bool = False,
         batch_views: bool | None = None,
         scribble: str = "none",
+        precision: str = "float32",
     ) -> None:
         super().__init__(
             network,
@@ -93,6 +96,7 @@ class GraTa(Learner):
             batch_views=batch_views,
             symmetric_entropy=symmetric_entropy,
             strong_view=strong_view,
+            precision=precision,
         )
         if not learning_rate > 0:
             raise ValueError(f"learning_rate is {learning_rate}; it is above 0.")
