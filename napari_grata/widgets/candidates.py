@@ -20,7 +20,9 @@ KEY = "napari_grata"
 
 def can_be_scan(layer: Layer) -> bool:
     """Return whether a layer is an image that may be worked on; nothing is read."""
-    if not isinstance(layer, Image):
+    entry = layer.metadata.get(KEY)
+    if not isinstance(layer, Image) or (isinstance(entry, dict) and "role" in entry):
+        # What we drew over a scan ourselves, such as the model's uncertainty.
         return False
     if _own_scan(layer) is not None:
         return True

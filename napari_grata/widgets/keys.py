@@ -35,6 +35,7 @@ KEYS = (
     Key("W", "curtain: left the mask before, right the mask after", "curtain"),
     Key("Shift+Q", "side by side: left the mask before, right the mask after", "side_by_side"),
     Key("Shift+W", "three planes of a volume through one place", "planes"),
+    Key("Shift+U", "show where the model is unsure: each kind, then none", "uncertainty"),
     Key("Shift+Left", "move the curtain to the left", "curtain_left"),
     Key("Shift+Right", "move the curtain to the right", "curtain_right"),
     Key("Ctrl+1", "accept the mask after", "decide_accept"),

@@ -8,7 +8,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QRectF
+from qtpy.QtGui import QPainter
 from qtpy.QtWidgets import QWidget
 
 from napari_grata.widgets.compare.bar import CompareBar
@@ -21,6 +22,7 @@ from napari_grata.widgets.compare.links import DATA_EVENTS, LOOK_EVENTS, Links
 from napari_grata.widgets.compare.overlay import Overlay, find_canvas
 from napari_grata.widgets.compare.room import Room
 from napari_grata.widgets.compare.side import Side
+from napari_grata.widgets.compare.unsure import Uncertainty
 from napari_grata.widgets.layers import alive
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.viewer_parts import camera_of, grid_of
@@ -62,9 +64,15 @@ class Compare(QObject):
         self._closed = False
         self._modes: dict[str, Any] = {}
         dock.slots.compare.add(self.bar)
+        self.unsure = Uncertainty(dock)
         self.bar.wanted.connect(self.toggle)
+        self.bar.unsure_wanted.connect(self._choose_unsure)
+        self.bar.all_wanted.connect(self.unsure.measure_all)
+        self.unsure.changed.connect(self.refresh)
+        self.unsure.drawn.connect(self._draw_scale)
         for name in self.bar.buttons:
             dock.verbs[name] = partial(_toggle, weakref.ref(self), name)
+        dock.verbs["uncertainty"] = partial(_cycle, weakref.ref(self.unsure))
         dock.verbs["curtain_left"] = partial(_shift, weakref.ref(self), -LARGE_STEP / 2)
         dock.verbs["curtain_right"] = partial(_shift, weakref.ref(self), LARGE_STEP / 2)
         desk = dock.desk
@@ -216,11 +224,27 @@ class Compare(QObject):
             pressed.add("planes")
         self.bar.set_reasons(reasons)
         self.bar.set_pressed(pressed)
+        self.bar.set_unsure(self.unsure.kind, self.unsure.reason())
 
     def shift_curtain(self, step: float) -> None:
         """Move the curtain by a share of the canvas's width."""
         if isinstance(self._mode, Curtain):
             self._mode.shift(step)
+
+    def _choose_unsure(self, kind: str) -> None:
+        self.unsure.choose(kind or None)
+
+    def _draw_scale(self) -> None:
+        """Draw the scale of the uncertainty, or no longer."""
+        if self._closed or not self._make_modes() or self._overlay is None:
+            return
+        self._overlay.remove(self._scale)
+        if self.unsure.layer is not None and self.unsure.layer.visible:
+            self._overlay.add(self._scale)
+
+    def _scale(self, painter: QPainter) -> None:
+        if self._overlay is not None:
+            self.unsure.draw(painter, QRectF(self._overlay.rect()))
 
     def _make_modes(self) -> bool:
         canvas = find_canvas(self._dock)
@@ -311,6 +335,12 @@ def _toggle(compare: weakref.ref[Compare], name: str) -> None:
     found = compare()
     if found is not None:
         found.toggle(name)
+
+
+def _cycle(unsure: weakref.ref[Uncertainty]) -> None:
+    found = unsure()
+    if found is not None:
+        found.cycle()
 
 
 def _shift(compare: weakref.ref[Compare], step: float) -> None:

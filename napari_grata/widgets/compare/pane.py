@@ -132,9 +132,9 @@ class Pane(QWidget):
         ):
             if label in _OPPOSITE:
                 draw_letter(painter, label[0].upper(), box, edge)
-        masks = " and ".join(sorted(self.shown, reverse=True))
+        masks = "both" if len(self.shown) == 2 else "".join(self.shown)
         words = plane_name(labels, self.across)
-        draw_caption(painter, f"{words}, mask {masks}" if masks else words, box)
+        draw_caption(painter, f"{words}, {masks}" if masks else words, box)
 
     def _place(self) -> QPointF:
         point = np.asarray(self._viewer.dims.point)[-3:]
