@@ -351,9 +351,7 @@ def test_a_second_window_may_look_but_not_decide(adapted: Any, qtbot: Any) -> No
     assert other.stdin is not None
     with other:
         assert other.stdout.readline().strip() == "held"
-        dock.decide.clerk._asked = (None, None, None)
-        dock.decide.clerk.docket = None
-        dock.decide.refresh()
+        dock.decide.clerk.start_anew()
         ready(dock, qtbot)
         assert not dock.decide.bar.buttons["accept"].isEnabled()
         assert "another program" in dock.decide.bar.buttons["accept"].toolTip()

@@ -64,6 +64,12 @@ class Clerk(QObject):
         elif wanted[0] is not None:
             self.job.start(partial(find, *wanted))
 
+    def start_anew(self) -> None:
+        """Forget what was found, and look again."""
+        self._put_away()
+        self._asked = (None, None, None)
+        self.look()
+
     @property
     def unsaved(self) -> int:
         """How many decisions are not on the disk yet, those on scans left since included."""

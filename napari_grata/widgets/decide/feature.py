@@ -354,6 +354,11 @@ class Decide(QObject):
         self.look_again()
 
     def _complain(self, problem: str) -> None:
+        if self.docket is not None and self.docket.caselist is None:
+            problem = (
+                f"Your decisions wait in memory, and are lost with this window. "
+                f"{self.docket.problem}"
+            )
         self._problem = problem
         show_error(problem)
 
