@@ -58,6 +58,7 @@ def card_html(card: Card | None, colours: ThemeColours, *, error: str | None = N
     section("Source centre", _paragraph(card.source_centre))
     section("Trained on", _training(card.training_data, muted))
     section("How good it is at home", _results(card.results, muted))
+    section("Shift is judged against", _paragraph(_home(card)))
     section("Meant for", _paragraph(card.intended_use))
     section("Limits", _paragraph(card.limits))
     section("Terms", _paragraph(card.licence))
@@ -82,6 +83,14 @@ def _reads(card: Card) -> str:
     elif card.size is not None:
         words += f", resampled to {card.size[0]} × {card.size[1]} pixels"
     return words[:1].upper() + words[1:] + "."
+
+
+def _home(card: Card) -> str:
+    """Return what the gauge compares a scan with."""
+    if card.shift is None:
+        return ""
+    seen = f" {card.shift.seen} of them trained the model." if card.shift.seen else ""
+    return f"{card.shift.scans} scans: {card.shift.measured_on}.{seen}"
 
 
 def _structures(card: Card, muted: str) -> str:
