@@ -49,7 +49,7 @@ def work_on_case(
     segmenter: Segmenter,
     settings: Settings | None = None,
     *,
-    start: Snapshot | None = None,
+    start: Snapshot | Start | None = None,
 ) -> Iterator[Stage | Record | CaseSummary]:
     """Segment and adapt one case into a run folder of its own; last comes its summary.
 
@@ -60,9 +60,10 @@ def work_on_case(
     ----------
     settings : Settings, optional
         By default the list's, or else "Careful".
-    start : Snapshot, optional
-        Adapted model to begin with. By default, where the list carries the model on, the one
-        that the nearest case before this one ended with; else the source model.
+    start : Snapshot or Start, optional
+        Adapted model to begin with; a `Start` also tells, for the record, whose it was. By
+        default, where the list carries the model on, the one that the nearest case before this
+        one ended with; else the source model.
 
     Raises
     ------
@@ -169,7 +170,7 @@ def _work(
     case: Case,
     segmenter: Segmenter,
     settings: Settings,
-    start: Snapshot | None,
+    start: Snapshot | Start | None,
     begin: float,
 ) -> Iterator[Stage | Record | CaseSummary]:
     from napari_grata.adaptation.choices import RunError
@@ -186,11 +187,13 @@ def _work(
     if misfit is not None:
         raise RunError(misfit)
     work = caselist.work(case)
-    before: Start | None = None
-    if start is None and caselist.carry:
-        before = previous_end(caselist, case, segmenter, settings)
+    before: Start | None
+    if isinstance(start, Start):
+        before = start
     elif start is not None:
         before = Start(start, "", "", int(start.steps))
+    else:
+        before = previous_end(caselist, case, segmenter, settings) if caselist.carry else None
     shift = None
     if getattr(segmenter.card, "shift", None) is not None:
         yield Stage(f"Looking how far case {case.number} is from the source centre …")

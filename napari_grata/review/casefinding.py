@@ -44,7 +44,9 @@ def bare_name(path: Path) -> str:
 def natural_key(path: Path | str) -> tuple:
     """Sort key that puts ``case 2`` before ``case 10``, folder by folder."""
     return tuple(
-        tuple((int(bit), "") if bit.isdigit() else (-1, bit.casefold()) for bit in bits if bit)
+        tuple(
+            (0, int(bit), "") if bit.isdecimal() else (1, 0, bit.casefold()) for bit in bits if bit
+        )
         for bits in (re.split(r"(\d+)", part) for part in Path(path).parts)
     )
 

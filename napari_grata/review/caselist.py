@@ -6,8 +6,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,12 @@ from napari_grata.adaptation.runfolder import fingerprint
 
 from .casefinding import ListError
 from .cases import (
-    STATE_OF_VERDICT,
     Case,
     CaseState,
     CaseSummary,
-    Progress,
-    file_marks,
 )
-from .casework import CaseWork
-from .decisions import DecisionLog, Fact
-from .listchoices import ListChoices
+from .decisions import DecisionLog
+from .knowledge import KnownCases
 from .listfile import (
     DECISIONS_FILE,
     LIST_FILE,
@@ -39,7 +34,6 @@ from .listfile import (
     title_of,
     write_list,
 )
-from .safefiles import clear_leftovers
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -50,7 +44,7 @@ _open: weakref.WeakValueDictionary[str, CaseList] = weakref.WeakValueDictionary(
 _opening = threading.RLock()
 
 
-class CaseList(ListChoices):
+class CaseList(KnownCases):
     """Cases in a fixed order, each with its own folder; what was decided; how to adapt them.
 
     Made with `make`, `load` or `case_of_scan`. While one is open in this program, opening the
@@ -71,21 +65,14 @@ class CaseList(ListChoices):
 
     def __init__(self, folder: Path, *, take_over: bool = False) -> None:
         # Called by `load` alone.
-        super().__init__(Path(folder))
-        values = read_list(self.folder)
+        values = read_list(Path(folder))
         self._roots = [Path(root) for root in values["roots"]]
         self._identity = str(values["identity"])
-        self.cases = tuple(read_case(entry) for entry in values["cases"])
-        self._by_key = {case.key: case for case in self.cases}
-        self.decisions = DecisionLog(self.folder / DECISIONS_FILE, take_over=take_over)
-        self.notices += self.decisions.notices
-        self._summaries: dict[str, CaseSummary | None] = {}
-        self._works: dict[str, CaseWork] = {}
-        self._problems: dict[str, str] = {}
-        self._busy: set[str] = set()
-        if self.writable:
-            clear_leftovers([self.folder])
-        self.refresh()
+        super().__init__(
+            Path(folder),
+            [read_case(entry) for entry in values["cases"]],
+            DecisionLog(Path(folder) / DECISIONS_FILE, take_over=take_over),
+        )
 
     # -- opening ---------------------------------------------------------------------------
 
@@ -110,7 +97,6 @@ class CaseList(ListChoices):
         """
         given = [sources] if isinstance(sources, str | Path) else list(sources)
         roots = [Path(os.path.abspath(Path(source).expanduser())) for source in given]
-        found = list(all_sources(roots))
         identity = identity_of(roots)
         place = lists_dir() / identity[:16] if folder is None else Path(folder).expanduser()
         place = Path(os.path.abspath(place))
@@ -120,9 +106,14 @@ class CaseList(ListChoices):
                 raise ListError(
                     f"The folder {place.name} holds the list of other scans. Choose another one."
                 )
-            known._add(found)
+            try:
+                known._add(list(all_sources(roots)))
+            except ListError as error:
+                # Scans that are out of reach are no reason to lose sight of what was decided.
+                known.notices += [str(error)] * (str(error) not in known.notices)
             return known
-        return cls._create(place, identity, roots, [(path,) for path in found])
+        found = [(path,) for path in all_sources(roots)]
+        return cls._create(place, identity, roots, found)
 
     @classmethod
     def _create(
@@ -183,163 +174,11 @@ class CaseList(ListChoices):
                 del _open[place]
 
     @property
-    def writable(self) -> bool:
-        """Whether this program may write to the list."""
-        return self.decisions.read_only is None
-
-    @property
     def title(self) -> str:
         """Name of what the list was made of; for the screen alone."""
         return title_of(self._roots, self.cases)
 
-    # -- cases -----------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def case(self, key: str) -> Case:
-        """Return the case with this code.
-
-        Raises
-        ------
-        KeyError
-        """
-        return self._by_key[key]
-
-    def state(self, case: Case | str) -> CaseState:
-        """Return where a case stands; opens no file."""
-        key = _key(case)
-        decision = self.decisions.current(key).get(None)
-        if decision is not None:
-            return STATE_OF_VERDICT[decision.verdict]
-        summary = self._summaries.get(key)
-        if key in self._problems or (summary is not None and summary.error):
-            return CaseState.FAILED
-        if summary is None:
-            return CaseState.NEW
-        if summary.adapted:
-            return CaseState.FLAGGED if summary.flags else CaseState.ADAPTED
-        return CaseState.SEGMENTED if summary.segmented else CaseState.NEW
-
-    def summary(self, case: Case | str) -> CaseSummary | None:
-        """Return what is known of a case; opens no file."""
-        return self._summaries.get(_key(case))
-
-    def problem(self, case: Case | str) -> str | None:
-        """Return why a case cannot be opened or could not be done, None if all is well."""
-        key = _key(case)
-        summary = self._summaries.get(key)
-        return self._problems.get(key) or (summary.error if summary is not None else None)
-
-    def missing(self, case: Case | str) -> str | None:
-        """Return a sentence where the case's file was not found at the last `refresh`."""
-        return self._problems.get(_key(case))
-
-    @contextlib.contextmanager
-    def busy(self, key: str) -> Iterator[None]:
-        """Mark a case as being adapted, so that no one else of this program does it too.
-
-        Raises
-        ------
-        ListError
-            If it is.
-        """
-        with self._mutex:
-            if key in self._busy:
-                raise ListError(f"Case {self._by_key[key].number} is being adapted already.")
-            self._busy.add(key)
-        try:
-            yield
-        finally:
-            self._busy.discard(key)
-
-    def work(self, case: Case | str) -> CaseWork:
-        """Return the folder of a case."""
-        key = _key(case)
-        with self._mutex:
-            if key not in self._works:
-                if key not in self._by_key:
-                    raise KeyError(key)
-
-                def changed(summary: CaseSummary | None) -> None:
-                    self._summaries[key] = self._checked(self._by_key[key], summary)
-
-                self._works[key] = CaseWork(self.folder / "cases" / key, changed)
-            return self._works[key]
-
-    def progress(self) -> Progress:
-        """Count the cases by state; opens no file."""
-        states = [self.state(case) for case in self.cases]
-        counts = Counter(states)
-        summaries = [self._summaries.get(case.key) for case in self.cases]
-        return Progress(
-            total=len(states),
-            decided=sum(state.decided for state in states),
-            prepared=sum(summary is not None and summary.adapted for summary in summaries),
-            flagged=counts[CaseState.FLAGGED],
-            failed=counts[CaseState.FAILED],
-            counts=dict(counts),
-        )
-
-    def facts(self, case: Case | str) -> dict[str, Fact]:
-        """Return what a decision on a case rests on, for `DecisionLog.decide`."""
-        return self.work(case).facts()
-
-    # -- the disk --------------------------------------------------------------------------
-
-    def refresh(self, case: Case | str | None = None) -> None:
-        """Read summaries again, and look which files are there and unchanged."""
-        cases = self.cases if case is None else (self._by_key[_key(case)],)
-        there = set()
-        with contextlib.suppress(OSError):
-            there = {entry.name for entry in os.scandir(self.folder / "cases")}
-        for entry in cases:
-            if entry.sources and not all(path.is_file() for path in entry.sources):
-                self._problems[entry.key] = (
-                    "The file of this case is not where it was. Connect its drive or put it back; "
-                    "what was done on the case is kept."
-                )
-            else:
-                self._problems.pop(entry.key, None)
-            if entry.key in there:
-                work = self.work(entry)
-                if self.writable:
-                    clear_leftovers([work.folder])
-                self._summaries[entry.key] = self._checked(entry, work.summary)
-                self.notices += [text for text in work.notices if text not in self.notices]
-            else:
-                self._summaries[entry.key] = None
-
-    def confirm(self, case: Case | str, scan: Scan) -> bool:
-        """Compare an opened scan with what the case's summary was made from.
-
-        A file that was only copied or touched counts as unchanged from then on.
-
-        Returns
-        -------
-        bool
-            Whether the summary holds for this scan.
-        """
-        key = _key(case)
-        summary = self._summaries.get(key)
-        if summary is None or not summary.scan_sha256:
-            return False
-        if fingerprint(scan)["sha256"] != summary.scan_sha256:
-            self._summaries[key] = summary.but(stale=_CHANGED)
-            return False
-        if summary.stale and self.writable:
-            with contextlib.suppress(ListError):
-                self.work(key).write_summary(
-                    summary.but(files=file_marks(self._by_key[key].sources))
-                )
-        return True
-
-    def _checked(self, case: Case, summary: CaseSummary | None) -> CaseSummary | None:
-        """Say so in a summary if its file has another size or date than then."""
-        if summary is None or not summary.files:
-            return summary
-        marks = file_marks(case.sources)
-        return summary if not marks or marks == summary.files else summary.but(stale=_CHANGED)
+    # -- growing ---------------------------------------------------------------------------
 
     def _look_for_new(self) -> None:
         folders = [root for root in self._roots if root.is_dir()]
@@ -350,8 +189,9 @@ class CaseList(ListChoices):
     def _add(self, found: Sequence[Path]) -> None:
         """Put files that are not in the list yet at its end."""
         with self._mutex:
-            known = {path for case in self.cases for path in case.sources}
-            fresh = [(path,) for path in found if path not in known]
+            # The same folder may be reached by another name: a link, a drive's letter.
+            known = {os.path.realpath(path) for case in self.cases for path in case.sources}
+            fresh = [(path,) for path in found if os.path.realpath(path) not in known]
             if not fresh or not self.writable:
                 return
             first = 1 + max((case.number for case in self.cases), default=0)
@@ -363,10 +203,7 @@ class CaseList(ListChoices):
                     f"New scans in the folder could not be added ({error.strerror})."
                 )
                 return
-            self.cases = cases
-            self._by_key = {case.key: case for case in cases}
-            for case in cases:
-                self._summaries.setdefault(case.key, None)
+            self._know(cases)
             count = f"{len(fresh)} new scan{'s were' if len(fresh) > 1 else ' was'}"
             self.notices.append(f"{count} added at the end of the list.")
 
@@ -377,15 +214,8 @@ class CaseList(ListChoices):
             write_list(self.folder, self._identity, self._roots, cases)
         except OSError:
             return  # It is in view all the same; next time its fingerprint will find it again.
-        self.cases = cases
-        self._by_key = {case.key: case for case in cases}
+        self._know(cases)
         self.refresh()
-
-
-_CHANGED = (
-    "The file has changed since this case was adapted. What is shown may not fit it; adapt the "
-    "case again."
-)
 
 
 def case_of_scan(scan: Scan) -> CaseList:
@@ -406,7 +236,3 @@ def case_of_scan(scan: Scan) -> CaseList:
             known._move(sources)
         return known
     return CaseList._create(place, identity, [], [sources])
-
-
-def _key(case: Case | str) -> str:
-    return case if isinstance(case, str) else case.key

@@ -40,6 +40,10 @@ class WriterLock:
         self._key = os.path.realpath(path)
         self._mine = False
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.release()
+
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""

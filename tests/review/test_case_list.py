@@ -158,6 +158,33 @@ def test_new_files_come_at_the_end_and_old_codes_stay(centre: Path) -> None:
     assert reopened(again).notices == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_a_folder_reached_by_another_name_is_the_same_list(centre: Path, tmp_path: Path) -> None:
+    cases = CaseList.make(centre)
+    cases.close()
+    (tmp_path / "link").symlink_to(centre, target_is_directory=True)
+    again = CaseList.make(tmp_path / "link")
+    assert again.folder == cases.folder
+    assert again.cases == cases.cases
+
+
+def test_a_list_whose_scans_are_all_out_of_reach_can_still_be_looked_at(centre: Path) -> None:
+    cases = CaseList.make(centre)
+    cases.decisions.decide("case-0002", "accept")
+    cases.close()
+    centre.rename(centre.with_name("away"))
+    again = CaseList.make(centre)
+    assert again.state("case-0002") is CaseState.ACCEPTED
+    assert again.state("case-0001") is CaseState.FAILED
+    assert len(again.notices) == 1
+
+
+def test_names_with_raised_digits_are_sorted_too(tmp_path: Path) -> None:
+    for name in ("10 cm²", "9 cm²", "²", "x٣"):
+        photograph(tmp_path / "odd" / f"{name}.png")
+    assert names(CaseList.make(tmp_path / "odd"))[:2] == ["9 cm²", "10 cm²"]
+
+
 def test_a_file_that_vanished_costs_its_case_alone_and_comes_back(centre: Path) -> None:
     cases = CaseList.make(centre)
     cases.decisions.decide("case-0001", "reject")

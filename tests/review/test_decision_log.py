@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -356,6 +357,16 @@ def test_the_lock_of_a_program_that_was_killed_is_taken_over(path: Path) -> None
     log.decide("case-0001", "accept")
     assert json.loads(path.with_suffix(".lock").read_text())["pid"] == os.getpid()
     log.close()
+
+
+def test_a_log_that_nobody_holds_any_more_gives_its_lock_back(path: Path) -> None:
+    log = DecisionLog(path)
+    log.decide("case-0001", "accept")
+    del log
+    gc.collect()
+    assert path.with_suffix(".lock").read_text() == ""
+    program = other_program(path, hold=False)
+    end(program)
 
 
 def test_where_the_system_knows_no_locks_a_dead_programs_lock_is_taken_over(

@@ -19,6 +19,7 @@ from napari_grata.adaptation import AdaptationRun, Record, Settings, reopen
 from napari_grata.review.ahead import Stage, needs_work, work_on_case, work_on_list
 from napari_grata.review.caselist import CaseList, ListError
 from napari_grata.review.cases import CaseState, CaseSummary
+from napari_grata.review.continuing import Start
 from napari_grata.review.keeping import keep_run
 from napari_grata.review.thumbnails import LONGEST_SIDE
 from napari_grata.scans import Scan, open_scan
@@ -160,6 +161,20 @@ def test_a_model_that_is_carried_on_begins_where_the_case_before_ended(
     assert json.loads((second / "run.json").read_text())["continued"] is True
     assert cases.summary("case-0001").continued_from == ""
     assert cases.summary("case-0003").continued_from == "case-0002"
+
+
+def test_a_model_taught_elsewhere_is_begun_with_and_named(
+    cases: CaseList, segmenter: Segmenter
+) -> None:
+    run = alone(cases, "case-0003", segmenter)
+    start = Start(run.state, "case-0003", "run-0007", 3)
+    summary = finish(work_on_case(cases, cases.cases[0], segmenter, start=start))
+    assert summary.continued_from == "case-0003"
+    wanted = alone(cases, "case-0001", segmenter, start=run.state)
+    assert same_masks(masks(cases, "case-0001"), wanted.adapted_masks)
+    finish(work_on_case(cases, cases.cases[1], segmenter, start=run.state))
+    folder = cases.work("case-0002").run_folder
+    assert json.loads((folder / "origin.json").read_text())["from"]["case"] == ""
 
 
 def test_a_case_that_failed_is_passed_over_by_the_model_that_is_carried_on(
