@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
@@ -64,6 +66,8 @@ class Desk(QObject):
         self.problem: str | None = None
         self.notice = ""
         self.details = ""
+        # Where the run of a session is kept, if its scan is a case of a list.
+        self.place: Callable[[Session], Path | None] | None = None
         self._unreadable: str | None = None
         self._job: tuple[str, str] = ("", "")
         self.runner.ended.connect(self._on_ended)
@@ -161,7 +165,9 @@ class Desk(QObject):
             session, entry, slices = begun
             session.settings = settings
             session.expected_steps = words.expected_steps(settings, slices, session.scan.case_of)
-            folder = run_folder(run_parent, session.scan)
+            folder = self.place(session) if self.place is not None else None
+            if folder is None:
+                folder = run_folder(run_parent, session.scan)
             self.runner.adapt(session, entry, device, settings, slices, region, folder)
             self.session_changed.emit()
 

@@ -54,6 +54,9 @@ def add_features(dock: Any) -> None:
     from napari_grata.widgets.shift_gauge import ShiftGauge
 
     dock.shift_gauge = ShiftGauge(dock)
+    from napari_grata.widgets.cases.feature import Cases
+
+    dock.cases = Cases(dock)
     from napari_grata.widgets.compare.feature import Compare
 
     dock.compare = Compare(dock)

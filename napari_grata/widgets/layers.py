@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
 
 KEY = "napari_grata"
+# Layers that this plugin made; copies that the person made of them are not among them.
+_MADE: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def colormap(colours: Mapping[int, str]) -> DirectLabelColormap:
@@ -31,6 +33,11 @@ def colormap(colours: Mapping[int, str]) -> DirectLabelColormap:
 def alive(viewer: Viewer, layer: Layer | None) -> bool:
     """Return whether a layer is still in the viewer (by identity: layers may be renamed)."""
     return layer is not None and any(layer is other for other in viewer.layers)
+
+
+def made_here(layer: Layer) -> bool:
+    """Return whether a mask layer was made by this plugin, not by the person."""
+    return layer in _MADE
 
 
 def free_name(viewer: Viewer, name: str) -> str:
@@ -219,6 +226,7 @@ class MaskLayer:
             **arguments,
         )
         layer.contour = self._contour
+        _MADE.add(layer)
         # The person may be at work on another layer: it stays the active one.
         active = self._viewer.layers.selection.active
         self._viewer.add_layer(layer)

@@ -56,11 +56,14 @@ class Opening(QObject):
     failed(str)
         Nothing was opened, and why.
     model_added(ModelEntry)
+    list_wanted(list of str)
+        A folder, or several files, that make a list of cases.
     """
 
     opened = Signal(object)
     failed = Signal(str)
     model_added = Signal(object)
+    list_wanted = Signal(list)
 
     def __init__(self, viewer: Any, store: SettingsStore, widget: QWidget) -> None:
         super().__init__(widget)
@@ -80,10 +83,27 @@ class Opening(QObject):
     def ask_folder(self) -> None:
         """Ask for a folder of photographs and open it."""
         folder = self._store.get("folder", "")
-        name = ask_folder(self._widget, folder, "Folder of photographs")
+        name = ask_folder(self._widget, folder, "Folder of photographs, as one stack")
         if name:
             self._store.set("folder", name)
             self.open(name)
+
+    def ask_list_folder(self) -> None:
+        """Ask for a folder whose scans make a list of cases."""
+        folder = self._store.get("folder", "")
+        name = ask_folder(self._widget, folder, "List of cases: the folder of the scans")
+        if name:
+            self._store.set("folder", name)
+            self.list_wanted.emit([name])
+
+    def ask_list_files(self) -> None:
+        """Ask for files that make a list of cases."""
+        names, _ = QFileDialog.getOpenFileNames(
+            self._widget, "List of cases: the scans", self._store.get("folder", ""), _FILTER
+        )
+        if names:
+            self._store.set("folder", str(Path(names[0]).parent))
+            self.list_wanted.emit(list(names))
 
     def open(self, source: str | Path | Sequence[str]) -> None:
         """Open a scan; a broken one is a sentence, and nothing half-open stays."""
@@ -123,5 +143,7 @@ class Opening(QObject):
                 dialog.field.add(path)
             return
         paths = [url.toLocalFile() for url in mime.urls() if url.isLocalFile()]
-        if paths:
-            self.open(paths[0] if len(paths) == 1 else paths)
+        if len(paths) > 1 or (paths and Path(paths[0]).is_dir()):
+            self.list_wanted.emit(paths)
+        elif paths:
+            self.open(paths[0])

@@ -26,6 +26,8 @@ class ScanSection(Section):
         Other slices or another region.
     open_file(), open_folder(), open_sample(str)
         The person wants to open something; the sample by its key.
+    open_list_folder(), open_list_files()
+        The person wants to open a list of cases: a folder, or some files.
     draw_region()
         The person wants to draw a rectangle.
     """
@@ -35,6 +37,8 @@ class ScanSection(Section):
     open_file = Signal()
     open_folder = Signal()
     open_sample = Signal(str)
+    open_list_folder = Signal()
+    open_list_files = Signal()
     draw_region = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -45,14 +49,8 @@ class ScanSection(Section):
             "The scan to work on: any image that is open in the viewer.", "Scan to work on"
         )
         self.open_button = button("Open", "Open a scan: NIfTI or photographs.", small=True)
-        menu = QMenu(self.open_button)
-        for text, slot in (
-            ("Scan or photograph …", self._file),
-            ("Folder of photographs …", self._folder),
-        ):
-            action: Any = menu.addAction(text)
-            action.triggered.connect(slot)
-        self.open_button.setMenu(menu)
+        self.open_menu = self._open_menu()
+        self.open_button.setMenu(self.open_menu)
         self.sample_button = button(
             "Sample", "Open one of the scans that come with the plugin.", small=True
         )
@@ -100,6 +98,32 @@ class ScanSection(Section):
         self.range.editingFinished.connect(self.selection_changed)
         self.region.currentIndexChanged.connect(self._on_region)
         self.draw_button.clicked.connect(self._draw)
+
+    def _open_menu(self) -> QMenu:
+        menu = QMenu(self.open_button)
+        menu.setToolTipsVisible(True)
+        for text, slot, words in (
+            ("Scan or photograph …", self._file, "One scan, by itself."),
+            (
+                "List of cases: a folder …",
+                self._list_folder,
+                "Each scan or photograph in the folder becomes a case, one after another.",
+            ),
+            (
+                "List of cases: some files …",
+                self._list_files,
+                "Each of the files becomes a case, one after another.",
+            ),
+            (
+                "Folder of photographs as one stack …",
+                self._folder,
+                "All photographs of the folder at once, as slices of one scan.",
+            ),
+        ):
+            action: Any = menu.addAction(text)
+            action.setToolTip(words)
+            action.triggered.connect(slot)
+        return menu
 
     def set_samples(self, samples: list[tuple[str, str]]) -> None:
         """Fill the menu of samples with (key, title)."""
@@ -192,6 +216,12 @@ class ScanSection(Section):
 
     def _folder(self) -> None:
         self.open_folder.emit()
+
+    def _list_folder(self) -> None:
+        self.open_list_folder.emit()
+
+    def _list_files(self) -> None:
+        self.open_list_files.emit()
 
     def _draw(self) -> None:
         self.draw_region.emit()

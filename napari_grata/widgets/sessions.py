@@ -63,6 +63,10 @@ class Sessions:
         sessions[id(scan), card.name] = session
         return session
 
+    def of(self, layer: Layer | None) -> list[Session]:
+        """Return what all models made of a scan so far."""
+        return [] if layer is None else list(self._sessions.get(layer, {}).values())
+
     def close_runs(self) -> None:
         """Close the files of all runs but one that is going on, which closes its own."""
         for session in self.all():
