@@ -17,7 +17,7 @@ from torch.nn import functional as fn
 from napari_grata.segmenters.resunet import ResUNet
 
 from .lean_last import Last
-from .lean_parts import Block, Gradients, Joint, Unit
+from .lean_parts import Block, Gradients, Health, Joint, Unit
 from .normalisation import BlendedNorm
 
 
@@ -38,9 +38,10 @@ class Lean:
         self.result = next(network.parameters()).dtype
         self._cast: dict[nn.Module, tuple[Tensor, Tensor | None]] = {}
         res: Any = network.res
-        self.stem = Unit(res.conv1, res.bn1, self._weights)
+        self._health = Health()
+        self.stem = Unit(res.conv1, res.bn1, self._weights, self._health)
         self.stages = [
-            [Block(block, self._weights) for block in layer]
+            [Block(block, self._weights, self._health) for block in layer]
             for layer in (res.layer1, res.layer2, res.layer3, res.layer4)
         ]
         self.joints = [Joint(block, self._weights) for block in (network.up1, network.up2)]
@@ -64,6 +65,8 @@ class Lean:
 
     def forward(self, x: Tensor, tape: list | None) -> Tensor:
         """Return the logits; what the backward pass needs is put onto ``tape``."""
+        if self.dtype is torch.bfloat16:
+            self._health.watch(x)
         x = x.to(self.dtype or x.dtype).contiguous(memory_format=torch.channels_last)
         skips = [self.stem.forward(x, tape)]
         if tape is None:
@@ -75,10 +78,13 @@ class Lean:
             for block in stage:
                 y = block.forward(y, tape)
             skips.append(y)
+            if y.dtype is torch.bfloat16:
+                self._health.watch(y)
         skips.pop()
         for joint in self.joints:
             y = joint.forward(y, skips.pop(), tape)
-        return self.last.forward(y, skips.pop(), tape).to(self.result)
+        logits = self.last.forward(y, skips.pop(), tape).to(self.result)
+        return logits.fill_(torch.nan) if self._health.is_lost() else logits
 
     def backward(self, gradient: Tensor, tape: list) -> Gradients:
         """Return the gradients of scales and shifts; the tape is used up."""

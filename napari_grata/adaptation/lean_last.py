@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .lean_norm import Norm
-from .lean_parts import Gradients, Joint, Weights, stop_where_zero
+from .lean_parts import Gradients, Joint, Weights, relu_, stop_where_zero
 
 
 class Last:
@@ -31,7 +31,7 @@ class Last:
         self.weights = weights
 
     def forward(self, deep: Tensor, skip: Tensor, tape: list | None) -> Tensor:
-        halves = [half.relu_() for half in self.joint.halves(deep, skip)]
+        halves = [relu_(half) for half in self.joint.halves(deep, skip)]
         before = [norm.moments(x) for norm, x in zip(self.norms, halves, strict=True)]
         rows = self._product(halves, before)
         batch, _, height, width = halves[0].shape
@@ -39,7 +39,7 @@ class Last:
         moments = self.norm.moments(y)
         if tape is not None:
             tape.append((halves, before, y, moments))
-        z = self.norm.apply(y, moments, in_place=tape is None).relu_()
+        z = relu_(self.norm.apply(y, moments, in_place=tape is None))
         weight, bias = self.weights(self.network.seg_head)
         values = self._rows(z) @ weight.flatten(1).t()
         if bias is not None:
@@ -55,7 +55,7 @@ class Last:
         values = gradient.reshape(batch, -1, height, 2, width, 2).permute(0, 2, 4, 3, 5, 1)
         grad = values.reshape(-1, weight.shape[0]) @ weight.flatten(1)
         grad = self._image(grad, batch, height, width)
-        stop_where_zero(grad, self.norm.apply(y, moments, in_place=False).relu_())
+        stop_where_zero(grad, relu_(self.norm.apply(y, moments, in_place=False)))
         grad_y, *own = self.norm.backward(grad, y, moments)
         bnout, bn = self.network.bnout, self.network.up4.bn
         found[id(bnout.weight)], found[id(bnout.bias)] = own

@@ -122,3 +122,15 @@ def test_the_same_seed_gives_the_same_numbers_again(shipped) -> None:
 def test_the_source_weights_stay_float32(shipped) -> None:
     Source(shipped, precision="bfloat16").step(image(64))
     assert {parameter.dtype for parameter in shipped.parameters()} == {torch.float32}
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("name", ["careful", "as-published"])
+def test_what_is_no_number_is_noticed_and_the_step_undone(shipped, name: str) -> None:
+    method = make_method(PRESETS[name].settings.but(precision="bfloat16"), shipped)
+    before = method.theta()
+    broken = image(64)
+    broken[0, 0, 5, 5] = torch.nan
+    assert method.step(broken).undone
+    assert torch.equal(method.theta(), before)
+    assert not method.step(image(64)).undone
