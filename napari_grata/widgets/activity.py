@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from napari.utils.progress import cancelable_progress
+from qtpy.QtWidgets import QApplication, QLabel, QMainWindow
 
 # Each change makes napari process events; a few a second are enough there.
-_INTERVAL = 0.25
+_INTERVAL = 1.0
 
 
 class _Nowhere:
@@ -51,9 +52,10 @@ class Activity:
     def open(self, title: str) -> None:
         """Begin a line."""
         self.close()
-        self._bar = _Bar(
-            total=0, desc=title, cancel_callback=partial(_call, self._cancel), file=_Nowhere()
-        )
+        with _painted_once():
+            self._bar = _Bar(
+                total=0, desc=title, cancel_callback=partial(_call, self._cancel), file=_Nowhere()
+            )
 
     def show(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` events are over."""
@@ -73,6 +75,29 @@ class Activity:
             # In a window that is gone there is no activity dock to take it from.
             with suppress(RuntimeError):
                 bar.close()
+
+
+@contextmanager
+def _painted_once() -> Iterator[None]:
+    """Let napari process events as it makes a line, without a redraw each time."""
+    windows = [
+        window
+        for window in QApplication.topLevelWidgets()
+        if isinstance(window, QMainWindow) and window.isVisible()
+    ]
+    for window in windows:
+        window.setUpdatesEnabled(False)
+    try:
+        yield
+    finally:
+        for window in windows:
+            window.setUpdatesEnabled(True)
+            for label in window.findChildren(QLabel):
+                movie = label.movie()
+                if movie is not None:
+                    # The wheel beside it turns at 33 frames a second, each of them a redraw of
+                    # the whole window; it can be seen standing as well.
+                    movie.setPaused(True)
 
 
 def _call(method: weakref.WeakMethod[Callable[[], None]]) -> None:

@@ -203,21 +203,28 @@ class ProgressBar(QWidget):
 
     def show_progress(self, done: int, total: int, text: str) -> None:
         """Show that ``done`` of ``total`` events are over."""
-        if self.bar.maximum() != total:
-            self.bar.setRange(0, total)
-        self.bar.setValue(done)
+        self._set(done, total)
         self.text.say(text)
 
     def show_waiting(self, text: str) -> None:
         """Show that something takes time, how long is not known."""
-        self.bar.setRange(0, 0)
+        # No bar that runs to and fro: each of its frames is a redraw of the whole window.
+        self._set(0, 1)
         self.text.say(text)
 
     def rest(self, text: str = " ") -> None:
         """Show that nothing runs."""
-        self.bar.setRange(0, 1)
-        self.bar.setValue(0)
+        self._set(0, 1)
         self.text.say(text)
+
+    def _set(self, done: int, total: int) -> None:
+        # Qt's bar paints itself at once, and the whole window with it; this way it waits for the
+        # redraw that its text brings anyway.
+        self.bar.setUpdatesEnabled(False)
+        if self.bar.maximum() != total:
+            self.bar.setRange(0, total)
+        self.bar.setValue(done)
+        self.bar.setUpdatesEnabled(True)
 
     def _on_pause(self) -> None:
         self.pause_wanted.emit()

@@ -275,8 +275,8 @@ class GrataDock(QWidget):
         session = self.desk.session
         if session is not None and self.desk.runner.session is session:
             self.adapt.plot.set_resets(session.resets)
+            self.adapt.plot.add_records(records)
             for record in records:
-                self.adapt.plot.add_record(record)
                 self.review.table.add_record(record)
 
     def _mark_step(self, step: int) -> None:

@@ -6,6 +6,7 @@ torch is imported here only inside the functions, which run in the worker's thre
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,9 +101,47 @@ def leave_room_for_the_interface() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, min(before, (os.cpu_count() or 2) - 1)))
     try:
-        yield
+        with short_turns():
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+class _Turns:
+    """How long a thread may keep the interpreter while another one waits for it."""
+
+    SHORT = 0.001  # s; a redraw gives the interpreter away at each call to the graphics driver
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = 0.005
+
+    def shorten(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._before, self.SHORT))
+            self._users += 1
+
+    def restore(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                sys.setswitchinterval(self._before)
+
+
+_TURNS = _Turns()
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Let the interface have the interpreter back within a millisecond of asking for it."""
+    _TURNS.shorten()
+    try:
+        yield
+    finally:
+        _TURNS.restore()
 
 
 _NOBODY_WAITS = threading.Event()

@@ -156,6 +156,15 @@ class CurvesPlot(QWidget):
         self._data.append(record)
         self._schedule()
 
+    def add_records(self, records: Iterable[Record]) -> None:
+        """Take events of the stream and draw them now, in one redraw with what else has changed."""
+        self._data.extend(records)
+        self._timer.stop()
+        if self.isVisible():
+            self._redraw()
+        else:
+            self._schedule()
+
     def set_records(self, records: Iterable[Record]) -> None:
         """Replace everything, as when a run is reopened or rolled back."""
         self._data.clear()

@@ -114,6 +114,10 @@ class Runner(QObject):
         verb = "Finishing" if finish else "Adapting to"
         self._start("adapt", session, make, f"{verb} {session.scan.name}", 0)
 
+    def learn(self, session: Session, make: Any, title: str) -> None:
+        """Adapt by another generator, such as to corrections: a run and its records."""
+        self._start("adapt", session, make, title, 0)
+
     def again(self, session: Session, make: Any, title: str) -> None:
         """Make the masks after anew from an earlier state of the run."""
         self._start("again", session, make, title, 0)

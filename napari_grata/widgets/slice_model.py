@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
@@ -131,6 +132,8 @@ class SliceModel(QAbstractTableModel):
 
     def resort(self) -> None:
         """Put rows in order again, keeping what the view has selected."""
+        if not self._out_of_order():
+            return
         self.layoutAboutToBeChanged.emit()
         held = self.persistentIndexList()
         slices = [self._rows[index.row()].slice_index for index in held]
@@ -141,6 +144,13 @@ class SliceModel(QAbstractTableModel):
         ]
         self.changePersistentIndexList(held, moved)
         self.layoutChanged.emit()
+
+    def _out_of_order(self) -> bool:
+        """Whether sorting would move anything; a redraw of all rows is saved if not."""
+        if self._column == SLICE and not self._descending:
+            indices = [row.slice_index for row in self._rows]
+            return any(one > other for one, other in pairwise(indices))
+        return True
 
     def _arrange(self) -> None:
         self._rows.sort(key=lambda row: row.slice_index)
@@ -173,8 +183,10 @@ class SliceModel(QAbstractTableModel):
         return None if value is None or math.isnan(value) else value
 
     def _choose_unit(self) -> None:
-        self._unit = AreaUnit.of(self._rows, self._structure)
-        self.headerDataChanged.emit(Qt.Orientation.Horizontal, BEFORE, CHANGE)
+        unit = AreaUnit.of(self._rows, self._structure)
+        if unit != self._unit:
+            self._unit = unit
+            self.headerDataChanged.emit(Qt.Orientation.Horizontal, BEFORE, CHANGE)
 
     def _changed_all(self) -> None:
         if self._rows:

@@ -40,7 +40,7 @@ from napari_grata.widgets.theme import STRUCTURE_COLOURS, swatch, theme_colours,
 if TYPE_CHECKING:
     from napari_grata.review.compare import SliceSummary
 
-_REFRESH_MS = 100  # order, unit and totals follow live updates up to ten times a second
+_REFRESH_MS = 400  # order, unit and totals follow live updates a few times a second
 
 
 def _as_row(row: SliceRow | SliceSummary) -> SliceRow:

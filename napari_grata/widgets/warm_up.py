@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
+import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_grata.widgets import jobs
+
 _START_MS = 300
 _POLL_MS = 100
+_LAZY = getattr(os, "RTLD_LAZY", 1)
+_GLOBAL = _LAZY | getattr(os, "RTLD_GLOBAL", 256)
+_LIBRARIES = (("libtorch_global_deps.*", _GLOBAL), ("libtorch_cpu.*", _LAZY))
 
 
 class WarmUp(QObject):
@@ -65,11 +76,38 @@ class WarmUp(QObject):
 
 def _list_devices(result: list[Any]) -> None:
     try:
-        import torch  # noqa: F401 - the point of this thread
+        with jobs.short_turns():
+            preload_torch()
+            import torch  # noqa: F401 - the point of this thread
 
-        import napari_grata.segmenters.segmenter  # noqa: F401
-        from napari_grata.segmenters import list_devices
+            import napari_grata.segmenters.segmenter  # noqa: F401
+            from napari_grata.segmenters import list_devices
 
-        result.append(list_devices())
+            devices = list_devices()
+            # napari's first Labels layer wants it, and would keep the interface waiting.
+            with suppress(ImportError):
+                import pandas  # noqa: F401
+        result.append(devices)
     except Exception as error:
         result.append(error)
+
+
+def preload_torch() -> None:
+    """Load torch's largest libraries without holding the interpreter.
+
+    An import holds it from beginning to end of each library, and the interface stands still
+    meanwhile; a call of ``dlopen`` by way of ctypes does not. The import then finds the libraries
+    in place. Where this does not work nothing is lost: the import loads them.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations or "torch" in sys.modules:
+        return
+    folder = Path(spec.submodule_search_locations[0]) / "lib"
+    try:
+        dlopen = ctypes.CDLL(None).dlopen
+    except (TypeError, OSError, AttributeError):
+        return  # Windows has no such call
+    dlopen.restype, dlopen.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+    for name, mode in _LIBRARIES:
+        for path in folder.glob(name):
+            dlopen(str(path).encode(), mode)

@@ -12,7 +12,7 @@ from typing import Any
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
 
-REDRAW_MS = 33
+REDRAW_MS = 66
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Job(QObject):
     Signals
     -------
     batch(list)
-        Items that came since the last batch, in order; at most about 30 batches a second.
+        Items that came since the last batch, in order; at most about 15 batches a second.
     paused(), resumed()
         The worker really has paused, or goes on.
     ended(Outcome)
