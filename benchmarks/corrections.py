@@ -8,8 +8,8 @@ truth reaches learning only as painted pixels.
     python benchmarks/corrections.py --data ../shared/data --out out/corrections --choose
     python benchmarks/corrections.py --data ../shared/data --out out/corrections
 
-The first command chooses each method's learning rate and number of steps on a part of Drishti-GS
-and one volume of IBSR B; the second reports on everything else, with the picture. Every run is
+The first command chooses each method's learning rate on a part of Drishti-GS and one volume of
+IBSR B; the second reports on everything else, with the picture. Every run is
 kept in ``--out`` and not done again.
 """
 
@@ -60,12 +60,12 @@ CHOOSING = (
     Part("IBSR 07 (B)", BRAIN, "B_1.0mm", slice(0, 1), (4,), 6),
 )
 REPORTED = (
-    Part("RIM-ONE_r3", FUNDUS, "RIM-ONE_r3", slice(0, None, 3)),
+    Part("RIM-ONE_r3", FUNDUS, "RIM-ONE_r3", slice(0, None, 4)),
     Part("Drishti-GS_tight, last 12", FUNDUS, "Drishti-GS_tight", slice(12, 24), (1, 2, 4)),
     Part("IBSR 08 (B)", BRAIN, "B_1.0mm", slice(1, 2), (1, 4, 8), 6),
-    Part("IBSR 09 (B)", BRAIN, "B_1.0mm", slice(2, 3), (1, 4, 8), 6),
     Part("IBSR 16 (C)", BRAIN, "C_0.8371mm", slice(0, 1), (1, 4, 8), 6),
-    Part("IBSR 17 (C)", BRAIN, "C_0.8371mm", slice(1, 2), (1, 4, 8), 6),
+    Part("IBSR 09 (B)", BRAIN, "B_1.0mm", slice(2, 3), (4,), 6),
+    Part("IBSR 17 (C)", BRAIN, "C_0.8371mm", slice(1, 2), (4,), 6),
 )
 
 ALIGNED: dict[str, Any] = {"method": "grata", "perturbation": 0.05, "symmetric_entropy": True}
@@ -79,8 +79,9 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "all weights, held": None,
 }
 """Settings of each; None: all weights of the network, not θ alone, with Adam on the same loss."""
-RATES = {"θ": (1e-3, 3e-3), "all": (3e-5, 1e-4)}
-ROUNDS = (10, 20)
+RATES = {"aligned": (1e-3, 3e-3), "fine": (3e-4, 1e-3, 3e-3), "all": (3e-5, 1e-4, 3e-4)}
+ROUNDS = 10
+"""Steps on each corrected case or slice, the same for every method."""
 NONE = "no correction"
 
 
@@ -155,9 +156,9 @@ class Data:
 
 
 def teach(
-    data: Data, name: str, rate: float, rounds: tuple[int, ...], count: int, kind: str, seed: int
-) -> Iterator[tuple[int, str, dict[str, list[float]]]]:
-    """Yield (rounds, final or average θ, Dice on the others) of one method.
+    data: Data, name: str, rate: float, count: int, kind: str, seed: int
+) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Yield (final or average θ, Dice on the others) of one method.
 
     As in a run: the corrected ones take turns, one step each a round.
     """
@@ -169,26 +170,22 @@ def teach(
     if chosen is None:
         network = copy.deepcopy(network).requires_grad_(True)
         adam = torch.optim.Adam(network.parameters(), lr=rate)
-        for number in range(1, max(rounds) + 1):
-            for image, supervision in lessons:
-                adam.zero_grad()
-                scribble_loss(network(image), supervision, activation).backward()
-                adam.step()
-            if number in rounds:
-                yield number, "final", data.dice(make_method(still, network, activation))
+        for image, supervision in lessons * ROUNDS:
+            adam.zero_grad()
+            scribble_loss(network(image), supervision, activation).backward()
+            adam.step()
+        yield "final", data.dice(make_method(still, network, activation))
         return
     settings = Settings(**chosen, blend=0.0, learning_rate=rate, predict="final")
     method, viewer = data.method(settings), data.method(still)
-    total, steps = torch.zeros_like(method.theta(), dtype=torch.float64), 0
-    for number in range(1, max(rounds) + 1):
-        for image, supervision in lessons:
-            method.step(image, supervision)
-            total += method.theta()
-            steps += 1
-        if number in rounds:
-            for predict, theta in (("final", method.theta()), ("average", total / max(1, steps))):
-                viewer.load_theta(theta.float() if steps else method.theta())
-                yield number, predict, data.dice(viewer)
+    total = torch.zeros_like(method.theta(), dtype=torch.float64)
+    for image, supervision in lessons * ROUNDS:
+        method.step(image, supervision)
+        total += method.theta()
+    steps = len(lessons) * ROUNDS
+    for predict, theta in (("final", method.theta()), ("average", total / max(1, steps))):
+        viewer.load_theta(theta.float() if steps else method.theta())
+        yield predict, data.dice(viewer)
 
 
 class Kept:
@@ -207,11 +204,11 @@ class Kept:
         return self._data
 
     def get(
-        self, part: Part, name: str, rate: float, rounds: tuple[int, ...], count: int, kind: str
+        self, part: Part, name: str, rate: float, count: int, kind: str
     ) -> dict[str, dict[str, list[float]]]:
-        """Return Dice by structure for each ``rounds predict`` of a method, done now or before."""
+        """Return Dice by structure with the final and the averaged θ, done now or before."""
         o = self.options
-        said = [part.name, str(part), name, METHODS.get(name), rate, rounds, count, kind, HOLD]
+        said = [str(part), name, METHODS.get(name), rate, ROUNDS, count, kind, HOLD]
         told = json.dumps([*said, STROKES, o.seed, o.pick], default=str)
         file = self.folder / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
         if file.exists():
@@ -221,10 +218,7 @@ class Kept:
         if name == NONE:
             results = {"": data.dice(None)}
         else:
-            results = {
-                f"{number} {predict}": dice
-                for number, predict, dice in teach(data, name, rate, rounds, count, kind, o.seed)
-            }
+            results = dict(teach(data, name, rate, count, kind, o.seed))
         seconds = time.perf_counter() - begin
         print(f"{part.name}, {name}, {rate:g}, k = {count}, {kind}: {seconds:.0f} s", flush=True)
         temporary = file.with_suffix(".partial")
@@ -233,37 +227,37 @@ class Kept:
         return results
 
 
+def family(name: str, settings: dict[str, Any] | None) -> str:
+    """Which learning rates a method is tried with."""
+    return "all" if settings is None else "aligned" if name.startswith("aligned") else "fine"
+
+
 def gain(found: dict[str, list[float]], base: dict[str, list[float]]) -> list[float]:
     """Points of Dice gained, a structure each."""
     return [100 * float(np.mean(found[s]) - np.mean(base[s])) for s in base]
 
 
 def choose(kept: Kept, out: Path) -> None:
-    """Find each method's rate, rounds and θ: best mean gain over both parts and both kinds."""
+    """Find each method's rate, and last or averaged θ: best mean gain over both parts, strokes."""
     table: dict[str, dict[str, list[float]]] = {}
     for part in CHOOSING:
-        base = kept.get(part, NONE, 0, (), 0, "")[""]
-        for kind in ("strokes", "whole"):
-            for name, settings in METHODS.items():
-                for rate in RATES["all" if settings is None else "θ"]:
-                    results = kept.get(part, name, rate, ROUNDS, part.counts[0], kind)
-                    for how, dice in results.items():
-                        gains = gain(dice, base)
-                        table.setdefault(f"{name}|{rate:g}|{how}", {})[f"{part.name}, {kind}"] = [
-                            round(g, 2) for g in gains
-                        ]
+        base = kept.get(part, NONE, 0, 0, "")[""]
+        for name, settings in METHODS.items():
+            for rate in RATES[family(name, settings)]:
+                results = kept.get(part, name, rate, part.counts[0], "strokes")
+                for how, dice in results.items():
+                    table.setdefault(f"{name}|{rate:g}|{how}", {})[part.name] = gain(dice, base)
     chosen: dict[str, Any] = {}
     print("| method | mean | " + " | ".join(next(iter(table.values()))) + " |")
     print("|---" * (2 + len(next(iter(table.values())))) + "|")
     for name in METHODS:
         rows = {key: cells for key, cells in table.items() if key.startswith(f"{name}|")}
         mean = {key: np.mean([np.mean(c) for c in cells.values()]) for key, cells in rows.items()}
-        for key in sorted(rows, key=lambda key: -mean[key])[:3]:
+        for key in sorted(rows, key=lambda key: -mean[key]):
             cells = " | ".join(" ".join(f"{g:+.1f}" for g in c) for c in rows[key].values())
             print(f"| {key.replace('|', ', ')} | {mean[key]:+.2f} | {cells} |")
         best = max(rows, key=lambda key: mean[key]).split("|")
-        number, predict = best[2].split()
-        chosen[name] = {"rate": float(best[1]), "rounds": int(number), "predict": predict}
+        chosen[name] = {"rate": float(best[1]), "predict": best[2]}
     (out / "chosen.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
 
 
@@ -274,13 +268,14 @@ def report(kept: Kept, out: Path, picture: Path | None) -> None:
     for kind, parts in (("strokes", REPORTED), ("whole", REPORTED)):
         rows = []
         for part in parts:
-            base = kept.get(part, NONE, 0, (), 0, "")[""]
-            counts = part.counts if kind == "strokes" else (4,)
+            base = kept.get(part, NONE, 0, 0, "")[""]
+            counts: tuple[int, ...] = part.counts
+            if kind == "whole":
+                counts = (4,) if len(part.counts) > 1 else ()
             for name in METHODS:
                 said = chosen[name]
                 for count in counts:
-                    found = kept.get(part, name, said["rate"], (said["rounds"],), count, kind)
-                    dice = found[f"{said['rounds']} {said['predict']}"]
+                    dice = kept.get(part, name, said["rate"], count, kind)[said["predict"]]
                     rows.append((part, name, count, dice, base))
                     if kind == "strokes":
                         by_name = curves.setdefault(part.name, {}).setdefault(name, {})
@@ -357,7 +352,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=here.parent / "shared" / "data")
     parser.add_argument("--models", type=Path, default=here / "models")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--choose", action="store_true", help="choose rates and steps first")
+    parser.add_argument("--choose", action="store_true", help="choose rates first")
     parser.add_argument("--pick", choices=("random", "worst"), default="random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--picture", type=Path, help="where the curves are drawn, as PNG")

@@ -38,6 +38,8 @@ KEYS = (
     Key("Shift+U", "show where the model is unsure: each kind, then none", "uncertainty"),
     Key("Shift+Left", "move the curtain to the left", "curtain_left"),
     Key("Shift+Right", "move the curtain to the right", "curtain_right"),
+    Key("Shift+E", "paint corrections on the mask after", "paint_corrections"),
+    Key("Shift+R", "adapt to the corrections", "adapt_to_corrections"),
     Key("Ctrl+1", "accept the mask after", "decide_accept"),
     Key("Ctrl+2", "keep the mask before", "decide_keep"),
     Key("Ctrl+3", "edit the mask after", "decide_edit"),
