@@ -1,4 +1,4 @@
-"""Look at what adaptation did: differences, areas and volumes, flags, figures.
+"""Look at what adaptation did: differences, areas and volumes, flags, figures, cases, decisions.
 
 Names are imported when first used; nothing here loads torch or Qt.
 """
@@ -23,6 +23,18 @@ _HOME = {
     "latest_flags": "compare",
     "before_after": "figures",
     "curves": "figures",
+    "Case": "cases",
+    "CaseState": "cases",
+    "CaseSummary": "cases",
+    "CaseList": "caselist",
+    "ListError": "caselist",
+    "case_of_scan": "caselist",
+    "Decision": "decisions",
+    "DecisionError": "decisions",
+    "DecisionLog": "decisions",
+    "VERDICTS": "decisions",
+    "work_on_case": "ahead",
+    "work_on_list": "ahead",
 }
 
 __all__ = [
@@ -40,9 +52,24 @@ __all__ = [
     "latest_flags",
     "before_after",
     "curves",
+    "Case",
+    "CaseState",
+    "CaseSummary",
+    "CaseList",
+    "ListError",
+    "case_of_scan",
+    "Decision",
+    "DecisionError",
+    "DecisionLog",
+    "VERDICTS",
+    "work_on_case",
+    "work_on_list",
 ]
 
 if TYPE_CHECKING:
+    from .ahead import work_on_case, work_on_list
+    from .caselist import CaseList, ListError, case_of_scan
+    from .cases import Case, CaseState, CaseSummary
     from .compare import (
         ADDED,
         DIFFERENCE_COLOURS,
@@ -57,6 +84,7 @@ if TYPE_CHECKING:
         summarise,
         summarise_record,
     )
+    from .decisions import VERDICTS, Decision, DecisionError, DecisionLog
     from .figures import before_after, curves
 
 
