@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from qtpy.QtCore import Qt
 
 from napari_grata.widgets.gauge import Gauge, place_of
@@ -26,7 +27,7 @@ def make_volume(path: Path, seed: int, bright: float = 150.0, noise: float = 20.
 def calibrated(
     make_dock: Any, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    """Return make_dock, with a brain model that knows how its own centre's scans look."""
+    """Return make_dock, with models that know how their own centres' scans look."""
     from napari_grata.adaptation.calibrate_shift import calibrate, write_reference
     from napari_grata.scans import open_scan
     from napari_grata.segmenters import load_segmenter, registry
@@ -41,6 +42,14 @@ def calibrated(
         command="a test",
     )
     write_reference(models / "tiny-brain", reference)
+    eyes = [make_photograph(tmp_path / f"home{i}.png", i) for i in range(3)]
+    reference = calibrate(
+        load_segmenter(models / "tiny-eye", device="cpu"),
+        [open_scan(path) for path in eyes],
+        on="three photographs",
+        command="a test",
+    )
+    write_reference(models / "tiny-eye", reference)
     monkeypatch.setattr(registry, "bundled_models_dir", lambda: models)
     return make_dock
 
@@ -109,6 +118,38 @@ def test_another_region_is_measured_for_itself_and_the_first_is_remembered(
     dock.scan.region.setCurrentIndex(0)
     assert dock.shift_gauge.shift is whole
     assert scan is dock.desk.scan
+
+
+def make_photograph(path: Path, seed: int, dim: float = 1.0) -> Path:
+    rng = np.random.default_rng(seed)
+    data = rng.normal(90, 15, (64, 64, 3))
+    data[16:46, 16:46] += 110
+    data = 128 + (data - 128) * dim
+    data[0, 0], data[-1, -1] = 0, 255
+    Image.fromarray(np.clip(data, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def test_of_a_list_the_photograph_in_view_is_shown(
+    calibrated: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "list"
+    folder.mkdir()
+    for number, dim in enumerate((1.0, 1.0, 0.1)):
+        make_photograph(folder / f"{number}.png", number, dim)
+    dock = calibrated(scan=folder)
+    dock.model.choose("tiny-eye")
+    first = wait_for_shift(dock, qtbot)
+    assert first.level == "near"
+    dock.desk.go_to(2)
+    dock.shift_gauge.refresh()
+    assert dock.shift_gauge.shift is None
+    dim = wait_for_shift(dock, qtbot)
+    assert dim.level != "near"
+    assert dim.score > first.score
+    dock.desk.go_to(0)
+    dock.shift_gauge.refresh()
+    assert dock.shift_gauge.shift is first
 
 
 def test_segmenting_comes_first_and_the_gauge_follows(
