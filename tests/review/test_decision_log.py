@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -406,6 +407,22 @@ def test_two_windows_of_one_program_see_each_others_decisions(log: DecisionLog) 
     log.decide("case-0003", "accept")
     again = opened_again(log)
     assert [entry.number for entry in again.records] == [1, 2, 3, 4]
+    again.close()
+
+
+def test_threads_may_decide_at_the_same_time(log: DecisionLog) -> None:
+    def work(name: str) -> None:
+        for index in range(25):
+            log.decide(name, "accept", slice_index=index)
+
+    threads = [threading.Thread(target=work, args=(f"case-{n:04d}",)) for n in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    again = opened_again(log)
+    assert [entry.number for entry in again.records] == list(range(1, 101))
+    assert all(len(again.current(f"case-{n:04d}")) == 25 for n in range(1, 5))
     again.close()
 
 

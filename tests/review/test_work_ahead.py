@@ -344,6 +344,23 @@ def test_a_write_that_stops_half_way_leaves_no_half_summary(
     assert finish(work_on_case(cases, cases.cases[1], segmenter)).error is None
 
 
+def test_a_list_that_another_computer_has_open_is_read_but_not_worked_on(
+    cases: CaseList, segmenter: Segmenter
+) -> None:
+    finish(work_on_case(cases, cases.cases[0], segmenter))
+    cases.close()
+    lock = cases.folder / "decisions.lock"
+    lock.write_text(json.dumps({"pid": 1, "host": "reading-room-7"}))
+    again = CaseList.load(cases.folder)
+    assert again.state("case-0001") in (CaseState.ADAPTED, CaseState.FLAGGED)
+    with pytest.raises(ListError, match="reading-room-7"):
+        list(work_on_list(again, segmenter))
+    again.position = "case-0002"
+    again.close()
+    lock.unlink()
+    assert CaseList.load(cases.folder).position is None
+
+
 def test_one_worker_at_a_time_has_a_case(cases: CaseList, segmenter: Segmenter) -> None:
     items = work_on_case(cases, cases.cases[0], segmenter)
     next(items)
