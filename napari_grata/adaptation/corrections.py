@@ -250,7 +250,8 @@ class Corrections:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as found:
+            # Opened here: NumPy leaves a damaged archive open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 return cls({int(name.removeprefix("slice_")): found[name] for name in found.files})
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise CorrectionsError(
