@@ -72,3 +72,6 @@ def add_features(dock: Any) -> None:
     from napari_grata.widgets.decide.feature import Decide
 
     dock.decide = Decide(dock)
+    from napari_grata.widgets.correct.feature import Correct
+
+    dock.correct = Correct(dock)
