@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from napari_grata.adaptation.settings import Settings
-from napari_grata.review.caselist import CaseList
+from napari_grata.review.cases import CaseState
 from napari_grata.widgets.decide.bar import CASE
 
 
@@ -209,42 +210,48 @@ def test_closing_the_window_saves_what_was_drawn(adapted: Any) -> None:
 
 
 def test_in_a_list_decisions_and_drawings_go_to_the_case(
-    adapted: Any, qtbot: Any, volume: Path, tmp_path: Path
+    make_dock: Any, qtbot: Any, finished: Any, volume: Path, tmp_path: Path
 ) -> None:
-    import shutil
+    image: Any = nib.load(volume)
+    for number in (1, 2, 3):
+        data = np.asarray(image.dataobj) + number
+        nib.save(nib.Nifti1Image(data, image.affine), tmp_path / f"scan{number}.nii.gz")
+    volume.unlink()
+    dock = make_dock(scan=None)
+    dock.cases.open_list(str(tmp_path))
+    dock.model.choose("tiny-brain")
+    dock.adapt.advanced.set_settings(Settings(method="grata"))
 
-    other = tmp_path / "scans"
-    other.mkdir()
-    for name in ("a.nii.gz", "b.nii.gz"):
-        shutil.copy(volume, other / name)
-    dock = adapted()
-    caselist = CaseList.make(other, tmp_path / "list")
-    told: list[str] = []
-    stepped: list[bool] = []
+    def in_view(key: str) -> None:
+        qtbot.waitUntil(
+            lambda: dock.cases.case is not None and dock.cases.case.key == key, timeout=20_000
+        )
+        ready(dock, qtbot)
+        assert dock.decide.docket.key == key
 
-    class Cases:
-        list = caselist
-
-        def refresh_case(self, key: str) -> None:
-            told.append(key)
-
-        def next(self) -> None:
-            stepped.append(True)
-
-    dock.viewer.layers.clear()
-    dock.cases = Cases()
-    dock.opening.open(str(other / "b.nii.gz"))
-    ready(dock, qtbot)
-    dock.model.segment_button.click()
-    qtbot.waitUntil(lambda: dock.desk.runner.kind is None, timeout=20_000)
-    dock.decide.refresh()
-    assert dock.decide.docket.key == "case-0002"
+    in_view("case-0001")
+    dock.adapt.adapt_button.click()
+    finished(dock)
+    drawn = draw(dock).data.copy()
     dock.decide.bar.choose_scope(CASE)
-    dock.decide.decide("second-reader")
-    assert told == ["case-0002"]
-    assert stepped == []
-    assert caselist.decisions.current("case-0002")[None].verdict == "second-reader"
     dock.decide.section.go_on.setChecked(True)
-    dock.decide.decide("reject")
-    assert stepped == [True]
-    dock.cases = None
+    dock.decide.decide("accept")
+    in_view("case-0002")
+    caselist = dock.cases.list
+    decision = caselist.decisions.current("case-0001")[None]
+    assert decision.verdict == "accept"
+    assert decision.facts["edit_version"] == 1
+    assert caselist.state("case-0001") is CaseState.ACCEPTED
+    # The drawing belongs to the first case; over the second one it is nothing.
+    assert caselist.work("case-0001").edit(dock.desk.scan) is None
+    dock.decide.section.go_on.setChecked(False)
+    dock.cases.previous()
+    in_view("case-0001")
+    qtbot.waitUntil(lambda: dock.desk.session is not None and bool(dock.desk.session.adapted))
+    qtbot.waitUntil(lambda: dock.desk.session.after.edited(), timeout=10_000)
+    np.testing.assert_array_equal(dock.desk.session.after.layer.data, drawn)
+    dock.decide.refresh()
+    assert dock.decide.bar.sentence.said().startswith("Whole case: accepted")
+    assert "changed since" not in dock.decide.bar.sentence.said()
+    dock.cases.ahead.pause()
+    dock.cases.close_list()

@@ -98,6 +98,9 @@ class Decide(QObject):
             (desk.session_changed, self._masks_changed),
             (desk.runner.ended, self._masks_changed),
         )
+        cases = getattr(dock, "cases", None)
+        if cases is not None:
+            wires += ((cases.case_changed, self.look_again), (cases.list_changed, self.look_again))
         for signal, slot in wires:
             signal.connect(slot)
         dock.ties.listen(dock.viewer.dims.events.current_step, self.look_again)

@@ -83,6 +83,10 @@ def sentence(
         return None, docket.log.read_only, "warning"
     if own is None and (session is None or not (session.segmented or session.adapted)):
         return None, NO_MASK, "plain"
+    there = session.segmented | session.adapted if session is not None else set()
+    if own is None and place[1] is not None and place[1] not in there:
+        where = words.place(place[1], scan.slice_name(place[1]))
+        return None, f"{where}: there is no mask of it.", "plain"
     stale = own is not None and standing.stale(session, own)
     text = words.sentence(
         words.place(place[1], "" if place[1] is None else scan.slice_name(place[1])),
