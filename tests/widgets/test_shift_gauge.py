@@ -139,6 +139,8 @@ def test_of_a_list_the_photograph_in_view_is_shown(
         make_photograph(folder / f"{number}.png", number, dim)
     dock = calibrated(scan=folder)
     dock.model.choose("tiny-eye")
+    dock.desk.go_to(0)
+    dock.shift_gauge.refresh()
     first = wait_for_shift(dock, qtbot)
     assert first.level == "near"
     dock.desk.go_to(2)
