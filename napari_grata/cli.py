@@ -129,6 +129,10 @@ def build_parser() -> argparse.ArgumentParser:
     reopen.add_argument("--view", action="store_true", help="open it in napari")
     _common(reopen)
 
+    doctor = verbs.add_parser("doctor", help="what runs here, how fast, and what stands in the way")
+    doctor.add_argument("--no-speed", action="store_true", help="skip the five-second speed test")
+    _common(doctor)
+
     again = verbs.add_parser("again", help="do a saved run again and compare the masks")
     again.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     again.add_argument("--scan", type=Path, help="the scan, if it has moved")
@@ -190,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint = "" if options.debug else " (--debug shows where)"
             print(f"napari-grata: {type(error).__name__}: {error}{hint}", file=sys.stderr)
         return 2 if ours else 1
+    code = int(result.pop("exit_code", 0))
     if options.json:
         print(json.dumps(result, indent=1))
-    return 0
+    return code

@@ -323,6 +323,13 @@ def again(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def doctor(options: argparse.Namespace) -> dict[str, Any]:
+    """``napari-grata doctor``."""
+    from napari_grata import doctor as examination
+
+    return examination.doctor(options)
+
+
 def demo(options: argparse.Namespace) -> dict[str, Any]:
     """``napari-grata demo``."""
     from napari_grata import demo as demonstration
@@ -332,6 +339,7 @@ def demo(options: argparse.Namespace) -> dict[str, Any]:
 
 VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "demo": demo,
+    "doctor": doctor,
     "models": models,
     "segment": segment,
     "adapt": adapt,

@@ -1,0 +1,275 @@
+"""``napari-grata doctor``: what runs here, how fast, and what stands in the way.
+
+Importing this loads neither torch nor Qt. Nothing is sent anywhere, and no scan is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+GOOD, NOTE, PROBLEM = "good", "note", "problem"
+_SIGNS = {GOOD: "ok", NOTE: "--", PROBLEM: "!!"}
+_PACKAGES = ("torch", "numpy", "napari", "nibabel", "scikit-image", "safetensors")
+_BINDINGS = ("PyQt6", "PyQt5", "PySide6", "PySide2")
+_SPEED_SECONDS = 5.0
+_ROOM = 200_000_000  # bytes of free disk that a few runs need
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes
+    ----------
+    about : str
+        Heading it belongs to.
+    level : {"good", "note", "problem"}
+        A problem stops some of the work and makes the exit code 1.
+    text : str
+    advice : str
+        What to do about it, if anything.
+    """
+
+    about: str
+    level: str
+    text: str
+    advice: str = ""
+
+
+def doctor(options: argparse.Namespace) -> dict[str, Any]:
+    """Look around, print what was found as it comes, and return it."""
+    printed = sys.stderr if options.json else sys.stdout
+    found: list[Finding] = []
+    heading = ""
+    for finding in examine(speed=not options.no_speed):
+        found.append(finding)
+        if options.quiet and finding.level != PROBLEM:
+            continue
+        if finding.about != heading:
+            heading = finding.about
+            print(f"\n{heading}", file=printed)
+        print(f"  {_SIGNS[finding.level]}  {finding.text}", file=printed, flush=True)
+        if finding.advice:
+            print(f"      → {finding.advice}", file=printed, flush=True)
+    problems = sum(finding.level == PROBLEM for finding in found)
+    if not options.quiet:
+        verdict = "Nothing stands in the way." if not problems else f"Problems: {problems}."
+        print(f"\n{verdict}", file=printed)
+    return {
+        "findings": [asdict(finding) for finding in found],
+        "problems": problems,
+        "exit_code": 1 if problems else 0,
+    }
+
+
+def examine(*, speed: bool = True) -> Iterator[Finding]:
+    """Yield findings one after the other; ``speed`` computes for about five seconds."""
+    yield from versions()
+    yield from window()
+    yield from folders()
+    if _version("torch") is None:
+        return  # said under versions; all that follows needs it
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:
+        advice = "Install PyTorch again: pip install --force-reinstall torch"
+        yield Finding("Computing", PROBLEM, f"PyTorch does not load: {error}", advice)
+        return
+    yield from devices()
+    yield from models()
+    if speed:
+        yield from speeds()
+
+
+def versions() -> Iterator[Finding]:
+    """Which programs are there."""
+    about = "Programs"
+    from napari_grata import __version__
+
+    system = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    yield Finding(
+        about, GOOD, f"napari-grata {__version__}, Python {platform.python_version()}, {system}"
+    )
+    there = {name: _version(name) for name in _PACKAGES}
+    lines = ", ".join(f"{name} {version}" for name, version in there.items() if version)
+    yield Finding(about, GOOD, lines)
+    for name, version in there.items():
+        if version is None:
+            level = NOTE if name == "napari" else PROBLEM
+            why = "the window does not open" if name == "napari" else "models do not run"
+            yield Finding(about, level, f"{name} is missing: {why}.", f"pip install {name}")
+
+
+def window() -> Iterator[Finding]:
+    """Whether a window can open."""
+    about = "Window"
+    there = [f"{name} {version}" for name in _BINDINGS if (version := _version(name))]
+    chosen = os.environ.get("QT_API", "")
+    if not there:
+        advice = 'For the window: pip install "napari-grata[pyqt6]"'
+        yield Finding(about, NOTE, "No Qt binding: the command line works alone.", advice)
+        return
+    text = f"Qt through {', '.join(there)}" + (f"; QT_API asks for {chosen}" if chosen else "")
+    yield Finding(about, GOOD, text + ".")
+    named = [one.split()[0].lower() for one in there]
+    if chosen and chosen.lower() not in named:
+        advice = f"Unset QT_API, or pip install {chosen}."
+        yield Finding(about, NOTE, f"QT_API asks for {chosen}, which is not installed.", advice)
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not any(os.environ.get(key) for key in displays):
+        yield Finding(about, NOTE, "No screen here: the command line works, the window does not.")
+
+
+def folders() -> Iterator[Finding]:
+    """Whether what we keep can be written."""
+    about = "Folders"
+    from napari_grata.segmenters.registry import user_models_dir
+
+    places = {
+        "your models and lists": user_models_dir().parent,
+        "temporary files": Path(tempfile.gettempdir()),
+        "this folder": Path.cwd(),
+    }
+    for words, place in places.items():
+        shown = _short(place)
+        # A folder that is not there yet is made when it is needed.
+        there = next((one for one in (place, *place.parents) if one.exists()), place)
+        try:
+            with tempfile.NamedTemporaryFile(dir=there, prefix=".napari-grata-"):
+                pass
+            free = shutil.disk_usage(there).free
+        except OSError as error:
+            level = NOTE if words == "this folder" else PROBLEM
+            advice = "Choose another folder with --out, or set NAPARI_GRATA_HOME to one of yours."
+            reason = error.strerror or type(error).__name__
+            yield Finding(about, level, f"{words}: {shown} cannot be written ({reason}).", advice)
+            continue
+        level = GOOD if free > _ROOM else NOTE
+        yield Finding(about, level, f"{words}: {shown}, {free / 1e9:.1f} GB free")
+
+
+def devices() -> Iterator[Finding]:
+    """Where networks run, in what number formats, and why there."""
+    about = "Computing"
+    import torch
+
+    from napari_grata.segmenters.devices import has_bfloat16, list_devices, processor_units
+
+    automatic, *choices = list_devices()
+    reason = "the graphics card with most free memory" if len(choices) > 1 else "nothing else here"
+    yield Finding(about, GOOD, f"{automatic.title} — {reason}.")
+    for choice in choices:
+        formats = "float32" + (", bfloat16" if has_bfloat16(choice.key) else "")
+        yield Finding(about, GOOD, f"{choice.key}: {choice.title}; computes in {formats}")
+    units = [name for name, there in processor_units().items() if there]
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    fast = torch.backends.mkldnn.is_available()
+    text = f"Processor: {cores} cores, {threads} used; units for bfloat16: "
+    yield Finding(about, GOOD, text + (", ".join(units) or "none"))
+    if threads < cores:
+        held = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ else "a setting of PyTorch"
+        yield Finding(about, NOTE, f"Only {threads} of {cores} cores work, because of {held}.")
+    if not fast:
+        advice = "Install PyTorch from pytorch.org or conda-forge instead of this build."
+        yield Finding(about, NOTE, "This PyTorch lacks oneDNN: convolutions are slow.", advice)
+    if units:
+        yield Finding(
+            about,
+            NOTE,
+            "bfloat16 is an option here, about twice as fast; masks differ a little.",
+            "Advanced → Numbers, or --precision bfloat16 (docs/performance.md).",
+        )
+    if len(choices) == 1 and shutil.which("nvidia-smi"):
+        yield Finding(
+            about,
+            NOTE,
+            "There is an NVIDIA driver, but this PyTorch cannot use it.",
+            "Install the CUDA build: see pytorch.org → Get Started.",
+        )
+    elif len(choices) == 1:
+        advice = "An NVIDIA graphics card with the CUDA build of PyTorch is many times faster."
+        yield Finding(about, NOTE, "No graphics card that PyTorch can use.", advice)
+
+
+def models() -> Iterator[Finding]:
+    """Which models are there, and whether they load."""
+    about = "Models"
+    from napari_grata.segmenters import list_devices, list_models, load_segmenter
+    from napari_grata.speed_test import memory_of_a_step
+
+    free = list_devices()[0].free_bytes
+    entries = list_models()
+    if not entries:
+        yield Finding(about, PROBLEM, "No models at all.", "Install napari-grata again.")
+    for entry in entries:
+        if entry.card is None:
+            advice = "Mend its card.yaml, or remove the folder."
+            yield Finding(about, NOTE, f"{entry.name}: {entry.error}", advice)
+            continue
+        try:
+            network = load_segmenter(entry.folder, device="cpu").network
+            needed = memory_of_a_step(network, entry.card)
+        except (ValueError, OSError, RuntimeError) as error:
+            yield Finding(about, PROBLEM, f"{entry.name} does not load: {error}")
+            continue
+        parameters = sum(one.numel() for one in network.parameters())
+        text = f"{entry.name}: {entry.title}, {parameters / 1e6:.1f} million parameters"
+        text += f" ({entry.origin}), about {needed / 1e6:.0f} MB for a step"
+        if free is not None and needed > free:
+            advice = "Close other programs, draw a region, or choose another device."
+            yield Finding(about, NOTE, f"{text}: more than is free now.", advice)
+        else:
+            yield Finding(about, GOOD, text)
+
+
+def speeds() -> Iterator[Finding]:
+    """How long a photograph and a volume take, on every device."""
+    about = "Speed (preset Careful, a made-up picture)"
+    from napari_grata.segmenters import list_devices, list_models
+    from napari_grata.speed_test import VOLUME_SLICES, measure
+
+    keys = [choice.key for choice in list_devices()[1:]]
+    cards = {e.name: e.card for e in list_models() if e.card and e.origin == "bundled"}
+    turns = [(key, name) for key in keys for name in cards]
+    for key, name in turns:
+        volume = cards[name].dimensions == 3
+        try:
+            for speed in measure(name, key, _SPEED_SECONDS / len(turns)):
+                size = "×".join(str(side) for side in speed.size)
+                text = f"{name}, {key}, {speed.precision}: {speed.slice:.2f} s a slice of {size}"
+                if volume:
+                    text += f", about {_duration(speed.volume)} for {VOLUME_SLICES} slices"
+                yield Finding(about, GOOD, text)
+        except (RuntimeError, MemoryError, ValueError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            advice = "Choose another device, or close other programs."
+            yield Finding(about, PROBLEM, f"{name} fails on {key}: {first}", advice)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _short(path: Path) -> str:
+    """The path without the name of the person."""
+    try:
+        return str(Path("~") / path.relative_to(Path.home()))
+    except (ValueError, RuntimeError):
+        return str(path)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
