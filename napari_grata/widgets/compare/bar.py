@@ -73,7 +73,7 @@ class CompareBar(QWidget):
         self.menu.setToolTipsVisible(True)
         group = QActionGroup(self.menu)
         self._actions: dict[str, QAction] = {}
-        for kind, (title, words) in {"": ("Off", ""), **KINDS}.items():
+        for kind, (title, words, _) in {"": ("Off", "", ""), **KINDS}.items():
             action = self._actions[kind] = QAction(title, self.menu)
             action.setCheckable(True)
             action.setToolTip(words)

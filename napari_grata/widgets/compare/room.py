@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QBoxLayout, QWidget
 
 from napari_grata.widgets.compare.errors import CompareError
 from napari_grata.widgets.compare.overlay import main_window
+from napari_grata.widgets.viewer_parts import camera_of
 
 _MARGIN = 0.97
 
@@ -60,13 +61,13 @@ class Room:
         wide, self._wide = self._wide, None
         with suppress(RuntimeError):
             if wide:
-                fits = _MARGIN * self._canvas.width() / (wide * self._viewer.camera.zoom)
+                fits = _MARGIN * self._canvas.width() / (wide * camera_of(self._viewer).zoom)
                 self._zoomed = min(1.0, fits)
-                self._viewer.camera.zoom *= self._zoomed
+                camera_of(self._viewer).zoom *= self._zoomed
 
     def _width_in_view(self) -> float:
         """Return how wide a part of the layers is in view, in the world."""
-        camera = self._viewer.camera
+        camera = camera_of(self._viewer)
         half = self._canvas.width() / (2 * camera.zoom)
         across = self._viewer.dims.displayed[-1]
         low, high = np.asarray(self._viewer.layers.extent.world)[:, across]
@@ -82,7 +83,7 @@ class Room:
                 self._layout.removeWidget(guest)
                 for place in range(self._layout.count()):
                     self._layout.setStretch(place, 0)
-                self._viewer.camera.zoom /= self._zoomed
+                camera_of(self._viewer).zoom /= self._zoomed
                 self._zoomed, self._wide = 1.0, None
             guest.setParent(None)
             QTimer.singleShot(0, guest.deleteLater)

@@ -7,7 +7,8 @@ from napari.utils.colormaps import Colormap, ensure_colormap
 from qtpy.QtCore import QPointF, QRectF, Qt
 from qtpy.QtGui import QColor, QFont, QFontMetricsF, QLinearGradient, QPainter, QPen
 
-HIGHEST = {"disagreement": 0.5, "margin": 1.0}
+# Where the colours end. Views hardly ever differ by more than this; the most there is is 0.5.
+SHOWN_TO = {"disagreement": 0.3, "margin": 1.0}
 _STOPS = 64
 _WIDTH, _HEIGHT = 14, 110
 
@@ -43,8 +44,9 @@ def draw_scale(painter: QPainter, box: QRectF, kind: str, title: str) -> None:
     painter.setPen(QPen(QColor(200, 200, 200), 0.8))
     painter.drawRect(bar)
     painter.setPen(QColor(255, 255, 255))
-    words = {"disagreement": ("differ", "agree"), "margin": ("open", "sure")}[kind]
-    for y, value, word in ((bar.top(), HIGHEST[kind], words[0]), (bar.bottom(), 0, words[1])):
+    words = {"disagreement": ("differ", "agree"), "margin": ("close", "sure")}[kind]
+    top = {"disagreement": "≥ 0.3", "margin": "1"}[kind]
+    for y, value, word in ((bar.top(), top, words[0]), (bar.bottom(), "0", words[1])):
         place = QRectF(bar.right() + 7, y - line / 2, wide - _WIDTH - 16, line)
         place.moveTop(min(max(place.top(), bar.top()), bar.bottom() - line))
-        painter.drawText(place, int(Qt.AlignmentFlag.AlignVCenter), f"{value:g}  {word}")
+        painter.drawText(place, int(Qt.AlignmentFlag.AlignVCenter), f"{value}  {word}")

@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, QRectF, Signal
 from qtpy.QtGui import QPainter
 
 from napari_grata.widgets import jobs
-from napari_grata.widgets.compare.scale import HIGHEST, draw_scale, scale_colours
+from napari_grata.widgets.compare.scale import SHOWN_TO, draw_scale, scale_colours
 from napari_grata.widgets.layers import KEY, alive, free_name, placement
 from napari_grata.widgets.worker import Job, Outcome
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 KINDS = {
     "disagreement": (
         "Disagreement of the six views",
-        "Standard deviation of the probability over six flips and rotations of the slice: 0 all "
-        "agree, 0.5 one half against the other.",
+        "Standard deviation of the probability over six flips and rotations of the slice.",
+        "0 the six views agree, 0.5 half stands against half",
     ),
     "margin": (
         "Close decisions",
-        "How near the probability is to 0.5, or the two highest ones to each other: 0 sure, 1 it "
-        "could as well be otherwise.",
+        "How near the probability is to 0.5, or the two highest ones to each other.",
+        "0 the decision is sure, 1 it could as well be otherwise",
     ),
 }
 NOTE = "A model can be sure and wrong."
@@ -131,10 +131,12 @@ class Uncertainty(QObject):
             return
         if session is None or not (session.segmented or session.adapted):
             self.choose(None)
-        elif session is not self._session or self._state(session) != self._model:
+        elif self._state(session) != self._model or session is not self._session:
             self.job.cancel()
             self._take_away()
             self._show()
+        elif self._wanted() and not self.job.running:
+            self._ask()
 
     def look_again(self, event: Any = None) -> None:
         """Measure the slice that has come into view."""
@@ -154,9 +156,8 @@ class Uncertainty(QObject):
         return "source"
 
     def _show(self) -> None:
-        session = self._dock.desk.session
+        session: Session = self._dock.desk.session
         assert self.kind is not None
-        assert session is not None
         if session is not self._session:
             self._kept.clear()
             self._holder.clear()
@@ -181,7 +182,7 @@ class Uncertainty(QObject):
             data,
             name=free_name(viewer, f"{scan.name} uncertainty"),
             colormap=scale_colours(),
-            contrast_limits=(0, HIGHEST[self.kind]),
+            contrast_limits=(0, SHOWN_TO[self.kind]),
             blending="translucent_no_depth",
             opacity=OPACITY,
             metadata=metadata,
@@ -275,11 +276,11 @@ class Uncertainty(QObject):
     def _say(self) -> None:
         if self.kind is None or self._session is None:
             return
-        words = "the model as adapted" if self._model != "source" else "the source model"
+        words = "model as adapted" if self._model != "source" else "model before"
         _, done = self._kept[(self.kind, self._model)]
         left = len(self._wanted()) if self._asked_for_all else 0
         progress = f" {len(done)} measured, {left} to go." if left else ""
-        self._dock.review.shown.say(f"{KINDS[self.kind][1]} Of {words}. {NOTE}{progress}")
+        self._dock.review.shown.say(f"{KINDS[self.kind][2]}; {words}. {NOTE}{progress}")
 
     def close(self) -> None:
         """Take the layer away; the dock goes."""
