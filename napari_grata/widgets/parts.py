@@ -13,9 +13,12 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
+
+from napari_grata.widgets.fold import dock_settings
 
 LABEL_WIDTH = 66
 
@@ -63,27 +66,69 @@ def button(text: str, tip: str = "", *, small: bool = False) -> QPushButton:
 
 
 class Section(QWidget):
-    """A numbered part of the dock under its heading, which has room for buttons on its right."""
+    """A numbered part of the dock under its heading, which has room for buttons on its right.
+
+    A click on the heading (or Enter, or Space) folds the section, which is remembered: who goes
+    through a list of cases needs other sections in view than who chooses a model.
+
+    Attributes
+    ----------
+    body : QVBoxLayout
+        Takes what the section holds.
+    """
 
     def __init__(self, number: int, title: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.body = QVBoxLayout(self)
-        self.body.setContentsMargins(0, 0, 0, 4)
-        self.body.setSpacing(4)
+        self._key = f"sections/{title}"
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 4)
+        column.setSpacing(4)
         heading = QFrame()
         heading.setObjectName("grata_heading")
         self._heading = QHBoxLayout(heading)
         self._heading.setContentsMargins(0, 2, 0, 2)
         self._heading.setSpacing(4)
-        name = QLabel(f"{number}  {title}")
-        name.setObjectName("grata_title")
-        self._heading.addWidget(name, 1)
-        self.body.addWidget(heading)
+        self._name = QToolButton()
+        self._name.setObjectName("grata_title")
+        self._name.setText(f"{number}  {title}")
+        self._name.setToolTip("Click to fold or unfold this section.")
+        self._name.setCheckable(True)
+        self._name.setAutoRaise(True)
+        self._name.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self._name.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._name.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self._heading.addWidget(self._name, 1)
+        column.addWidget(heading)
+        self._inner = QWidget()
+        self.body = QVBoxLayout(self._inner)
+        self.body.setContentsMargins(0, 0, 0, 0)
+        self.body.setSpacing(4)
+        column.addWidget(self._inner)
+        self._name.setChecked(bool(dock_settings().value(self._key, True, type=bool)))
+        self._show(self.expanded)
+        self._name.toggled.connect(self._on_toggled)
+
+    @property
+    def expanded(self) -> bool:
+        """Whether what the section holds is in view."""
+        return self._name.isChecked()
+
+    def set_expanded(self, expanded: bool) -> None:
+        """Unfold or fold the section, as a click would."""
+        self._name.setChecked(expanded)
 
     def add_to_heading(self, *widgets: QWidget) -> None:
         """Put small buttons at the right end of the heading."""
         for widget in widgets:
             self._heading.addWidget(widget)
+
+    def _on_toggled(self, expanded: bool) -> None:
+        self._show(expanded)
+        dock_settings().setValue(self._key, expanded)
+
+    def _show(self, expanded: bool) -> None:
+        self._name.setArrowType(Qt.ArrowType.DownArrow if expanded else Qt.ArrowType.RightArrow)
+        self._inner.setVisible(expanded)
 
 
 class Sentence(QLabel):

@@ -13,7 +13,11 @@ def sheet(colours: ThemeColours) -> str:
     good = "#5BC8A0" if colours.dark else "#006B4F"
     return f"""
     QFrame#grata_heading {{ border: none; border-bottom: 1px solid {colours.grid}; }}
-    QLabel#grata_title {{ font-weight: bold; }}
+    QToolButton#grata_title {{
+        font-weight: bold; border: none; background: transparent; padding: 2px 0px;
+        text-align: left;
+    }}
+    QToolButton#grata_title:focus {{ text-decoration: underline; }}
     QLabel#grata_muted {{ color: {colours.muted}; }}
     QLabel#grata_small {{ color: {colours.muted}; font-size: 8pt; }}
     QLabel#grata_message {{ padding: 1px 0px; }}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QToolButton
 
 from napari_grata.widgets.state import Facts, State, look
 
@@ -74,3 +76,15 @@ def test_after_a_failure_the_same_step_can_be_tried_again() -> None:
     assert shown.tone == "wrong"
     assert shown.segment
     assert shown.highlight == "segment"
+
+
+def test_sections_fold_from_the_keyboard_and_stay_folded(make_dock: Any, qtbot: Any) -> None:
+    dock = make_dock()
+    heading = dock.model.findChild(QToolButton, "grata_title")
+    heading.setFocus()
+    qtbot.keyClick(heading, Qt.Key.Key_Space)
+    assert not dock.model.expanded
+    assert not dock.model.segment_button.isVisible()
+    assert not type(dock.model)().expanded
+    dock.model.set_expanded(True)
+    assert type(dock.model)().expanded
