@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from napari_grata.segmenters.card import structure_mask
 
@@ -162,6 +161,9 @@ def _compare(
                 else f"A {name} appeared where there was none before adaptation."
             )
             yield Flag(f"{_slug(name)}-doubled", text)
+    # Only here, for its import takes long and the dock opens before anything is flagged.
+    from scipy import ndimage
+
     pieces_before = int(ndimage.label(before)[1])
     pieces_after = int(ndimage.label(after)[1])
     if (

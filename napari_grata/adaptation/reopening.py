@@ -153,7 +153,7 @@ class ReopenedRun:
             history = History.open(self.folder / THETA_FILE, Snapshot)
         except (OSError, HistoryError, ValueError) as error:
             raise RunFolderError(f"The run in {self.folder} cannot go on: {error}") from error
-        return AdaptationRun(
+        run = AdaptationRun(
             segmenter,
             scan,
             self.settings,
@@ -163,6 +163,8 @@ class ReopenedRun:
             _kept=(self.folder, journal, history, self.info["position"]),
             _cut=self.info.get("cut"),
         )
+        run.continued = bool(self.info.get("continued"))
+        return run
 
 
 def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,9 @@ def assd(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | No
 def surface(mask: np.ndarray) -> np.ndarray:
     """Return the elements of a mask that have a face neighbour outside it."""
     mask = np.asarray(mask, dtype=bool)
+    # Only here, for its import takes long and the dock opens before anything is measured.
+    from scipy import ndimage
+
     return mask & ~ndimage.binary_erosion(mask)
 
 
@@ -122,6 +124,8 @@ def surface_distances(
     # Both surfaces lie inside the box round the union, so distances within it are exact.
     box = _bounding_box(a | b)
     edge_a, edge_b = surface(a[box]), surface(b[box])
+    from scipy import ndimage
+
     to_b = ndimage.distance_transform_edt(~edge_b, sampling=step)
     to_a = ndimage.distance_transform_edt(~edge_a, sampling=step)
     return to_b[edge_a], to_a[edge_b]

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,10 @@ def diameters(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> Di
             for up, aside in ((0.0, aside), (-0.5, 0.0), (0.5, 0.0))
         ]
     ) * np.asarray(spacing, dtype=float)
+    # Only here, for its import takes long and the dock opens before anything is measured.
+    from scipy.spatial import ConvexHull
+    from scipy.spatial.distance import pdist
+
     corners = points[ConvexHull(points).vertices]
     edges = np.roll(corners, -1, axis=0) - corners
     lengths = np.hypot(edges[:, 0], edges[:, 1])

@@ -7,7 +7,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
@@ -207,6 +206,9 @@ def _scale(raw: np.ndarray, slope: float, inter: float, dtype: Any) -> Any:
         scaled += dtype(inter)
         scaled.flags.writeable = False
         return scaled
+    # Only here: its import takes a second, and most files have nothing to scale.
+    import dask.array as da
+
     # One block per index of the slowest axis: what lies together in the file.
     chunks = (*raw.shape[:-1], 1) if raw.ndim > 2 else raw.shape
     lazy = da.from_array(raw, chunks=chunks, name=False, asarray=False)

@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 
 from napari_grata.scans.geometry import Geometry
@@ -108,6 +106,10 @@ class PhotographPixels:
             frame = np.zeros(shape, dtype=self._dtype)
             frame[: picture.shape[0], : picture.shape[1]] = picture
             return frame
+
+        # Only here: its import takes a second, and the dock opens before there is a scan.
+        import dask
+        import dask.array as da
 
         delayed = dask.delayed(padded, pure=False)
         return da.stack(

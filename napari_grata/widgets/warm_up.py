@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import sys
@@ -17,6 +18,8 @@ from napari_grata.widgets import jobs
 
 _START_MS = 300
 _POLL_MS = 100
+# dask: lazy scans; pandas: napari's first Labels layer; scipy: flags and measures.
+_FIRST = ("dask.array", "pandas", "scipy.ndimage", "scipy.spatial")
 _LAZY = getattr(os, "RTLD_LAZY", 1)
 _GLOBAL = _LAZY | getattr(os, "RTLD_GLOBAL", 256)
 _LIBRARIES = (("libtorch_global_deps.*", _GLOBAL), ("libtorch_cpu.*", _LAZY))
@@ -78,16 +81,16 @@ def _list_devices(result: list[Any]) -> None:
     try:
         with jobs.short_turns():
             preload_torch()
+            # What opening a scan and its first mask want, before what takes longest.
+            for name in _FIRST:
+                with suppress(ImportError):
+                    importlib.import_module(name)
             import torch  # noqa: F401 - the point of this thread
 
             import napari_grata.segmenters.segmenter  # noqa: F401
             from napari_grata.segmenters import list_devices
 
-            devices = list_devices()
-            # napari's first Labels layer wants it, and would keep the interface waiting.
-            with suppress(ImportError):
-                import pandas  # noqa: F401
-        result.append(devices)
+            result.append(list_devices())
     except Exception as error:
         result.append(error)
 
