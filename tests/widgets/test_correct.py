@@ -77,6 +77,8 @@ def test_the_key_takes_naparis_brush_to_the_mask_after_with_the_structure(
     layer = session.after.layer
     assert dock.viewer.layers.selection.active is layer
     assert (layer.mode, layer.selected_label, session.after.visible) == ("paint", 2, True)
+    dock.correct.section.structure.setCurrentText("Background (erase)")
+    assert layer.selected_label == 0
 
 
 def test_what_is_painted_is_counted_and_undo_takes_it_off(adapted: Any, qtbot: Any) -> None:

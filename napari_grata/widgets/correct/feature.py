@@ -58,6 +58,7 @@ class Correct(QObject):
             (section.adapt_wanted, self.adapt),
             (section.undo_wanted, self.undo),
             (section.right_changed, self._right_changed),
+            (section.value_changed, self._value_changed),
             (desk.changed, self._look_soon),
             (desk.session_changed, self._look_soon),
             (desk.runner.ended, self._run_ended),
@@ -158,6 +159,13 @@ class Correct(QObject):
         if session is not None:
             self.drawn.set_right(session, self._dock.desk.in_view(), on)
             self.refresh()
+
+    def _value_changed(self, value: int) -> None:
+        """The brush that is at work paints the structure chosen."""
+        session = self._dock.desk.session
+        layer = session.after.layer if session is not None else None
+        if layer is not None and layer.mode == "paint":
+            layer.selected_label = value
 
     # --- what goes on --------------------------------------------------------------------------
 

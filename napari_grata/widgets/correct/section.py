@@ -49,12 +49,15 @@ class CorrectSection(QWidget):
     Signals
     -------
     paint_wanted(), adapt_wanted(), undo_wanted(), right_changed(bool)
+    value_changed(int)
+        The brush should paint another structure.
     """
 
     paint_wanted = Signal()
     adapt_wanted = Signal()
     undo_wanted = Signal()
     right_changed = Signal(bool)
+    value_changed = Signal(int)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -98,6 +101,7 @@ class CorrectSection(QWidget):
         self.adapt_button.clicked.connect(self._on_adapt)
         self.undo_button.clicked.connect(self._on_undo)
         self.right.toggled.connect(self.right_changed)
+        self.structure.currentIndexChanged.connect(self._on_structure)
 
     def _advanced(self) -> Fold:
         self.role = choice(ROLE_TIP, "How corrections teach")
@@ -210,6 +214,9 @@ class CorrectSection(QWidget):
     def chosen_where(self) -> str:
         """Return `CASE` or `REST`."""
         return str(self.where.currentData())
+
+    def _on_structure(self, _index: int) -> None:
+        self.value_changed.emit(self.value())
 
     def _on_paint(self) -> None:
         self.paint_wanted.emit()
