@@ -163,13 +163,13 @@ def devices() -> Iterator[Finding]:
     about = "Computing"
     import torch
 
-    from napari_grata.segmenters.devices import has_bfloat16, list_devices, processor_units
+    from napari_grata.segmenters.devices import list_devices, processor_units
 
     automatic, *choices = list_devices()
     reason = "the graphics card with most free memory" if len(choices) > 1 else "nothing else here"
     yield Finding(about, GOOD, f"{automatic.title} — {reason}.")
     for choice in choices:
-        formats = "float32" + (", bfloat16" if has_bfloat16(choice.key) else "")
+        formats = "float32" + (", bfloat16" if choice.bfloat16 else "")
         yield Finding(about, GOOD, f"{choice.key}: {choice.title}; computes in {formats}")
     units = [name for name, there in processor_units().items() if there]
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
@@ -187,7 +187,7 @@ def devices() -> Iterator[Finding]:
             about,
             NOTE,
             "bfloat16 is an option here, about twice as fast; masks differ a little.",
-            "Advanced → Numbers, or --precision bfloat16 (docs/performance.md).",
+            "Advanced → Faster, coarser numbers, or --precision bfloat16 (docs/performance.md).",
         )
     if len(choices) == 1 and shutil.which("nvidia-smi"):
         yield Finding(

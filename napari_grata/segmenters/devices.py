@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,18 +25,24 @@ class DeviceChoice:
         Such as ``"GPU 0 (NVIDIA A30), 22.1 GB free"``.
     free_bytes : int or None
         Free memory, None where it cannot be told.
+    bfloat16 : bool
+        Whether it computes in bfloat16 by itself; see `has_bfloat16`.
     """
 
     key: str
     title: str
     free_bytes: int | None = None
+    bfloat16: bool = False
 
 
 def list_devices() -> list[DeviceChoice]:
     """List ``auto`` first, then graphics cards, then the processor. Loads torch."""
-    choices = [*_graphics(), _processor()]
+    choices = [
+        replace(choice, bfloat16=has_bfloat16(choice.key))
+        for choice in (*_graphics(), _processor())
+    ]
     best = choices[0] if len(choices) == 1 else _choice(choices, str(resolve_device("auto")))
-    return [DeviceChoice("auto", f"Automatic: {best.title}", best.free_bytes), *choices]
+    return [replace(best, key="auto", title=f"Automatic: {best.title}"), *choices]
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -76,7 +82,8 @@ def has_bfloat16(device: str | torch.device) -> bool:
 
     kind = torch.device(device).type
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        # Ampere and later; earlier cards only pretend to.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     return kind == "cpu" and any(processor_units().values())
 
 

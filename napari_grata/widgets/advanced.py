@@ -56,6 +56,9 @@ TIPS = {
     "predict": "Whether masks are made as the slices go by, or for all slices once the model "
     "has seen them.",
     "views": "Average over six flips and rotations: slower, usually smoother masks.",
+    "precision": "Computes in bfloat16, on devices that have it: about half the time with large "
+    "models, less with small ones. Masks differ a little (mean Dice by at most 0.02 points on "
+    "the development centres, single masks by up to 0.2).",
     "seed": "Runs with the same number give the same masks (on the processor).",
 }
 
@@ -93,6 +96,8 @@ class AdvancedForm(QWidget):
         self.predict = self._choices(PREDICT_TITLES)
         self.symmetric = self._check("Symmetric entropy")
         self.views = self._check("Mean of six views")
+        self.low = self._check("Faster, coarser numbers (bfloat16)")
+        self._low_offered = False
         self.seed = self._count(0, 2_147_483_647)
 
         layout = QVBoxLayout(self)
@@ -115,7 +120,11 @@ class AdvancedForm(QWidget):
         ):
             widget.setAccessibleName(name)
             layout.addWidget(row(label, widget, tip=TIPS[name]))
-        for name, check in (("symmetric", self.symmetric), ("views", self.views)):
+        for name, check in (
+            ("symmetric", self.symmetric),
+            ("views", self.views),
+            ("precision", self.low),
+        ):
             check.setToolTip(TIPS[name])
             layout.addWidget(check)
         self.set_settings(Settings())
@@ -149,6 +158,7 @@ class AdvancedForm(QWidget):
             predict=self.predict.currentData(),
             six_views=self.views.isChecked(),
             seed=self.seed.value(),
+            precision="bfloat16" if self.low.isChecked() else "float32",
         )
 
     def set_settings(self, settings: Settings) -> None:
@@ -173,6 +183,7 @@ class AdvancedForm(QWidget):
             self.symmetric.setChecked(settings.symmetric_entropy)
             self.views.setChecked(settings.six_views)
             self.seed.setValue(settings.seed)
+            self.low.setChecked(settings.precision == "bfloat16")
         finally:
             self._quiet = False
         self._grey_out()
@@ -185,7 +196,13 @@ class AdvancedForm(QWidget):
                 name = box.itemData(index)
                 model.item(index).setEnabled(name in ("entropy", "consistency") or name in heads)
 
+    def offer_bfloat16(self, offered: bool) -> None:
+        """Offer bfloat16 or not: where no device has it, it can only be taken back."""
+        self._low_offered = offered
+        self._grey_out()
+
     def _grey_out(self) -> None:
+        self.low.setEnabled(self._low_offered or self.low.isChecked())
         grata = self.method.currentData() == "grata"
         learns = grata or self.method.currentData() == "consistency"
         for widget in (self.auxiliary, self.pseudo, self.rule, self.perturbation):

@@ -23,6 +23,7 @@ class Choosing(QObject):
         super().__init__(dock)
         self._dock = dock
         self._device = dock.store.get("device", "auto")
+        self._devices: list[Any] = []
         for signal, slot in (
             (dock.scan.scan_changed, self.choose),
             (dock.model.model_changed, self.choose),
@@ -84,11 +85,18 @@ class Choosing(QObject):
     def _device_changed(self) -> None:
         self._device = self._dock.model.device_key()
         self._dock.store.set("device", self._device)
+        self._offer_bfloat16()
         self._dock.desk.changed.emit()
 
+    def _offer_bfloat16(self) -> None:
+        device = next((one for one in self._devices if one.key == self._device), None)
+        self._dock.adapt.advanced.offer_bfloat16(device is not None and device.bfloat16)
+
     def _devices_known(self, devices: list[Any]) -> None:
+        self._devices = devices
         self._dock.model.set_devices(devices)
         self._dock.model.choose_device(self._device)
+        self._offer_bfloat16()
         self._dock.desk.changed.emit()
 
     def _method_changed(self) -> None:

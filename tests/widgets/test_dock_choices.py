@@ -254,9 +254,13 @@ def test_every_option_of_settings_can_be_set_under_advanced(make_dock: Any) -> N
         predict="final",
         six_views=True,
         seed=12,
+        precision="bfloat16",
     )
     default = Settings()
-    assert all(getattr(other, f.name) != getattr(default, f.name) for f in fields(Settings))
+    # These belong to a reviewer's corrections, and are chosen there.
+    elsewhere = {"scribble", "correction_steps", "uncorrected_learn", "soft_labels", "hold"}
+    names = {f.name for f in fields(Settings)} - elsewhere
+    assert all(getattr(other, name) != getattr(default, name) for name in names)
     dock.adapt.advanced.set_settings(other)
     assert dock.adapt.settings() == other
 
