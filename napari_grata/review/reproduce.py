@@ -177,6 +177,8 @@ class Again:
 
         if saved.scan is None:
             raise ReproduceError(" ".join(saved.missing) or "The scan of this run was not found.")
+        if saved.corrections is None:
+            raise ReproduceError(" ".join(saved.missing))
         if segmenter.card.weights_sha256 != saved.info["model"]["weights_sha256"]:
             raise ReproduceError(
                 f"The weights of the model {segmenter.card.name} are not those that the run was "
@@ -196,6 +198,7 @@ class Again:
             region=saved.region,
             folder=folder,
             start=start,
+            corrections=saved.corrections,
         )
 
     def records(self) -> Iterator[Record]:

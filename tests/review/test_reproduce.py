@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_grata.adaptation import AdaptationRun, Settings, preset, reopen
+from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset, reopen
 from napari_grata.cli import main
 from napari_grata.review.reproduce import (
     Again,
@@ -150,3 +150,30 @@ def test_a_run_whose_scan_is_gone_says_so(model: Path, file: Path, tmp_path: Pat
     file.unlink()
     with pytest.raises(ReproduceError, match="not found"):
         Again(reopen(tmp_path / "run"), load_segmenter(model, device="cpu"))
+
+
+def test_a_run_that_learned_from_corrections_is_done_again_with_them(
+    model: Path, file: Path, tmp_path: Path
+) -> None:
+    first = run_once(model, file, None, Settings(learning_rate=0.02))
+    adapted = first.adapted_masks[1]
+    shown = adapted.copy()
+    shown[10:30, 10:30] = 2
+    settings = Settings(learning_rate=0.02, scribble="auxiliary", predict="final")
+    run_once(
+        model,
+        file,
+        tmp_path / "taught",
+        settings,
+        start=first.state,
+        corrections=Corrections.of_slice(1, shown, adapted),
+    ).close()
+    first.close()
+    saved = reopen(tmp_path / "taught")
+    again = Again(saved, load_segmenter(model, device="cpu"))
+    for _ in again.records():
+        pass
+    assert again.compare().same
+    assert again.run.continued
+    again.run.close()
+    assert saved.run(load_segmenter(model, device="cpu")).continued

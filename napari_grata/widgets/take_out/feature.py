@@ -159,7 +159,7 @@ class TakeOut(QObject):
     def _command(self, session: Any) -> str:
         run, settings = session.run, session.settings
         folder = getattr(run, "folder", None)
-        alone = run is None or not (run.continued or getattr(run, "corrections", None))
+        alone = run is None or not (run.continued or run.corrections.slices)
         if settings is None or not alone:
             if folder is None:
                 raise ReproduceError(

@@ -41,27 +41,27 @@ class TakeOutSection(Section):
             "Copy command",
             "Copy the command line that makes the same masks again. It holds the scan's path.",
         )
-        self.names = QCheckBox("Name masks after their scans")
+        self.names = QCheckBox("Name after scans")
         self.names.setToolTip(
-            "Otherwise masks are named case-0001 …; a scan's own name may name a patient."
+            "Name the decided masks after their scans, which may name patients; otherwise they are "
+            "named case-0001 …"
         )
         self.said = Sentence(2)
         self.said.setObjectName("grata_small")
         self.show_button = button("Show", "Open what was written.", small=True)
         self.show_button.setEnabled(False)
-        first, last = QWidget(), QWidget()
-        row = QHBoxLayout(first)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
-        for made in (self.report_button, self.masks_button, self.command_button):
-            row.addWidget(made, 1)
-        row = QHBoxLayout(last)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.said, 1)
-        row.addWidget(self.show_button)
-        self.body.addWidget(first)
-        self.body.addWidget(self.names)
-        self.body.addWidget(last)
+        for widgets in (
+            (self.report_button, self.masks_button),
+            (self.names, self.command_button),
+            (self.said, self.show_button),
+        ):
+            line = QWidget()
+            row = QHBoxLayout(line)
+            row.setContentsMargins(0, 0, 0, 0)
+            row.setSpacing(4)
+            row.addWidget(widgets[0], 1)
+            row.addWidget(widgets[1], 0 if widgets[1] is self.show_button else 1)
+            self.body.addWidget(line)
         for made, signal in (
             (self.report_button, self.report_wanted),
             (self.masks_button, self.masks_wanted),
