@@ -73,18 +73,25 @@ def outline(mask: np.ndarray) -> Outline:
 def _sides(inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return start corner (M, 2) and direction (M,) of each side between mask and background."""
     starts, directions = [], []
-    for direction, (row, column), shift in (
-        (_RIGHT, (0, 0), (1, 0)),
-        (_DOWN, (0, 1), (0, -1)),
-        (_LEFT, (1, 1), (-1, 0)),
-        (_UP, (1, 0), (0, 1)),
+    # Steps from one pixel to the next, across a row and down a column: few, and found at once.
+    upright = _steps(inner[:, 1:], inner[:, :-1])
+    level = _steps(inner[1:], inner[:-1])
+    for direction, (row, column), inside in (
+        (_RIGHT, (1, 0), inner[level[:, 0] + 1, level[:, 1]]),
+        (_DOWN, (0, 1), inner[upright[:, 0], upright[:, 1]]),
+        (_LEFT, (1, 1), inner[level[:, 0], level[:, 1]]),
+        (_UP, (1, 1), inner[upright[:, 0], upright[:, 1] + 1]),
     ):
-        # A side lies between a pixel and its neighbour above, right, below, left.
-        neighbour = np.roll(inner, shift, axis=(0, 1))
-        found = np.argwhere(inner & ~neighbour)
+        # The mask lies below an edge that runs to the right, left of one that runs down, ...
+        found = (level if direction in (_RIGHT, _LEFT) else upright)[inside]
         starts.append(found + np.array((row, column)))
         directions.append(np.full(len(found), direction))
     return np.concatenate(starts), np.concatenate(directions)
+
+
+def _steps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return (row, column) of each place at which two arrays of bool differ, shape (K, 2)."""
+    return np.stack(np.divmod(np.flatnonzero(one != other), one.shape[1]), axis=1)
 
 
 def _follow(start: np.ndarray, direction: np.ndarray, width: int) -> np.ndarray:

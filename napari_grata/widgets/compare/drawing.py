@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,18 @@ class _Kept(tuple[Any, ...]):
 
 def trace(card: Card, label_map: np.ndarray, order: list[str]) -> Mask:
     """Return the outlines of the structures of a label map (H, W), in an order."""
+    rows, columns = (np.flatnonzero(label_map.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return {}
+    # A disc takes a hundredth of a photograph; the rest need not be gone through again and again.
+    corner = np.array((rows[0], columns[0]), np.float32)
+    label_map = label_map[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     lines = {name: outline(structure_mask(card, label_map, name)) for name in order}
-    return {name: Strokes(line) for name, line in lines.items() if len(line)}
+    return {
+        name: Strokes(replace(line, points=line.points + corner))
+        for name, line in lines.items()
+        if len(line)
+    }
 
 
 def draw_mask(
