@@ -33,8 +33,8 @@ _SHORT = {
     VERTICAL: "vertical ⌀",
     HORIZONTAL: "horizontal ⌀",
     DICE: "Dice",
-    HAUSDORFF: "Hausdorff",
-    HAUSDORFF95: "Hausd. 95 %",
+    HAUSDORFF: "Hausd.",
+    HAUSDORFF95: "Hausd. 95",
 }
 _MEANS = {
     AREA: "Area of the structure in this slice, with whatever lies inside it.",
@@ -72,7 +72,7 @@ class Row:
         """The quantity in few words, with its unit, for a narrow column."""
         plain = self.name.removesuffix(TRUTH)
         words = _SHORT.get(plain, plain.replace("-to-", "/").replace(" ratio", "").lower())
-        words = f"{words}, truth" if plain != self.name else words
+        words = f"{words} ↔ truth" if plain != self.name else words
         return f"{words}  {self.unit}" if self.unit else words
 
     @property
@@ -104,6 +104,8 @@ class Row:
         before, change = self.values.get("before"), self.change
         if plain in (AREA, VOLUME) and before and change is not None:
             parts.append(f"Change: {100 * change / before:+.1f} %".replace("-", "−"))
+        if self.values.get("truth") is not None:
+            parts.append(f"The truth: {self.cell('truth')} {self.unit}".strip())
         if BETWEEN in self.values:
             parts.append(
                 "Between the mask before and the mask after (as edited, where it is); not a "

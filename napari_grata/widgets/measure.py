@@ -53,7 +53,10 @@ class Measure(QObject):
         self.job, self.file_job = Job(self), Job(self)
         self._truths: weakref.WeakKeyDictionary[Session, Truth] = weakref.WeakKeyDictionary()
         self._drawn_on: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._asked: tuple[Session, str] | None = None
+        self._asked: tuple[Any, ...] | None = None
+        self._shown: tuple[Any, ...] | None = None
+        self._version = 0
+        self._stood_at = -1
         self._found: list[Measurement] = []
         self._again = False
         self._soon = QTimer(self)
@@ -72,9 +75,9 @@ class Measure(QObject):
             (panel.truth_file_wanted, self.ask_truth),
             (panel.truth_layer_wanted, self.take_layer),
             (panel.truth_dropped, self.drop_truth),
-            (desk.session_changed, self.refresh),
+            (desk.session_changed, self._masks_changed),
             (desk.changed, self.refresh),
-            (desk.runner.ended, self.refresh),
+            (desk.runner.ended, self._masks_changed),
         )
         for signal, slot in wires:
             signal.connect(slot)
@@ -96,31 +99,34 @@ class Measure(QObject):
         self._listen_to_drawing(session)
         if not self.fold.expanded:
             return
-        if self.job.running:
-            self._again = True
-            self.job.cancel()
-            return
         self.panel.truths = self._possible_truths(session)
         if session is None or not session.segmented | session.adapted:
-            self._show([], None, _NOTHING)
+            self._say(_NOTHING)
             return
         self.panel.has_truth = session in self._truths
         noun = "photograph" if session.scan.kind.startswith("photograph") else "slice"
         self.panel.set_scopes(session.scan.n_slices > session.scan.n_cases, noun)
         self.panel.save_button.setEnabled(self._dock.desk.runner.kind is None)
         if self._dock.desk.runner.kind is not None:
-            self._show([], None, _WAIT)
+            self._say(_WAIT)
             return
         scan, index = session.scan, self._dock.desk.in_view()
         whole = self.panel.chosen_scope() == CASE
         name = scan.case_name(scan.case_of(index)) if whole else scan.slice_name(index)
         if not whole and index not in session.segmented | session.adapted:
-            self._show([], session, f"{name}: there is no mask of this slice yet.")
+            self._say(f"{name}: there is no mask of this slice yet.")
             return
-        self._asked, self._found = (session, name), []
-        if whole and not self.panel.rows:
-            self.panel.note.say(f"Measuring {name} …")
         places = (None, scan.case_of(index)) if whole else (index, None)
+        wanted = (session, name, places, self._version)
+        if wanted == (self._asked or self._shown):
+            return
+        if self.job.running:
+            self._again = True
+            self.job.cancel()
+            return
+        self._asked, self._shown, self._found = wanted, None, []
+        if whole:
+            self._show([], None, f"Measuring {name} …")
         self.job.start(
             partial(measure_jobs.measured, scan, session.card, self._stacks(session), *places)
         )
@@ -145,6 +151,10 @@ class Measure(QObject):
     def _on_batch(self, items: list[Any]) -> None:
         for item in items:
             self._found += item
+        if self._asked is not None and self._asked[2][0] is None and not self._again:
+            # A case takes seconds; what is known of it is shown as it comes.
+            session, name = self._asked[:2]
+            self._show(tables.rows(self._found), session, f"Measuring {name} …")
 
     def _on_ended(self, outcome: Outcome) -> None:
         asked, self._asked = self._asked, None
@@ -153,9 +163,10 @@ class Measure(QObject):
             self.refresh()
             return
         if outcome.kind == "failed":
-            self._show([], None, f"It could not be measured. {outcome.message}")
+            self._say(f"It could not be measured. {outcome.message}")
         elif outcome.kind == "done" and asked is not None:
-            session, name = asked
+            self._shown = asked
+            session, name = asked[:2]
             self._show(tables.rows(self._found), session, f"{name}. {self._notes(session)}")
 
     def _notes(self, session: Session) -> str:
@@ -166,6 +177,14 @@ class Measure(QObject):
         if truth is not None:
             said.append(truth.note or "Compared with the truth.")
         return " ".join(said)
+
+    def _say(self, why: str) -> None:
+        """Show no figures, and why."""
+        if self.job.running:
+            self._again = True
+            self.job.cancel()
+        self._shown = None
+        self._show([], None, why)
 
     def _show(self, rows: list[tables.Row], session: Session | None, note: str) -> None:
         colours = {} if session is None else {s.name: s.colour for s in session.card.structures}
@@ -221,14 +240,16 @@ class Measure(QObject):
 
     def drop_truth(self) -> None:
         """Compare before and after with each other alone."""
-        self._truths.pop(self._dock.desk.session, None)
-        self.refresh()
+        session = self._dock.desk.session
+        if session is not None:
+            self._truths.pop(session, None)
+            self._masks_changed()
 
     def _take(self, session: Session, truth: Truth) -> None:
         self._truths[session] = truth
         if truth.note:
             show_info(truth.note)
-        self.refresh()
+        self._masks_changed()
 
     # --- files -------------------------------------------------------------------------------
 
@@ -273,8 +294,21 @@ class Measure(QObject):
         layer = session.after.layer if session is not None else None
         if layer is not None and layer not in self._drawn_on:
             self._drawn_on.add(layer)
-            self._dock.ties.listen(layer.events.paint, self.refresh)
-            self._dock.ties.listen(layer.events.set_data, self.refresh)
+            for emitter in (layer.events.paint, layer.events.labels_update, layer.events.data):
+                self._dock.ties.listen(emitter, self._masks_changed)
+            self._dock.ties.listen(layer.events.set_data, self._refreshed)
+
+    def _masks_changed(self, *_: Any) -> None:
+        self._version += 1
+        self.refresh()
+
+    def _refreshed(self, event: Any = None) -> None:
+        """Undo says no more than a slice that comes into view; but then the slice is another."""
+        here = self._dock.desk.in_view()
+        if here == self._stood_at:
+            self._version += 1
+        self._stood_at = here
+        self.refresh()
 
     def _theme_changed(self, event: Any = None) -> None:
         self.panel.set_theme(self._dock.viewer.theme)

@@ -31,6 +31,7 @@ _TITLES = {
     "change": "After (as edited, where it is) minus before; or what lies between the two.",
 }
 _SHOWN_ROWS = 9
+_MOST_COLUMNS = 4
 
 
 class MeasurePanel(QWidget):
@@ -59,6 +60,7 @@ class MeasurePanel(QWidget):
         self._colours: dict[str, str] = {}
         self._theme = theme_colours("dark")
         self.scope = choice("Measure the slice in view, or all of its case.", "What is measured")
+        self.scope.setMinimumContentsLength(5)
         self.scope.addItem("This slice", SLICE)
         self.scope.addItem("Whole case", CASE)
         self.scope.currentIndexChanged.connect(self._on_scope)
@@ -163,10 +165,14 @@ class MeasurePanel(QWidget):
     def _fill(self) -> None:
         table = self.table
         shown = columns(self.rows) or ["before", "after", "change"]
+        if len(shown) > _MOST_COLUMNS:
+            # Too narrow for all of them; the truth's own size is in the tooltip then.
+            shown.remove("truth")
         bar = table.verticalScrollBar()
         place = bar.value() if bar is not None else 0
         table.setUpdatesEnabled(False)
         table.clear()
+        table.clearSpans()
         table.setColumnCount(1 + len(shown))
         for column, name in enumerate(["", *shown]):
             head = QTableWidgetItem(name)
@@ -221,7 +227,7 @@ class MeasurePanel(QWidget):
         head.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         for column in range(1, figures + 1):
             head.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
-            wide = metrics.horizontalAdvance("+000.0" if figures < 4 else "00.00")
+            wide = metrics.horizontalAdvance("+000.0" if figures < _MOST_COLUMNS else "0.000")
             texts = [self.table.item(r, column) for r in range(table.rowCount())]
             widest = max((metrics.horizontalAdvance(i.text()) for i in texts if i), default=0)
             table.setColumnWidth(

@@ -102,6 +102,9 @@ def test_a_truth_layer_is_compared_with_and_nothing_else(measured: Any, qtbot: A
     settled(dock, qtbot)
     assert row(dock, "disc", DICE + TRUTH).values["after"] == 1.0
     assert row(dock, "disc", DICE + TRUTH).values["before"] < 1.0
+    shown = next(r for r in texts(dock) if r[0] == "Dice ↔ truth")
+    assert shown[2] == "1.000"
+    assert all(shown[column] for column in (1, 2, 4))
     assert session.run is None or not hasattr(session.run, "truth")
     dock.measure.panel.menu.aboutToShow.emit()
     dock.measure.panel.menu.actions()[-1].trigger()
@@ -190,3 +193,42 @@ def test_a_closed_fold_measures_nothing(make_dock: Any, finished: Any, qtbot: An
 def test_the_panel_fits_the_narrow_dock(measured: Any) -> None:
     dock = measured()
     assert dock.measure.fold.minimumSizeHint().width() <= 330
+
+
+def test_a_case_is_not_measured_again_for_every_slice_but_after_a_stroke_and_its_undo(
+    measured: Any, qtbot: Any
+) -> None:
+    dock = measured()
+    dock.measure.panel.scope.setCurrentIndex(1)
+    settled(dock, qtbot)
+    found = dock.measure._found
+    assert found
+    for index in (1, 4, 2):
+        dock.desk.go_to(index)
+        settled(dock, qtbot)
+    assert dock.measure._found is found
+    layer = dock.desk.session.after.layer
+    layer.selected_label, layer.brush_size = 1, 5
+    layer.paint((2, 2, 2), 1)
+    settled(dock, qtbot)
+    assert "edited" in row(dock, "disc", VOLUME).values
+    layer.undo()
+    settled(dock, qtbot)
+    assert "edited" not in row(dock, "disc", VOLUME).values
+
+
+def test_with_a_drawing_and_a_truth_there_is_still_room_for_names(
+    measured: Any, qtbot: Any
+) -> None:
+    dock = measured()
+    session = dock.desk.session
+    truth = dock.viewer.add_labels(session.after.stack.copy(), name="drawn by AB")
+    layer = session.after.layer
+    layer.selected_label, layer.brush_size = 1, 5
+    layer.paint((dock.desk.in_view(), 2, 2), 1)
+    dock.measure.take_layer(truth)
+    settled(dock, qtbot)
+    table = dock.measure.panel.table
+    heads = [table.horizontalHeaderItem(c).text() for c in range(table.columnCount())]
+    assert heads == ["", "before", "after", "edited", "change"]
+    assert "The truth:" in table.item(1, 0).toolTip()

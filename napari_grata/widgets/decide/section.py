@@ -58,6 +58,7 @@ class DecideSection(Section):
         self.comment.setMaxLength(500)
         self.comment.setToolTip("Goes with the decision. Never a patient's name.")
         self.difficulty = choice("How hard it was to decide.", "Difficulty")
+        self.difficulty.setMinimumContentsLength(5)
         for title, value in DIFFICULTIES:
             self.difficulty.addItem(title, value)
         self.reviewer = QLineEdit()
