@@ -61,7 +61,7 @@ class MeasurePanel(QWidget):
         self._theme = theme_colours("dark")
         self.scope = choice("Measure the slice in view, or all of its case.", "What is measured")
         self.scope.setMinimumContentsLength(5)
-        self.scope.addItem("This slice", SLICE)
+        self.scope.addItem("Slice", SLICE)
         self.scope.addItem("Whole case", CASE)
         self.scope.currentIndexChanged.connect(self._on_scope)
         self.truth_button = button(
@@ -120,7 +120,7 @@ class MeasurePanel(QWidget):
 
     def set_scopes(self, several: bool, noun: str) -> None:
         """Offer the whole case only where a case has several slices."""
-        self.scope.setItemText(0, f"This {noun}")
+        self.scope.setItemText(0, noun.capitalize())
         self.scope.setEnabled(several)
         if not several:
             self.scope.setCurrentIndex(0)

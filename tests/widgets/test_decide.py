@@ -236,6 +236,7 @@ def test_a_lone_photograph_is_decided_as_a_case(
     dock.decide.decide("accept")
     assert lines(dock)[0]["slice_index"] is None
     assert dock.decide.section.progress.text() == ""
+    assert said(dock).startswith("Photograph: accepted, ")
 
 
 def test_buttons_say_why_they_are_off(make_dock: Any, finished: Any, qtbot: Any) -> None:

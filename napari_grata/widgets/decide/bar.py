@@ -52,7 +52,7 @@ class DecideBar(QWidget):
             made.clicked.connect(partial(self.wanted.emit, verdict))
             row.addWidget(made, max(4, len(title)))
         self.scope = choice("What a decision is about.", "What a decision is about")
-        self.scope.addItem("This slice", SLICE)
+        self.scope.addItem("Slice", SLICE)
         self.scope.addItem("Whole case", CASE)
         self.scope.setMinimumContentsLength(7)
         self.scope.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
@@ -81,10 +81,12 @@ class DecideBar(QWidget):
     def set_scopes(self, several: bool, noun: str) -> None:
         """Offer single slices only where a case has several; a lone picture is its case."""
         with QSignalBlocker(self.scope):
-            self.scope.setItemText(0, f"This {noun}")
+            self.scope.setItemText(0, noun.capitalize())
+            self.scope.setItemText(1, "Whole case" if noun == "slice" else "All of them")
             if several != self.scope.isEnabled():
                 self.scope.setEnabled(several)
                 self.scope.setCurrentIndex(0 if several else 1)
+        self.scope.setVisible(several)
 
     def choose_scope(self, scope: str) -> None:
         """Choose "slice" or "case"."""

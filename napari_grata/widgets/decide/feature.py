@@ -248,7 +248,7 @@ class Decide(QObject):
         back = "taken back" if which == "undo" else "in force again"
         name = changed.case if index is None else f"{changed.case}, slice {index + 1}"
         if changed.case == docket.key:
-            name = words.place(index, "" if index is None else scan.slice_name(index))
+            name = words.place(index, "" if index is None else scan.slice_name(index), scan.kind)
             self.bar.choose_scope(CASE if index is None else SLICE)
             if index is not None:
                 self._dock.desk.go_to(index)

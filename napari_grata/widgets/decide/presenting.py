@@ -89,11 +89,12 @@ def sentence(
         return None, f"{where}: there is no mask of it.", "plain"
     stale = own is not None and standing.stale(session, own)
     text = words.sentence(
-        words.place(place[1], "" if place[1] is None else scan.slice_name(place[1])),
+        words.place(place[1], "" if place[1] is None else scan.slice_name(place[1]), scan.kind),
         own,
         current.get(None) if place[1] is not None else None,
         stale=stale,
         undo_key=key_of("undo_decision"),
+        whole=words.place(None, "", scan.kind),
     )
     return own.verdict if own is not None else None, text, "warning" if stale else "plain"
 
@@ -112,7 +113,7 @@ def account(
         if index is not None and index >= scan.n_slices:
             continue
         stale = standing.stale(session, decision)
-        where = words.place(index, "" if index is None else scan.slice_name(index))
+        where = words.place(index, "" if index is None else scan.slice_name(index), scan.kind)
         text = words.line(decision, where, stale=stale)
         sign = words.MARKS[decision.verdict]
         lines.append((index, f"{sign}  {text}"))

@@ -40,13 +40,22 @@ def decided(decision: Decision) -> str:
     return f"{VERDICT_WORDS[decision.verdict]}{by}" + (f", {time}" if time else "")
 
 
-def place(slice_index: int | None, name: str) -> str:
-    """Return what a decision is about: a slice's name, or "Whole case"."""
-    return "Whole case" if slice_index is None else name[:1].upper() + name[1:]
+def place(slice_index: int | None, name: str, kind: str = "volume") -> str:
+    """Return what a decision is about: a slice's name, or what a whole scan of a kind is."""
+    if slice_index is not None:
+        return name[:1].upper() + name[1:]
+    wholes = {"photograph": "Photograph", "image": "Image", "photographs": "All photographs"}
+    return wholes.get(kind, "Whole case")
 
 
 def sentence(
-    where: str, own: Decision | None, of_case: Decision | None, *, stale: bool, undo_key: str
+    where: str,
+    own: Decision | None,
+    of_case: Decision | None,
+    *,
+    stale: bool,
+    undo_key: str,
+    whole: str = "Whole case",
 ) -> str:
     """Return the present decision as a sentence.
 
@@ -58,12 +67,14 @@ def sentence(
         On this place; on the whole case, where the place is a slice.
     stale : bool
         Whether the mask has changed since.
+    whole : str
+        What the whole case is called.
     """
     if own is not None:
         tail = f" {STALE}" if stale else f" Undo: {undo_key}"
         return f"{where}: {decided(own)}.{tail}"
     if of_case is not None:
-        return f"{where}: not decided by itself. Whole case: {decided(of_case)}."
+        return f"{where}: not decided by itself. {whole}: {decided(of_case)}."
     return f"{where}: not decided yet."
 
 
