@@ -76,12 +76,7 @@ def rest(dock: Any, qtbot: Any) -> None:
     cases = dock.cases
     cases.ahead.pause()
     qtbot.waitUntil(
-        lambda: (
-            not cases.ahead.running
-            and not cases.ahead.stopping
-            and not any(e.busy for e in (cases.errands, cases.live, cases.prefetch._errands))
-        ),
-        timeout=30_000,
+        lambda: not (cases.ahead.running or cases.ahead.stopping or cases.busy), timeout=30_000
     )
 
 
@@ -296,3 +291,52 @@ def test_dropping_a_folder_makes_a_list_and_one_file_opens_it(
     in_view(dock, qtbot)
     assert len(dock.cases.list) == 2
     rest(dock, qtbot)
+
+
+def test_masks_of_segment_alone_are_there_again_when_the_person_comes_back(
+    open_list: Any, qtbot: Any, finished: Any
+) -> None:
+    dock = open_list()
+    dock.model.segment_button.click()
+    finished(dock)
+    before = dock.desk.session.before.stack.copy()
+    assert before.any()
+    dock.cases.next()
+    in_view(dock, qtbot, "case-0002")
+    dock.cases.previous()
+    in_view(dock, qtbot, "case-0001")
+    session = dock.desk.session
+    assert np.array_equal(session.before.stack, before)
+    assert session.segmented == {0, 1, 2}
+    assert {layer.name for layer in dock.viewer.layers} == {"p1", "p1 source"}
+
+
+def test_no_more_than_two_cases_are_kept_beside_the_one_in_view(open_list: Any, qtbot: Any) -> None:
+    dock = open_list()
+    for key in ("case-0002", "case-0003", "case-0004"):
+        dock.cases.next()
+        in_view(dock, qtbot, key)
+        rest(dock, qtbot)
+        assert len(dock.cases.prefetch.held) <= 2
+        # A damaged case is said to be so, and the way goes on.
+        if key == "case-0003":
+            assert not dock.viewer.layers
+            assert dock.cases.panel.said.said()
+
+
+def test_a_decision_does_not_move_the_case_in_view_from_its_place(
+    open_list: Any, qtbot: Any
+) -> None:
+    dock = open_list()
+    panel = dock.cases.panel
+    panel.filter.setCurrentIndex(panel.filter.findData("open"))
+    panel.order.setCurrentIndex(panel.order.findData("state"))
+    shown = keys_shown(dock)
+    dock.cases.list.decisions.decide("case-0001", "reject")
+    dock.cases.refresh_case("case-0001")
+    qtbot.waitUntil(lambda: panel.model.row("case-0001").state is CaseState.REJECTED, timeout=5_000)
+    assert keys_shown(dock) == shown
+    dock.cases.next()
+    in_view(dock, qtbot, "case-0002")
+    # Once it is left, the filter holds for it as for all others.
+    assert keys_shown(dock) == ["2", "3", "4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from napari_grata.review.cases import Case
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
+    from napari_grata.widgets.session import Session
 
 
 @dataclass
@@ -27,10 +29,11 @@ class LoadedRun:
 
     Attributes
     ----------
-    folder : Path
+    folder : Path or None
+        None for masks that lie in no folder.
     card : Card
     model_folder : Path or None
-    settings : Settings
+    settings : Settings or None
     region : tuple or None
     before, after : ndarray of uint8, shape ``scan.mask_shape``
     segmented, adapted : set of int
@@ -44,10 +47,10 @@ class LoadedRun:
         The step whose masks are in use, where the run was taken back to one.
     """
 
-    folder: Path
+    folder: Path | None
     card: Card
     model_folder: Path | None
-    settings: Settings
+    settings: Settings | None
     region: Any
     before: np.ndarray
     after: np.ndarray
@@ -57,6 +60,42 @@ class LoadedRun:
     flags: dict[int, tuple[Flag, ...]]
     missing: tuple[str, ...] = ()
     step: int | None = None
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Masks of a case that lie in no run folder, packed, until the person comes back to it.
+
+    Such as those of Segment alone, or of an adaptation that was cancelled.
+    """
+
+    packed: tuple[bytes, bytes]
+    rest: dict[str, Any]
+
+    @classmethod
+    def of(cls, session: Session) -> SetAside:
+        """Pack what a session holds; masks shrink to a hundredth."""
+        stacks = (session.before.stack, session.after.stack)
+        before, after = (zlib.compress(stack.tobytes(), 1) for stack in stacks)
+        rest = {
+            "card": session.card,
+            "settings": session.settings,
+            "region": session.region,
+            "segmented": set(session.segmented),
+            "adapted": set(session.adapted),
+            "records": list(session.stream),
+            "flags": dict(session.flags),
+            "step": session.taken_step,
+        }
+        return cls((before, after), rest)
+
+    def run(self, scan: Scan) -> LoadedRun:
+        """Return them as if they had been read."""
+        before, after = (
+            np.frombuffer(zlib.decompress(packed), np.uint8).reshape(scan.mask_shape).copy()
+            for packed in self.packed
+        )
+        return LoadedRun(folder=None, model_folder=None, before=before, after=after, **self.rest)
 
 
 @dataclass
@@ -163,6 +202,8 @@ def _load_run(folder: Path, scan: Scan) -> tuple[LoadedRun | None, tuple[str, ..
 
 def _step(run: Any) -> int | None:
     """Return the step that the run was taken back to; None where it stands at its end."""
+    if run.taken is not None:
+        return int(run.taken)
     position, total = run.info.get("position"), run.info.get("total")
     if position is None or position == total or not len(run.records):
         return None

@@ -1,4 +1,4 @@
-"""Menus to open lists: in the panel, and in the dock's Open menu, with those of late."""
+"""Menus to open lists: in the panel, and in the dock's Open menu, with the recent ones."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MOST = 12
 
 
 class ListMenus(QObject):
-    """Fills the menus; the lists of late are looked up in a thread.
+    """Fills the menus; the recent lists are looked up in a thread.
 
     Parameters
     ----------
     cases : Cases
+    dock : GrataDock
     """
 
-    def __init__(self, cases: Cases) -> None:
+    def __init__(self, cases: Cases, dock: Any) -> None:
         super().__init__(cases)
         self._cases = cases
-        dock = cases._dock
         opening = dock.opening
         panel = cases.panel.menu
         for words, act in (
@@ -39,7 +39,7 @@ class ListMenus(QObject):
         ):
             action: Any = panel.addAction(words)
             action.triggered.connect(act)
-        self._panel_recent = QMenu("Lists of late", panel)
+        self._panel_recent = QMenu("Recent lists", panel)
         panel.addMenu(self._panel_recent)
         panel.addSeparator()
         close: Any = panel.addAction("Close the list")
@@ -48,7 +48,7 @@ class ListMenus(QObject):
         panel.aboutToShow.connect(self._about_to_show)
         scan = dock.scan.open_menu
         scan.addSeparator()
-        self._scan_recent = QMenu("Lists of late", scan)
+        self._scan_recent = QMenu("Recent lists", scan)
         scan.addMenu(self._scan_recent)
         self._show_panel: Any = scan.addAction("Show the list of cases")
         self._show_panel.triggered.connect(self._show)
@@ -60,7 +60,7 @@ class ListMenus(QObject):
         self.refresh()
 
     def refresh(self) -> None:
-        """Look up the lists of late."""
+        """Look up the recent lists."""
         self._errands.ask("recent", _recent)
 
     def _show(self) -> None:

@@ -43,6 +43,11 @@ class Prefetch(QObject):
         return tuple(self._kept)
 
     @property
+    def busy(self) -> bool:
+        """Whether a case is still being read."""
+        return self._errands.busy
+
+    @property
     def end(self) -> Callable[[], None]:
         """What ends the reading when the widget goes."""
         return self._errands.end()

@@ -126,10 +126,10 @@ FILTERS: dict[str, tuple[str, Callable[[CaseRow], bool]]] = {
 }
 _STATES = list(CaseState)
 ORDERS: dict[str, tuple[str, Callable[[CaseRow], float | None]]] = {
-    "list": ("List order", lambda row: row.number),
-    "change": ("Largest change", lambda row: None if row.change is None else -row.change),
-    "flags": ("Most flags", lambda row: -row.flags if row.flags else None),
-    "shift": ("Farthest", lambda row: None if row.shift is None else -row.shift),
+    "list": ("In order", lambda row: row.number),
+    "change": ("Change", lambda row: None if row.change is None else -row.change),
+    "flags": ("Flags", lambda row: -row.flags if row.flags else None),
+    "shift": ("Distance", lambda row: None if row.shift is None else -row.shift),
     "state": ("State", lambda row: _STATES.index(row.state)),
 }
 

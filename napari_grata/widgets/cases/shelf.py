@@ -11,8 +11,7 @@ import numpy as np
 
 from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets import candidates, showing, words
-from napari_grata.widgets.cases.batch import as_one_change
-from napari_grata.widgets.cases.loading import LoadedCase, LoadedRun
+from napari_grata.widgets.cases.loading import LoadedCase, LoadedRun, SetAside
 from napari_grata.widgets.layers import KEY, alive, made_here
 from napari_grata.widgets.viewer_parts import camera_of
 
@@ -57,6 +56,7 @@ class Shelf:
         self._dock = dock
         self._sight = _Sight()
         self._places: dict[str, int] = {}
+        self._aside: dict[str, SetAside] = {}
         self._layer: Image | None = None
         self.key: str | None = None
         self.scan: Scan | None = None
@@ -84,6 +84,18 @@ class Shelf:
             for session in sessions
         )
 
+    def choose_again(self) -> None:
+        """Bring the case in view back to the dock where another scan was chosen meanwhile."""
+        layer = self.layer
+        if layer is not None and self._dock.desk.layer is not layer:
+            self._dock.scan.choose(layer)
+
+    def forget(self) -> None:
+        """Forget how cases were looked at, and what was set aside of them: the list closes."""
+        self._sight = _Sight()
+        self._places.clear()
+        self._aside.clear()
+
     # --- putting in ----------------------------------------------------------------------------
 
     def put(self, loaded: LoadedCase) -> Session | None:
@@ -99,7 +111,9 @@ class Shelf:
         self.run_folder = None
         dock.desk.problem = None
         self._choose(layer)
-        session = self._fill(layer, loaded.run) if loaded.run is not None else None
+        aside = self._aside.pop(loaded.key, None)
+        run = loaded.run if aside is None else aside.run(scan)
+        session = self._fill(layer, run) if run is not None else None
         self._go_back(loaded.key, scan)
         self._take_up(session, sight)
         if sight.shape == scan.mask_shape and sight.spacing == scan.geometry.spacing:
@@ -129,7 +143,7 @@ class Shelf:
         dock, desk = self._dock, self._dock.desk
         entries = dock.model.entries()
         if not any(entry.name == run.card.name and entry.card for entry in entries):
-            where = run.model_folder or run.folder
+            where = run.model_folder or run.folder or Path()
             entries.append(ModelEntry(run.card.name, run.card.title, where, "user", run.card))
             dock.model.set_entries(entries, run.card.name)
         elif dock.model.entry() is None or dock.model.entry().name != run.card.name:
@@ -143,13 +157,16 @@ class Shelf:
         session.stream, session.flags = run.records, dict(run.flags)
         session.taken_step = run.step
         # The masks are in the case's folder already.
-        session.saved = True
-        session.note, session.note_tone = words.summary(session)
+        session.saved = run.folder is not None
+        if run.adapted:
+            session.note, session.note_tone = words.summary(session)
         if run.missing:
             session.note = f"{session.note} {' '.join(run.missing)}"
-        session.before.visible, session.after.visible = False, True
-        session.before.ensure()
-        session.after.ensure()
+        for mask, there in ((session.before, run.segmented), (session.after, run.adapted)):
+            if there:
+                mask.ensure()
+        if run.adapted:
+            session.show_after(True)
         self.run_folder = run.folder
         dock.choosing.choose()
         showing.show_session(dock)
@@ -165,7 +182,7 @@ class Shelf:
 
     def _take_up(self, session: Session | None, sight: _Sight) -> None:
         """Look at this case as at the one before."""
-        if session is None:
+        if session is None or not session.adapted:
             return
         if sight.masks_visible is not None:
             session.before.visible, session.after.visible = sight.masks_visible
@@ -219,12 +236,14 @@ class Shelf:
                 gone.append(layer)
             elif made_here(layer) and layer.metadata.get(KEY, {}).get("scan") is scan:
                 (gone if self._may_go(layer, sessions, safe) else kept).append(layer)
+        chosen = self.session()
+        if chosen is not None and (self.run_folder is None or not chosen.saved):
+            self._set_aside(chosen)
         for session in sessions:
             session.close_run()
-        with as_one_change(viewer):
-            for layer in gone:
-                with suppress(ValueError):
-                    viewer.layers.remove(layer)
+        for layer in gone:
+            with suppress(ValueError):
+                viewer.layers.remove(layer)
         self.key = self.scan = self.run_folder = None
         self._layer = None
         return [
@@ -238,6 +257,11 @@ class Shelf:
         if save is None:
             return False
         return save() is not False
+
+    def _set_aside(self, session: Session) -> None:
+        """Keep masks that lie in no run folder until the person comes back to them."""
+        if self.key is not None and (session.segmented or session.adapted):
+            self._aside[self.key] = SetAside.of(session)
 
     @staticmethod
     def _may_go(layer: Any, sessions: list[Session], safe: bool) -> bool:
