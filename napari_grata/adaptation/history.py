@@ -16,7 +16,7 @@ import torch
 
 from .runfolder import write_whole
 
-MEMORY_BYTES = 64 * 2**20
+MEMORY_BYTES = 16 * 2**20
 """A history without a run folder moves to a temporary file beyond this size."""
 _SLACK = 8192
 """Room kept for byte tensors (generator states), whose length differs between devices."""
@@ -117,6 +117,11 @@ class History:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes that a step takes."""
+        return self._size
 
     @property
     def last_step(self) -> int:

@@ -23,7 +23,7 @@ from .records import Flag, Record
 STEPS_FILE = "steps.csv"
 SOURCE_FILE = "source_masks.bin"
 ADAPTED_FILE = "adapted_masks.bin"
-_MEMORY_BYTES = 64 * 2**20
+_MEMORY_BYTES = 16 * 2**20
 _HEADER = struct.Struct("<4siiiiI")  # mark, slice, event, rows, columns, bytes that follow
 _MARK = b"MASK"
 _NO_MASK = np.zeros((0, 0), dtype=np.uint8)

@@ -24,6 +24,7 @@ from .runfolder import (
     read_info,
 )
 from .settings import Settings, SettingsError
+from .taken_masks import read_taken
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -56,6 +57,9 @@ class ReopenedRun:
         All of ``run.json``.
     scan : Scan or None
         The scan itself, where it was found and is the same.
+    taken : int or None
+        The step of an earlier state whose masks a person took as the result; then all records are
+        there, and the adapted masks are those.
     missing : tuple of str
         What was not found, one sentence each; masks and curves are there all the same.
     corrections : Corrections or None
@@ -76,6 +80,7 @@ class ReopenedRun:
     missing: tuple[str, ...]
     model_folder: Path | None
     corrections: Corrections | None = field(default_factory=Corrections.none)
+    taken: int | None = None
 
     def close(self) -> None:
         """Close the folder's files."""
@@ -193,7 +198,10 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
         settings = Settings.from_dict(info["settings"])
         card = load_card(folder / CARD_FILE)
         position = info["position"]
-        journal = Journal.open(folder, writable=False, length=position)
+        taken = info.get("taken")
+        # Where a state was taken, the run itself is shown to its end.
+        length = position if taken is None else None
+        journal = Journal.open(folder, writable=False, length=length)
     except CardError as error:
         raise RunFolderError(f"The card in this run folder cannot be read: {error}") from error
     except (KeyError, TypeError, SettingsError) as error:
@@ -209,13 +217,23 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
     model_folder = where.get("model_folder")
     _check_model(info, model_folder, missing)
     corrections = _read_corrections(folder, info, missing)
+    adapted = journal.latest_masks(len(journal))
+    if taken is not None:
+        try:
+            adapted.update(read_taken(folder))
+        except (OSError, ValueError):
+            taken = None
+            missing.append(
+                "The masks of the earlier state that was in use cannot be read; those of the run "
+                "are shown."
+            )
     state = info["state"] if info["state"] != "running" else "interrupted"
     return ReopenedRun(
         folder=folder,
         settings=settings,
         records=journal,
         source_masks=dict(journal.source_masks),
-        adapted_masks=journal.latest_masks(len(journal)),
+        adapted_masks=adapted,
         card=card,
         slices=[int(index) for index in info["slices"]],
         region=tuple(info["region"]) if info["region"] else None,
@@ -225,6 +243,7 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
         missing=tuple(missing),
         model_folder=Path(model_folder) if model_folder else None,
         corrections=corrections,
+        taken=taken,
     )
 
 

@@ -25,6 +25,7 @@ from .runfolder import THETA_FILE, RunFolder, fresh_folder
 from .settings import Settings, preset
 from .slice_adapter import SliceAdapter
 from .source_masks import SourceMasks
+from .taken_masks import write_taken
 from .theta_choice import ThetaChoice
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class AdaptationRun:
         Label maps by slice: source, and as adapted so far.
     folder : Path or None
         The run folder.
+    taken : int or None
+        The step whose masks, of the whole stack, were made the result by `take`.
     cut : int or None
         After how many events the run was cut short by `finish`.
     active : bool
@@ -95,6 +98,7 @@ class AdaptationRun:
         taught = self.corrections.slices if self.settings.scribble != "none" else ()
         self.plan: tuple[Event, ...] = make_plan(self.settings, self.slices, scan.case_of, taught)
         self.cut = _cut
+        self.taken: int | None = None
         if _cut is not None:
             self.plan = cut_short(self.plan, _cut, self.settings)
         self.notices: list[str] = []
@@ -161,6 +165,7 @@ class AdaptationRun:
         if self.active:
             raise RunError("This run is going on already; cancel it before starting it again.")
         self.active = True
+        self.taken = None
         state = "failed"
         try:
             with self._lock:
@@ -222,9 +227,25 @@ class AdaptationRun:
                 )
             self._adapter.restore(self.history[self.step])
             self._thetas.forget()
+            self.taken = None
             self.adapted_masks = self.past.latest_masks(self.position)
             if self._keeper is not None:
                 self._keeper.rolled_back(self)
+
+    def take(self, step: int, masks: Mapping[int, np.ndarray]) -> None:
+        """Make masks as they were after a step the result, in memory and in the run folder.
+
+        A rollback alone leaves the masks of slices that had been reached by then; this keeps those
+        of a whole stack, predicted from that state. The run goes on from where it stands, as ever,
+        and forgets them then.
+        """
+        with self._lock:
+            self.adapted_masks.update(masks)
+            if self._keeper is not None and not self.active:
+                write_taken(self._keeper.path, masks)
+                self.taken = step
+                self._keeper.rolled_back(self)
+            self.taken = step
 
     def reset(self) -> None:
         """Go back to the source model, before the first event."""

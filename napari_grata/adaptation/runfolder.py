@@ -10,6 +10,7 @@
 ``steps.csv``        a row a step, appended
 ``theta.bin/.json``  θ and optimiser state after each step, appended, and what lies where
 ``*_masks.bin``      packed label maps, appended: what a crash leaves of the masks
+``taken_masks.npz``  masks of an earlier state that a person took as the result, if so
 ``source.*``         the masks in the scan's own format and grid, at the end of the run
 ``adapted.*``
 ===================  =============================================================================
@@ -283,6 +284,7 @@ class RunFolder:
             "total": run.total,
             "position": None,
             "cut": run.cut,
+            "taken": None,
             "started": now(),
             "ended": None,
             "device": str(run.segmenter.device),
@@ -324,7 +326,7 @@ class RunFolder:
             return
         info = read_info(self.path)
         position = None if run.position == len(run.past) else run.position
-        info.update(changes, position=position, cut=run.cut, total=run.total)
+        info.update(changes, position=position, cut=run.cut, taken=run.taken, total=run.total)
         info["notices"] = list(run.notices)
         info["device"] = str(run.segmenter.device)
         write_json(self.path / RUN_FILE, info)

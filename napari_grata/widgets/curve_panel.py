@@ -208,8 +208,9 @@ class CurvePanel:
         pad = 0.08 * (high - low)
         self._box.setYRange(low - pad, high + pad, padding=0)
         x = steps.astype(float)
-        self._curve.setData(x, values)
         crowded = len(x) > _CROWDED
+        # Smooth edges of a line that goes up and down at every pixel cost most and show least.
+        self._curve.setData(x, values, antialias=not crowded)
         self._trend.setData(x if crowded else [], moving_mean(values) if crowded else [])
         if crowded != self._dimmed:
             self._dim_curve(crowded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +36,7 @@ from napari_grata.widgets.curve_words import (
 )
 from napari_grata.widgets.theme import theme_colours, tip
 
+_REST_S, _POINTS_PER_S = 1.0, 4000
 REDRAW_INTERVAL_MS = 34  # at most about 30 redraws a second
 
 
@@ -74,6 +76,7 @@ class CurvesPlot(QWidget):
         self._hovered: int | None = None
         self._expected: int | None = None
         self._resets: tuple[int, ...] = ()
+        self._next = 0.0
         self.redraws = 0
 
         self._tabs = QTabBar()
@@ -159,11 +162,12 @@ class CurvesPlot(QWidget):
     def add_records(self, records: Iterable[Record]) -> None:
         """Take events of the stream and draw them now, in one redraw with what else has changed."""
         self._data.extend(records)
-        self._timer.stop()
-        if self.isVisible():
+        wait = self._next - time.monotonic()
+        if self.isVisible() and wait <= 0:
+            self._timer.stop()
             self._redraw()
-        else:
-            self._schedule()
+        elif not self._timer.isActive():
+            self._timer.start(max(REDRAW_INTERVAL_MS, round(1000 * wait)))
 
     def set_records(self, records: Iterable[Record]) -> None:
         """Replace everything, as when a run is reopened or rolled back."""
@@ -239,6 +243,10 @@ class CurvesPlot(QWidget):
 
     def _redraw(self) -> None:
         self.redraws += 1
+        self._timer.setInterval(REDRAW_INTERVAL_MS)
+        # Painting follows the drawing and costs more with each point: long curves are drawn less
+        # often, so that most of the time is left for everything else.
+        self._next = time.monotonic() + min(_REST_S, len(self._data) / _POINTS_PER_S)
         data = self._data
         drawable = any(data.has(name) for _, *pair in TABS for name in pair)
         self._sentence.setText(NO_LEARNING if len(data) and not drawable else NOTHING_YET)

@@ -155,6 +155,7 @@ def fill(session: Session, run: Any, events: list[Any]) -> None:
     started = str(run.info.get("started", ""))[:16].replace("T", " ")
     session.reopened = f"{started}, {run.state}"
     session.settings = run.settings
+    session.taken_step = run.taken
     session.run = next((e.run for e in events if isinstance(e, jobs.Started)), None)
     plan = make_plan(run.settings, run.slices, session.scan.case_of)
     session.resets = reset_steps(plan if session.run is None else session.run.plan)

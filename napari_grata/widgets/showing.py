@@ -90,4 +90,7 @@ def show_saved_run(dock: Any, run: Any, records: list[Any]) -> None:
     name = next((p.name for p in PRESETS.values() if p.settings == run.settings), None)
     dock.adapt.set_method(name or run.settings.method, run.settings)
     show_session(dock)
+    if session.taken_step is not None:
+        # The records are those of the run; the masks in use are of an earlier state.
+        dock.review.table.set_rows(session.measure().rows)
     desk.changed.emit()

@@ -234,6 +234,11 @@ class SliceTable(QWidget):
             # Order and totals cost a little per row; ten thousand rows need them less often.
             self._timer.start(_REFRESH_MS + len(self._model.rows) // 25)
 
+    def refresh(self) -> None:
+        """Put the rows in order and add them up now, instead of in a moment."""
+        self._timer.stop()
+        self._refresh()
+
     def add_record(self, record: Record) -> None:
         """Take one event of the stream."""
         self.update_row(self._row(record))

@@ -53,8 +53,12 @@ class StepLayer:
             before = self._shown
             if before is None or before[0] != slice_index:
                 self.layer.translate = translate
-            if before is None or not np.array_equal(before[1], label_map):
-                self.layer.data = data
+            if self.layer.data.shape != data.shape:
+                self.layer.data = data.copy()
+            elif before is None or not np.array_equal(before[1], label_map):
+                # In place: a new array would have extent and thumbnail worked out anew.
+                self.layer.data[...] = data
+                self.layer.refresh(extent=False, highlight=False, thumbnail=False)
         self._shown = slice_index, label_map
 
     def remove(self) -> None:
@@ -67,7 +71,7 @@ class StepLayer:
         metadata = {**self._metadata}
         metadata[KEY] = {**metadata.get(KEY, {}), "scan": self._scan, "role": "step"}
         layer = Labels(
-            data,
+            data.copy(),
             name=free_name(self._viewer, f"{self._scan.name} step"),
             opacity=0.45 if self._filled else 0.9,
             colormap=colormap(self._colours),

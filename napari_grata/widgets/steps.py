@@ -179,9 +179,13 @@ def _predict_all(session: Session, step: int, left: Taken) -> Iterator[Any]:
     left.fill(session.scan, session.after.stack, slices)
     with jobs.leave_room_for_the_interface():
         _roll(run, step)
+        masks = {}
         for done, index in enumerate(slices, 1):
             found = run.predict(index, None if step < 0 else step)
+            masks[index] = found.label_map
             yield jobs.Predicted(index, found.label_map, done, len(slices), 0.0)
+    if step >= 0:
+        run.take(step, masks)
 
 
 def _put_back(session: Session, wanted: Taken, left: Taken) -> Iterator[Any]:
@@ -191,6 +195,8 @@ def _put_back(session: Session, wanted: Taken, left: Taken) -> Iterator[Any]:
         _roll(session.run, -1 if wanted.step is None else wanted.step)
     for done, (index, label_map) in enumerate(wanted.masks(), 1):
         yield jobs.Predicted(index, label_map, done, len(wanted), 0.0)
+    if wanted.step is not None:
+        session.run.take(wanted.step, dict(wanted.masks()))
 
 
 def _roll(run: Any, step: int) -> None:

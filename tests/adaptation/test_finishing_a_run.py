@@ -135,3 +135,47 @@ def test_stretches_of_one_volume_share_what_the_last_one_learnt() -> None:
     events = cut_short(plan, 3, settings)
     assert [event.slice_index for event in events[3:]] == [3, 4, 5]
     assert {(event.episode, event.step) for event in events[3:]} == {(1, 3)}
+
+
+def test_a_state_that_was_taken_comes_back_from_the_folder(
+    segmenter: Segmenter, scan: Scan, tmp_path: Path
+) -> None:
+    run = AdaptationRun(segmenter, scan, LEARN, folder=tmp_path / "run")
+    list(run.records())
+    result = {index: mask.copy() for index, mask in run.adapted_masks.items()}
+    run.rollback(2)
+    masks = {index: run.predict(index, 2).label_map for index in range(5)}
+    run.take(2, masks)
+    run.close()
+    back = reopen(tmp_path / "run", scan)
+    assert back.taken == 2
+    assert len(back.records) == 5
+    for index, mask in masks.items():
+        np.testing.assert_array_equal(back.adapted_masks[index], mask)
+    live = back.run(segmenter)
+    assert live.step == 2
+    live.rollback(5)
+    for index, mask in result.items():
+        np.testing.assert_array_equal(live.adapted_masks[index], mask)
+    live.close()
+    again = reopen(tmp_path / "run", scan)
+    assert again.taken is None
+    np.testing.assert_array_equal(again.adapted_masks[4], result[4])
+    again.close()
+
+
+def test_masks_of_a_taken_state_that_are_lost_are_told(
+    segmenter: Segmenter, scan: Scan, tmp_path: Path
+) -> None:
+    run = AdaptationRun(segmenter, scan, LEARN, folder=tmp_path / "run")
+    list(run.records())
+    run.rollback(1)
+    run.take(1, {index: run.predict(index, 1).label_map for index in range(5)})
+    run.close()
+    kept = tmp_path / "run" / "taken_masks.npz"
+    kept.write_bytes(kept.read_bytes()[:200])
+    back = reopen(tmp_path / "run", scan)
+    assert back.taken is None
+    assert sorted(back.adapted_masks) == [0, 1, 2, 3, 4]
+    assert any("earlier state" in sentence for sentence in back.missing)
+    back.close()

@@ -169,3 +169,25 @@ def test_a_reopened_run_can_be_gone_through_as_well(
     finished(again)
     assert again.adapt.steps.isEnabled()
     assert again.adapt.steps.slider.maximum() == 7
+
+
+def test_a_state_in_use_is_there_again_when_the_run_is_reopened(
+    make_dock: Any, finished: Any, tmp_path: Path
+) -> None:
+    dock = make_dock(learning_rate=0.05)
+    dock.adapt.set_run_parent(str(tmp_path / "runs"))
+    dock.adapt.adapt_button.click()
+    finished(dock)
+    dock.adapt.steps.choose(1)
+    dock.adapt.steps.use_button.click()
+    finished(dock)
+    masks = dock.desk.session.after.stack.copy()
+    dock.desk.session.close_run()
+    (folder,) = (tmp_path / "runs").iterdir()
+    again = make_dock(scan=None)
+    again.saving.reopen_from(folder)
+    finished(again)
+    np.testing.assert_array_equal(again.desk.session.after.stack, masks)
+    assert "after step 1" in again.adapt.steps.label.said()
+    assert len(again.adapt.plot.data) == 6
+    assert again.adapt.steps.use_button.text() == "Use the result"

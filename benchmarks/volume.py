@@ -1,0 +1,123 @@
+"""A whole volume of 192 × 192 pixels, source model then GraTa: time and peak memory.
+
+Generated heads of 40 and 160 slices (or ``--slices``), the compact brain model, one fresh process
+each: the memory above that of the shorter one is what grows with the number of slices. Masks and
+the volume itself are part of it (1 MiB and 23 MiB for 160 slices).
+
+    python benchmarks/volume.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIDE = 192
+
+
+def make_volume(slices: int, folder: Path) -> Path:
+    """Write a head of three tissues, as a compressed NIfTI file."""
+    import nibabel as nib
+
+    rng = np.random.default_rng(0)
+    z, y, x = np.meshgrid(
+        np.linspace(-1.1, 1.1, slices),
+        np.linspace(-1.1, 1.1, SIDE),
+        np.linspace(-1.1, 1.1, SIDE),
+        indexing="ij",
+    )
+    radius = np.sqrt(z**2 + y**2 + (1.2 * x) ** 2)
+    folds = 0.06 * np.sin(14 * y) * np.cos(11 * x)
+    data = np.zeros(radius.shape, dtype=np.float32)
+    for edge, value in ((1.0, 60.0), (0.85, 120.0), (0.68, 180.0), (0.2, 60.0)):
+        data[radius + (folds if edge < 1 else 0) < edge] = value
+    data += (data > 0) * rng.normal(0, 6, data.shape).astype(np.float32)
+    path = folder / f"head_{slices}.nii.gz"
+    affine = np.diag([-1.0, 1.0, 1.0, 1.0])
+    nib.save(nib.Nifti1Image(data.transpose(2, 1, 0), affine), path)
+    return path
+
+
+def peak() -> float:
+    """Return the largest resident memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def work(path: Path, method: str) -> dict[str, Any]:
+    """Segment and adapt one volume; returns seconds and MiB."""
+    from napari_grata import load_segmenter, open_scan
+    from napari_grata.adaptation import AdaptationRun
+    from napari_grata.adaptation.settings import preset
+
+    scan = open_scan(path)
+    segmenter = load_segmenter("brain-tissue-t1", device="cpu")
+    loaded = peak()
+    began = time.perf_counter()
+    masks = {found.slice_index: found.label_map for found in segmenter.predict(scan)}
+    source, source_peak = time.perf_counter() - began, peak()
+    run = AdaptationRun(segmenter, scan, preset(method).settings, source_masks=masks)
+    began = time.perf_counter()
+    steps = sum(record.phase == "adapt" for record in run.records())
+    adapted = time.perf_counter() - began
+    run.close()
+    return {
+        "slices": scan.n_slices,
+        "method": method,
+        "source": source,
+        "adapted": adapted,
+        "steps": steps,
+        "loaded": loaded,
+        "source_peak": source_peak,
+        "peak": peak(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run each volume in a process of its own and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--slices", type=int, nargs="+", default=[40, 160])
+    parser.add_argument("--methods", nargs="+", default=["as-published", "careful"])
+    parser.add_argument("--one", nargs=2, metavar=("FILE", "METHOD"), help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.one:
+        print(json.dumps(work(Path(options.one[0]), options.one[1])))
+        return
+    print(
+        "| slices | method | source s | adapting s | ms a slice | MiB with the model loaded "
+        "| MiB at most, source | MiB at most |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for slices in options.slices:
+            path = make_volume(slices, Path(folder))
+            for method in options.methods:
+                done = subprocess.run(
+                    [sys.executable, __file__, "--one", str(path), method],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode:
+                    raise SystemExit(done.stderr[-2000:])
+                found = json.loads(done.stdout.splitlines()[-1])
+                print(
+                    f"| {found['slices']} | {method} | {found['source']:.1f} "
+                    f"| {found['adapted']:.1f} | {1000 * found['adapted'] / found['slices']:.0f} "
+                    f"| {found['loaded']:.0f} | {found['source_peak']:.0f} "
+                    f"| {found['peak']:.0f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The masks of an earlier state that a person took as the result of a run, in its folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+TAKEN_FILE = "taken_masks.npz"
+
+
+def write_taken(folder: Path, masks: Mapping[int, np.ndarray]) -> None:
+    """Replace the masks that are kept, (H, W) label maps by slice; the file appears whole.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to.
+    """
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            arrays = {f"slice_{index}": np.asarray(mask) for index, mask in masks.items()}
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, folder / TAKEN_FILE)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_taken(folder: Path) -> dict[int, np.ndarray]:
+    """Read what `write_taken` wrote.
+
+    Raises
+    ------
+    OSError, ValueError
+        If there is no such file, or it is damaged.
+    """
+    try:
+        with np.load(folder / TAKEN_FILE, allow_pickle=False) as kept:
+            found = {int(name.removeprefix("slice_")): kept[name] for name in kept.files}
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise ValueError(f"{TAKEN_FILE} is damaged: {error}") from error
+    for mask in found.values():
+        mask.flags.writeable = False
+    return found
