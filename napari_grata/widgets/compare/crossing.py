@@ -11,6 +11,7 @@ from qtpy.QtGui import QPainter
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_grata.widgets.compare.atlas import Atlas
+from napari_grata.widgets.compare.links import Links, follow
 from napari_grata.widgets.compare.pane import Pane, draw_cross
 from napari_grata.widgets.compare.planes import world_to_screen
 
@@ -39,6 +40,8 @@ class Crossing:
         self._room = room
         self._shown = shown
         self._atlas: Atlas | None = None
+        self._links = Links()
+        self.session: Session | None = None
         self.column: QWidget | None = None
         self.panes: list[Pane] = []
 
@@ -65,6 +68,11 @@ class Crossing:
             layout.addWidget(pane, 1)
         self._overlay.add(self.draw)
         self._viewer.mouse_drag_callbacks.append(self._on_press)
+        self.session = session
+        follow(self._links, session, self.masks_changed, self.view_changed)
+        for mask in (session.before, session.after):
+            if mask.layer is not None:
+                self._links.listen(mask.layer.events.visible, self.view_changed)
         self.view_changed()
 
     def end(self) -> None:
@@ -72,17 +80,19 @@ class Crossing:
         column, self.column, self._atlas, self.panes = self.column, None, None, []
         if column is None:
             return
+        self.session = None
+        self._links.cut()
         self._viewer.mouse_drag_callbacks.remove(self._on_press)
         self._overlay.remove(self.draw)
         self._room.leave(column)
 
-    def masks_changed(self) -> None:
+    def masks_changed(self, event: Any = None) -> None:
         """Draw the masks anew."""
         if self._atlas is not None:
             self._atlas.forget()
         self.view_changed()
 
-    def view_changed(self) -> None:
+    def view_changed(self, event: Any = None) -> None:
         """Draw for another place; the plane that is in the canvas need not be shown twice."""
         displayed = {axis - self._viewer.dims.ndim + 3 for axis in self._viewer.dims.displayed}
         for pane in self.panes:

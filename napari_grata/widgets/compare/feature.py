@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -18,8 +17,9 @@ from napari_grata.widgets.compare.crossing import Crossing
 from napari_grata.widgets.compare.curtain import LARGE_STEP, Curtain
 from napari_grata.widgets.compare.drawing import AFTER, BEFORE
 from napari_grata.widgets.compare.errors import CompareError
-from napari_grata.widgets.compare.links import DATA_EVENTS, LOOK_EVENTS, Links
+from napari_grata.widgets.compare.links import Links, follow
 from napari_grata.widgets.compare.overlay import Overlay, find_canvas
+from napari_grata.widgets.compare.reasons import why_not
 from napari_grata.widgets.compare.room import Room
 from napari_grata.widgets.compare.side import Side
 from napari_grata.widgets.compare.unsure import Uncertainty
@@ -27,10 +27,6 @@ from napari_grata.widgets.layers import alive
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.viewer_parts import camera_of, grid_of
 
-NOT_YET = "First there must be a mask before and a mask after."
-NOT_IN_3D = "Only for slices, not for the view in three dimensions."
-NOT_IN_GRID = "Not in the grid of layers; switch the grid off first."
-NO_VOLUME = "A photograph has one plane only; this is for volumes."
 NO_CANVAS = "The canvas of this viewer was not found, so that nothing can be drawn over it."
 
 
@@ -58,8 +54,6 @@ class Compare(QObject):
         self._shown: tuple[bool, bool] = (False, False)
         self._ours = False
         self._links = Links()
-        self._crossing_session: Session | None = None
-        self._crossing_links = Links()
         self._overlay: Overlay | None = None
         self._closed = False
         self._modes: dict[str, Any] = {}
@@ -95,26 +89,14 @@ class Compare(QObject):
 
     def reasons(self) -> dict[str, str]:
         """Return why ways do not apply now, by name; those that do are left out."""
-        session, viewer = self._dock.desk.session, self._dock.viewer
-        found: dict[str, str] = {}
-        if viewer.dims.ndisplay != 2:
-            found = dict.fromkeys(self.bar.buttons, NOT_IN_3D)
-        elif grid_of(viewer).enabled:
-            found = dict.fromkeys(self.bar.buttons, NOT_IN_GRID)
-        elif session is None or not session.segmented or not session.adapted:
-            found = dict.fromkeys(self.bar.buttons, NOT_YET)
-        if session is not None and session.segmented and found.get("planes") == NOT_YET:
-            del found["planes"]
-        scan = self._dock.desk.scan
-        if scan is not None and scan.kind not in ("volume", "series"):
-            found["planes"] = NO_VOLUME
-        return found
+        desk = self._dock.desk
+        return why_not(self._dock.viewer, desk.scan, desk.session, self.bar.buttons)
 
     def toggle(self, name: str) -> None:
         """Begin a way to compare, or end it if it is on."""
         if name not in self.reasons():
             if name == "planes":
-                self.end_planes() if self._crossing_session else self.begin_planes()
+                self.end_planes() if self._in_planes else self.begin_planes()
             elif self.way == name:
                 self.end()
             else:
@@ -143,7 +125,7 @@ class Compare(QObject):
             self._dock.review.shown.say(str(error))
             return
         self.way, self._mode, self._session = name, mode, session
-        self._follow(self._links, session, self._masks_changed)
+        follow(self._links, session, self._masks_changed, self._view_changed)
         for layer in self._layers:
             self._links.listen(layer.events.visible, self._visibility_changed)
         self._view_changed()
@@ -176,22 +158,20 @@ class Compare(QObject):
         except CompareError as error:
             self._dock.review.shown.say(str(error))
             return
-        self._crossing_session = session
-        self._follow(self._crossing_links, session, self._planes_changed)
-        for mask in (session.before, session.after):
-            if mask.layer is not None:
-                self._crossing_links.listen(mask.layer.events.visible, self._view_changed)
 
     def end_planes(self) -> None:
         """Close the planes."""
-        if self._crossing_session is not None:
-            self._crossing_session = None
-            self._crossing_links.cut()
+        if self._modes:
             self._modes["planes"].end()
+
+    @property
+    def _in_planes(self) -> Session | None:
+        """The session whose scan is shown in three planes, if any."""
+        return self._modes["planes"].session if self._modes else None
 
     def masks_in_view(self) -> tuple[str, ...]:
         """Return which masks the canvas shows: none, one, or both as outlines."""
-        session = self._crossing_session or self._dock.desk.session
+        session = self._in_planes or self._dock.desk.session
         if session is None:
             return ()
         if self.way == "contours":
@@ -214,13 +194,13 @@ class Compare(QObject):
                 self.end()
                 if name not in reasons:
                     self.begin(name)
-        planes = self._crossing_session
+        planes = self._in_planes
         if planes is not None and (session is not planes or "planes" in reasons):
             self.end_planes()
             if "planes" not in reasons:
                 self.begin_planes()
         pressed = {self.way} if self.way else set()
-        if self._crossing_session is not None:
+        if self._in_planes is not None:
             pressed.add("planes")
         self.bar.set_reasons(reasons)
         self.bar.set_pressed(pressed)
@@ -263,15 +243,6 @@ class Compare(QObject):
             }
         return True
 
-    def _follow(self, links: Links, session: Session, changed: Callable[..., None]) -> None:
-        """Draw anew whenever masks or scan look different."""
-        for mask in (session.before, session.after):
-            if mask.layer is not None:
-                links.listen_to(mask.layer, (*DATA_EVENTS, *LOOK_EVENTS), changed)
-        scan = session.scan_layer()
-        if scan is not None:
-            links.listen_to(scan, LOOK_EVENTS, self._view_changed)
-
     def _set_visible(self, shows: tuple[bool, bool]) -> None:
         self._ours = True
         for layer, on in zip(self._layers, shows, strict=True):
@@ -287,7 +258,7 @@ class Compare(QObject):
 
     def _layer_removed(self, event: Any = None) -> None:
         gone = event.value
-        session = self._crossing_session
+        session = self._in_planes
         if session is not None and gone in (session.before.layer, session.scan_layer()):
             self.end_planes()
         if any(layer is gone for layer in self._layers):
@@ -301,18 +272,15 @@ class Compare(QObject):
         if self._mode is not None:
             self._mode.masks_changed()
 
-    def _planes_changed(self, event: Any = None) -> None:
-        if self._crossing_session is not None:
-            self._modes["planes"].masks_changed()
-
     def _records_came(self, records: Any = None) -> None:
         self._masks_changed()
-        self._planes_changed()
+        if self._in_planes is not None:
+            self._modes["planes"].masks_changed()
 
     def _view_changed(self, event: Any = None) -> None:
         if self._mode is not None:
             self._mode.view_changed()
-        if self._crossing_session is not None:
+        if self._in_planes is not None:
             self._modes["planes"].view_changed()
 
     def close(self) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_grata.widgets.session import Session
 
 # Whatever says that a layer's pixels, or the plane that is cut from them, are other ones.
 DATA_EVENTS = ("data", "set_data", "paint", "labels_update")
@@ -19,6 +22,18 @@ LOOK_EVENTS = (
     "shear",
     "affine",
 )
+
+
+def follow(
+    links: Links, session: Session, changed: Callable[..., None], looks: Callable[..., None]
+) -> None:
+    """Hear of changes to a session's masks, and of another look of its scan."""
+    for mask in (session.before, session.after):
+        if mask.layer is not None:
+            links.listen_to(mask.layer, (*DATA_EVENTS, *LOOK_EVENTS), changed)
+    scan = session.scan_layer()
+    if scan is not None:
+        links.listen_to(scan, LOOK_EVENTS, looks)
 
 
 class Links:
