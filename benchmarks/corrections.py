@@ -79,6 +79,15 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "all weights, held": None,
 }
 """Settings of each; None: all weights of the network, not θ alone, with Adam on the same loss."""
+ORDER = (
+    "fine-tuning, held",
+    "plain fine-tuning",
+    "all weights",
+    "all weights, held",
+    "aligned pseudo",
+    "aligned auxiliary",
+    "aligned both",
+)
 RATES = {"aligned": (1e-3, 3e-3), "fine": (3e-4, 1e-3, 3e-3), "all": (3e-5, 1e-4, 3e-4)}
 ROUNDS = 10
 """Steps on each corrected case or slice, the same for every method."""
@@ -261,6 +270,16 @@ def choose(kept: Kept, out: Path) -> None:
     (out / "chosen.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
 
 
+def counts_of(part: Part, name: str, kind: str) -> tuple[int, ...]:
+    """Which numbers of corrected ones a method is measured with: less where that is enough."""
+    if kind == "whole":
+        left_out = name in ("aligned auxiliary", "aligned both")
+        return (4,) if len(part.counts) > 1 and not left_out else ()
+    if name in ("aligned auxiliary", "aligned both") and not part.name.startswith("RIM"):
+        return (4,)
+    return part.counts
+
+
 def report(kept: Kept, out: Path, picture: Path | None) -> None:
     """Print the tables and draw the curves."""
     chosen = json.loads((out / "chosen.json").read_text(encoding="utf-8"))
@@ -269,81 +288,96 @@ def report(kept: Kept, out: Path, picture: Path | None) -> None:
         rows = []
         for part in parts:
             base = kept.get(part, NONE, 0, 0, "")[""]
-            counts: tuple[int, ...] = part.counts
-            if kind == "whole":
-                counts = (4,) if len(part.counts) > 1 else ()
-            for name in METHODS:
+            for name in ORDER:
                 said = chosen[name]
-                for count in counts:
+                for count in counts_of(part, name, kind):
                     dice = kept.get(part, name, said["rate"], count, kind)[said["predict"]]
                     rows.append((part, name, count, dice, base))
                     if kind == "strokes":
                         by_name = curves.setdefault(part.name, {}).setdefault(name, {})
                         for structure, values in dice.items():
                             by_name.setdefault(structure, {0: base[structure]})[count] = values
-        print(f"\n### {kind}\n")
-        _table(rows)
+        for count in sorted({row[2] for row in rows}):
+            print(f"\n{kind}, {count} corrected: Dice % (worst tenth); points gained\n")
+            _table(rows, count)
     if picture is not None:
         _draw(curves, picture)
 
 
-def _table(rows: list[tuple[Part, str, int, dict[str, list[float]], dict[str, list[float]]]]):
-    print("| part | method | k | Dice % and points gained on the others (worst tenth) |")
-    print("|---|---|---|---|")
-    for part, name, count, dice, base in rows:
-        cells = []
-        for structure, values in dice.items():
-            mean, before = float(np.mean(values)), float(np.mean(base[structure]))
-            cell = f"{structure} {100 * mean:.1f} ({100 * (mean - before):+.1f}"
+def _table(rows: list[Any], count: int) -> None:
+    """Print what each method gains with so many corrected ones."""
+    print("| part | structure | no correction | " + " | ".join(ORDER) + " |")
+    print("|---" * (3 + len(ORDER)) + "|")
+    bases = {part.name: base for part, _, k, _, base in rows if k == count}
+    found = {(part.name, name): dice for part, name, k, dice, _ in rows if k == count}
+    for part, base in bases.items():
+        for structure, values in base.items():
+            cells = [f"{100 * float(np.mean(values)):.1f}"]
             if len(values) > 1:
-                tail = 100 * (worst_tenth(values) - worst_tenth(base[structure]))
-                cell += f"; {tail:+.1f}"
-            cells.append(cell + ")")
-        print(f"| {part.name} | {name} | {count} | {', '.join(cells)} |")
+                cells[0] += f" ({100 * worst_tenth(values):.1f})"
+            for name in ORDER:
+                mine = found.get((part, name), {}).get(structure)
+                if mine is None:
+                    cells.append("")
+                    continue
+                cell = f"{100 * float(np.mean(mine) - np.mean(values)):+.1f}"
+                if len(values) > 1:
+                    cell += f" ({100 * (worst_tenth(mine) - worst_tenth(values)):+.1f})"
+                cells.append(cell)
+            print(f"| {part} | {structure} | " + " | ".join(cells) + " |")
 
 
-COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000")
+COLOURS = ("#009E73", "#56B4E9", "#D55E00", "#E69F00", "#0072B2", "#CC79A7", "#000000")
+BELOW, ABOVE = 6.0, 8.0
+"""Points around the start that the picture shows; what leaves it below is marked at the edge."""
 
 
 def _draw(curves: dict[str, Any], path: Path) -> None:
-    """Curve of Dice against the number of corrected ones; brain volumes as their mean."""
+    """Curves of Dice against the number of corrected ones: a row a part, a column a structure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for part, methods in curves.items():
-        for name, structures in methods.items():
-            for structure, by_count in structures.items():
-                brain = part.startswith("IBSR")
-                title = f"{'IBSR B and C, 4 volumes' if brain else part}: {structure}"
-                kept = panels.setdefault(title, {}).setdefault(name, {})
-                for count, values in by_count.items():
-                    kept.setdefault(count, []).extend(values)
-    columns = 3
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(12, 3.4 * rows + 0.8), layout="constrained")
+    parts = [part.name for part in REPORTED if len(part.counts) > 1]
+    figure = Figure(figsize=(11, 2.9 * len(parts) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, (title, methods) in zip(axes, panels.items(), strict=False):
-        for (name, by_count), colour in zip(methods.items(), COLOURS, strict=False):
-            counts = sorted(by_count)
-            means = [100 * float(np.mean(by_count[c])) for c in counts]
-            thin = name.startswith("all") or name.startswith("plain")
-            axis.plot(counts, means, "--" if thin else "-", marker="o", ms=4, color=colour)
-        start = 100 * float(np.mean(next(iter(methods.values()))[0]))
-        axis.axhline(start, color="0.6", linewidth=0.8)
-        axis.set_title(title, fontsize="medium")
-        axis.set_xlabel("corrected cases or slices, a few strokes each")
-        axis.set_ylabel("Dice on the others, %")
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    names = list(next(iter(panels.values())))
+    axes = figure.subplots(len(parts), 3, squeeze=False)
+    for row, part in zip(axes, parts, strict=True):
+        structures = list(next(iter(curves[part].values())))
+        for axis in row[len(structures) :]:
+            axis.set_axis_off()
+        for axis, structure in zip(row, structures, strict=False):
+            _curve(axis, part, structure, curves[part])
     handles = [
-        axes[0].plot([], [], "--" if n.startswith(("all", "plain")) else "-", color=c, label=n)[0]
-        for n, c in zip(names, COLOURS, strict=False)
+        axes[0, 0].plot([], [], *_style(name), color=colour, label=name)[0]
+        for name, colour in zip(ORDER, COLOURS, strict=True)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
+
+
+def _style(name: str) -> tuple[str]:
+    return ("--",) if name.startswith(("all", "plain")) else ("-",)
+
+
+def _curve(axis: Any, part: str, structure: str, methods: dict[str, Any]) -> None:
+    start = 100 * float(np.mean(next(iter(methods.values()))[structure][0]))
+    floor = start - BELOW
+    lowest, highest = start - 1.0, start + 1.0
+    for name, colour in zip(ORDER, COLOURS, strict=True):
+        by_count = methods[name][structure]
+        counts = sorted(by_count)
+        means = [100 * float(np.mean(by_count[count])) for count in counts]
+        shown = [max(mean, floor) for mean in means]
+        lowest, highest = min(lowest, *shown), max(highest, *shown)
+        axis.plot(counts, shown, *_style(name), marker="o", markersize=4, color=colour)
+        for count, mean in zip(counts, means, strict=True):
+            if mean < floor:
+                axis.annotate(f"{mean:.0f}", (count, floor), fontsize=7, color=colour)
+    axis.axhline(start, color="0.6", linewidth=0.8)
+    axis.set_ylim(lowest - 0.4, min(highest, start + ABOVE) + 0.4)
+    axis.set_title(f"{part}: {structure}", fontsize="medium")
+    axis.set_xlabel("corrected, a few strokes each")
+    axis.set_ylabel("Dice on the others, %")
 
 
 def main() -> None:
