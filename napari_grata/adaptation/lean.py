@@ -65,6 +65,7 @@ class Lean:
 
     def forward(self, x: Tensor, tape: list | None) -> Tensor:
         """Return the logits; what the backward pass needs is put onto ``tape``."""
+        self._health.sums.clear()  # of a pass that ran out of memory halfway
         if self.dtype is torch.bfloat16:
             self._health.watch(x)
         x = x.to(self.dtype or x.dtype).contiguous(memory_format=torch.channels_last)
