@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from corrections_report import draw, print_table
 
 from napari_grata.adaptation import Corrections, Settings, make_method
 from napari_grata.adaptation.scribble import Supervision, scribble_loss
-from napari_grata.evaluation import open_cohort, worst_tenth
+from napari_grata.evaluation import open_cohort
 from napari_grata.evaluation.reviewer import paint_strokes
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.segmenters import load_segmenter, structure_mask
@@ -299,85 +300,10 @@ def report(kept: Kept, out: Path, picture: Path | None) -> None:
                             by_name.setdefault(structure, {0: base[structure]})[count] = values
         for count in sorted({row[2] for row in rows}):
             print(f"\n{kind}, {count} corrected: Dice % (worst tenth); points gained\n")
-            _table(rows, count)
+            print_table(rows, count, ORDER)
     if picture is not None:
-        _draw(curves, picture)
-
-
-def _table(rows: list[Any], count: int) -> None:
-    """Print what each method gains with so many corrected ones."""
-    print("| part | structure | no correction | " + " | ".join(ORDER) + " |")
-    print("|---" * (3 + len(ORDER)) + "|")
-    bases = {part.name: base for part, _, k, _, base in rows if k == count}
-    found = {(part.name, name): dice for part, name, k, dice, _ in rows if k == count}
-    for part, base in bases.items():
-        for structure, values in base.items():
-            cells = [f"{100 * float(np.mean(values)):.1f}"]
-            if len(values) > 1:
-                cells[0] += f" ({100 * worst_tenth(values):.1f})"
-            for name in ORDER:
-                mine = found.get((part, name), {}).get(structure)
-                if mine is None:
-                    cells.append("")
-                    continue
-                cell = f"{100 * float(np.mean(mine) - np.mean(values)):+.1f}"
-                if len(values) > 1:
-                    cell += f" ({100 * (worst_tenth(mine) - worst_tenth(values)):+.1f})"
-                cells.append(cell)
-            print(f"| {part} | {structure} | " + " | ".join(cells) + " |")
-
-
-COLOURS = ("#009E73", "#56B4E9", "#D55E00", "#E69F00", "#0072B2", "#CC79A7", "#000000")
-BELOW, ABOVE = 6.0, 8.0
-"""Points around the start that the picture shows; what leaves it below is marked at the edge."""
-
-
-def _draw(curves: dict[str, Any], path: Path) -> None:
-    """Curves of Dice against the number of corrected ones: a row a part, a column a structure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    parts = [part.name for part in REPORTED if len(part.counts) > 1]
-    figure = Figure(figsize=(11, 2.9 * len(parts) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(parts), 3, squeeze=False)
-    for row, part in zip(axes, parts, strict=True):
-        structures = list(next(iter(curves[part].values())))
-        for axis in row[len(structures) :]:
-            axis.set_axis_off()
-        for axis, structure in zip(row, structures, strict=False):
-            _curve(axis, part, structure, curves[part])
-    handles = [
-        axes[0, 0].plot([], [], *_style(name), color=colour, label=name)[0]
-        for name, colour in zip(ORDER, COLOURS, strict=True)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=100)
-
-
-def _style(name: str) -> tuple[str]:
-    return ("--",) if name.startswith(("all", "plain")) else ("-",)
-
-
-def _curve(axis: Any, part: str, structure: str, methods: dict[str, Any]) -> None:
-    start = 100 * float(np.mean(next(iter(methods.values()))[structure][0]))
-    floor = start - BELOW
-    lowest, highest = start - 1.0, start + 1.0
-    for name, colour in zip(ORDER, COLOURS, strict=True):
-        by_count = methods[name][structure]
-        counts = sorted(by_count)
-        means = [100 * float(np.mean(by_count[count])) for count in counts]
-        shown = [max(mean, floor) for mean in means]
-        lowest, highest = min(lowest, *shown), max(highest, *shown)
-        axis.plot(counts, shown, *_style(name), marker="o", markersize=4, color=colour)
-        for count, mean in zip(counts, means, strict=True):
-            if mean < floor:
-                axis.annotate(f"{mean:.0f}", (count, floor), fontsize=7, color=colour)
-    axis.axhline(start, color="0.6", linewidth=0.8)
-    axis.set_ylim(lowest - 0.4, min(highest, start + ABOVE) + 0.4)
-    axis.set_title(f"{part}: {structure}", fontsize="medium")
-    axis.set_xlabel("corrected, a few strokes each")
-    axis.set_ylabel("Dice on the others, %")
+        parts = [part.name for part in REPORTED if len(part.counts) > 1]
+        draw(curves, parts, ORDER, picture)
 
 
 def main() -> None:
