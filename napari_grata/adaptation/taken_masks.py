@@ -47,7 +47,8 @@ def read_taken(folder: Path) -> dict[int, np.ndarray]:
         If there is no such file, or it is damaged.
     """
     try:
-        with np.load(folder / TAKEN_FILE, allow_pickle=False) as kept:
+        # Opened here, since numpy leaves the file open where it is no archive.
+        with (folder / TAKEN_FILE).open("rb") as file, np.load(file, allow_pickle=False) as kept:
             found = {int(name.removeprefix("slice_")): kept[name] for name in kept.files}
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise ValueError(f"{TAKEN_FILE} is damaged: {error}") from error
