@@ -17,7 +17,7 @@ from napari_grata.widgets.compare.planes import Plane
 if TYPE_CHECKING:
     from napari_grata.widgets.session import Session
 
-_KEPT = 24
+_KEPT, _KEPT_BYTES = 24, 100_000_000
 _FILL = 0.45
 
 
@@ -53,8 +53,9 @@ class Atlas:
         look = (tuple(layer.contrast_limits), float(layer.gamma), layer.colormap.name)
         key = (id(layer.data), plane.key, look)
         if key not in self._pictures:
-            self._pictures[key] = picture_of(layer, plane.cut(layer.data))
-            _thin_out(self._pictures)
+            data = layer.data[0] if layer.multiscale else layer.data
+            self._pictures[key] = picture = picture_of(layer, plane.cut(data))
+            _thin_out(self._pictures, picture.nbytes)
         self._pictures[key].draw(painter, plane.transform(screen))
 
     def draw_outlines(
@@ -111,7 +112,7 @@ class Atlas:
             if entry is None or entry.check != check:
                 entry = _Entry(self._age, check, make(cut))
             found[key] = replace(entry, age=self._age)
-            _thin_out(found)
+            _thin_out(found, getattr(entry.made, "nbytes", 0))
         return found[key].made
 
 
@@ -124,6 +125,8 @@ class _Entry:
     made: Any
 
 
-def _thin_out(found: dict[Any, Any]) -> None:
-    while len(found) > _KEPT:
+def _thin_out(found: dict[Any, Any], nbytes: int) -> None:
+    """Let go of the oldest; of large photographs only a few are kept."""
+    kept = min(_KEPT, max(2, _KEPT_BYTES // max(1, nbytes)))
+    while len(found) > kept:
         del found[next(iter(found))]

@@ -22,6 +22,7 @@ class Picture:
 
     def __init__(self, image: QImage) -> None:
         self._levels = [image]
+        self.nbytes = image.bytesPerLine() * image.height()
 
     def draw(self, painter: QPainter, where: QTransform) -> None:
         """Draw with pixels where they lie; ``where`` leads from (column, row) to the screen."""
