@@ -121,7 +121,7 @@ class Correct(QObject):
         folder = desk.place(session) if desk.place is not None else None
         if folder is None:
             folder = run_folder(dock.adapt.run_parent(), session.scan)
-        before = Before.of(session, self.drawn.right(session))
+        before = Before.of(session, self.drawn.right(session), corrections.slices)
         states = self._states.setdefault(session, [])
         states.append(before)
         self._kept.append(before.run)
@@ -131,7 +131,8 @@ class Correct(QObject):
         wanted = self.section.chosen_where() == REST
         self._learning = session, corrections.pixels, len(corrections.slices), wanted
         token = desk.runner.job.token
-        make = partial(correct, before.run, corrections, settings, folder, token.abandoned)
+        keep = partial(before.fill, session)
+        make = partial(correct, keep, before.run, corrections, settings, folder, token.abandoned)
         desk.runner.learn(session, make, f"Learning from corrections of {session.scan.name}")
         desk.session_changed.emit()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,19 @@ from napari_grata.widgets import jobs
 
 
 def correct(
+    keep: Callable[[], None],
     run: Any,
     corrections: Corrections,
     settings: Settings,
     folder: Path | None,
     abandoned: threading.Event,
 ) -> Iterator[Any]:
-    """Learn from corrections and draw all masks anew: the records of the new run."""
+    """Learn from corrections and draw all masks anew: the records of the new run.
+
+    ``keep`` is called first: it keeps the masks as they are.
+    """
     yield jobs.Stage("Learning from your corrections …")
+    keep()
     with jobs.leave_room_for_the_interface():
         from napari_grata.adaptation.correcting import correct_run
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.widgets.taken import TakenStates
+from napari_grata.widgets.taken import Taken, TakenStates
 
 if TYPE_CHECKING:
     from napari_grata.widgets.session import Session
 
-
-def _pack(stack: np.ndarray) -> bytes:
-    return zlib.compress(np.ascontiguousarray(stack, dtype=np.uint8).tobytes(), 1)
+_NAMES = (
+    "settings",
+    "note",
+    "note_tone",
+    "resets",
+    "taken_step",
+    "taken",
+    "reopened",
+    "expected_steps",
+    "stream",
+)
 
 
 @dataclass
@@ -26,37 +34,47 @@ class Before:
     ----------
     run : AdaptationRun
         The earlier run; open, so that it can be gone back to.
-    later : AdaptationRun or None
-        The run that learnt, once it has begun.
     right : frozenset of int
         Slices that had been called right.
+    later : AdaptationRun or None
+        The run that learnt, once it has begun.
     """
 
     run: Any
     right: frozenset[int]
-    later: Any
+    _painted: dict[int, tuple[np.ndarray, np.ndarray]]  # as adapted, as painted
     _values: dict[str, Any]
-    _stack: bytes
-    _shown: bytes
+    _flags: dict[int, Any]
+    later: Any = None
+    _masks: Taken = field(default_factory=lambda: Taken(None))
 
     @classmethod
-    def of(cls, session: Session, right: set[int]) -> Before:
-        """Keep a session as it is now."""
-        names = ("settings", "note", "note_tone", "resets", "taken_step", "taken", "reopened")
-        values = {name: getattr(session, name) for name in (*names, "expected_steps")}
-        values["stream"], values["flags"] = list(session.stream), dict(session.flags)
-        values["adapted"] = set(session.adapted)
-        stack, shown = session.after.stack, session.after.as_shown()
-        return cls(session.run, frozenset(right), None, values, _pack(stack), _pack(shown))
+    def of(cls, session: Session, right: set[int], corrected: Sequence[int]) -> Before:
+        """Keep a session as it is now; its masks are packed by `fill`."""
+        scan, shown = session.scan, session.after.as_shown()
+        painted = {
+            index: (
+                np.array(scan.get_mask(session.after.stack, index)),
+                np.array(scan.get_mask(shown, index)),
+            )
+            for index in corrected
+        }
+        values = {name: getattr(session, name) for name in _NAMES}
+        return cls(session.run, frozenset(right), painted, values, dict(session.flags))
 
     def begin(self, session: Session) -> None:
         """Make room for the run that learns; what was painted becomes part of the mask."""
-        session.after.stack[...] = session.after.as_shown()
+        for index, (_, shown) in self._painted.items():
+            session.scan.put_mask(session.after.stack, index, shown)
         session.taken, session.taken_step = TakenStates(), None
         session.stream = []
         session.resets = ()
         session.reopened = None
         session.hide_difference()
+
+    def fill(self, session: Session) -> None:
+        """Pack the masks that are about to change; in the worker, before the first record."""
+        self._masks.fill(session.scan, session.after.stack, sorted(session.adapted))
 
     def put_back(self, session: Session) -> None:
         """Bring the session back; the run that learnt is closed, its folder stays."""
@@ -65,14 +83,17 @@ class Before:
         session.run = self.run
         for name, value in self._values.items():
             setattr(session, name, value)
+        session.flags = self._flags
         session.hide_difference()
-        after = session.after
-        after.stack[...] = self._unpack(self._stack, after.stack)
+        scan, after = session.scan, session.after
         layer = after.ensure()
-        if layer.data.shape == after.stack.shape:
-            layer.data[...] = self._unpack(self._shown, after.stack)
-            layer.refresh(extent=False)
-
-    @staticmethod
-    def _unpack(packed: bytes, like: np.ndarray) -> np.ndarray:
-        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(like.shape)
+        fits = layer.data.shape == after.stack.shape
+        for index, mask in self._masks.masks():
+            scan.put_mask(after.stack, index, mask)
+            if fits:
+                scan.put_mask(layer.data, index, mask)
+        for index, (adapted, shown) in self._painted.items():
+            scan.put_mask(after.stack, index, adapted)
+            if fits:
+                scan.put_mask(layer.data, index, shown)
+        layer.refresh(extent=False)
