@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_grata.review.caselist import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.review.casework import CaseWork
+    from napari_grata.widgets.session import Session
 
 _LAST = "This is the last of the cases listed."
 _FIRST = "This is the first of the cases listed."
@@ -149,6 +150,14 @@ class Cases(QObject):
         """Take note that a case's state or summary may be another one; its line follows soon."""
         self.lines.refresh(key)
 
+    def keep_again(self, session: Session) -> None:
+        """Keep a session's run as it is now with the case in view, if it is that case's."""
+        self.runs.keep(session)
+
+    def begin_with(self, start: Any, again: Sequence[str]) -> None:
+        """Adapt these cases from an adapted model on, until said otherwise; None: as ever."""
+        self.foreman.begin_with(start, again)
+
     # --- lists ---------------------------------------------------------------------------------
 
     def open_list(self, sources: str | Path | Sequence[str | Path]) -> None:
@@ -170,6 +179,7 @@ class Cases(QObject):
         with as_one_change(self._dock.viewer):
             self._leave_case()
         self.ahead.pause()
+        self.foreman.forget()
         self._wanted = None
         self._old.take_back()
         self.prefetch.forget()
@@ -266,8 +276,9 @@ class Cases(QObject):
         if self.list is None or self._wanted is not None:
             return
         model, key = self.panel.model, self.shelf.key
-        near = [model.step(key, 1), model.step(key, -1)]
-        self.prefetch.want(self.list, [other for other in near if other not in (None, key)])
+        near = [other for other in (model.step(key, 1), model.step(key, -1)) if other != key]
+        # What has just been made of the case in view may still be on its way.
+        self.prefetch.want(self.list, [key, *near] if self.prefetch.reads(key) else near)
 
     def _may_leave(self) -> bool:
         runner = self._dock.desk.runner

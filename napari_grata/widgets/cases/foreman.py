@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,15 @@ class Foreman(QObject):
     def __init__(self, cases: Cases, dock: Any, ahead: Ahead) -> None:
         super().__init__(cases)
         self._cases, self._dock, self._ahead = cases, dock, ahead
+        self._start: Any = None
+        self._again: frozenset[str] = frozenset()
+        self._start_soon = False
         panel, runner = cases.panel, dock.desk.runner
         wires: Any = (
             (panel.ahead_wanted, self.toggle),
             (panel.carry_changed, self._carry_changed),
             (ahead.changed, self.say),
+            (ahead.changed, self._go_ahead),
             (ahead.progressed, cases.lines.set_work),
             (ahead.done, self._on_done),
             (runner.changed, self._runner_changed),
@@ -61,8 +66,30 @@ class Foreman(QObject):
         choose = partial(cases.list.choose, model=entry.name, settings=settings.to_dict())
         cases.errands.ask("choices", choose)
         dock.watch.find_window()
-        order = Order(cases.list, entry.folder, dock.model.device_key(), settings)
+        begin = (self._start, self._again)
+        order = Order(cases.list, entry.folder, dock.model.device_key(), settings, *begin)
         ahead.start(order, cases.shelf.key)
+
+    def begin_with(self, start: Any, again: Sequence[str]) -> None:
+        """Adapt these cases from an adapted model on, until said otherwise; None: as ever.
+
+        Those of them that are adapted but not decided are done anew.
+        """
+        self._start, self._again = start, frozenset(again)
+        self._start_soon = start is not None
+        if self._ahead.running:
+            self._ahead.pause()
+        self._go_ahead()
+
+    def forget(self) -> None:
+        """Another list, or none: cases begin with the model as it is again."""
+        self._start, self._again, self._start_soon = None, frozenset(), False
+
+    def _go_ahead(self) -> None:
+        """Start as soon as the worker has ended with its present step."""
+        if self._start_soon and not (self._ahead.running or self._ahead.stopping):
+            self._start_soon = False
+            self.toggle()
 
     def say(self) -> None:
         """Say what the worker ahead does."""

@@ -64,7 +64,14 @@ class Prefetch(QObject):
 
     def take(self, key: str) -> LoadedCase | None:
         """Hand a case over that was read; it is not kept here any longer."""
-        return self._kept.pop(key, None)
+        loaded = self._kept.pop(key, None)
+        if loaded is not None:
+            self._wanted.remove(key)
+        return loaded
+
+    def reads(self, key: str | None) -> bool:
+        """Whether a case is wanted and not in memory yet."""
+        return key in self._wanted and key not in self._kept
 
     def drop(self, key: str) -> None:
         """Forget a case whose files are others now."""

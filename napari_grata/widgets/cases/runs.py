@@ -95,11 +95,14 @@ class CaseRuns(QObject):
 
     def _on_ended(self, kind: str, outcome: Outcome) -> None:
         """Keep what came of a run on the case in view."""
-        cases, shelf = self._cases.list, self._cases.shelf
         session = self._dock.desk.runner.session
-        if cases is None or session is None or session.run is None or shelf.key is None:
-            return
-        if kind not in ("adapt", "again") or outcome.kind != "done":
+        if kind in ("adapt", "again") and outcome.kind == "done" and session is not None:
+            self.keep(session)
+
+    def keep(self, session: Session) -> None:
+        """Keep a session's run as it is now with the case in view, if it is that case's."""
+        cases, shelf = self._cases.list, self._cases.shelf
+        if cases is None or session.run is None or shelf.key is None:
             return
         run = session.run
         if session.scan is not shelf.scan or run.folder is None:
