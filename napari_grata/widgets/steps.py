@@ -16,6 +16,8 @@ from napari_grata.widgets.step_layer import StepLayer
 from napari_grata.widgets.taken import Taken
 from napari_grata.widgets.worker import Outcome
 
+_SHOWING = "Showing the mask as it was after step"
+
 
 class Steps(QObject):
     """Shows the mask after a step, takes a run back to it, and undoes that.
@@ -130,10 +132,14 @@ class Steps(QObject):
 
     def _on_moved(self, step: int) -> None:
         session = self.session()
+        shown = self._dock.review.shown
         if step < 0 or session is None:
             self.previews.stop()
             self._hide()
+            if shown.said().startswith(_SHOWING):
+                shown.say("Showing the mask after.")
         else:
+            shown.say(f"{_SHOWING} {step}.")
             self.previews.ask(session.run, step, self._dock.desk.in_view())
 
     def _on_plot_step(self, _slice_index: int, step: int) -> None:
