@@ -65,7 +65,7 @@ _TITLES = {
     CaseState.FLAGGED: "look closely",
     CaseState.ACCEPTED: "accepted",
     CaseState.KEPT_SOURCE: "mask before kept",
-    CaseState.EDITED: "edited",
+    CaseState.EDITED: "being edited",
     CaseState.REJECTED: "rejected",
     CaseState.SECOND_READER: "for a second reader",
     CaseState.FAILED: "could not be done",

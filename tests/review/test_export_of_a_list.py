@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from napari_grata.adaptation import AdaptationRun, Settings
+from napari_grata.review.bases import mask_digest, write_base
 from napari_grata.review.caselist import CaseList
 from napari_grata.review.cases import CaseSummary
 from napari_grata.review.export import export_masks
@@ -145,7 +146,8 @@ def test_a_decision_on_a_slice_comes_before_one_on_the_case(cases: CaseList) -> 
     [
         ({0: "accept"}, "2 of 3 slices have not been decided on."),
         ({None: "reject"}, "It was rejected."),
-        ({None: "accept", 2: "reject"}, "1 of 3 slices were rejected."),
+        ({None: "accept", 2: "reject"}, "1 of 3 slices was rejected."),
+        ({None: "edit"}, "It was left in editing: accept the drawing when it is done."),
         ({None: "second-reader"}, "It was left to a second reader."),
     ],
 )
@@ -175,6 +177,27 @@ def test_what_was_drawn_is_the_final_mask_and_drawing_on_asks_for_a_new_decision
     found = standing(cases, key, scan)
     assert found.stack is None
     assert "changed after the decision" in found.reason
+
+
+def test_a_drawing_over_an_earlier_mask_is_not_passed_off_as_one_over_this_mask(
+    cases: CaseList,
+) -> None:
+    key = "case-0001"
+    scan = scan_of(cases, key)
+    drawn = stack_of(cases, key, "adapted")
+    drawn[2, 10:30, 10:30] = 2
+    work = cases.work(key)
+    write_base(work.folder, 1, mask_digest(np.zeros_like(drawn)))
+    work.save_edit(drawn, scan)
+    now = stack_of(cases, key, "adapted")
+    facts = {**cases.facts(key), "mask": mask_digest(now)}
+    cases.decisions.decide(key, "accept", facts=facts)
+    found = standing(cases, key, scan)
+    assert found.stack is not None
+    np.testing.assert_array_equal(found.stack, now)
+    facts["mask"] = mask_digest(drawn)
+    cases.decisions.decide(key, "accept", facts=facts)
+    assert standing(cases, key, scan).stack is None
 
 
 def test_adapting_again_asks_for_a_new_decision_but_the_mask_before_stands(

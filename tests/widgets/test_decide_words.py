@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_grata.review.bases import mask_digest, read_bases, write_base
 from napari_grata.review.decisions import VERDICTS, Decision
 from napari_grata.widgets.decide.bar import BUTTONS
-from napari_grata.widgets.decide.bases import mask_digest, read_bases, write_base
 from napari_grata.widgets.decide.words import (
     MARKS,
     VERDICT_WORDS,

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_grata.adaptation import Flag, Record
+    from napari_grata.review.casework import CaseWork
+    from napari_grata.review.standing import CaseMasks
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
@@ -58,6 +60,8 @@ class ReportCase:
     source_masks, adapted_masks : mapping of int to ndarray of uint8, shape (H, W)
         Label maps by slice; where a person has drawn, ``edited_masks`` stand beside them.
     edited_masks : mapping of int to ndarray of uint8, shape (H, W)
+    masks : CaseMasks or None
+        All of them together, to tell whether a decision still holds.
     records : iterable of Record
         Of the run, for its curves.
     flags : mapping of int to tuple of Flag
@@ -79,6 +83,7 @@ class ReportCase:
     source_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
     adapted_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
     edited_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
+    masks: CaseMasks | None = None
     records: Iterable[Record] = ()
     flags: Mapping[int, tuple[Flag, ...]] = field(default_factory=dict)
     decisions: tuple[ReportDecision, ...] = ()
@@ -102,7 +107,7 @@ def case_of_run(
     code: str,
     *,
     scan: Scan | None = None,
-    edit: Callable[[Scan], np.ndarray | None] | None = None,
+    work: CaseWork | None = None,
     **more: Any,
 ) -> ReportCase:
     """Return a run folder as a case of a report.
@@ -114,9 +119,8 @@ def case_of_run(
     code : str
     scan : Scan, optional
         Where it is open already.
-    edit : callable, optional
-        Takes the scan and returns what a person made of the masks after, an ndarray of uint8 of
-        shape ``scan.mask_shape``, or None.
+    work : CaseWork, optional
+        The case's folder, for what a person drew.
     **more
         Other fields of `ReportCase`.
 
@@ -127,13 +131,15 @@ def case_of_run(
     """
     from napari_grata.adaptation import reopen
     from napari_grata.review.compare import latest_flags
+    from napari_grata.review.standing import CaseMasks
 
     run = reopen(folder, scan)
     drawn = {}
-    edited = edit(run.scan) if edit is not None and run.scan is not None else None
-    if edited is not None and run.scan is not None:
+    masks = None
+    if run.scan is not None:
+        masks = CaseMasks(run.scan, run.source_masks, run.adapted_masks, work)
         for index, mask in run.adapted_masks.items():
-            now = run.scan.get_mask(edited, index)
+            now = masks.mask("accept", index)
             if not np.array_equal(now, mask):
                 drawn[index] = now
     return ReportCase(
@@ -143,6 +149,7 @@ def case_of_run(
         source_masks=run.source_masks,
         adapted_masks=run.adapted_masks,
         edited_masks=drawn,
+        masks=masks,
         records=run.records,
         flags=latest_flags(run.records),
         info=run.info,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.review.report.case import ReportCase, ReportDecision, case_of_run
-from napari_grata.review.standing import VERDICT_WORDS, is_stale
+from napari_grata.review.standing import VERDICT_WORDS, CaseMasks, is_stale
 
 if TYPE_CHECKING:
     from napari_grata.review.caselist import CaseList
@@ -41,17 +41,19 @@ def _report_case(cases: CaseList, key: str) -> ReportCase:
     if folder is None:
         return ReportCase(key, decisions=decisions_of(cases, key, None), problem=problem, **more)
     try:
-        found = case_of_run(folder, key, edit=work.edit, **more)
+        found = case_of_run(folder, key, work=work, **more)
     except (RunFolderError, OSError) as error:
         # Not the message as it is: it may hold a path, and that may name a patient.
         why = f"Its run {folder.name} cannot be read ({type(error).__name__})."
         return ReportCase(key, decisions=decisions_of(cases, key, None), problem=why, **more)
-    decisions = decisions_of(cases, key, found.scan)
+    decisions = decisions_of(cases, key, found.scan, found.masks)
     said = " ".join(dict.fromkeys(part for part in (problem, found.problem) if part))
     return found.but(decisions=decisions, problem=said)
 
 
-def decisions_of(cases: CaseList, key: str, scan: Scan | None) -> tuple[ReportDecision, ...]:
+def decisions_of(
+    cases: CaseList, key: str, scan: Scan | None, masks: CaseMasks | None = None
+) -> tuple[ReportDecision, ...]:
     """Return the decisions in force on a case, the whole case first, for a report."""
     facts = cases.facts(key)
     current = cases.decisions.current(key)
@@ -64,7 +66,7 @@ def decisions_of(cases: CaseList, key: str, scan: Scan | None) -> tuple[ReportDe
             reviewer=current[index].reviewer,
             difficulty=current[index].difficulty,
             comment=current[index].comment,
-            stale=is_stale(current[index], facts),
+            stale=is_stale(current[index], masks, facts),
         )
         for index in order
     )

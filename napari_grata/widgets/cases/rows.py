@@ -119,7 +119,7 @@ FILTERS: dict[str, tuple[str, Callable[[CaseRow], bool]]] = {
     "new": ("New", lambda row: row.state in _WAITING),
     "accepted": ("Accepted", lambda row: row.state is CaseState.ACCEPTED),
     "kept": ("Mask before kept", lambda row: row.state is CaseState.KEPT_SOURCE),
-    "edited": ("Edited", lambda row: row.state is CaseState.EDITED),
+    "edited": ("Being edited", lambda row: row.state is CaseState.EDITED),
     "rejected": ("Rejected", lambda row: row.state is CaseState.REJECTED),
     "second": ("Second reader", lambda row: row.state is CaseState.SECOND_READER),
     "failed": ("Could not be done", lambda row: row.state is CaseState.FAILED or bool(row.problem)),
@@ -158,4 +158,4 @@ def arrange(rows: list[CaseRow], filtered: str, text: str, order: str) -> list[C
 def progress_words(progress: Progress) -> str:
     """Return how far the list is, such as ``"7 of 40 decided, 12 adapted"``."""
     text = f"{progress.decided} of {progress.total} decided, {progress.prepared} adapted"
-    return f"{text}, {progress.failed} could not be done" if progress.failed else text
+    return f"{text}, {progress.failed} failed" if progress.failed else text

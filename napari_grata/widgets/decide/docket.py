@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_grata.review.bases import read_bases
 from napari_grata.review.casefinding import ListError
 from napari_grata.review.caselist import CaseList, case_of_scan
 from napari_grata.review.decisions import Decision, DecisionError, DecisionLog
 from napari_grata.review.listfile import DECISIONS_FILE, lists_dir
-from napari_grata.widgets.decide.bases import read_bases
 
 if TYPE_CHECKING:
     from napari_grata.review.casework import CaseWork

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from napari_grata.review.bases import mask_digest, write_base
 from napari_grata.review.casefinding import ListError
-from napari_grata.widgets.decide.bases import mask_digest, write_base
 from napari_grata.widgets.decide.docket import Docket
 
 NO_PLACE = "There is no folder that it could be written to."

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_grata.review.bases import mask_digest
 from napari_grata.review.casefinding import ListError
-from napari_grata.widgets.decide.bases import mask_digest
 from napari_grata.widgets.decide.docket import Docket
 from napari_grata.widgets.decide.drawings import Drawing, Drawings, write
 from napari_grata.widgets.layers import MaskLayer, alive

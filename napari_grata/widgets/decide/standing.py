@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_grata.review.bases import mask_digest
 from napari_grata.review.decisions import Decision, Fact, digest
-from napari_grata.widgets.decide.bases import mask_digest
+from napari_grata.review.standing import ABOUT, MASK_FACT
 
 if TYPE_CHECKING:
     from napari_grata.widgets.session import Session
 
-MASK = "mask"
+MASK = MASK_FACT
 
 
 class Standing:
@@ -34,7 +35,7 @@ class Standing:
 
         Accepted is what is shown; kept is the mask before; an edit begins with the mask after.
         """
-        which = {"keep-source": "before", "edit": "after"}.get(verdict, "shown")
+        which = ABOUT.get(verdict, "shown")
         there = session.segmented if which == "before" else session.adapted
         if which == "shown" and not (index in there if index is not None else there):
             which, there = "before", session.segmented

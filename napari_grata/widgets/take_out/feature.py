@@ -53,8 +53,8 @@ class TakeOut(QObject):
     @property
     def caselist(self) -> CaseList | None:
         """The list that is open, if one is."""
-        cases = getattr(self._dock, "cases", None)
-        return cases.list if cases is not None else None
+        found: CaseList | None = self._dock.cases.list
+        return found
 
     def refresh(self) -> None:
         """Switch buttons on where there is something to take out."""
@@ -177,9 +177,7 @@ class TakeOut(QObject):
     # --- inside -------------------------------------------------------------------------------
 
     def _save_drawing(self) -> None:
-        decide = getattr(self._dock, "decide", None)
-        if decide is not None:
-            decide.save_edits()
+        self._dock.decide.save_edits()
 
     def _start(self, make: Any, title: str, what: str) -> None:
         self._dock.desk.problem = None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_grata.widgets import jobs
 
 if TYPE_CHECKING:
     from napari_grata.review.caselist import CaseList
     from napari_grata.review.report import ReportCase, ReportDecision
+    from napari_grata.scans import Scan
 
 
 class Written:
@@ -48,21 +51,24 @@ def case_of_session(dock: Any) -> ReportCase:
     from napari_grata.adaptation.runfolder import RunFolderError, read_info, versions
     from napari_grata.review.report import ReportCase
     from napari_grata.review.report.gather import decisions_of
+    from napari_grata.review.standing import CaseMasks
 
     session = dock.desk.session
     scan = session.scan
+    adapted = _masks_in(scan, session.after.stack, session.adapted)
+    source = _masks_in(scan, session.before.stack, session.segmented)
+    shown = session.after.as_shown()
+    masks = CaseMasks(scan, source, adapted, edited=shown)
     key, state, shift = "case-0001", "", ""
     decisions: tuple[ReportDecision, ...] = ()
-    docket = getattr(getattr(dock, "decide", None), "docket", None)
+    docket = dock.decide.docket
     if docket is not None and docket.caselist is not None:
         key = docket.key
         state = docket.caselist.state(key).title
-        decisions = decisions_of(docket.caselist, key, scan)
+        decisions = decisions_of(docket.caselist, key, scan, masks)
         summary = docket.caselist.summary(key)
         shift = summary.shift_words if summary is not None else ""
-    adapted = {i: scan.get_mask(session.after.stack, i).copy() for i in sorted(session.adapted)}
-    shown = session.after.as_shown()
-    now = {i: scan.get_mask(shown, i).copy() for i in adapted}
+    now = _masks_in(scan, shown, session.adapted)
     info: dict[str, Any] = {}
     folder = getattr(session.run, "folder", None)
     if folder is not None:
@@ -84,7 +90,7 @@ def case_of_session(dock: Any) -> ReportCase:
         state=state,
         scan=scan,
         card=session.card,
-        source_masks={i: scan.get_mask(session.before.stack, i).copy() for i in adapted},
+        source_masks={i: source[i] for i in adapted},
         adapted_masks=adapted,
         edited_masks={i: mask for i, mask in now.items() if (mask != adapted[i]).any()},
         records=list(session.stream),
@@ -93,3 +99,8 @@ def case_of_session(dock: Any) -> ReportCase:
         info=info,
         shift=shift,
     )
+
+
+def _masks_in(scan: Scan, stack: np.ndarray, slices: Iterable[int]) -> dict[int, np.ndarray]:
+    """Return copies of some slices' label maps."""
+    return {index: scan.get_mask(stack, index).copy() for index in sorted(slices)}
