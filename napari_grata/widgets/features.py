@@ -51,27 +51,21 @@ class Slots:
 
 def add_features(dock: Any) -> None:
     """Make all features of a dock that is otherwise complete."""
-    from napari_grata.widgets.shift_gauge import ShiftGauge
-
-    dock.shift_gauge = ShiftGauge(dock)
+    # Imported here: features know the dock's parts, and one of these imports this module.
     from napari_grata.widgets.cases.feature import Cases
-
-    dock.cases = Cases(dock)
     from napari_grata.widgets.compare.feature import Compare
-
-    dock.compare = Compare(dock)
+    from napari_grata.widgets.correct.feature import Correct
+    from napari_grata.widgets.decide.feature import Decide
     from napari_grata.widgets.measure import Measure
-
-    dock.measure = Measure(dock)
+    from napari_grata.widgets.shift_gauge import ShiftGauge
     from napari_grata.widgets.take_out.feature import TakeOut
-
-    dock.take_out = TakeOut(dock)
     from napari_grata.widgets.unfinished import Unfinished
 
+    dock.shift_gauge = ShiftGauge(dock)
+    dock.cases = Cases(dock)
+    dock.compare = Compare(dock)
+    dock.measure = Measure(dock)
+    dock.take_out = TakeOut(dock)
     dock.unfinished = Unfinished(dock)
-    from napari_grata.widgets.decide.feature import Decide
-
     dock.decide = Decide(dock)
-    from napari_grata.widgets.correct.feature import Correct
-
     dock.correct = Correct(dock)
