@@ -340,3 +340,16 @@ def test_a_decision_does_not_move_the_case_in_view_from_its_place(
     in_view(dock, qtbot, "case-0002")
     # Once it is left, the filter holds for it as for all others.
     assert keys_shown(dock) == ["2", "3", "4"]
+
+
+def test_closing_the_window_tells_the_worker_ahead_at_once(open_list: Any, qtbot: Any) -> None:
+    dock = open_list(passes=200)
+    cases = dock.cases
+    cases.panel.ahead_button.click()
+    qtbot.waitUntil(lambda: "adapting" in cases.panel.model.row("case-0001").work, timeout=30_000)
+    worker = cases.ahead._worker
+    # Nothing of Qt is processed between the wish to close and the end of the program.
+    dock.viewer.close()
+    assert worker.stop.is_set()
+    worker.thread.join(20)
+    assert not worker.thread.is_alive()

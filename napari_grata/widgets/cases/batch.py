@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QMainWindow
-
 
 @contextmanager
 def as_one_change(viewer: Any) -> Iterator[None]:
@@ -30,7 +27,7 @@ def as_one_change(viewer: Any) -> Iterator[None]:
         end()
 
 
-class OldObjects(QObject):
+class OldObjects:
     """Keeps Python from looking for garbage among what was there before a case was opened.
 
     torch, napari and their like are half a million objects that stay until the end. Looking
@@ -38,26 +35,17 @@ class OldObjects(QObject):
     later and is looked through as usual; once the list or the window is closed, everything is.
     """
 
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._window: QMainWindow | None = None
+    def __init__(self) -> None:
+        self._set_aside = False
 
-    def set_aside(self, window: QMainWindow | None) -> None:
-        """Leave out all objects that there are now, until the list or the window is closed."""
-        if window is not None and self._window is None:
-            self._window = window
-            window.installEventFilter(self)
+    def set_aside(self) -> None:
+        """Leave out all objects that there are now."""
+        if not self._set_aside:
+            self._set_aside = True
             gc.freeze()
 
     def take_back(self) -> None:
         """Look through all objects again."""
-        window, self._window = self._window, None
-        if window is not None:
-            window.removeEventFilter(self)
+        if self._set_aside:
+            self._set_aside = False
             gc.unfreeze()
-
-    def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 - Qt's name
-        """Notice that the window is about to be closed."""
-        if event.type() == QEvent.Type.Close:
-            self.take_back()
-        return False

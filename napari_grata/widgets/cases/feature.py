@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from napari_grata.widgets.cases.pictures import Pictures
 from napari_grata.widgets.cases.prefetch import Prefetch
 from napari_grata.widgets.cases.runs import CaseRuns
 from napari_grata.widgets.cases.shelf import Shelf
-from napari_grata.widgets.cases.window import CaseWindow
+from napari_grata.widgets.cases.window import CaseWindow, ClosingNotice
 
 if TYPE_CHECKING:
     from napari_grata.review.caselist import CaseList
@@ -71,7 +70,8 @@ class Cases(QObject):
         self._dock: Any = dock
         self.list: CaseList | None = None
         self._wanted: str | None = None
-        self._old = OldObjects(self)
+        self._old = OldObjects()
+        self.notice = ClosingNotice(self)
         self._open: Any = []  # shared with what closes the list at the end
         engine = SharedEngine()
         self.pictures = Pictures(self)
@@ -102,6 +102,8 @@ class Cases(QObject):
             (panel.dropped, dock.opening.drop),
             (self.prefetch.ready, self._on_ready),
             (self.errands.found, self._on_found),
+            (self.notice.closing, self._old.take_back),
+            (self.notice.closing, self.ahead.pause),
         )
         for signal, slot in wires:
             signal.connect(slot)
@@ -120,7 +122,7 @@ class Cases(QObject):
             # What waits to be written is still written.
             self.errands.end(finish=True),
             self.window.end,
-            gc.unfreeze,
+            self._old.take_back,
             partial(_close_lists, self._open),
         ):
             ties.at_end(end)
@@ -216,6 +218,7 @@ class Cases(QObject):
         self._take_choices(cases)
         self.lines.set_cases(cases)
         self.window.show()
+        self.notice.watch(self.window.main)
         self.foreman.say()
         self._say(" ".join([*cases.notices, cases.decisions.read_only or ""]).strip())
         self.list_changed.emit()
@@ -310,7 +313,7 @@ class Cases(QObject):
         assert self.list is not None
         self._wanted = None
         key = loaded.key
-        self._old.set_aside(self.window.main)
+        self._old.set_aside()
         with as_one_change(self._dock.viewer):
             self._leave_case()
             if loaded.scan is None:

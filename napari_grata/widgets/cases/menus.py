@@ -42,6 +42,7 @@ class ListMenus(QObject):
         self._panel_recent = QMenu("Recent lists", panel)
         panel.addMenu(self._panel_recent)
         panel.addSeparator()
+        panel.addAction(cases.panel.carry)
         close: Any = panel.addAction("Close the list")
         close.triggered.connect(cases.close_list)
         self._close = close

@@ -7,6 +7,7 @@ from typing import Any
 from qtpy.QtCore import QModelIndex, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QAction,
     QHBoxLayout,
     QLineEdit,
     QListView,
@@ -91,15 +92,14 @@ class CasePanel(QWidget):
         self.previous_button = button("Previous", "Open the case before (K).")
         self.next_button = button("Next", "Open the next case of those listed, in this order (J).")
         self.ahead_button = button("Adapt all")
-        carry: Any = self.menu.addAction("Carry the model over from case to case")
-        carry.setCheckable(True)
-        carry.setToolTip(
+        self.carry = QAction("Carry the model over from case to case", self)
+        self.carry.setCheckable(True)
+        self.carry.setToolTip(
             tip(
                 "Off: each case is adapted to by itself, beginning with the model as it was "
                 "trained.\nOn: the model goes on from case to case, in the order of the list."
             )
         )
-        self.carry = carry
         self.menu.setToolTipsVisible(True)
         self.said = Sentence(1)
         self.said.setObjectName("grata_small")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 NAME = "Cases"
@@ -71,6 +72,37 @@ class CaseWindow:
     def end(self) -> Callable[[], None]:
         """What takes the panel away for good when the plugin's dock goes."""
         return partial(_end, self._viewer, self._panel)
+
+
+class ClosingNotice(QObject):
+    """Says when the window around the list is about to be closed.
+
+    The dock's widgets may be destroyed a good while later, or not at all before the program ends,
+    and the program would wait for a thread that nobody has told to end.
+
+    Signals
+    -------
+    closing()
+        The person may still think better of it.
+    """
+
+    closing = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._window: QMainWindow | None = None
+
+    def watch(self, window: QMainWindow | None) -> None:
+        """Watch a window from now on."""
+        if window is not None and self._window is None:
+            self._window = window
+            window.installEventFilter(self)
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 - Qt's name
+        """Notice the wish to close."""
+        if event.type() == QEvent.Type.Close:
+            self.closing.emit()
+        return False
 
 
 def _remove(viewer: weakref.ref[Any], panel: QWidget) -> None:
