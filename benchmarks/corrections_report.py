@@ -31,6 +31,24 @@ def print_table(rows: list[Any], count: int, order: tuple[str, ...]) -> None:
                     cell += f" ({100 * (worst_tenth(mine) - worst_tenth(values)):+.1f})"
                 cells.append(cell)
             print(f"| {part} | {structure} | " + " | ".join(cells) + " |")
+    if len(bases) > 1:
+        _summary(bases, found, order)
+
+
+def _summary(bases: dict[str, Any], found: dict[Any, Any], order: tuple[str, ...]) -> None:
+    """Print each method's mean gain, structures equal in a part and parts in the whole."""
+    means, worst = [], []
+    for name in order:
+        gains = [
+            [100 * float(np.mean(found[part, name][s]) - np.mean(base[s])) for s in base]
+            for part, base in bases.items()
+            if (part, name) in found
+        ]
+        complete = len(gains) == len(bases)
+        means.append(f"{np.mean([np.mean(one) for one in gains]):+.2f}" if complete else "")
+        worst.append(f"{min(min(one) for one in gains):+.1f}" if complete else "")
+    print("| mean of all parts | | | " + " | ".join(means) + " |")
+    print("| largest loss | | | " + " | ".join(worst) + " |")
 
 
 COLOURS = ("#009E73", "#56B4E9", "#D55E00", "#E69F00", "#0072B2", "#CC79A7", "#000000")
