@@ -199,6 +199,7 @@ class Again:
             folder=folder,
             start=start,
             corrections=saved.corrections,
+            _cut=saved.info.get("cut"),
         )
 
     def records(self) -> Iterator[Record]:
@@ -209,9 +210,14 @@ class Again:
             for record in stream:
                 yield record
                 if record.done >= limit:
-                    return
+                    break
         finally:
             stream.close()
+        taken = self.saved.taken
+        if taken is not None:
+            # The person took the masks of an earlier state as the result.
+            run = self.run
+            run.take(taken, {i: run.predict(i, taken).label_map for i in run.adapted_masks})
 
     def compare(self) -> Comparison:
         """Compare the masks after with those of the first time."""

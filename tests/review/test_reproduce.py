@@ -177,3 +177,30 @@ def test_a_run_that_learned_from_corrections_is_done_again_with_them(
     assert again.run.continued
     again.run.close()
     assert saved.run(load_segmenter(model, device="cpu")).continued
+
+
+def test_a_run_that_was_finished_early_and_taken_back_is_done_again_the_same_way(
+    model: Path, file: Path, tmp_path: Path
+) -> None:
+    run = AdaptationRun(
+        load_segmenter(model, device="cpu"),
+        open_scan(file),
+        Settings(learning_rate=0.05, predict="final"),
+        folder=tmp_path / "run",
+    )
+    stream = run.records()
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    for _ in run.finish():
+        pass
+    run.take(1, {i: run.predict(i, 1).label_map for i in run.adapted_masks})
+    run.close()
+    saved = reopen(tmp_path / "run")
+    assert (saved.info["cut"], saved.taken) == (3, 1)
+    again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / "again")
+    for _ in again.records():
+        pass
+    assert again.compare().same
+    again.run.close()
+    assert reopen(tmp_path / "again").taken == 1

@@ -159,7 +159,10 @@ class TakeOut(QObject):
     def _command(self, session: Any) -> str:
         run, settings = session.run, session.settings
         folder = getattr(run, "folder", None)
-        alone = run is None or not (run.continued or run.corrections.slices)
+        # What one command line can say: a run from the source model to its end.
+        alone = run is None or not (
+            run.continued or run.corrections.slices or run.cut or run.taken is not None
+        )
         if settings is None or not alone:
             if folder is None:
                 raise ReproduceError(
