@@ -235,6 +235,8 @@ class Correct(QObject):
     # --- what is shown -------------------------------------------------------------------------
 
     def _look_soon(self, *_: Any) -> None:
+        """What can be done is shown at once; what is counted, once after all events of a moment."""
+        self.section.set_live(self._live(self._dock.desk.session))
         if not self._soon.isActive():
             self._soon.start()
 
