@@ -191,9 +191,9 @@ class Correct(QObject):
             self._trim(self._states[session])
             if outcome.kind == "done":
                 _, pixels, slices, wanted = learning
+                anew = session.count(len(session.adapted))
                 session.note = (
-                    f"Learned from {_pixels(pixels)} on {session.count(slices)}; all "
-                    f"{session.count(len(session.adapted))} drawn anew."
+                    f"Learned from {_pixels(pixels)} on {session.count(slices)}; {anew} drawn anew."
                 )
                 session.note_tone = "good"
                 if wanted:

@@ -51,8 +51,8 @@ class Rest(QObject):
         if not wanted:
             return "All cases after it are decided; they stay as they are."
         cases.begin_with(taught_state(session.run), wanted)
-        count = "1 case" if len(wanted) == 1 else f"{len(wanted)} cases"
-        return f"{count} after it are adapted with what was learned."
+        count = "1 case after it is" if len(wanted) == 1 else f"{len(wanted)} cases after it are"
+        return f"{count} adapted with what was learned."
 
     def take_back(self, session: Session, later: Any, run: Any) -> None:
         """The run that learnt is undone: its folder no longer counts among the case's runs."""

@@ -21,10 +21,10 @@ from napari_grata.widgets.parts import Section, Sentence, button, choice, row
 
 CASE, REST = "case", "rest"
 ROLES = (
-    ("fine-tuning", "They teach alone"),
-    ("pseudo", "They teach, as far as views agree"),
-    ("both", "They and the views teach, aligned"),
-    ("auxiliary", "They steer what the views teach"),
+    ("pseudo", "As far as views agree"),
+    ("fine-tuning", "Corrections alone"),
+    ("both", "Together with the views"),
+    ("auxiliary", "Only steer the views"),
 )
 ROLE_TIP = (
     "How corrections teach. Views: the model's agreement with itself on turned copies of a slice. "
