@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -369,3 +370,33 @@ def test_the_row_fits_the_narrow_dock(adapted: Any) -> None:
     bar = dock.decide.bar
     assert bar.minimumSizeHint().width() <= 360
     assert dock.decide.section.minimumSizeHint().width() <= 344
+
+
+@pytest.mark.parametrize("left_the_field", [True, False])
+def test_words_for_one_scan_never_appear_beside_another(
+    adapted: Any, volume: Path, finished: Any, qtbot: Any, left_the_field: bool
+) -> None:
+    dock = adapted()
+    decide = dock.decide
+    decide.bar.choose_scope(CASE)
+    decide.refresh()
+    decide.section.comment.setText("cup hard to see")
+    if left_the_field:
+        decide.section.comment.editingFinished.emit()
+    other = volume.with_name("case_018.nii.gz")
+    image = nib.load(volume)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), other)
+    first = dock.desk.layer
+    dock.opening.open(str(other))
+    qtbot.waitUntil(lambda: dock.desk.layer is not first, timeout=20_000)
+    dock.adapt.adapt_button.click()
+    finished(dock)
+    ready(dock, qtbot)
+    decide.bar.choose_scope(CASE)
+    decide.refresh()
+    assert decide.section.note() == ("", "")
+    decide.decide("accept")
+    assert lines(dock)[-1]["comment"] == ""
+    dock.scan.choose(first)
+    ready(dock, qtbot)
+    assert decide.section.note() == ("cup hard to see", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from napari.utils.notifications import show_error, show_info, show_warning
@@ -57,10 +58,10 @@ class Decide(QObject):
         dock.slots.bar.add(self.bar)
         dock.slots.decide.add(self.section)
         self.edits = Edits(dock)
-        self.clerk = Clerk(dock, self.edits.save)
+        self.clerk = Clerk(dock, self._before_leaving)
         self._standing = Standing()
         self._problem = ""
-        self._notes: dict[presenting.Place, tuple[str, str]] = {}
+        self._notes: dict[tuple[Path, presenting.Place], tuple[str, str]] = {}
         self._place: presenting.Place | None = None
         self.closing = ClosingGuard(dock, self.edits, self.clerk)
         self._soon = QTimer(self)
@@ -142,7 +143,7 @@ class Decide(QObject):
         if place is None or reason is not None:
             self._dock.desk.shown.emit(reason or presenting.NO_MASK)
             return
-        note = self.section.note() if place == self._place else self._notes.get(place, ("", ""))
+        note = self.section.note() if place == self._place else self._note_for(place)
         if verdict == "edit":
             self._begin_edit()
         else:
@@ -173,7 +174,7 @@ class Decide(QObject):
             in_force = error.kept
             self._complain(str(error))
         if in_force:
-            self._notes.pop(place, None)
+            self._drop_note(place)
         self._tell_cases(place[0])
         self.refresh()
         return in_force
@@ -242,7 +243,7 @@ class Decide(QObject):
 
     def _show_changed(self, changed: Decision, which: str, docket: Docket) -> None:
         """Say which decision was taken back, and go to its slice."""
-        self._notes.pop((changed.case, changed.slice_index), None)
+        self._drop_note((changed.case, changed.slice_index))
         self._place = None
         scan, index = docket.scan, changed.slice_index
         back = "taken back" if which == "undo" else "in force again"
@@ -282,15 +283,32 @@ class Decide(QObject):
 
     def _keep_note(self) -> None:
         """Keep words that are not part of a decision yet."""
-        if self._place is None:
-            return
         docket, note = self.docket, self.section.note()
-        own = docket.current().get(self._place[1]) if docket is not None else None
+        if self._place is None or docket is None:
+            return
+        own = docket.current().get(self._place[1])
         known = (own.comment, own.difficulty) if own is not None else ("", "")
         if note != known:
-            self._notes[self._place] = note
+            # Other lists have a case-0001, too.
+            self._notes[docket.log.path, self._place] = note
         else:
-            self._notes.pop(self._place, None)
+            self._drop_note(self._place)
+
+    def _note_for(
+        self, place: presenting.Place, otherwise: tuple[str, str] = ("", "")
+    ) -> tuple[str, str]:
+        """Return the words that were kept for a place."""
+        docket = self.docket
+        return otherwise if docket is None else self._notes.get((docket.log.path, place), otherwise)
+
+    def _drop_note(self, place: presenting.Place) -> None:
+        if self.docket is not None:
+            self._notes.pop((self.docket.log.path, place), None)
+
+    def _before_leaving(self) -> None:
+        """Keep what was typed and drawn while it is still known where it belongs."""
+        self._keep_note()
+        self.edits.save()
 
     # --- what is shown -------------------------------------------------------------------------
 
@@ -317,7 +335,7 @@ class Decide(QObject):
             self._place = place
             own = docket.current().get(place[1]) if docket is not None and place else None
             note = (own.comment, own.difficulty) if own is not None else ("", "")
-            self.section.set_note(*(self._notes.get(place, note) if place else note))
+            self.section.set_note(*(self._note_for(place, note) if place else note))
         waits = bool(self.edits.problem) or self.clerk.unsaved > 0
         verdict, sentence, tone = None, self.clerk.problem, "wrong"
         if place is not None and docket is not None and scan is not None:
