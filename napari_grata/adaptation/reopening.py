@@ -169,6 +169,9 @@ class ReopenedRun:
             _cut=self.info.get("cut"),
         )
         run.continued = bool(self.info.get("continued"))
+        if self.taken is not None:
+            run.taken = self.taken
+            run.adapted_masks.update(self.adapted_masks)
         return run
 
 

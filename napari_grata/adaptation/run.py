@@ -165,7 +165,7 @@ class AdaptationRun:
         if self.active:
             raise RunError("This run is going on already; cancel it before starting it again.")
         self.active = True
-        self.taken = None
+        self._forget_taken()
         state = "failed"
         try:
             with self._lock:
@@ -262,8 +262,8 @@ class AdaptationRun:
             Any slice of the scan.
         step : int, optional
             Steps taken; 0 is the source model's θ (under the method's statistics). By default
-            the state the run would predict this slice with now: the latest or the averaged θ of
-            its episode.
+            the state the run would predict this slice with now: that whose masks were made the
+            result by `take`, else the latest or the averaged θ of the slice's episode.
         """
         theta = None
         if self.settings.learns:
@@ -280,6 +280,9 @@ class AdaptationRun:
         """Return the θ with which a slice is predicted now, shape (n,)."""
         if not self.settings.learns:
             return self.history.theta(0)
+        taken = self.taken
+        if taken is not None:
+            return self.history.theta(taken)
         return self._thetas.of_slice(slice_index, self.plan[: self.position])
 
     def close(self) -> None:
@@ -290,8 +293,15 @@ class AdaptationRun:
 
     # -- one event -------------------------------------------------------------------------
 
+    def _forget_taken(self) -> None:
+        """The run goes on: its own masks are the result again."""
+        if self.taken is not None:
+            self.taken = None
+            self.adapted_masks = self.past.latest_masks(self.position)
+
     def _event(self, event: Event) -> Record:
         begin = time.perf_counter()
+        self._forget_taken()
         self.past.truncate(self.position)
         self.history.truncate(self.plan[self.position - 1].step if self.position else 0)
         coming = (later.slice_index for later in self.plan[self.position :])

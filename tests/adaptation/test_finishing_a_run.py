@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_grata.adaptation import AdaptationRun, Settings, reopen
+from napari_grata.adaptation import AdaptationRun, Settings, reopen, taught_state
 from napari_grata.adaptation.finishing import cut_short
 from napari_grata.adaptation.plan import make_plan
 from napari_grata.scans import Scan, scan_from_array
@@ -179,3 +179,36 @@ def test_masks_of_a_taken_state_that_are_lost_are_told(
     assert sorted(back.adapted_masks) == [0, 1, 2, 3, 4]
     assert any("earlier state" in sentence for sentence in back.missing)
     back.close()
+
+
+def test_where_a_state_was_taken_it_is_what_the_run_predicts_and_teaches_with(
+    segmenter: Segmenter, scan: Scan, tmp_path: Path
+) -> None:
+    run = AdaptationRun(segmenter, scan, LEARN.but(predict="average"), folder=tmp_path / "run")
+    list(run.records())
+    run.rollback(3)
+    drew = run.history.theta(3)
+    assert not np.array_equal(run.theta_of(0), drew)  # the mean of three steps
+    run.take(3, {index: run.predict(index, 3).label_map for index in range(5)})
+    np.testing.assert_array_equal(run.theta_of(0), drew)
+    np.testing.assert_array_equal(taught_state(run).theta.numpy(), drew)
+    run.close()
+    live = reopen(tmp_path / "run", scan).run(segmenter)
+    assert live.taken == 3
+    assert sorted(live.adapted_masks) == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(live.theta_of(4), drew)
+    live.close()
+
+
+def test_a_run_that_goes_on_forgets_the_masks_of_a_taken_state(
+    segmenter: Segmenter, scan: Scan
+) -> None:
+    run = AdaptationRun(segmenter, scan, LEARN)
+    list(run.records())
+    result = {index: mask.copy() for index, mask in run.adapted_masks.items()}
+    run.rollback(2)
+    run.take(2, {index: np.full_like(mask, 7) for index, mask in result.items()})
+    list(run.resume())
+    assert run.taken is None
+    for index, mask in result.items():
+        np.testing.assert_array_equal(run.adapted_masks[index], mask)

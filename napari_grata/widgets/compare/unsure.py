@@ -152,7 +152,7 @@ class Uncertainty(QObject):
     def _state(session: Session) -> Any:
         """Return what tells one state of the model from another."""
         if session.adapted and session.run is not None:
-            return (id(session.run), session.run.position)
+            return (id(session.run), session.run.position, session.run.taken)
         return "source"
 
     def _show(self) -> None:
