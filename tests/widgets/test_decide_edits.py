@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from napari_grata.adaptation.settings import Settings
+from napari_grata.review.bases import read_bases
 from napari_grata.review.cases import CaseState
 from napari_grata.widgets.decide.bar import CASE
 
@@ -91,6 +92,22 @@ def test_save_edits_writes_at_once_and_undoing_is_saved_too(adapted: Any) -> Non
     assert dock.decide.save_edits()
     np.testing.assert_array_equal(saved(dock), dock.desk.session.after.stack)
     assert dock.decide.docket.work.edit_version == 2
+
+
+def test_a_copy_that_is_late_never_replaces_a_later_stroke(adapted: Any) -> None:
+    dock = adapted()
+    layer = draw(dock)
+    drawings = dock.decide.edits.drawings
+    late = drawings.fresh()
+    layer.paint((2, 15, 15), layer.selected_label)
+    assert dock.decide.save_edits()
+    for copy in late:  # what a slow worker still had in hand
+        drawings.keep(copy)
+        drawings.settle(copy)
+    np.testing.assert_array_equal(saved(dock), layer.data)
+    work = dock.decide.docket.work
+    assert set(read_bases(work.folder)) == {entry.number for entry in work.edits}
+    assert not dock.decide.edits.unsaved
 
 
 def test_an_untouched_mask_is_never_saved_as_a_drawing(adapted: Any, finished: Any) -> None:

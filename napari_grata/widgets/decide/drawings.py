@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ from napari_grata.review.casefinding import ListError
 from napari_grata.widgets.decide.docket import Docket
 
 NO_PLACE = "There is no folder that it could be written to."
+_turns = itertools.count(1)
+_writing = threading.Lock()
+"""One thread writes drawings at a time: a version and the note of its base belong together."""
 
 
 @dataclass
@@ -37,10 +42,31 @@ class Drawing:
         return self.under if isinstance(self.under, str) else mask_digest(self.under)
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A drawing as it was at a moment.
+
+    Attributes
+    ----------
+    drawing : Drawing
+    stack : ndarray of int, shape ``scan.mask_shape``
+    digest : str
+        Its fingerprint.
+    turn : int
+        A later copy has a higher one.
+    """
+
+    drawing: Drawing
+    stack: np.ndarray
+    digest: str
+    turn: int
+
+
 class Drawings:
     """Drawings that may not be on the disk yet."""
 
     def __init__(self) -> None:
+        self._written: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.waiting: list[Drawing] = []
         self.saved: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -53,23 +79,39 @@ class Drawings:
         """Return whether somebody has drawn on a layer."""
         return layer in self.saved or any(drawing.layer is layer for drawing in self.waiting)
 
-    def fresh(self) -> list[tuple[Drawing, np.ndarray, str]]:
-        """Return drawings that differ from what was saved, copied, with their fingerprints."""
+    def fresh(self) -> list[Copy]:
+        """Return copies of the drawings that differ from what was saved."""
         found = []
         for drawing in list(self.waiting):
             data = drawing.layer.data
             if tuple(data.shape) == tuple(drawing.docket.scan.mask_shape):
                 digest = mask_digest(data)
                 if digest != self.saved.get(drawing.layer, drawing.base()):
-                    found.append((drawing, np.array(data), digest))
+                    found.append(Copy(drawing, np.array(data), digest, next(_turns)))
                     continue
             self.waiting.remove(drawing)
         return found
 
-    def settle(self, drawing: Drawing, digest: str) -> None:
-        """Take note that a drawing is on the disk as it was then."""
-        self.saved[drawing.layer] = digest
-        if mask_digest(drawing.layer.data) == digest and drawing in self.waiting:
+    def keep(self, copy: Copy) -> None:
+        """Write a copy, from any thread, unless a later one is on the disk already.
+
+        Raises
+        ------
+        ListError, OSError
+        """
+        layer = copy.drawing.layer
+        with _writing:
+            if copy.turn > self._written.get(layer, 0):
+                write(copy.drawing.docket, copy.stack, copy.drawing.base())
+                self._written[layer] = copy.turn
+
+    def settle(self, copy: Copy) -> None:
+        """Take note, on the main thread, that a copy is on the disk."""
+        drawing = copy.drawing
+        if copy.turn < self._written.get(drawing.layer, 0):
+            return
+        self.saved[drawing.layer] = copy.digest
+        if mask_digest(drawing.layer.data) == copy.digest and drawing in self.waiting:
             self.waiting.remove(drawing)
 
     def write(self) -> None:
@@ -79,9 +121,9 @@ class Drawings:
         ------
         ListError, OSError
         """
-        for drawing, stack, digest in self.fresh():
-            write(drawing.docket, stack, drawing.base())
-            self.settle(drawing, digest)
+        for copy in self.fresh():
+            self.keep(copy)
+            self.settle(copy)
 
     def write_or_leave(self) -> None:
         """Write what waits when nobody is there any more to be told of a failure."""

@@ -13,7 +13,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_grata.review.bases import mask_digest
 from napari_grata.review.casefinding import ListError
 from napari_grata.widgets.decide.docket import Docket
-from napari_grata.widgets.decide.drawings import Drawing, Drawings, write
+from napari_grata.widgets.decide.drawings import Copy, Drawing, Drawings
 from napari_grata.widgets.layers import MaskLayer, alive
 from napari_grata.widgets.session import Session, contour_width
 from napari_grata.widgets.theme import STRUCTURE_COLOURS
@@ -22,10 +22,10 @@ from napari_grata.widgets.worker import Job, Outcome
 SETTLE_MS = 2000
 
 
-def _written(fresh: list[tuple[Drawing, np.ndarray, str]]) -> Iterator[tuple[Drawing, str]]:
-    for drawing, stack, digest in fresh:
-        write(drawing.docket, stack, drawing.base())
-        yield drawing, digest
+def _written(drawings: Drawings, fresh: list[Copy]) -> Iterator[Copy]:
+    for copy in fresh:
+        drawings.keep(copy)
+        yield copy
 
 
 class Edits(QObject):
@@ -128,11 +128,11 @@ class Edits(QObject):
             return
         fresh = self.drawings.fresh()
         if fresh:
-            self.job.start(partial(_written, fresh))
+            self.job.start(partial(_written, self.drawings, fresh))
 
     def _on_batch(self, items: list[Any]) -> None:
-        for drawing, digest in items:
-            self.drawings.settle(drawing, digest)
+        for copy in items:
+            self.drawings.settle(copy)
 
     def _on_ended(self, outcome: Outcome) -> None:
         if outcome.kind == "failed":
