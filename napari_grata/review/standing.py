@@ -43,6 +43,11 @@ class CaseMasks:
         For what the reviewer drew; it counts only over the mask that it was drawn on.
     edited : ndarray of int, shape ``scan.mask_shape``, optional
         In place of that, what is on the screen.
+
+    Attributes
+    ----------
+    slices : list of int
+        Those with a mask after, and those that only a person has drawn on.
     """
 
     def __init__(
@@ -55,7 +60,6 @@ class CaseMasks:
         edited: np.ndarray | None = None,
     ) -> None:
         self.scan = scan
-        self.slices = sorted(adapted)
         self._stacks = {"before": _stack(scan, source), "after": _stack(scan, adapted)}
         self.edited = edited
         if work is not None:
@@ -64,11 +68,22 @@ class CaseMasks:
             if drawn is not None and base in ("", mask_digest(self._stacks["after"])):
                 self.edited = drawn
         self._stacks["shown"] = self._stacks["after"] if self.edited is None else self.edited
+        self.slices = sorted({*adapted, *self.drawn()})
 
     def mask(self, verdict: str, index: int | None) -> np.ndarray:
         """Return the mask that a verdict is about: a slice, or (None) the whole stack."""
         stack = self._stacks[ABOUT.get(verdict, "shown")]
         return stack if index is None else self.scan.get_mask(stack, index)
+
+    def drawn(self) -> dict[int, np.ndarray]:
+        """Return the masks of the slices that a person has drawn on."""
+        if self.edited is None:
+            return {}
+        pairs = (
+            (index, self.mask("accept", index), self.mask("edit", index))
+            for index in range(self.scan.n_slices)
+        )
+        return {index: now for index, now, after in pairs if not np.array_equal(now, after)}
 
 
 def _stack(scan: Scan, masks: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -60,12 +60,19 @@ def cases(segmenter: Segmenter, tmp_path: Path) -> CaseList:
     return made
 
 
-def adapt(cases: CaseList, key: str, segmenter: Segmenter, rate: float = 0.02) -> None:
+def adapt(
+    cases: CaseList,
+    key: str,
+    segmenter: Segmenter,
+    rate: float = 0.02,
+    slices: list[int] | None = None,
+) -> None:
     work = cases.work(key)
     run = AdaptationRun(
         segmenter,
         open_scan(cases.case(key).sources[0]),
         Settings(learning_rate=rate),
+        slices=slices,
         folder=work.new_run_folder(),
     )
     for _ in run.records():
@@ -120,6 +127,29 @@ def test_only_decided_masks_leave_the_list_on_the_scans_own_grid(
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["accepted", "mask before kept", "ready to review"]
     assert "Miller" not in (tmp_path / "out" / "cases.csv").read_text()
+
+
+def test_what_was_drawn_where_the_model_was_not_asked_is_taken_out_too(
+    cases: CaseList, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    key = "case-0001"
+    adapt(cases, key, segmenter, slices=[0, 1])
+    scan, work = scan_of(cases, key), cases.work(key)
+    drawn = stack_of(cases, key, "adapted")
+    base = mask_digest(drawn)
+    scan.put_mask(drawn, 2, np.ones_like(scan.get_mask(drawn, 2)))
+    write_base(work.folder, 1, base)
+    work.save_edit(drawn, scan)
+    decide(cases, key, "accept")
+    np.testing.assert_array_equal(standing(cases, key, scan).stack, drawn)
+    (told, *_) = report_cases(cases, [key])
+    assert list(told.edited_masks) == [2]
+    told.close()
+    # Slice by slice, the one that was only drawn on has to be decided on as well.
+    cases.decisions.undo()
+    for index in (0, 1):
+        decide(cases, key, "accept", index)
+    assert standing(cases, key, scan).reason == "1 of 3 slices have not been decided on."
 
 
 def test_masks_are_named_after_their_scans_only_where_a_person_asks_for_it(

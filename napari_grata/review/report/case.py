@@ -134,14 +134,11 @@ def case_of_run(
     from napari_grata.review.standing import CaseMasks
 
     run = reopen(folder, scan)
-    drawn = {}
+    drawn: dict[int, np.ndarray] = {}
     masks = None
     if run.scan is not None:
         masks = CaseMasks(run.scan, run.source_masks, run.adapted_masks, work)
-        for index, mask in run.adapted_masks.items():
-            now = masks.mask("accept", index)
-            if not np.array_equal(now, mask):
-                drawn[index] = now
+        drawn = masks.drawn()
     return ReportCase(
         code=code,
         scan=run.scan,
