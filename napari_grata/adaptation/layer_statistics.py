@@ -49,8 +49,8 @@ def source_statistics(network: nn.Module) -> dict[str, LayerStatistics]:
     """
     return {
         name: LayerStatistics(
-            module.running_mean.double().cpu().numpy(),
-            module.running_var.double().cpu().numpy() + module.eps,
+            _numbers(module.running_mean),
+            _numbers(module.running_var) + module.eps,
         )
         for name, module in _layers(network).items()
         if module.running_mean is not None and module.running_var is not None
@@ -137,10 +137,15 @@ def _pass(segmenter: Segmenter, image: torch.Tensor) -> dict[str, LayerStatistic
         return _pass(segmenter.to("cpu"), image.cpu())
     found = {}
     for name, passes in heard.items():
-        means = np.mean([mean.double().cpu().numpy() for mean, _ in passes], axis=0)
-        variances = np.mean([var.double().cpu().numpy() for _, var in passes], axis=0)
+        means = np.mean([_numbers(mean) for mean, _ in passes], axis=0)
+        variances = np.mean([_numbers(var) for _, var in passes], axis=0)
         found[name] = LayerStatistics(means, variances)
     return found
+
+
+def _numbers(values: torch.Tensor) -> np.ndarray:
+    """Return numbers as float64, which Apple's graphics processors do not know."""
+    return values.detach().float().cpu().numpy().astype(np.float64)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ Notation: z logits, p probabilities, S structures (or classes), B images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +145,11 @@ class Objectives:
             )
         return logits.to(images.dtype), mean
 
-    def _casting(self, images: Tensor) -> torch.autocast:
-        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast)
+    def _casting(self, images: Tensor) -> AbstractContextManager[Any]:
+        # Some devices (Apple's, before PyTorch 2.5) refuse autocast even where it is off.
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(images.device.type, torch.bfloat16)
 
     def _entropy(self, images: Tensor) -> Tensor:
         return entropy_loss(self.logits(images), self.activation, self.symmetric_entropy)

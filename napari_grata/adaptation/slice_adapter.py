@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .corrections import Corrections
-from .methods import Output, Snapshot, StepRecord, make_method
+from .methods import Method, Output, Snapshot, StepRecord, make_method
 from .scribble import Supervision
 from .settings import Settings
 
@@ -124,7 +124,9 @@ class SliceAdapter:
             # be noise stretched to the full range, which should not be learnt.
             return None, None
         supervision = self._supervision(prepared)
-        result = self._with_room(lambda: self._method.step(prepared.image, supervision), self._move)
+        result = self._with_room(
+            lambda: self._method, lambda: self._method.step(prepared.image, supervision), self._move
+        )
         if not bool(torch.isfinite(result.probabilities).all()):
             return result, None
         return result, self._prediction(result.probabilities, prepared)
@@ -145,7 +147,7 @@ class SliceAdapter:
             return viewer.predict(prepared.image)
 
         with self._looking:
-            return self._with_room(look, self._move_viewer)
+            return self._with_room(lambda: self._viewer, look, self._move_viewer)
 
     def _supervision(self, prepared: Prepared) -> Supervision | None:
         """Return what the reviewer's corrections of a slice teach, if there are any."""
@@ -175,11 +177,13 @@ class SliceAdapter:
 
     # -- memory ----------------------------------------------------------------------------
 
-    def _with_room(self, work: Callable[[], _Result], move: Callable[[], None]) -> _Result:
+    def _with_room(
+        self, worker: Callable[[], Method], work: Callable[[], _Result], move: Callable[[], None]
+    ) -> _Result:
         """Do some work; when memory runs out, make room and do it again.
 
-        First the views run one by one, then the CPU takes over. A step that failed has put its
-        state back, so that it can be taken again.
+        First the views run one by one, then the CPU takes over from the worker. A step that
+        failed has put its state back, so that it can be taken again.
         """
         from napari_grata.segmenters.segmenter import is_out_of_memory
 
@@ -193,7 +197,7 @@ class SliceAdapter:
                 if any(method.objectives.batch_views for method in methods):
                     for method in methods:
                         method.objectives.batch_views = False
-                elif all(method.device.type == "cpu" for method in methods):
+                elif worker().device.type == "cpu":
                     raise MemoryError(
                         "There is not enough memory to adapt on this slice. Close other programs, "
                         "or draw a region over the part that matters."

@@ -50,7 +50,7 @@ def read_taken(folder: Path) -> dict[int, np.ndarray]:
         # Opened here, since numpy leaves the file open where it is no archive.
         with (folder / TAKEN_FILE).open("rb") as file, np.load(file, allow_pickle=False) as kept:
             found = {int(name.removeprefix("slice_")): kept[name] for name in kept.files}
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:
         raise ValueError(f"{TAKEN_FILE} is damaged: {error}") from error
     for mask in found.values():
         mask.flags.writeable = False

@@ -45,16 +45,9 @@ def disagreement(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         Standard deviation over the views (of these six, not an estimate for more), of the channel
         in which it is largest: 0 where all agree, 0.5 where three say 0 and three say 1.
     """
-    total = squares = None
-    for index in range(len(VIEWS)):
-        found = unview(predict(view(images, index)), index).double()
-        total = found if total is None else total + found
-        squares = found.square() if squares is None else squares + found.square()
-    assert total is not None
-    assert squares is not None
-    mean = total / len(VIEWS)
-    variance = squares / len(VIEWS) - mean.square()
-    return variance.clamp_min(0).sqrt().amax(dim=1).to(images.dtype)
+    # Kept side by side: sums of squares would need float64, which not every device knows.
+    found = [unview(predict(view(images, index)), index) for index in range(len(VIEWS))]
+    return torch.stack(found).std(dim=0, correction=0).amax(dim=1).to(images.dtype)
 
 
 def margin(probabilities: Tensor, activation: str = "sigmoid") -> Tensor:

@@ -98,8 +98,10 @@ class ShiftReference:
 
     @property
     def slice_edge(self) -> float:
-        """The same for single slices."""
-        return float(np.interp(EDGE, _levels(), self.slice_quantiles or self.quantiles))
+        """The same for single slices; a photograph is a scan by itself."""
+        if not self.slice_quantiles:
+            return self.edge
+        return float(np.interp(EDGE, _levels(), self.slice_quantiles))
 
     @property
     def farthest(self) -> float:

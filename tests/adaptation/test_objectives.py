@@ -217,3 +217,12 @@ def test_probabilities_follow_the_activation() -> None:
     z = torch.tensor([[[[1.0]], [[-2.0]]]])
     assert torch.equal(probabilities(z, "sigmoid"), z.sigmoid())
     assert torch.equal(probabilities(z, "softmax"), z.softmax(1))
+
+
+def test_a_device_that_knows_no_autocast_serves() -> None:
+    with pytest.raises(RuntimeError, match="autocast"):
+        torch.autocast("meta", torch.bfloat16, enabled=False)
+    evaluate = objectives(Pixelwise().to("meta"))
+    images = torch.zeros(1, 1, 8, 8, device="meta")
+    assert evaluate.logits(images).shape == images.shape
+    assert evaluate.six_views(images)[1].shape == images.shape

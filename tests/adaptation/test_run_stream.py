@@ -407,6 +407,25 @@ def test_running_out_of_memory_loses_no_finished_step(segmenter: Segmenter, scan
     assert same(straight, first + list(run.resume()))
 
 
+def test_looking_back_gives_up_where_the_cpu_has_no_memory_either(
+    segmenter: Segmenter, scan: Scan
+) -> None:
+    run = AdaptationRun(segmenter, scan, LEARN)
+    list(run.records())
+    # As on a graphics card, while the model that looks back had to go to the CPU already.
+    run._adapter._method.device = torch.device("cuda")
+    network = run._adapter._viewer.network
+    assert isinstance(network, Small)
+    network.fails_at = 0
+
+    def move() -> None:
+        raise AssertionError("moved to where it is")
+
+    run._adapter._move_viewer = move  # type: ignore[method-assign]
+    with pytest.raises(MemoryError, match="Close other programs"):
+        run.predict(0)
+
+
 def test_methods_that_learn_nothing_see_each_slice_once(segmenter: Segmenter, scan: Scan) -> None:
     for method in ("source", "batch-norm"):
         settings = Settings(method=method, passes=3, steps_per_slice=2, predict="average")

@@ -28,6 +28,7 @@ from napari_grata.adaptation.shift import (
     MANY_CASES,
     LayerShift,
     ShiftError,
+    far_words,
     judge,
     shift,
     shifts,
@@ -233,6 +234,13 @@ def test_with_few_scans_the_words_say_how_many_and_the_farthest_is_the_edge() ->
     assert found.level == "moderate"
     assert "all 4 of its own scans" in found.words
     assert judge([LayerShift("a", 0.4, 1.0)], reference).level == "near"
+
+
+def test_a_photograph_is_flagged_as_far_where_the_gauge_says_so() -> None:
+    reference = ShiftReference("four", 4, quantiles([0.1, 0.2, 0.3, 0.4]), SHA, "x")
+    for distance in (0.41, 0.59, 0.61):
+        gauge = judge([LayerShift("a", distance, 1.0)], reference)
+        assert (far_words(reference, distance) is not None) == (gauge.level == "far")
 
 
 def test_with_many_scans_the_edge_leaves_one_in_twenty_outside() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from napari_grata.adaptation.layer_statistics import slice_statistics, source_statistics
 from napari_grata.adaptation.run import AdaptationRun
 from napari_grata.adaptation.settings import Settings
 from napari_grata.adaptation.uncertainty import Doubts, disagreement, margin
@@ -131,3 +133,28 @@ def test_an_adapted_model_has_doubts_of_its_own_and_the_run_goes_on_undisturbed(
 def test_another_kind_is_refused(scan):
     with pytest.raises(ValueError, match="disagreement"):
         Doubts(segmenter(), scan).measure(0, "entropy")
+
+
+class NoDoubles(TorchDispatchMode):
+    """As on a device that does not know float64, such as Apple's."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        assert getattr(found, "dtype", None) is not torch.float64, func
+        return found
+
+
+def test_devices_without_float64_can_measure_it(scan):
+    doubts = Doubts(segmenter(), scan)
+    with NoDoubles():
+        assert doubts.measure(0, "disagreement").any()
+        assert doubts.measure(0, "margin").any()
+
+
+def test_devices_without_float64_can_measure_the_shift(scan):
+    model = segmenter()
+    with NoDoubles():
+        source = source_statistics(model.network)
+        (_, now) = next(slice_statistics(model, scan, [0]))
+    assert source.keys() == now.keys()
+    assert now["1"].mean.dtype == np.float64
