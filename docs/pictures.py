@@ -1,0 +1,113 @@
+"""Take the pictures of docs/review.md from the running program, under a virtual screen.
+
+The photographs are those of IDRiD (CC BY 4.0), cut to the optic disc by benchmarks/crop_discs.py:
+
+    python benchmarks/crop_discs.py DATA/open_fundus_disc --out out/discs
+    xvfb-run -a -s "-screen 0 1366x768x24" python docs/pictures.py out/discs/IDRiD/images
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HOME = tempfile.TemporaryDirectory()
+for name in ("NAPARI_GRATA_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+    os.environ[name] = HOME.name
+
+import napari  # noqa: E402 - it looks for its folders as it is imported
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from qtpy.QtTest import QTest  # noqa: E402
+
+from napari_grata.widgets.tour import set_tour_wanted  # noqa: E402
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def wait(condition: Callable[[], Any], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit("This takes too long.")
+        QTest.qWait(20)
+
+
+def take(viewer: Any, dock: Any, name: str, *widgets: Any) -> None:
+    """Save the window as it is, the last of the widgets in view, then the first."""
+    QTest.qWait(600)
+    for widget in reversed(widgets):
+        dock.area.ensureWidgetVisible(widget, 0, 0)
+    QTest.qWait(600)
+    picture = Image.fromarray(viewer.window.screenshot(canvas_only=False, flash=False)[..., :3])
+    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
+        IMAGES / f"review-{name}.png", optimize=True
+    )
+
+
+def stroke(dock: Any) -> None:
+    """Paint along the upper right of the disc's edge."""
+    layer = dock.desk.session.after.layer
+    rows, columns = np.nonzero(np.asarray(layer.data).reshape(layer.data.shape[-2:]))
+    centre, radius = np.array([rows.mean(), columns.mean()]), np.sqrt(rows.size / np.pi)
+    layer.brush_size = 44
+    for angle in np.linspace(0.3, 1.3, 60):
+        way = np.array([-np.sin(angle), np.cos(angle)])
+        layer.paint(tuple(centre + (radius + 4) * way), 1)
+
+
+def main(folder: Path) -> None:
+    set_tour_wanted(False)
+    viewer = napari.Viewer(show=False)
+    viewer.window._qt_window.resize(1366, 768)
+    viewer.window._qt_window.show()
+    _, dock = viewer.window.add_plugin_dock_widget("napari-grata")
+    cases, decide = dock.cases, dock.decide
+    wait(lambda: dock.model.device.count() > 1)
+    dock.opening.open(str(folder))
+    dock.adapt.adapt_button.click()
+    wait(lambda: dock.adapt.steps.isEnabled() and dock.desk.runner.kind is None)
+    dock.desk.go_to(3)
+    dock.adapt.steps.choose(5)
+    take(viewer, dock, "steps", dock.adapt.plot, dock.adapt.steps)
+    viewer.layers.clear()
+    cases.open_list(folder)
+    wait(lambda: cases.case is not None)
+    cases.panel.ahead_button.click()
+    wait(lambda: cases.list.progress().prepared >= 4)
+    wait(lambda: dock.desk.session is not None and dock.desk.session.adapted)
+    take(viewer, dock, "list", dock.model)
+    wait(lambda: not cases.ahead.running)
+    cases.next()
+    wait(lambda: cases.case.number == 2 and dock.adapt.steps.isEnabled())
+    dock.correct.paint()
+    stroke(dock)
+    take(viewer, dock, "correct", dock.correct.section)
+    viewer.layers.selection.active.undo()
+    viewer.layers.selection.active.mode = "pan_zoom"
+    decide.section.reviewer.setText("AB")
+    for verdict in ("keep-source", "accept", "second-reader", "accept"):
+        wait(lambda: decide.place() is not None and decide.docket.scan is dock.desk.scan)
+        decide.decide(verdict)
+        number = cases.case.number
+        cases.next()
+        wait(lambda number=number: cases.case.number == number + 1)
+    wait(lambda: decide.docket is not None and decide.docket.scan is dock.desk.scan)
+    decide.section.comment.setText("vessel over the rim")
+    decide.decide("reject")
+    take(viewer, dock, "decide", decide.section)
+    dock.measure.fold.set_expanded(True)
+    wait(lambda: dock.measure.panel.rows)
+    take(viewer, dock, "measure", dock.measure.fold)
+    wait(lambda: not cases.busy)
+    viewer.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    HOME.cleanup()
