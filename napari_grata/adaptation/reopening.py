@@ -292,8 +292,14 @@ def _find_scan(where: dict[str, Any], info: dict[str, Any], missing: list[str]) 
         return None
     try:
         return open_scan(source)
-    except (ScanError, OSError) as error:
-        missing.append(f"The scan could not be opened: {error}")
+    except ScanError as error:
+        # Without the file's name: this goes into reports, and names of files may name patients.
+        what = f"{error.what}. {error.hint}".strip()
+        missing.append(f"The scan of this run could not be opened: {what}")
+        return None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        missing.append(f"The scan of this run could not be opened ({why}).")
         return None
 
 

@@ -152,6 +152,14 @@ def test_what_was_drawn_where_the_model_was_not_asked_is_taken_out_too(
     assert standing(cases, key, scan).reason == "1 of 3 slices have not been decided on."
 
 
+def test_a_report_does_not_name_a_scan_that_cannot_be_read(cases: CaseList, tmp_path: Path) -> None:
+    cases.case("case-0001").sources[0].write_bytes(b"no scan any more")
+    path = write_report(tmp_path / "report.html", report_cases(cases, ["case-0001"]))
+    text = path.read_text(encoding="utf-8")
+    assert "could not be opened" in text
+    assert "Miller" not in text
+
+
 def test_masks_are_named_after_their_scans_only_where_a_person_asks_for_it(
     cases: CaseList, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QFileDialog
 
 
 def test_nothing_can_be_taken_out_before_there_is_something(make_dock: Any) -> None:
@@ -34,6 +35,41 @@ def test_the_report_of_the_case_in_view_holds_what_the_person_drew(
     assert text.count("<img") == 2
     assert dock.take_out.section.said.said() == "Wrote report.html."
     assert dock.take_out.section.show_button.isEnabled()
+
+
+def test_a_report_can_be_written_while_masks_before_are_missing(
+    make_dock: Any, finished: Any, tmp_path: Path
+) -> None:
+    dock = make_dock()
+    dock.adapt.adapt_button.click()
+    finished(dock)
+    dock.scan.slices.setCurrentIndex(dock.scan.slices.findData("range"))
+    dock.scan.range.setText("2-3")
+    dock.model.segment_button.click()
+    finished(dock)
+    session = dock.desk.session
+    assert len(session.segmented) < len(session.adapted)
+    dock.take_out.write_report_to(tmp_path / "report.html")
+    finished(dock)
+    assert "<h3>Before and after</h3>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_whose_ending_is_added_replaces_no_other_report(
+    make_dock: Any, finished: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    dock = make_dock()
+    dock.adapt.adapt_button.click()
+    finished(dock)
+    (tmp_path / "report.html").write_text("of last year")
+    for name, text in (("report", "of last year"), ("report.html", None)):
+        answer = (str(tmp_path / name), "")
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, answer=answer: answer)
+        dock.take_out.ask_report()
+        finished(dock)
+        if text is not None:
+            assert (tmp_path / "report.html").read_text() == text
+            assert "exists already" in dock.message.said()
+    assert dock.take_out.section.said.said() == "Wrote report.html."
 
 
 def test_a_report_does_not_count_as_saving_the_masks(

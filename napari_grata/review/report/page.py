@@ -12,7 +12,7 @@ from typing import TextIO
 from napari_grata.review.report.case import ReportCase
 from napari_grata.review.report.parts import case_article, overview_row, provenance
 from napari_grata.review.report.style import STYLE
-from napari_grata.review.report.words import count, escape, local_time
+from napari_grata.review.report.words import REPORT_ENDINGS, count, escape, local_time
 
 
 class ReportError(OSError):
@@ -53,7 +53,7 @@ def write_report(
         If it cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
+    if path.suffix.lower() not in REPORT_ENDINGS:
         path = path.with_name(path.name + ".html")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; nothing is overwritten. Name another file.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from datetime import datetime
 
+REPORT_ENDINGS = (".html", ".htm")
+
 
 def escape(text: object) -> str:
     """Return text that is safe inside HTML."""

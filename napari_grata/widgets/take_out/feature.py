@@ -10,6 +10,7 @@ from qtpy.QtCore import QObject, QUrl
 from qtpy.QtGui import QDesktopServices, QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
+from napari_grata.review.report.words import REPORT_ENDINGS
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
 from napari_grata.widgets import opening
 from napari_grata.widgets.take_out.section import TakeOutSection
@@ -85,8 +86,9 @@ class TakeOut(QObject):
             return
         store.set("report_folder", str(Path(name).parent))
         whole = self.caselist is not None and self._whole_list()
-        # The dialog has asked about a file that is there already.
-        self.write_report_to(Path(name), whole_list=whole, overwrite=True)
+        # The dialog has asked about the very file that was named, not about one with an ending.
+        asked = Path(name).suffix.lower() in REPORT_ENDINGS
+        self.write_report_to(Path(name), whole_list=whole, overwrite=asked)
 
     def _whole_list(self) -> bool:
         assert self.caselist is not None

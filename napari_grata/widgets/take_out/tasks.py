@@ -27,7 +27,8 @@ class Written:
 def report_of_list(path: Path, caselist: CaseList, overwrite: bool) -> Iterator[Any]:
     from napari_grata.review.report import report_cases, write_report
 
-    yield jobs.Stage(f"Writing the report of {len(caselist)} cases …")
+    number = len(caselist)
+    yield jobs.Stage(f"Writing the report of {number} case{'' if number == 1 else 's'} …")
     yield Written(write_report(path, report_cases(caselist), overwrite=overwrite))
 
 
@@ -68,7 +69,6 @@ def case_of_session(dock: Any) -> ReportCase:
         decisions = decisions_of(docket.caselist, key, scan, masks)
         summary = docket.caselist.summary(key)
         shift = summary.shift_words if summary is not None else ""
-    now = _masks_in(scan, shown, session.adapted)
     info: dict[str, Any] = {}
     folder = getattr(session.run, "folder", None)
     if folder is not None:
@@ -90,9 +90,10 @@ def case_of_session(dock: Any) -> ReportCase:
         state=state,
         scan=scan,
         card=session.card,
-        source_masks={i: source[i] for i in adapted},
+        # Where Segment was asked for anew, the mask before of a slice may not be there yet.
+        source_masks={i: mask for i, mask in source.items() if i in adapted},
         adapted_masks=adapted,
-        edited_masks={i: mask for i, mask in now.items() if (mask != adapted[i]).any()},
+        edited_masks=masks.drawn(),
         records=list(session.stream),
         flags=dict(session.flags),
         decisions=decisions,
