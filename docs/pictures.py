@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,19 @@ for name in ("NAPARI_GRATA_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE
 import napari  # noqa: E402 - it looks for its folders as it is imported
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
-from qtpy.QtTest import QTest  # noqa: E402
+from qtpy.QtWidgets import QApplication  # noqa: E402
 
 from napari_grata.widgets.tour import set_tour_wanted  # noqa: E402
 
 IMAGES = Path(__file__).parent / "images"
+
+
+def rest(seconds: float) -> None:
+    """Let the program go on for a while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.01)
 
 
 def wait(condition: Callable[[], Any], seconds: float = 120) -> None:
@@ -35,15 +44,15 @@ def wait(condition: Callable[[], Any], seconds: float = 120) -> None:
     while not condition():
         if time.monotonic() > end:
             raise SystemExit("This takes too long.")
-        QTest.qWait(20)
+        rest(0.02)
 
 
 def take(viewer: Any, dock: Any, name: str, *widgets: Any) -> None:
     """Save the window as it is, the last of the widgets in view, then the first."""
-    QTest.qWait(600)
+    rest(0.6)
     for widget in reversed(widgets):
         dock.area.ensureWidgetVisible(widget, 0, 0)
-    QTest.qWait(600)
+    rest(0.6)
     picture = Image.fromarray(viewer.window.screenshot(canvas_only=False, flash=False)[..., :3])
     picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
         IMAGES / f"review-{name}.png", optimize=True
@@ -59,6 +68,11 @@ def stroke(dock: Any) -> None:
     for angle in np.linspace(0.3, 1.3, 60):
         way = np.array([-np.sin(angle), np.cos(angle)])
         layer.paint(tuple(centre + (radius + 4) * way), 1)
+
+
+def other(cases: Any, key: str) -> bool:
+    """Whether another case is in view."""
+    return bool(cases.case.key != key)
 
 
 def main(folder: Path) -> None:
@@ -94,9 +108,9 @@ def main(folder: Path) -> None:
     for verdict in ("keep-source", "accept", "second-reader", "accept"):
         wait(lambda: decide.place() is not None and decide.docket.scan is dock.desk.scan)
         decide.decide(verdict)
-        number = cases.case.number
+        key = cases.case.key
         cases.next()
-        wait(lambda number=number: cases.case.number == number + 1)
+        wait(partial(other, cases, key))
     wait(lambda: decide.docket is not None and decide.docket.scan is dock.desk.scan)
     decide.section.comment.setText("vessel over the rim")
     decide.decide("reject")

@@ -109,7 +109,7 @@ class CaseWork:
                     number += 1
                     continue
                 except OSError as error:
-                    raise _cannot_write(path, error) from error
+                    raise cannot_write(path, error) from error
                 sync_folder(self.folder)
                 return path
 
@@ -263,14 +263,15 @@ class CaseWork:
                 self._make()
                 write(path)
             except OSError as error:
-                raise _cannot_write(path, error) from error
+                raise cannot_write(path, error) from error
 
     def _note(self, text: str) -> None:
         if text not in self.notices:
             self.notices.append(text)
 
 
-def _cannot_write(path: Path, error: OSError) -> ListError:
+def cannot_write(path: Path, error: OSError) -> ListError:
+    """Return what to say where a file of a list cannot be written, and what to do."""
     where = f"{path.parent.name}/{path.name}"
     todo = {
         errno.ENOSPC: "The disk is full: make room and try again.",

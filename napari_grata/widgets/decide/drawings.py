@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_grata.review.bases import mask_digest, write_base
 from napari_grata.review.casefinding import ListError
+from napari_grata.review.casework import cannot_write
 from napari_grata.widgets.decide.docket import Docket
 
 NO_PLACE = "There is no folder that it could be written to."
@@ -142,9 +143,12 @@ def write(docket: Docket, stack: np.ndarray, base: str) -> int:
     work = docket.work
     if work is None:
         raise ListError(f"{docket.problem or NO_PLACE}")
-    work.folder.parent.mkdir(exist_ok=True)
-    work.folder.mkdir(exist_ok=True)
     version = work.edit_version + 1
-    write_base(work.folder, version, base)
+    try:
+        work.folder.parent.mkdir(exist_ok=True)
+        work.folder.mkdir(exist_ok=True)
+        write_base(work.folder, version, base)
+    except OSError as error:
+        raise cannot_write(work.folder, error) from error
     work.save_edit(stack, docket.scan)
     return version
