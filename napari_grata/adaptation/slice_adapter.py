@@ -124,6 +124,12 @@ class SliceAdapter:
             # be noise stretched to the full range, which should not be learnt.
             return None, None
         supervision = self._supervision(prepared)
+        if supervision is None and self._only_corrections_teach(slice_index):
+            # Drawn outside the region: the model never sees it, and the rest is not to teach.
+            output = self._with_room(
+                lambda: self._method, lambda: self._method.predict(prepared.image), self._move
+            )
+            return None, self._prediction(output.probabilities, prepared)
         result = self._with_room(
             lambda: self._method, lambda: self._method.step(prepared.image, supervision), self._move
         )
@@ -162,6 +168,11 @@ class SliceAdapter:
         if index not in self._said:
             self._said[index] = self._look(prepared, self.start).probabilities
         return found.holding(self._said[index], settings.hold)
+
+    def _only_corrections_teach(self, slice_index: int) -> bool:
+        """Whether a slice takes steps for its corrections alone."""
+        drawn = () if self._corrections is None else self._corrections.labels
+        return slice_index in drawn and not self._settings.uncorrected_learn
 
     def _prepare(self, slice_index: int) -> Prepared:
         """Several steps on one slice prepare it once."""

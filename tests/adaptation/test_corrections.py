@@ -206,3 +206,19 @@ def test_soft_labels_fall_off_around_strokes_and_end():
     assert (np.diff(along[:13]) < 0).all()
     assert not along[13:].any()
     assert (taught.targets[1] == (taught.weights > 0)).all()
+
+
+def test_wherever_a_byte_of_the_file_changed_it_is_read_or_refused_in_words(tmp_path):
+    rng = np.random.default_rng(0)
+    Corrections({3: rng.integers(-1, 3, (24, 24))}).save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        (tmp_path / "corrections.npz").write_bytes(damaged)
+        try:
+            Corrections.load(tmp_path / "corrections.npz")
+        except CorrectionsError:
+            refused += 1
+    assert refused > len(whole) / 2

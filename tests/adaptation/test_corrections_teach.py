@@ -285,6 +285,19 @@ def test_a_second_round_keeps_the_corrections_of_the_first(segmenter, scan):
     assert second.corrections.slices == (1,)
 
 
+def test_what_is_drawn_outside_the_region_teaches_nothing(segmenter, scan):
+    region = (40, 0, 72, 66)
+    outside = finished(AdaptationRun(segmenter, scan, TEACH, region=region, corrections=strokes(1)))
+    assert np.array_equal(outside.history.theta(3), outside.history.theta(0))
+    assert all(record.learning_rate is None for record in outside.past)
+    # It stays as it was drawn all the same.
+    assert (outside.adapted_masks[1][20:30, 10:50] == 1).all()
+    half = finished(
+        AdaptationRun(segmenter, scan, TEACH, region=(25, 0, 72, 66), corrections=strokes(1))
+    )
+    assert not np.array_equal(half.history.theta(3), half.history.theta(0))
+
+
 def test_without_a_corrected_slice_nothing_is_started(segmenter, scan):
     old = finished(AdaptationRun(segmenter, scan, BASE, slices=[0, 1]))
     for corrections in (Corrections.none(), strokes(4)):
