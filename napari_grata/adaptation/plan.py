@@ -22,7 +22,8 @@ class Event:
     first_step : int
         Number of the first step of this episode.
     resets : bool
-        Whether the method goes back to the source model before this event.
+        Whether the method goes back before this event to what the run began with: the source
+        model, or the state that it was given to start from.
     final : bool
         Whether the mask of this event is the slice's result.
     """

@@ -40,9 +40,9 @@ class AdaptationRun:
 
     Parameters are those of `napari_grata.adaptation.adapt`, and ``start``: the `state` of an
     earlier run with the same model and settings, from which this one goes on in place of the
-    source model (its step 0), and ``corrections``: what a reviewer drew, which stays in the masks
-    of this run, and teaches if ``settings.scribble`` says so. Nothing is computed before `records`
-    is iterated.
+    source model (its step 0, which resets go back to), and ``corrections``: what a reviewer drew,
+    which stays in the masks of this run, and teaches if ``settings.scribble`` says so. Nothing is
+    computed before `records` is iterated.
 
     Attributes
     ----------
@@ -108,7 +108,6 @@ class AdaptationRun:
             segmenter, scan, self.settings, self.region, self.notices, self.corrections
         )
         self.continued = start is not None
-        self._origin = self._adapter.snapshot()
         if start is not None:
             self._adapter.restore(start)
         self.folder: Path | None = None
@@ -309,7 +308,8 @@ class AdaptationRun:
         result = None
         if event.phase == "adapt":
             if event.resets:
-                self._adapter.restore(self._origin)
+                # What the run began with: the source model, or what it was to start from.
+                self._adapter.restore(self.history[0])
             result, prediction = self._adapter.step(event.slice_index)
             if self.settings.learns:
                 self.history.append(self._adapter.snapshot())

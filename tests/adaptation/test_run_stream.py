@@ -445,6 +445,20 @@ def test_a_run_can_start_where_an_earlier_one_stood(segmenter: Segmenter, scan: 
     assert cosines == [record.cosine for record in straight[2:]]
 
 
+@pytest.mark.parametrize("mode", ["episodic", "every-n"])
+def test_every_case_begins_with_the_state_that_the_run_was_given(
+    segmenter: Segmenter, series: Scan, mode: str
+) -> None:
+    earlier = AdaptationRun(segmenter, series, LEARN.but(learning_rate=0.05))
+    list(earlier.records())
+    state = earlier.state
+    still = LEARN.but(learning_rate=1e-9, mode=mode, reset_every=2)
+    run = AdaptationRun(segmenter, series, still, start=state)
+    list(run.records())
+    for step in range(1, run.history.last_step + 1):
+        np.testing.assert_allclose(run.history.theta(step), state.theta.numpy(), atol=1e-6)
+
+
 def test_records_and_their_masks_cannot_be_written_to(segmenter: Segmenter, scan: Scan) -> None:
     record = next(adapt(segmenter, scan, settings=LEARN))
     with pytest.raises(ValueError, match="read-only"):
