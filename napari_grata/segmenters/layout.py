@@ -28,6 +28,6 @@ def lay_out(network: nn.Module, device: torch.device) -> torch.memory_format:
     Weights that lie so already keep their storage, so that copies go on sharing it.
     """
     layout = memory_layout(network, device)
-    if layout is torch.channels_last:
-        network.to(memory_format=layout)  # type: ignore[call-overload]
+    # The usual one too: weights that come from a CPU would bring theirs along.
+    network.to(memory_format=layout)  # type: ignore[call-overload]
     return layout

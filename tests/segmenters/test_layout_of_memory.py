@@ -40,3 +40,15 @@ def test_other_devices_keep_the_usual_layout() -> None:
     assert memory_layout(network(nn.BatchNorm2d(8)), torch.device("meta")) is (
         torch.contiguous_format
     )
+
+
+def test_weights_that_lie_otherwise_are_brought_back_to_the_usual_layout() -> None:
+    # As those of a CPU that move to a graphics card, or a person's own network.
+    for net, device in (
+        (network(nn.BatchNorm2d(8)), torch.device("meta")),
+        (network(nn.GroupNorm(2, 8)), CPU),
+    ):
+        net.to(memory_format=torch.channels_last)
+        assert not net[0].weight.is_contiguous()
+        assert lay_out(net, device) is torch.contiguous_format
+        assert net[0].weight.is_contiguous()
