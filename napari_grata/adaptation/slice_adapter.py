@@ -200,6 +200,7 @@ class SliceAdapter:
 
         while True:
             methods = self._method, self._viewer
+            moves = False
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
@@ -214,10 +215,12 @@ class SliceAdapter:
                         "or draw a region over the part that matters."
                     ) from error
                 else:
-                    move()
+                    moves = True
             # Outside the handler: the error's traceback holds on to what did not fit.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            if moves:
+                move()
 
     def _move(self) -> None:
         """Let the CPU go on, from the state that the learning model is in."""

@@ -82,7 +82,7 @@ class Segmenter:
         target = resolve_device(device)
         if target == self.device:
             return self
-        other = Segmenter(self.card, copy.deepcopy(self.network), target)
+        other = Segmenter(self.card, _copy_on(self.network, target), target)
         other.notices, other.folder = self.notices, self.folder
         return other
 
@@ -220,6 +220,17 @@ class Segmenter:
     def _notice(self, text: str) -> None:
         if text not in self.notices:
             self.notices.append(text)
+
+
+def _copy_on(network: nn.Module, device: torch.device) -> nn.Module:
+    """Copy a network straight to a device: where it is there may be no room for two."""
+    moved: dict[int, object] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        there = tensor.detach().to(device, copy=True)
+        if isinstance(tensor, nn.Parameter):
+            there = nn.Parameter(there, requires_grad=tensor.requires_grad)
+        moved[id(tensor)] = there
+    return copy.deepcopy(network, moved)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

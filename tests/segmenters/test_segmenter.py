@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_grata.scans import open_scan, scan_from_array
 from napari_grata.segmenters.card import Card, Structure
 from napari_grata.segmenters.devices import DeviceError, list_devices, resolve_device
 from napari_grata.segmenters.networks import build_network
-from napari_grata.segmenters.segmenter import Segmenter
+from napari_grata.segmenters.segmenter import Segmenter, _copy_on
 
 BRAIN = Card(
     name="brain",
@@ -228,6 +229,38 @@ def test_the_devices_of_this_machine_can_be_chosen_and_others_cannot():
 
 def test_a_segmenter_stays_where_it_is_when_asked_for_its_own_device(brain):
     assert brain.to("cpu") is brain
+
+
+class NothingNewOn(TorchDispatchMode):
+    """Refuses tensors in new memory of a device, as one that is full."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        is_view = func is torch.ops.aten.detach.default
+        assert is_view or not isinstance(found, torch.Tensor) or found.device.type != self.device
+        return found
+
+
+def test_moving_away_takes_no_memory_where_it_was(brain, monkeypatch):
+    monkeypatch.setattr("napari_grata.segmenters.segmenter.resolve_device", torch.device)
+    with NothingNewOn("cpu"):
+        moved = brain.to("meta")
+    assert {one.device.type for one in moved.network.state_dict().values()} == {"meta"}
+    assert {one.device.type for one in brain.network.state_dict().values()} == {"cpu"}
+
+
+def test_a_copy_elsewhere_has_the_same_numbers_and_its_own_memory(brain):
+    twin = _copy_on(brain.network, torch.device("cpu"))
+    pairs = zip(twin.state_dict().items(), brain.network.state_dict().items(), strict=True)
+    for (name, mine), (other, theirs) in pairs:
+        assert name == other
+        assert torch.equal(mine, theirs)
+        assert mine.data_ptr() != theirs.data_ptr()
+    assert not any(one.requires_grad for one in twin.parameters())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
