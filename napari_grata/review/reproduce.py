@@ -186,7 +186,7 @@ class Again:
             )
         start = None
         if saved.info.get("continued"):
-            history = History.open(saved.folder / THETA_FILE, Snapshot)
+            history = History.open(saved.folder / THETA_FILE, Snapshot, writable=False)
             start = history[0]
             history.close()
         self.saved = saved
