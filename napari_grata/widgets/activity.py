@@ -9,10 +9,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from napari.utils.progress import cancelable_progress
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QLabel, QMainWindow
 
-# Each change makes napari process events; a few a second are enough there.
-_INTERVAL = 1.0
+# Each change makes napari draw the whole window, within the turn of the event loop that made it.
+_INTERVAL = 2.0
+_TURN_MS = 100
 
 
 class _Nowhere:
@@ -63,6 +65,12 @@ class Activity:
         if bar is None or time.monotonic() - self._last < _INTERVAL:
             return
         self._last = time.monotonic()
+        # In a turn of its own: what goes before has drawn much already.
+        QTimer.singleShot(_TURN_MS, partial(self._show, bar, done, total))
+
+    def _show(self, bar: _Bar, done: int, total: int) -> None:
+        if bar is not self._bar:
+            return  # closed meanwhile
         if bar.total != total:
             bar.total = total
         if done > bar.n:

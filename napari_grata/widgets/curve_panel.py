@@ -177,7 +177,8 @@ class CurvePanel:
 
     def set_note(self, words: str) -> None:
         """Show a sentence in place of the curve."""
-        self._note.setPlainText(words)
+        if words != self._note.toPlainText():
+            self._note.setPlainText(words)
         self._note.setVisible(bool(words))
         self._undone.setVisible(not words)
         self._plot.getAxis("left").setStyle(showValues=not words)

@@ -23,7 +23,7 @@ from napari_grata.widgets.features import Slots, add_features
 from napari_grata.widgets.jumps import Jumps
 from napari_grata.widgets.model_section import ModelSection
 from napari_grata.widgets.opening import Opening
-from napari_grata.widgets.parts import Sentence, button, scrolling
+from napari_grata.widgets.parts import Sentence, Still, button, scrolling
 from napari_grata.widgets.places import rectangles
 from napari_grata.widgets.regions import Regions
 from napari_grata.widgets.review_section import ReviewSection
@@ -38,6 +38,7 @@ from napari_grata.widgets.ties import ClosingWatch, Ties
 from napari_grata.widgets.warm_up import WarmUp
 
 WIDTH = 360
+_LATE_MS = 100
 
 
 class GrataDock(QWidget):
@@ -92,6 +93,9 @@ class GrataDock(QWidget):
         self._named: weakref.WeakSet[Any] = weakref.WeakSet()
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
+        self._late = QTimer(self)
+        self._late.setSingleShot(True)
+        self._progress: tuple[int, int, str] | None = None
 
     def _lay_out(self) -> None:
         slots = self.slots
@@ -110,13 +114,17 @@ class GrataDock(QWidget):
         head.setContentsMargins(8, 4, 8, 0)
         head.addWidget(self.message, 1)
         head.addWidget(self.details_button, 0, Qt.AlignmentFlag.AlignTop)
-        layout = QVBoxLayout(self)
+        inner = QWidget()
+        layout = QVBoxLayout(inner)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
         layout.addLayout(head)
         layout.addWidget(self.area, 1)
         layout.addWidget(slots.bar)
         layout.addWidget(self.progress)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(Still(inner))
         self.setMinimumWidth(WIDTH)
         self.setAcceptDrops(True)
 
@@ -153,7 +161,9 @@ class GrataDock(QWidget):
             (desk.shown, self.review.shown.say),
             (desk.shown, self.steps.leave),
             (self.adapt.steps.moved, self._mark_step),
-            (runner.progressed, self.progress.follow),
+            (runner.progressed, self._follow),
+            (self.adapt.plot.drawn, self._say_progress),
+            (self._late.timeout, self._say_progress),
             (runner.records, self._take_records),
             (runner.noticed, show_info),
             (runner.ended, self._ended),
@@ -279,6 +289,19 @@ class GrataDock(QWidget):
             for record in records:
                 self.review.table.add_record(record)
 
+    def _follow(self, done: int, total: int, text: str) -> None:
+        """Say how far the run is, in the same redraw of the window as its curves."""
+        self._progress = done, total, text
+        if done and self.adapt.plot.isVisible() and self.desk.runner.kind == "adapt":
+            self._late.start(_LATE_MS)
+        else:
+            self._say_progress()
+
+    def _say_progress(self) -> None:
+        said, self._progress = self._progress, None
+        if said is not None:
+            self.progress.follow(*said)
+
     def _mark_step(self, step: int) -> None:
         self.adapt.plot.set_marker(step if step >= 0 else None)
 
@@ -289,7 +312,9 @@ class GrataDock(QWidget):
         showing.show_saved_run(self, run, records)
 
     def _ended(self, kind: str, outcome: Any) -> None:
+        self._progress = None
         self.progress.rest()
+        self.review.table.refresh()
         if outcome.kind == "failed":
             show_error(outcome.message)
         elif kind == "adapt" and outcome.kind == "done":

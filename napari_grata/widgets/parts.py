@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
@@ -218,6 +218,48 @@ class Column(QWidget):
                 needed = layout.totalHeightForWidth(self.width())
                 if needed != self.minimumHeight():
                     self.setMinimumHeight(needed)
+        return done
+
+
+class Still(QWidget):
+    """Holds a widget, and passes its wishes for room on only where they have changed.
+
+    Qt asks for a new layout at each change of a label's words, all the way up; the main window then
+    lays out and draws all its docks, although nothing has moved.
+
+    Parameters
+    ----------
+    inner : QWidget
+        Fills this widget.
+    """
+
+    def __init__(self, inner: QWidget, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._inner = inner
+        self._wish = (QSize(), QSize())
+        inner.setParent(self)
+
+    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return what is inside wishes for."""
+        return self._inner.sizeHint()
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return what is inside needs."""
+        return self._inner.minimumSizeHint()
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Give all the room to what is inside."""
+        super().resizeEvent(event)
+        self._inner.setGeometry(self.rect())
+
+    def event(self, event: Any) -> bool:
+        """Ask for another size only where another is wanted."""
+        done = bool(super().event(event))
+        if event.type() == QEvent.Type.LayoutRequest:
+            wish = (self.sizeHint(), self.minimumSizeHint())
+            if wish != self._wish:
+                self._wish = wish
+                self.updateGeometry()
         return done
 
 

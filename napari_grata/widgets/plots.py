@@ -57,9 +57,12 @@ class CurvesPlot(QWidget):
     -------
     step_clicked(int slice_index, int step)
         A step was clicked, or chosen with the arrow keys.
+    drawn()
+        New curves are about to come into view; what else changes now is drawn along with them.
     """
 
     step_clicked = Signal(int, int)
+    drawn = Signal()
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class CurvesPlot(QWidget):
         self._canvas.left.connect(lambda: self._on_hover(None))
         self._canvas.clicked.connect(self._on_click)
         self._canvas.reset.connect(self._show_all_steps)
+        self._canvas.drawn.connect(self.drawn)
         self._canvas.installEventFilter(self)
 
         self._sentence = QLabel(NOTHING_YET)
@@ -216,6 +220,7 @@ class CurvesPlot(QWidget):
     def set_theme(self, name: str) -> None:
         """Take the colours of a napari theme (``viewer.theme``)."""
         self._colours = theme_colours(name)
+        self._canvas.forget_picture()
         self._canvas.setBackground(self._colours.background)
         for panel in (self._upper, self._lower):
             panel.set_colours(self._colours)
@@ -252,6 +257,7 @@ class CurvesPlot(QWidget):
         self._sentence.setText(NO_LEARNING if len(data) and not drawable else NOTHING_YET)
         self._stack.setCurrentIndex(1 if drawable else 0)
         if drawable:
+            self._canvas.hold()
             first = int(data.step[0])
             last = max(int(data.step[-1]), self._expected or 0, first + 5)
             flagged = np.fromiter(data.flags, dtype=np.int64, count=len(data.flags))
@@ -290,6 +296,7 @@ class CurvesPlot(QWidget):
 
     def _show_readout(self) -> None:
         data = self._data
+        self._canvas.forget_picture()
         row = self._hovered
         if row is not None and row >= len(data):
             row = self._hovered = None

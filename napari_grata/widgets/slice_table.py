@@ -94,6 +94,7 @@ class SliceTable(QWidget):
         self._export.setToolTip("Write all slices and structures to a CSV file.")
         self._export.clicked.connect(self._on_export)
 
+        self._waiting: dict[int, SliceRow] = {}
         self._model = SliceModel(self)
         self._view = QTableView()
         self._view.setModel(self._model)
@@ -118,7 +119,7 @@ class SliceTable(QWidget):
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REFRESH_MS)
-        self._timer.timeout.connect(self._refresh)
+        self._timer.timeout.connect(self._look)
         self.set_structures({})
         self.set_theme(theme)
         self._say_totals()
@@ -160,6 +161,7 @@ class SliceTable(QWidget):
     @property
     def model(self) -> SliceModel:
         """The rows in the order shown."""
+        self._take_waiting()
         return self._model
 
     @property
@@ -218,6 +220,7 @@ class SliceTable(QWidget):
     def set_rows(self, rows: Iterable[SliceRow | SliceSummary]) -> None:
         """Replace all rows, as in ``review.compare.summarise(…).rows``."""
         self._timer.stop()
+        self._waiting.clear()
         self._model.set_rows(_as_row(row) for row in rows)
         self._offer_structures()
         self._fit_columns()
@@ -228,8 +231,11 @@ class SliceTable(QWidget):
         self.set_rows([self._row(record) for record in records])
 
     def update_row(self, row: SliceRow | SliceSummary) -> None:
-        """Replace or append the row of one slice while a run goes on."""
-        self._model.update_row(_as_row(row))
+        """Replace or append the row of one slice while a run goes on; it is drawn in a moment."""
+        fresh = _as_row(row)
+        self._waiting[fresh.slice_index] = fresh
+        if not self.isVisible():
+            self._take_waiting()
         if not self._timer.isActive():
             # Order and totals cost a little per row; ten thousand rows need them less often.
             self._timer.start(_REFRESH_MS + len(self._model.rows) // 25)
@@ -255,7 +261,7 @@ class SliceTable(QWidget):
 
     def select_slice(self, slice_index: int) -> None:
         """Highlight the row of the slice in view, without a signal; unknown slices clear it."""
-        row = self._model.row_of(slice_index)
+        row = self.model.row_of(slice_index)
         if row is None:
             self._view.clearSelection()
         elif self._view.currentIndex().row() != row or len(self._selected()) != 1:
@@ -264,7 +270,7 @@ class SliceTable(QWidget):
 
     def flagged(self) -> list[int]:
         """Return the slices with flags, in the order of the scan."""
-        return sorted(row.slice_index for row in self._model.rows if row.flags)
+        return sorted(row.slice_index for row in self.model.rows if row.flags)
 
     def set_theme(self, name: str) -> None:
         """Take the colours of a napari theme (``viewer.theme``)."""
@@ -288,6 +294,7 @@ class SliceTable(QWidget):
 
     def as_text(self) -> str:
         """Return the selected rows (all, if fewer than two are) as tab-separated text."""
+        self._take_waiting()
         chosen = self._selected()
         rows = [self._model.rows[i] for i in chosen] if len(chosen) > 1 else self._model.rows
         heads = [
@@ -311,7 +318,7 @@ class SliceTable(QWidget):
     def export_csv(self, path: str | Path) -> Path:
         """Write all slices and structures; see `slice_rows.write_csv`."""
         names = [self._chooser.itemText(i) for i in range(self._chooser.count())]
-        return write_csv(self._model.rows, names, path)
+        return write_csv(self.model.rows, names, path)
 
     def _on_copy(self) -> None:
         self.copy()
@@ -353,7 +360,20 @@ class SliceTable(QWidget):
         self._model.set_structure(self._chooser.currentText())
         self._say_totals()
 
+    def _look(self) -> None:
+        # Qt puts the whole window together anew even for a table that is scrolled out of view.
+        if self.isVisible() and self.visibleRegion().isEmpty():
+            self._timer.start(_REFRESH_MS)
+        else:
+            self._refresh()
+
+    def _take_waiting(self) -> None:
+        rows, self._waiting = self._waiting, {}
+        for row in rows.values():
+            self._model.update_row(row)
+
     def _refresh(self) -> None:
+        self._take_waiting()
         self._offer_structures()
         self._model.refresh()
         self._say_totals()

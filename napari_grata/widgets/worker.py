@@ -12,7 +12,9 @@ from typing import Any
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
 
-REDRAW_MS = 66
+# Each batch costs a redraw of the whole window, next to a viewer that draws with OpenGL.
+# So the first few come quickly, since many jobs are short, and the others at a steady pace.
+FIRST_MS, LATER_MS, FEW = 66, 300, 6
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Job(QObject):
     Signals
     -------
     batch(list)
-        Items that came since the last batch, in order; at most about 15 batches a second.
+        Items that came since the last batch, in order; the first few in quick succession, then
+        about 3 a second.
     paused(), resumed()
         The worker really has paused, or goes on.
     ended(Outcome)
@@ -121,6 +124,7 @@ class Job(QObject):
         self._pending: list[Any] = []
         self._outcome: Outcome | None = None
         self._last = 0.0
+        self._batches = 0
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._flush)
@@ -141,7 +145,7 @@ class Job(QObject):
         if self._worker is not None:
             raise RuntimeError("A job is still running; cancel it or wait for its end.")
         stop = self.token.stop = threading.Event()
-        self._pending, self._outcome = [], None
+        self._pending, self._outcome, self._batches = [], None, 0
         worker = create_worker(
             _stream, make, stop, _start_thread=False, _worker_class=_ClosingWorker
         )
@@ -175,11 +179,13 @@ class Job(QObject):
         self._pending.append(item)
         if not self._timer.isActive():
             since = (time.monotonic() - self._last) * 1000
-            self._timer.start(max(0, int(REDRAW_MS - since)))
+            wait = FIRST_MS if self._batches < FEW else LATER_MS
+            self._timer.start(max(0, int(wait - since)))
 
     def _flush(self) -> None:
         items, self._pending = self._pending, []
         if items:
+            self._batches += 1
             self.batch.emit(items)
             # After the redraw, so that slow redraws leave the event loop room as well.
             self._last = time.monotonic()
