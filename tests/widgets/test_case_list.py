@@ -311,6 +311,25 @@ def test_masks_of_segment_alone_are_there_again_when_the_person_comes_back(
     assert {layer.name for layer in dock.viewer.layers} == {"p1", "p1 source"}
 
 
+def test_masks_of_segment_alone_make_way_for_those_of_a_run_that_came_later(
+    open_list: Any, qtbot: Any, finished: Any
+) -> None:
+    dock = open_list()
+    cases = dock.cases
+    dock.model.segment_button.click()
+    finished(dock)
+    cases.next()
+    in_view(dock, qtbot, "case-0002")
+    cases.panel.ahead_button.click()
+    qtbot.waitUntil(lambda: cases.ahead.finished, timeout=60_000)
+    rest(dock, qtbot)
+    assert cases.list.state("case-0001") in (CaseState.ADAPTED, CaseState.FLAGGED)
+    cases.previous()
+    in_view(dock, qtbot, "case-0001")
+    assert dock.desk.session.adapted == {0, 1, 2}
+    assert cases.shelf.run_folder is not None
+
+
 def test_no_more_than_two_cases_are_kept_beside_the_one_in_view(open_list: Any, qtbot: Any) -> None:
     dock = open_list()
     for key in ("case-0002", "case-0003", "case-0004"):

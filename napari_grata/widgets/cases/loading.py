@@ -67,13 +67,23 @@ class SetAside:
     """Masks of a case that lie in no run folder, packed, until the person comes back to it.
 
     Such as those of Segment alone, or of an adaptation that was cancelled.
+
+    Attributes
+    ----------
+    packed : (bytes, bytes)
+        Masks before and after.
+    rest : dict
+        Other fields of `LoadedRun`.
+    older_run : Path or None
+        The finished run of the case that there was already.
     """
 
     packed: tuple[bytes, bytes]
     rest: dict[str, Any]
+    older_run: Path | None = None
 
     @classmethod
-    def of(cls, session: Session) -> SetAside:
+    def of(cls, session: Session, older_run: Path | None) -> SetAside:
         """Pack what a session holds; masks shrink to a hundredth."""
         stacks = (session.before.stack, session.after.stack)
         before, after = (zlib.compress(stack.tobytes(), 1) for stack in stacks)
@@ -87,7 +97,7 @@ class SetAside:
             "flags": dict(session.flags),
             "step": session.taken_step,
         }
-        return cls((before, after), rest)
+        return cls((before, after), rest, older_run)
 
     def run(self, scan: Scan) -> LoadedRun:
         """Return them as if they had been read."""

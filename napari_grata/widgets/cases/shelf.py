@@ -58,6 +58,7 @@ class Shelf:
         self._places: dict[str, int] = {}
         self._aside: dict[str, SetAside] = {}
         self._layer: Image | None = None
+        self._read: Path | None = None  # the run that was the latest when the case was read
         self.key: str | None = None
         self.scan: Scan | None = None
         self.run_folder: Path | None = None
@@ -111,8 +112,12 @@ class Shelf:
         self.run_folder = None
         dock.desk.problem = None
         self._choose(layer)
+        run = loaded.run
         aside = self._aside.pop(loaded.key, None)
-        run = loaded.run if aside is None else aside.run(scan)
+        self._read = None if run is None else run.folder
+        if aside is not None and aside.older_run == self._read:
+            # Otherwise the case has been adapted since.
+            run = aside.run(scan)
         session = self._fill(layer, run) if run is not None else None
         self._go_back(loaded.key, scan)
         self._take_up(session, sight)
@@ -126,6 +131,7 @@ class Shelf:
         """Show a run that has come to its end on the case in view."""
         if self._layer is None or self.layer is None:
             return None
+        self._read = run.folder
         session = self._fill(self._layer, run)
         self._take_up(session, self._sight)
         return session
@@ -261,7 +267,7 @@ class Shelf:
     def _set_aside(self, session: Session) -> None:
         """Keep masks that lie in no run folder until the person comes back to them."""
         if self.key is not None and (session.segmented or session.adapted):
-            self._aside[self.key] = SetAside.of(session)
+            self._aside[self.key] = SetAside.of(session, self.run_folder or self._read)
 
     @staticmethod
     def _may_go(layer: Any, sessions: list[Session], safe: bool) -> bool:
