@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QTimer
@@ -25,7 +24,9 @@ class Ties:
 
     def __init__(self, widget: QWidget) -> None:
         self._ends: list[Callable[[], None]] = []
-        widget.destroyed.connect(partial(Ties.cut, self))
+        # A method, which Qt's bindings hold weakly: where Python finds a whole window to be
+        # garbage it empties what belongs to it, and to call an emptied partial ends the program.
+        widget.destroyed.connect(self.cut)
 
     def listen(self, emitter: Any, method: Callable[..., Any]) -> None:
         """Connect a bound method to a napari event emitter."""
