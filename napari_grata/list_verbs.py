@@ -45,8 +45,9 @@ def cases(options: argparse.Namespace) -> dict[str, Any]:
     _say(options, f"{caselist.folder}")
     _say(
         options,
-        f"{progress.total} cases: {progress.prepared} adapted, {progress.flagged} to look at "
-        f"closely, {progress.decided} decided on, {progress.failed} could not be done",
+        f"{progress.total} case{'' if progress.total == 1 else 's'}: "
+        f"{progress.prepared} adapted, {progress.flagged} to look at closely, "
+        f"{progress.decided} decided on, {progress.failed} could not be done",
     )
     for entry in failed:
         _say(options, f"  {entry['case']}: {entry['error']}")

@@ -163,7 +163,7 @@ def _row(cases: CaseList, key: str, found: Standing, path: Path | None) -> dict[
         "comment": decision.comment if decision else "",
         "change": f"{summary.change:.4f}" if summary is not None and summary.adapted else "",
         "flagged slices": summary.flagged_slices if summary is not None else "",
-        "shift": f"{summary.shift:.3f}" if summary is not None and summary.shift else "",
+        "shift": "" if summary is None or summary.shift is None else f"{summary.shift:.3f}",
         "model": summary.model if summary is not None else "",
         "weights_sha256": summary.weights_sha256 if summary is not None else "",
     }

@@ -162,7 +162,8 @@ def final_masks(
     verdicts = dict(Counter(decision.verdict for decision in made.values()))
     if len(made) < total:
         left = total - len(made)
-        return Standing(None, f"{left} of {total} slices have not been decided on.", verdicts)
+        have = "has" if left == 1 else "have"
+        return Standing(None, f"{left} of {total} slices {have} not been decided on.", verdicts)
     # Each decision once: one on the whole case looks at the whole stack.
     for decision in {decision.number: decision for decision in made.values()}.values():
         if is_stale(decision, masks, facts):

@@ -149,7 +149,17 @@ def test_what_was_drawn_where_the_model_was_not_asked_is_taken_out_too(
     cases.decisions.undo()
     for index in (0, 1):
         decide(cases, key, "accept", index)
-    assert standing(cases, key, scan).reason == "1 of 3 slices have not been decided on."
+    assert standing(cases, key, scan).reason == "1 of 3 slices has not been decided on."
+
+
+def test_a_scan_from_the_source_centre_itself_has_a_distance_in_the_table(
+    cases: CaseList, tmp_path: Path
+) -> None:
+    work = cases.work("case-0001")
+    work.write_summary(work.summary.but(shift=0.0))
+    list(export_masks(cases, tmp_path / "out"))
+    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+        assert [row["shift"] for row in csv.DictReader(file)] == ["0.000", "", ""]
 
 
 def test_a_report_does_not_name_a_scan_that_cannot_be_read(cases: CaseList, tmp_path: Path) -> None:

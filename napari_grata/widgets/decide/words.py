@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from napari_grata.review.cases import STATE_OF_VERDICT
+
 if TYPE_CHECKING:
     from napari_grata.review.decisions import Decision
 
-VERDICT_WORDS = {
-    "accept": "accepted",
-    "keep-source": "mask before kept",
-    "edit": "being edited",
-    "reject": "rejected",
-    "second-reader": "for a second reader",
-}
+# As the case list calls a case that was decided on in this way.
+VERDICT_WORDS = {verdict: state.title for verdict, state in STATE_OF_VERDICT.items()}
 # Told apart by their shape alone.
 MARKS = {"accept": "✓", "keep-source": "↩", "edit": "✎", "reject": "✕", "second-reader": "2"}
 STALE = "The mask has changed since: look again."
