@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from napari_grata.adaptation import AdaptationRun, Record, Settings, reopen
-from napari_grata.review.ahead import Stage, needs_work, work_on_case, work_on_list
+from napari_grata.review.ahead import Stage, in_words, needs_work, work_on_case, work_on_list
 from napari_grata.review.caselist import CaseList, ListError
-from napari_grata.review.cases import CaseState, CaseSummary
+from napari_grata.review.cases import Case, CaseState, CaseSummary
 from napari_grata.review.continuing import Start
 from napari_grata.review.keeping import keep_run
 from napari_grata.review.thumbnails import LONGEST_SIDE
@@ -405,3 +405,15 @@ def test_without_a_method_the_case_counts_as_segmented(
     summary = finish(work_on_case(cases, cases.cases[0], segmenter, Settings(method="source")))
     assert (summary.segmented, summary.adapted, summary.change) == (True, False, 0.0)
     assert not cases.state("case-0001").decided
+
+
+def test_a_sentence_about_a_failure_names_no_file_and_keeps_its_figures() -> None:
+    told = "The spacing 0.1 mm of axis 1 is too small."
+    for name, text, wanted in (
+        ("1.nii.gz", told, told),
+        ("1.nii.gz", "scans/1.nii.gz is damaged.", "case-0001 is damaged."),
+        ("Miller_Anna.nii.gz", "Miller_Anna is damaged.", "case-0001 is damaged."),
+        ("4711893.png", "4711893 is damaged.", "case-0001 is damaged."),
+    ):
+        case = Case("case-0001", 1, (Path("/data/scans") / name,), name)
+        assert in_words(ValueError(text), case) == wanted
