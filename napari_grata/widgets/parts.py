@@ -238,6 +238,8 @@ class Still(QWidget):
         self._inner = inner
         self._wish = (QSize(), QSize())
         inner.setParent(self)
+        # napari adds empty room below a dock in which nothing wants to grow taller.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
 
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
         """Return what is inside wishes for."""
