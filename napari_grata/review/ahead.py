@@ -50,6 +50,7 @@ def work_on_case(
     settings: Settings | None = None,
     *,
     start: Snapshot | Start | None = None,
+    again: bool = False,
 ) -> Iterator[Stage | Record | CaseSummary]:
     """Segment and adapt one case into a run folder of its own; last comes its summary.
 
@@ -64,6 +65,8 @@ def work_on_case(
         Adapted model to begin with; a `Start` also tells, for the record, whose it was. By
         default, where the list carries the model on, the one that the nearest case before this
         one ended with; else the source model.
+    again : bool
+        Also where the file has another date than when the case was adapted, but the same values.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def work_on_case(
     with caselist.busy(case.key):
         begin = time.perf_counter()
         try:
-            yield from _work(caselist, case, segmenter, chosen, start, begin)
+            yield from _work(caselist, case, segmenter, chosen, start, begin, again)
         except (ListError, RunFolderError) as error:
             raise ListError(str(error)) from error
         except Exception as error:
@@ -125,7 +128,7 @@ def work_on_list(
     cases = caselist.cases if keys is None else tuple(caselist.case(key) for key in keys)
     for case in cases:
         if again or needs_work(caselist, case, segmenter):
-            for item in work_on_case(caselist, case, segmenter, settings):
+            for item in work_on_case(caselist, case, segmenter, settings, again=again):
                 yield case, item
 
 
@@ -174,6 +177,7 @@ def _work(
     settings: Settings,
     start: Snapshot | Start | None,
     begin: float,
+    again: bool,
 ) -> Iterator[Stage | Record | CaseSummary]:
     from napari_grata.adaptation.choices import RunError
     from napari_grata.scans import open_scan
@@ -188,6 +192,13 @@ def _work(
     misfit = segmenter.fits(scan)
     if misfit is not None:
         raise RunError(misfit)
+    summary = caselist.summary(case)
+    stale = summary is not None and summary.stale and summary.segmented
+    if stale and start is None and not again and caselist.confirm(case, scan):
+        # A file that was only copied or touched: what was made of it holds, and may hold a
+        # reviewer's corrections.
+        yield caselist.summary(case) or CaseSummary()
+        return
     work = caselist.work(case)
     before: Start | None
     if isinstance(start, Start):

@@ -417,3 +417,20 @@ def test_a_sentence_about_a_failure_names_no_file_and_keeps_its_figures() -> Non
     ):
         case = Case("case-0001", 1, (Path("/data/scans") / name,), name)
         assert in_words(ValueError(text), case) == wanted
+
+
+def test_a_file_that_was_only_touched_is_not_adapted_again_but_a_changed_one_is(
+    cases: CaseList, segmenter: Segmenter
+) -> None:
+    for _ in work_on_list(cases, segmenter):
+        pass
+    touched, changed = cases.cases[0], cases.cases[1]
+    os.utime(touched.sources[0], (1, 1))
+    changed.sources[0].write_bytes(cases.cases[2].sources[0].read_bytes())
+    cases.refresh()
+    assert cases.summary(touched).stale
+    for _ in work_on_list(cases, segmenter):
+        pass
+    assert [path.name for path in cases.work(touched).run_folders()] == ["run-0001"]
+    assert not cases.summary(touched).stale
+    assert [path.name for path in cases.work(changed).run_folders()] == ["run-0001", "run-0002"]

@@ -400,3 +400,31 @@ def test_words_for_one_scan_never_appear_beside_another(
     dock.scan.choose(first)
     ready(dock, qtbot)
     assert decide.section.note() == ("cup hard to see", "")
+
+
+def test_words_typed_beside_a_decision_are_written_when_its_slice_goes_out_of_view(
+    adapted: Any,
+) -> None:
+    dock = adapted()
+    at(dock, 1)
+    dock.decide.decide("accept")
+    dock.decide.section.comment.setText("rim is thin")
+    at(dock, 2)
+    assert dock.decide.docket.current()[1].comment == "rim is thin"
+    assert dock.decide.section.comment.text() == ""
+    assert 2 not in dock.decide.docket.current()
+
+
+def test_a_comment_on_a_decision_does_not_accept_a_mask_that_has_changed_since(
+    adapted: Any,
+) -> None:
+    dock = adapted()
+    at(dock, 1)
+    dock.decide.decide("accept")
+    rested_on = dock.decide.docket.current()[1].facts["mask"]
+    layer = dock.desk.session.after.layer
+    layer.data[1, :4, :4] = 3 - layer.data[1, :4, :4]
+    dock.decide.section.comment.setText("changed it")
+    dock.decide.section.comment.editingFinished.emit()
+    now = dock.decide.docket.current()[1]
+    assert (now.comment, now.facts["mask"]) == ("changed it", rested_on)

@@ -125,7 +125,10 @@ class _Worker:
 
         order = self.order
         begin = order.start if case.key in order.again else None
-        items: Any = work_on_case(order.cases, case, segmenter, order.settings, start=begin)
+        again = case.key in order.again
+        items: Any = work_on_case(
+            order.cases, case, segmenter, order.settings, start=begin, again=again
+        )
         try:
             self._say(case.key, "opening …", 0.0)
             for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,17 @@ class Decide(QObject):
             self._go_on(verdict, place[1])
 
     def _put(
-        self, verdict: str, place: presenting.Place, comment: str = "", difficulty: str = ""
+        self,
+        verdict: str,
+        place: presenting.Place,
+        comment: str = "",
+        difficulty: str = "",
+        facts: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Put a decision in force; returns whether it is, on the disk or in memory."""
+        """Put a decision in force; returns whether it is, on the disk or in memory.
+
+        ``facts``: what it rests on, where that is not what is shown now.
+        """
         docket = self.docket
         assert docket is not None
         in_force = True
@@ -167,7 +176,7 @@ class Decide(QObject):
                 comment=comment,
                 difficulty=difficulty,
                 reviewer=self.section.initials(),
-                facts=self._facts(docket, verdict, place[1]),
+                facts=self._facts(docket, verdict, place[1]) if facts is None else facts,
             )
             self._problem = ""
         except DecisionError as error:
@@ -270,29 +279,37 @@ class Decide(QObject):
 
     def _noted(self) -> None:
         """Comment or difficulty changed: a decision in force is put down anew with them."""
-        place, docket = self.place(), self.docket
-        self._keep_note()
-        if place is None or docket is None:
-            return
-        own, session = docket.current().get(place[1]), self._dock.desk.session
-        if own is None or presenting.reasons(session, place, docket).get(own.verdict):
-            return
-        note = self.section.note()
-        if note != (own.comment, own.difficulty):
-            self._put(own.verdict, place, *note)
+        place = self.place()
+        if place is not None:
+            self._keep_note(place)
+            self._write_note(place)
 
-    def _keep_note(self) -> None:
+    def _write_note(self, place: presenting.Place) -> None:
+        """Put the words down with the decision in force, which rests on what it rested on."""
+        docket = self.docket
+        own = None if docket is None or place[0] != docket.key else docket.current().get(place[1])
+        note = self.section.note()
+        if own is not None and note != (own.comment, own.difficulty):
+            self._put(own.verdict, place, *note, facts=own.facts)
+
+    def _keep_note(self, place: presenting.Place) -> None:
         """Keep words that are not part of a decision yet."""
         docket, note = self.docket, self.section.note()
-        if self._place is None or docket is None:
+        if docket is None:
             return
-        own = docket.current().get(self._place[1])
+        own = docket.current().get(place[1])
         known = (own.comment, own.difficulty) if own is not None else ("", "")
         if note != known:
             # Other lists have a case-0001, too.
-            self._notes[docket.log.path, self._place] = note
+            self._notes[docket.log.path, place] = note
         else:
-            self._drop_note(self._place)
+            self._drop_note(place)
+
+    def _leave(self, place: presenting.Place | None) -> None:
+        """Keep the words of a place that goes out of view, those typed a moment ago included."""
+        if place is not None:
+            self._write_note(place)
+            self._keep_note(place)
 
     def _note_for(
         self, place: presenting.Place, otherwise: tuple[str, str] = ("", "")
@@ -307,7 +324,7 @@ class Decide(QObject):
 
     def _before_leaving(self) -> None:
         """Keep what was typed and drawn while it is still known where it belongs."""
-        self._keep_note()
+        self._leave(self._place)
         self.edits.save()
 
     # --- what is shown -------------------------------------------------------------------------
@@ -331,8 +348,8 @@ class Decide(QObject):
         place = self.place()
         self.bar.set_live(presenting.reasons(session, place, docket))
         if place != self._place:
-            self._keep_note()
-            self._place = place
+            left, self._place = self._place, place
+            self._leave(left)
             own = docket.current().get(place[1]) if docket is not None and place else None
             note = (own.comment, own.difficulty) if own is not None else ("", "")
             self.section.set_note(*(self._note_for(place, note) if place else note))
