@@ -20,10 +20,11 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 from napari_grata.review.cases import CaseState
 from napari_grata.scans.samples import find_sample
 from napari_grata.widgets.cases.errands import Errands
+from napari_grata.widgets.compare.pane import Pane
 
 CENTRES = ("Drishti-GS_tight", "RIM-ONE_r3")
 EACH = 5
-NAMES = ("MUELLER", "Mueller", "Anna", "1954")
+NAMES = ("MUELLER", "Mueller", "Anna", "_1954_")
 CTRL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
 NO_KEY = Qt.KeyboardModifier.NoModifier
 
@@ -140,7 +141,7 @@ def scans(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def _put_samples(folder: Path, letter: str) -> None:
     """The sample of a centre as it is, and the other way round."""
-    key = {"A": "fundus-disc", "B": "fundus-disc-simulated-camera"}[letter]
+    key = {"A": "fundus-disc", "B": "fundus-other-camera"}[letter]
     with Image.open(find_sample(key).path) as picture:
         picture.save(folder / f"MUELLER_Anna_1954_{letter}0.png")
         ImageOps.mirror(picture).save(folder / f"MUELLER_Anna_1954_{letter}1.png")
@@ -478,3 +479,27 @@ def nothing_names_a_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     naming = {path.name for path in made if any(n.encode() in path.read_bytes() for n in NAMES)}
     assert naming <= {"list.json", "cases.json", "scan.json"}, naming
     assert not any(name in caplog.text for name in NAMES)
+
+
+def test_a_volume_is_looked_at_in_three_planes(sit_down: Any) -> None:
+    reader = sit_down()
+    dock = reader.dock
+    dock.opening.open_sample("brain-other-scanner")
+    reader.wait(lambda: dock.desk.scan is not None)
+    dock.scan.slices.setCurrentIndex(dock.scan.slices.findData("range"))
+    dock.scan.range.setText("26-28")
+    reader.click(dock.adapt.adapt_button)
+    reader.wait_for_run()
+    assert reader.session.adapted == {25, 26, 27}
+    dock.desk.go_to(26)
+    reader.press("W", SHIFT)
+    assert dock.compare.bar.buttons["planes"].isChecked()
+    panes = reader.viewer.window._qt_window.findChildren(Pane)
+    reader.wait(lambda: any(pane.isVisible() for pane in panes))
+    coronal = next(pane for pane in panes if pane.isVisible())
+    before = tuple(reader.viewer.dims.current_step)
+    reader.drag(coronal, coronal.rect().center() + QPoint(25, 10))
+    assert tuple(reader.viewer.dims.current_step) != before
+    reader.press("W", SHIFT)
+    assert not dock.compare.bar.buttons["planes"].isChecked()
+    assert reader.shown() == (False, True)
