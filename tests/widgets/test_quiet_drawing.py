@@ -85,7 +85,8 @@ def test_what_is_held_still_fills_all_the_room(qtbot: Any) -> None:
     _outer, still, label = held(qtbot)
     assert still.height() > 350
     inner = label.parentWidget()
-    assert inner is not None and inner.size() == still.size()
+    assert inner is not None
+    assert inner.size() == still.size()
     # Otherwise napari would add empty room below.
     assert still.sizePolicy().verticalPolicy() == QSizePolicy.Policy.Expanding
 
