@@ -1,4 +1,4 @@
-"""Take the pictures of docs/review.md from the running program, under a virtual screen.
+"""Take the pictures of the README, the tutorial and docs/review.md from the running program.
 
 The photographs are those of IDRiD (CC BY 4.0), cut to the optic disc by benchmarks/crop_discs.py:
 
@@ -55,7 +55,7 @@ def take(viewer: Any, dock: Any, name: str, *widgets: Any) -> None:
     rest(0.6)
     picture = Image.fromarray(viewer.window.screenshot(canvas_only=False, flash=False)[..., :3])
     picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
-        IMAGES / f"review-{name}.png", optimize=True
+        IMAGES / f"{name}.png", optimize=True
     )
 
 
@@ -75,6 +75,23 @@ def other(cases: Any, key: str) -> bool:
     return bool(cases.case.key != key)
 
 
+def one_scan(viewer: Any, dock: Any) -> None:
+    """Take the brain sample from opening to the masks before and after."""
+    runner = dock.desk.runner
+    dock.opening.open_sample("brain-other-scanner")
+    rest(6)  # the shift is measured in the background
+    take(viewer, dock, "open", dock.scan)
+    dock.model.segment_button.click()
+    wait(lambda: runner.kind is None)
+    dock.adapt.adapt_button.click()
+    wait(lambda: dock.desk.session.stream and dock.desk.session.stream[-1].done > 18)
+    take(viewer, dock, "during", dock.adapt.curves)
+    wait(lambda: runner.kind is None)
+    take(viewer, dock, "after", dock.review)
+    viewer.layers.clear()
+    rest(1)
+
+
 def main(folder: Path) -> None:
     set_tour_wanted(False)
     viewer = napari.Viewer(show=False)
@@ -83,25 +100,26 @@ def main(folder: Path) -> None:
     _, dock = viewer.window.add_plugin_dock_widget("napari-grata")
     cases, decide = dock.cases, dock.decide
     wait(lambda: dock.model.device.count() > 1)
+    one_scan(viewer, dock)
     dock.opening.open(str(folder))
     dock.adapt.adapt_button.click()
     wait(lambda: dock.adapt.steps.isEnabled() and dock.desk.runner.kind is None)
     dock.desk.go_to(3)
     dock.adapt.steps.choose(5)
-    take(viewer, dock, "steps", dock.adapt.plot, dock.adapt.steps)
+    take(viewer, dock, "review-steps", dock.adapt.plot, dock.adapt.steps)
     viewer.layers.clear()
     cases.open_list(folder)
     wait(lambda: cases.case is not None)
     cases.panel.ahead_button.click()
     wait(lambda: cases.list.progress().prepared >= 4)
     wait(lambda: dock.desk.session is not None and dock.desk.session.adapted)
-    take(viewer, dock, "list", dock.model)
+    take(viewer, dock, "review-list", dock.model)
     wait(lambda: not cases.ahead.running)
     cases.next()
     wait(lambda: cases.case.number == 2 and dock.adapt.steps.isEnabled())
     dock.correct.paint()
     stroke(dock)
-    take(viewer, dock, "correct", dock.correct.section)
+    take(viewer, dock, "review-correct", dock.correct.section)
     viewer.layers.selection.active.undo()
     viewer.layers.selection.active.mode = "pan_zoom"
     decide.section.reviewer.setText("AB")
@@ -114,10 +132,10 @@ def main(folder: Path) -> None:
     wait(lambda: decide.docket is not None and decide.docket.scan is dock.desk.scan)
     decide.section.comment.setText("vessel over the rim")
     decide.decide("reject")
-    take(viewer, dock, "decide", decide.section)
+    take(viewer, dock, "review-decide", decide.section)
     dock.measure.fold.set_expanded(True)
     wait(lambda: dock.measure.panel.rows)
-    take(viewer, dock, "measure", dock.measure.fold)
+    take(viewer, dock, "review-measure", dock.measure.fold)
     wait(lambda: not cases.busy)
     viewer.close()
 
