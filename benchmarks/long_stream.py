@@ -127,6 +127,9 @@ def draw(records: list[Any]) -> None:
         for step in range(10):
             began = time.perf_counter()
             plot.add_records(records[count - 10 + step : count - 9 + step])
+            # Now, not at the plot's own pace, and onto the screen.
+            plot._redraw()
+            plot.grab()
             app.processEvents()
             redraws.append(time.perf_counter() - began)
             began = time.perf_counter()
