@@ -127,11 +127,14 @@ class Standing:
         Why there are none, as a sentence; empty where there are.
     verdicts : mapping of str to int
         How many slices each verdict stands for.
+    slices : (int, int)
+        How many slices the final masks cover, of how many; on the others they are empty.
     """
 
     stack: np.ndarray | None
     reason: str = ""
     verdicts: Mapping[str, int] | None = None
+    slices: tuple[int, int] = (0, 0)
 
 
 def final_masks(
@@ -175,7 +178,7 @@ def final_masks(
     stack = masks.scan.empty_mask()
     for index, decision in made.items():
         masks.scan.put_mask(stack, index, masks.mask(decision.verdict, index))
-    return Standing(stack, "", verdicts)
+    return Standing(stack, "", verdicts, (total, masks.scan.n_slices))
 
 
 _NOT_FINAL = {

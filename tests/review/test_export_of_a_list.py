@@ -299,3 +299,15 @@ def test_the_report_of_a_list_tells_every_case_and_names_nobody(
     assert "not where it was" in text
     for name in ("Miller_Anna", "Ottokar", "Zoepritz", str(tmp_path)):
         assert name not in text
+
+
+def test_the_table_says_where_a_mask_covers_some_slices_only(
+    cases: CaseList, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    adapt(cases, "case-0001", segmenter, slices=[0, 2])
+    decide(cases, "case-0001", "accept")
+    decide(cases, "case-0002", "accept")
+    list(export_masks(cases, tmp_path / "out"))
+    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["slices with a mask"] for row in rows] == ["2 of 3", "3 of 3", ""]
