@@ -21,15 +21,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from napari_grata.scans.safefiles import write_bytes
 
 if TYPE_CHECKING:
     from .run import AdaptationRun
@@ -86,19 +86,7 @@ def fresh_folder(folder: str | Path) -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a file in one go: a reader, or a crash, sees the old text or the new."""
-    handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from napari_grata.scans.safefiles import write_bytes
 
 TAKEN_FILE = "taken_masks.npz"
 
@@ -22,20 +23,10 @@ def write_taken(folder: Path, masks: Mapping[int, np.ndarray]) -> None:
     OSError
         If the folder cannot be written to.
     """
-    handle, name = tempfile.mkstemp(prefix=".partial-", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            arrays = {f"slice_{index}": np.asarray(mask) for index, mask in masks.items()}
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, folder / TAKEN_FILE)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    arrays = {f"slice_{index}": np.asarray(mask) for index, mask in masks.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(folder / TAKEN_FILE, buffer.getvalue())
 
 
 def read_taken(folder: Path) -> dict[int, np.ndarray]:

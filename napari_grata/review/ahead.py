@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.runfolder import RunFolderError
 from napari_grata.adaptation.settings import Settings, preset
+from napari_grata.scans.safefiles import write_json
 
 from .casefinding import ListError, bare_name
 from .cases import Case, CaseSummary
 from .continuing import ORIGIN_FILE, Start, clear_unfinished, origin, previous_end, resumed
 from .keeping import keep_failure, keep_run
-from .safefiles import write_json
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record

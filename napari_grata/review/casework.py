@@ -16,13 +16,13 @@ from zipfile import BadZipFile
 import numpy as np
 
 from napari_grata.adaptation.runfolder import fingerprint
+from napari_grata.scans.safefiles import read_json, sync_folder, write_bytes, write_json
 
 from .casefinding import ListError
 from .cases import CaseSummary
 from .decisions import Fact
 from .drawings import pack, unpack
 from .runs import is_finished, is_run, run_facts, run_order
-from .safefiles import read_json, sync_folder, write_bytes, write_json
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.runfolder import RUN_FILE, THETA_FILE, RunFolderError, read_info
 from napari_grata.adaptation.settings import Settings
+from napari_grata.scans.safefiles import OLD_SECONDS, clear_leftovers, read_json
 
 from .cases import Case
 from .casework import CaseWork
 from .runs import is_finished, step_in_use
-from .safefiles import OLD_SECONDS, clear_leftovers, read_json
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.methods import Snapshot

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_grata.adaptation.runfolder import fingerprint
+from napari_grata.scans.safefiles import clear_leftovers
 
 from .casefinding import ListError
 from .cases import STATE_OF_VERDICT, Case, CaseState, CaseSummary, Progress, file_marks
 from .casework import CaseWork
 from .decisions import DecisionLog, Fact
 from .listchoices import ListChoices
-from .safefiles import clear_leftovers
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan

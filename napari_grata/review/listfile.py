@@ -12,10 +12,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from napari_grata.scans.safefiles import read_json, write_json
+
 from .appending import read
 from .casefinding import ListError, bare_name, find_sources, is_scan_file
 from .cases import Case
-from .safefiles import read_json, write_json
 
 LIST_FILE = "list.json"
 OPTIONS_FILE = "options.json"

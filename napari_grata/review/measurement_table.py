@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,7 @@ from napari_grata.review.measurements import (
     VOLUME,
     Measurement,
 )
+from napari_grata.scans.safefiles import write_bytes
 
 _SHORT = {
     AREA: "area",
@@ -214,19 +213,8 @@ def save_csv(found: Iterable[Measurement], path: str | Path) -> Path:
         The folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=".grata-", suffix=".csv", dir=path.parent)
-    try:
-        # With its mark spreadsheet programs read mm² as it is meant.
-        with os.fdopen(handle, "w", newline="", encoding="utf-8-sig") as file:
-            file.write(as_csv(found))
-        # mkstemp makes files for the owner alone; others get what the person's umask gives.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    # With its mark spreadsheet programs read mm² as it is meant.
+    write_bytes(path, as_csv(found).encode("utf-8-sig"))
     return path
 
 

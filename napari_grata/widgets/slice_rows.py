@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.records import Flag, Record
+from napari_grata.scans.safefiles import write_bytes
 
 if TYPE_CHECKING:
     from napari_grata.review.compare import SliceSummary
@@ -209,22 +209,13 @@ def write_csv(rows: Iterable[SliceRow], structures: Sequence[str], path: str | P
         The folder cannot be written to.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=".grata-", suffix=".csv", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(CSV_COLUMNS)
-            for row in sorted(rows, key=lambda row: row.slice_index):
-                for structure in structures:
-                    writer.writerow(_csv_line(row, structure))
-        # mkstemp makes files for the owner alone; others get what the person's umask gives.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(CSV_COLUMNS)
+    for row in sorted(rows, key=lambda row: row.slice_index):
+        for structure in structures:
+            writer.writerow(_csv_line(row, structure))
+    write_bytes(path, stream.getvalue().encode("utf-8"))
     return path
 
 
