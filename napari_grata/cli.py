@@ -21,6 +21,11 @@ class UsageError(ValueError):
     """The arguments do not fit together; shown without a traceback."""
 
 
+def say(options: argparse.Namespace, *words: str) -> None:
+    """Print for a person; with ``--json`` only the object goes to standard output."""
+    print(*words, file=sys.stderr if options.json else sys.stdout)
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress")

@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.settings import preset
-from napari_grata.cli import UsageError
+from napari_grata.cli import UsageError, say
 
 if TYPE_CHECKING:
     from napari_grata.review.caselist import CaseList
-
-
-def _say(options: argparse.Namespace, *words: str) -> None:
-    print(*words, file=sys.stderr if options.json else sys.stdout)
 
 
 def cases(options: argparse.Namespace) -> dict[str, Any]:
@@ -42,15 +38,15 @@ def cases(options: argparse.Namespace) -> dict[str, Any]:
                     failed.append({"case": case.key, "error": item.error})
         bar.update(len(caselist) - bar.n)
     progress = caselist.progress()
-    _say(options, f"{caselist.folder}")
-    _say(
+    say(options, f"{caselist.folder}")
+    say(
         options,
         f"{progress.total} case{'' if progress.total == 1 else 's'}: "
         f"{progress.prepared} adapted, {progress.flagged} to look at closely, "
         f"{progress.decided} decided on, {progress.failed} could not be done",
     )
     for entry in failed:
-        _say(options, f"  {entry['case']}: {entry['error']}")
+        say(options, f"  {entry['case']}: {entry['error']}")
     for notice in caselist.notices:
         print(notice, file=sys.stderr)
     found = {
@@ -92,7 +88,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         caselist = _open(options.list)
         path, count = write_report(options.out, report_cases(caselist)), len(caselist)
         caselist.close()
-    _say(options, f"{count} case{'' if count == 1 else 's'}: {path}")
+    say(options, f"{count} case{'' if count == 1 else 's'}: {path}")
     return {"report": str(path), "cases": count}
 
 
@@ -104,10 +100,10 @@ def masks(options: argparse.Namespace) -> dict[str, Any]:
     found = list(export_masks(caselist, options.out, scan_names=options.scan_names))
     caselist.close()
     written = [one for one in found if one.path is not None]
-    _say(options, f"{len(written)} of {len(found)} masks written to {options.out}")
+    say(options, f"{len(written)} of {len(found)} masks written to {options.out}")
     for one in found:
         if one.path is None:
-            _say(options, f"  {one.key}: {one.reason}")
+            say(options, f"  {one.key}: {one.reason}")
     return {
         "folder": str(options.out),
         "masks": {one.key: str(one.path) for one in written},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from napari_grata.adaptation.settings import Settings, SettingsError, preset
-from napari_grata.cli import UsageError, parse_region
+from napari_grata.cli import UsageError, parse_region, say
 from napari_grata.list_verbs import LIST_VERBS
 from napari_grata.shift_verb import shift
 
@@ -23,11 +23,6 @@ def _progress(items: Iterable[Item], total: int, what: str, quiet: bool) -> Iter
     # A log file gets a line every few seconds, not a redraw every tenth.
     interval = 0.1 if sys.stderr.isatty() else 5.0
     yield from tqdm(items, total=total, desc=what, disable=quiet, mininterval=interval)
-
-
-def _say(options: argparse.Namespace, *words: str) -> None:
-    """Print for a person; with ``--json`` only the object goes to standard output."""
-    print(*words, file=sys.stderr if options.json else sys.stdout)
 
 
 def _slices(count: int, kind: str = "volume") -> str:
@@ -95,9 +90,7 @@ def segment(options: argparse.Namespace) -> dict[str, Any]:
     write_stack(masks, scan, segmenter.card, target)
     for notice in segmenter.notices:
         print(notice, file=sys.stderr)
-    _say(
-        options, f"{_slices(len(masks), scan.kind)} segmented with {segmenter.card.name}: {target}"
-    )
+    say(options, f"{_slices(len(masks), scan.kind)} segmented with {segmenter.card.name}: {target}")
     return {"model": segmenter.card.name, "slices": len(masks), "mask": str(target)}
 
 
@@ -155,12 +148,10 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
         structure.name: sum(record.agreement[structure.name] for record in final) / len(final)
         for structure in card.structures
     }
-    _say(options, f"{_slices(len(final), scan.kind)} adapted with {options.method}: {options.out}")
+    say(options, f"{_slices(len(final), scan.kind)} adapted with {options.method}: {options.out}")
     for name, dice in agreement.items():
-        _say(options, f"  {name}: mean Dice between before and after {100 * dice:.1f} %")
-    _say(
-        options, f"  {_slices(len(flagged), scan.kind)} to look at (flags are hints, not verdicts)"
-    )
+        say(options, f"  {name}: mean Dice between before and after {100 * dice:.1f} %")
+    say(options, f"  {_slices(len(flagged), scan.kind)} to look at (flags are hints, not verdicts)")
     return {
         "model": card.name,
         "settings": settings.to_dict(),
@@ -183,7 +174,7 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.add:
         entry = add_model(options.add)
-        _say(options, f"Added {entry.name}: {entry.folder}")
+        say(options, f"Added {entry.name}: {entry.folder}")
         return {"name": entry.name, "folder": str(entry.folder)}
     entries = list_models()
     if options.name:
@@ -191,11 +182,11 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
         if found.card is None:
             raise UsageError(f"The model {options.name!r} cannot be used: {found.error}")
         text = card_to_yaml(found.card)
-        _say(options, text)
+        say(options, text)
         return yaml.safe_load(text)
     for entry in entries:
         about = entry.card.title if entry.card else f"cannot be used: {entry.error}"
-        _say(options, f"{entry.name:<24} {entry.origin:<12} {about}")
+        say(options, f"{entry.name:<24} {entry.origin:<12} {about}")
     return {
         "models": [
             {
@@ -235,10 +226,10 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             device=options.device,
         )
     card = load_card(folder)
-    _say(options, f"{card.name}: {folder}")
+    say(options, f"{card.name}: {folder}")
     results = [dict(result) for result in card.results]
     for result in results:
-        _say(options, "  " + ", ".join(f"{key} {value}" for key, value in result.items()))
+        say(options, "  " + ", ".join(f"{key} {value}" for key, value in result.items()))
     return {"model": card.name, "folder": str(folder), "results": results}
 
 
@@ -262,9 +253,9 @@ def reopen(options: argparse.Namespace) -> dict[str, Any]:
     scan = open_scan(options.scan) if options.scan else None
     run = reopen_run(options.run, scan=scan)
     steps = sum(1 for record in run.records if record.phase == "adapt" and record.step)
-    _say(options, f"{run.info['model']['name']}, {run.settings.method}, {run.info['started']}")
+    say(options, f"{run.info['model']['name']}, {run.settings.method}, {run.info['started']}")
     count = _slices(len(run.adapted_masks), run.info["scan"]["kind"])
-    _say(options, f"{run.state}: {count}, {steps} step{'' if steps == 1 else 's'}")
+    say(options, f"{run.state}: {count}, {steps} step{'' if steps == 1 else 's'}")
     for sentence in run.missing:
         print(sentence, file=sys.stderr)
     written = []
@@ -282,7 +273,7 @@ def reopen(options: argparse.Namespace) -> dict[str, Any]:
             write_stack(run.source_masks, run.scan, run.card, before)
             write_stack(run.adapted_masks, run.scan, run.card, after)
         written = [str(path) for path in targets]
-        _say(options, f"Written to {options.out}")
+        say(options, f"Written to {options.out}")
     return {
         "run": str(options.run),
         "state": run.state,
@@ -312,7 +303,7 @@ def again(options: argparse.Namespace) -> dict[str, Any]:
     found = again.compare()
     again.run.close()
     saved.close()
-    _say(options, str(found))
+    say(options, str(found))
     return {
         "run": str(options.run),
         "again": str(again.run.folder),

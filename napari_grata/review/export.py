@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_grata.review.casefinding import bare_name
 from napari_grata.review.standing import Standing, standing
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def export_masks(
     for case in chosen:
         name = case.key
         if scan_names and case.sources:
-            name = _free(_stem(case.sources[0]), taken, case.key)
+            name = _free(bare_name(case.sources[0]), taken, case.key)
         found, path = _export(cases, case.key, folder, name, overwrite)
         rows.append(_row(cases, case.key, found, path))
         yield Exported(case.key, path, found.reason)
@@ -114,11 +115,6 @@ def _export(
     target = folder / (name if scan.kind == "photographs" else f"{name}{ending}")
     written = write_mask(found.stack, scan, target, colours=colours, overwrite=overwrite)
     return found, written[0] if scan.kind != "photographs" else target
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
 
 
 def _free(name: str, taken: set[str], key: str) -> str:
