@@ -186,7 +186,7 @@ def devices() -> Iterator[Finding]:
         yield Finding(
             about,
             NOTE,
-            "bfloat16 is an option here, about twice as fast; masks differ a little.",
+            "bfloat16 is an option here: faster the larger the model; masks differ a little.",
             "Advanced → Faster, coarser numbers, or --precision bfloat16 (docs/performance.md).",
         )
     if len(choices) == 1 and shutil.which("nvidia-smi"):
@@ -197,7 +197,7 @@ def devices() -> Iterator[Finding]:
             "Install the CUDA build: see pytorch.org → Get Started.",
         )
     elif len(choices) == 1:
-        advice = "An NVIDIA graphics card with the CUDA build of PyTorch is many times faster."
+        advice = "An NVIDIA graphics card needs the CUDA build of PyTorch: see pytorch.org."
         yield Finding(about, NOTE, "No graphics card that PyTorch can use.", advice)
 
 
