@@ -31,35 +31,13 @@ from napari_grata.review.measurements import (
 )
 from napari_grata.review.truth import TruthError, as_truth
 from napari_grata.scans import Scan, scan_from_array
-from napari_grata.segmenters import Card, Structure
+from napari_grata.segmenters import Card
 
 RATIO = "Vertical cup-to-disc ratio"
 
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
-
-
-@pytest.fixture
-def eye() -> Card:
-    return Card(
-        name="eye",
-        title="Eye",
-        structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
-        channels=3,
-    )
-
-
-@pytest.fixture
-def brain() -> Card:
-    return Card(
-        name="brain",
-        title="Brain",
-        structures=(Structure("grey", "#56B4E9", 1), Structure("white", "#E69F00", 2)),
-        activation="softmax",
-        channels=1,
-        dimensions=3,
-    )
 
 
 @pytest.fixture
