@@ -1,9 +1,9 @@
-"""Starts jobs and feeds their results into the session that was captured at the start."""
+"""Runs one job at a time over a session and feeds it what comes: segment, adapt, go back, save."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,25 +11,34 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, Signal
 
 from napari_grata.adaptation.records import Record
-from napari_grata.widgets import jobs
-from napari_grata.widgets.activity import Activity
-from napari_grata.widgets.words import about, reset_steps
-from napari_grata.widgets.worker import Job, Outcome
+from napari_grata.widgets import tasks
+from napari_grata.widgets.background import Job, Outcome
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
     from napari_grata.segmenters import ModelEntry
     from napari_grata.widgets.session import Session
-    from napari_grata.widgets.ties import ClosingWatch
 
 
 class Runner(QObject):
-    """One run at a time over one session.
+    """One foreground job at a time.
+
+    Attributes
+    ----------
+    kind : {"segment", "adapt", "masks", "task"} or None
+        What runs now. ``masks``: adapted masks of an earlier state; ``task``: anything else.
+    session : Session or None
+        What it works on; captured at the start.
+    pausing, paused, cancelling : bool
+    results : list
+        What a ``task`` yielded.
+    closing : callable
+        Whether the window is being closed: no layers are made then.
 
     Signals
     -------
     changed()
-        Something began, paused, ended …: the state of the dock may be another one.
+        Something began, paused, ended.
     progressed(int done, int total, str text)
         ``total`` 0: it takes time, how long is not known.
     records(list of Record)
@@ -37,7 +46,7 @@ class Runner(QObject):
     noticed(str)
         A sentence that should stay in sight.
     ended(str kind, Outcome)
-        ``kind`` is "segment", "adapt", "again" or "task".
+        `session` and `results` are still those of the job.
     """
 
     changed = Signal()
@@ -48,22 +57,21 @@ class Runner(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.engine = jobs.Engine()
+        self.engine = tasks.Engine()
         self.job = Job(self)
         self.kind: str | None = None
         self.session: Session | None = None
         self.pausing = self.paused = self.cancelling = False
         self.results: list[Any] = []
-        self.watch: ClosingWatch | None = None
+        self.closing: Callable[[], bool] = lambda: False
         self.seconds_a_slice: float | None = None
-        self.activity = Activity(self.cancel)
         self._clock = _Clock()
         self.job.batch.connect(self._on_batch)
         self.job.paused.connect(self._on_paused)
         self.job.resumed.connect(self._on_resumed)
         self.job.ended.connect(self._on_ended)
 
-    # --- what a person starts --------------------------------------------------------------
+    # --- what the user starts --------------------------------------------------------------
 
     def segment(
         self,
@@ -71,14 +79,14 @@ class Runner(QObject):
         entry: ModelEntry,
         device: str,
         slices: Sequence[int],
-        region: jobs.Region | None,
+        region: tasks.Region | None,
     ) -> None:
-        """Make the masks before of these slices."""
+        """Make the source masks of these slices."""
         session.begin_segmenting(region)
         make = partial(
-            jobs.segment, self.engine, entry.folder, device, session.scan, list(slices), region
+            tasks.segment, self.engine, entry.folder, device, session.scan, list(slices), region
         )
-        self._start("segment", session, make, f"Segmenting {session.scan.name}", len(slices))
+        self.start("segment", session, make, f"Segmenting {session.scan.name}")
 
     def adapt(
         self,
@@ -87,13 +95,13 @@ class Runner(QObject):
         device: str,
         settings: Settings,
         slices: Sequence[int],
-        region: jobs.Region | None,
+        region: tasks.Region | None,
         folder: Path | None,
     ) -> None:
-        """Adapt and make the masks after of these slices."""
+        """Adapt and make the adapted masks of these slices; source masks that lack are made."""
         session.begin_adapting(region)
         make = partial(
-            jobs.adapt,
+            tasks.adapt,
             self.engine,
             entry.folder,
             device,
@@ -103,28 +111,34 @@ class Runner(QObject):
             region,
             session.source_masks(slices, region),
             folder,
-            self.job.token.abandoned,
+            self.job.abandoned,
         )
-        self._start("adapt", session, make, f"Adapting to {session.scan.name}", 0)
+        self.start("adapt", session, make, f"Adapting to {session.scan.name}")
 
-    def go_on(self, session: Session, finish: bool) -> None:
-        """Go on with the session's run after a cancel, or finish it with what was learnt."""
-        session.taken.clear()
-        make = partial(jobs.go_on, session.run, finish, self.job.token.abandoned)
+    def go_on(self, session: Session, *, finish: bool) -> None:
+        """Go on with the session's run after a cancel, or finish it with what was learned."""
+        make = partial(tasks.go_on, session.run, finish, self.job.abandoned)
         verb = "Finishing" if finish else "Adapting to"
-        self._start("adapt", session, make, f"{verb} {session.scan.name}", 0)
+        self.start("adapt", session, make, f"{verb} {session.scan.name}")
 
-    def learn(self, session: Session, make: Any, title: str) -> None:
-        """Adapt by another generator, such as to corrections: a run and its records."""
-        self._start("adapt", session, make, title, 0)
-
-    def again(self, session: Session, make: Any, title: str) -> None:
-        """Make the masks after anew from an earlier state of the run."""
-        self._start("again", session, make, title, 0)
-
-    def task(self, make: Any, title: str) -> None:
-        """Run any other generator, such as saving; its items are in `results` at the end."""
-        self._start("task", None, make, title, 0)
+    def start(
+        self,
+        kind: str,
+        session: Session | None,
+        make: Callable[[], Iterator[Any]],
+        title: str,
+    ) -> None:
+        """Run any generator of `tasks`' items; ``kind`` as the attribute."""
+        self.kind, self.session = kind, session
+        if session is not None:
+            session.busy = True
+        self.pausing = self.paused = self.cancelling = False
+        self.results = []
+        self.seconds_a_slice = None
+        self._clock = _Clock()
+        self.job.start(make)
+        self.progressed.emit(0, 0, title + " …")
+        self.changed.emit()
 
     def pause(self) -> None:
         """Pause before the next step."""
@@ -135,8 +149,10 @@ class Runner(QObject):
 
     def resume(self) -> None:
         """Go on after a pause."""
-        if self.paused:
+        if self.paused or self.pausing:
+            self.pausing = False
             self.job.resume()
+            self.changed.emit()
 
     def cancel(self) -> None:
         """End at the next step; what is finished stays."""
@@ -145,49 +161,41 @@ class Runner(QObject):
             self.job.cancel()
             self.changed.emit()
 
-    # --- what the worker says --------------------------------------------------------------
-
-    def _start(self, kind: str, session: Session | None, make: Any, title: str, total: int) -> None:
-        self.kind, self.session = kind, session
-        if session is not None:
-            session.busy = True
-        self.pausing = self.paused = self.cancelling = False
-        self.results = []
-        self.seconds_a_slice = None
-        self._clock = _Clock()
-        self.activity.open(title)
-        self.job.start(make)
-        self.progressed.emit(0, 0, title + " …")
-        self.changed.emit()
+    # --- what the job says -----------------------------------------------------------------
 
     def _on_batch(self, items: list[Any]) -> None:
         fresh: list[Record] = []
+        changed: set[int] = set()
         done = total = 0
         words = ""
+        session = self.session
         for item in items:
-            if isinstance(item, jobs.Stage):
+            if isinstance(item, tasks.Stage):
                 self.progressed.emit(0, 0, item.text)
-                self._clock.restart()
-            elif isinstance(item, jobs.Notice):
+                self._clock = _Clock()
+            elif isinstance(item, tasks.Notice):
                 self.noticed.emit(item.text)
-            elif isinstance(item, jobs.Started) and self.session is not None:
-                self.session.run = item.run
-                self.session.resets = reset_steps(item.run.plan)
-            elif isinstance(item, jobs.Segmented) and self.session is not None:
-                after = isinstance(item, jobs.Predicted)
-                put = self.session.put_after if after else self.session.put_before
+            elif session is None:
+                self.results.append(item)
+            elif isinstance(item, tasks.Started):
+                session.run = item.run
+            elif isinstance(item, tasks.Mask):
+                put = session.put_source if item.which == "source" else session.put_adapted
                 put(item.slice_index, item.label_map)
+                changed.add(item.slice_index)
                 done, total = item.done, item.total
-                words = self.session.scan.slice_name(item.slice_index)
-            elif isinstance(item, Record) and self.session is not None:
-                self.session.put_record(item)
+                words = session.scan.slice_name(item.slice_index)
+            elif isinstance(item, Record):
+                session.put_record(item)
                 fresh.append(item)
+                changed.add(item.slice_index)
                 done, total = item.done, item.total
-                words = self.session.scan.slice_name(item.slice_index)
+                words = session.scan.slice_name(item.slice_index)
             else:
                 self.results.append(item)
-        if self.session is not None:
-            self.session.redraw()
+        if session is not None and changed:
+            session.redraw()
+            session.masks_changed.emit(changed)
         if fresh:
             self.records.emit(fresh)
         if total:
@@ -196,9 +204,10 @@ class Runner(QObject):
             tail = f", {about(left)} left" if left is not None and done < total else ""
             self.progressed.emit(done, total, f"{words}: {done} of {total}{tail}")
             self.seconds_a_slice = self._clock.mean()
-            self.activity.show(done, total)
 
     def _on_paused(self) -> None:
+        if self.cancelling:
+            return
         self.pausing, self.paused = False, True
         self._clock.stop()
         self.changed.emit()
@@ -210,15 +219,14 @@ class Runner(QObject):
 
     def _on_ended(self, outcome: Outcome) -> None:
         kind, session = self.kind or "task", self.session
-        self.activity.close()
         self.kind = None
         self.pausing = self.paused = self.cancelling = False
         if session is not None:
             session.busy = False
-        closing = outcome.kind == "quit" or (self.watch is not None and self.watch.closing)
-        if session is not None and not closing:
-            for sentence in session.settle():
-                self.noticed.emit(sentence)
+            if not self.closing():
+                for sentence in session.settle():
+                    self.noticed.emit(sentence)
+                session.masks_changed.emit(None)
         self.ended.emit(kind, outcome)
         self.session = None
         self.changed.emit()
@@ -228,9 +236,6 @@ class _Clock:
     """Time of a run without its pauses, and how long the rest will take."""
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
         self._begin = self._last = time.monotonic()
         self._stopped: float | None = None
         self._done = 0
@@ -255,7 +260,7 @@ class _Clock:
             return
         pace = (now - self._last) / fresh
         if self._done == 0:
-            # The first event carries what is done once: memory, caches, the first mask before.
+            # The first event carries what is done once: memory, caches, the first source mask.
             self._pace = None
         elif self._pace is None:
             self._pace = pace
@@ -273,3 +278,21 @@ class _Clock:
         if self._pace is None or self._last - self._begin < 1.0:
             return None
         return self._pace * (total - self._done)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: ``"8 s"``, ``"1:05 min"``, ``"2 h 10 min"``."""
+    total = max(0, round(seconds))
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60}:{total % 60:02d} min"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def about(seconds: float) -> str:
+    """Return an expected time, rounded as far as it can be trusted."""
+    if seconds < 10:
+        return "a few seconds"
+    step = 5 if seconds < 60 else 30 if seconds < 600 else 60
+    return f"about {duration(round(seconds / step) * step)}"

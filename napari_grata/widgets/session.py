@@ -1,19 +1,22 @@
-"""What one model made of one scan: masks before and after, records, and the layers of both."""
+"""What one model made of one scan: source and adapted masks, records, and the layers of both."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import replace
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from qtpy.QtCore import QObject, Signal
 
 from napari_grata.adaptation.flags import FAR_CODE, flag_slice
 from napari_grata.review.compare import DIFFERENCE_COLOURS, Summary, difference_map, summarise
+from napari_grata.scans import ScanError
 from napari_grata.segmenters.card import Card
-from napari_grata.widgets.layers import MaskLayer
-from napari_grata.widgets.taken import TakenStates
+from napari_grata.widgets.mask_layer import MaskLayer
+from napari_grata.widgets.scan_layer import ScanOfLayer
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -22,39 +25,98 @@ if TYPE_CHECKING:
     from napari_grata.adaptation.records import Flag, Record
     from napari_grata.adaptation.settings import Settings
     from napari_grata.scans import Scan
+    from napari_grata.segmenters import ModelEntry
 
 _NO_MASK = np.zeros((0, 0), dtype=np.uint8)
-# Pictures up to this many pixels a side get a contour one pixel wide; larger ones a wider one,
-# so that it can be seen when the whole picture is in view.
-THIN_CONTOUR_SIDE = 600
-# napari draws contours anew at each redraw, and the time grows with area and width: on 1 million
-# pixels 0.1 s for a width of 4, on 12 million 2.4 s for 7. Larger pictures are filled instead.
-WIDE_CONTOUR_PIXELS = 1_000_000
+# napari draws contours anew at each redraw, and the time grows with area and width: on 12 million
+# pixels 2.4 s for a width of 7. Larger pictures are filled; contours of both are drawn as lines.
 CONTOUR_PIXELS = 2_500_000
 
 
-def contour_width(scan: Scan) -> int:
-    """Return the width in pixels of a thin contour that can be seen, and drawn in time."""
-    height, width = scan.mask_shape[-2:]
-    if height * width > WIDE_CONTOUR_PIXELS:
-        return 1
-    return max(1, round(max(height, width) / THIN_CONTOUR_SIDE))
+class MaskSnapshot:
+    """The adapted masks as they were in one state, packed, so that taking another can be undone.
+
+    Attributes
+    ----------
+    step : int or None
+        After which step of ``run``; None: its result.
+    run : AdaptationRun or None
+        Whose masks they are.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.step = session.taken_step
+        self.run = session.run
+        scan, stack = session.scan, session.adapted.stack
+        self._masks = {
+            index: _pack(scan.get_mask(stack, index)) for index in session.adapted_slices
+        }
+
+    def masks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield slice and label map, shape (H, W)."""
+        for index, packed in self._masks.items():
+            yield index, _unpack(packed)
 
 
-class Session:
+def _pack(mask: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
+    whole = np.ascontiguousarray(mask, dtype=np.uint8)
+    return zlib.compress(whole.tobytes(), 1), whole.shape
+
+
+def _unpack(packed: tuple[bytes, tuple[int, ...]]) -> np.ndarray:
+    data, shape = packed
+    return np.frombuffer(zlib.decompress(data), dtype=np.uint8).reshape(shape)
+
+
+class Session(QObject):
     """Results of one model on one scan; everything is captured when it is made.
 
     Parameters
     ----------
     viewer : Viewer
     scan : Scan
-    scan_layer : Layer
+    scan_layer : Layer or None
         Held weakly: it may be deleted at any time.
     card : Card
         Of the model.
     filled : bool or None
         Whether masks are shown as filled areas instead of contours; None: as suits the size.
+
+    Attributes
+    ----------
+    source, adapted : MaskLayer
+        ``adapted`` carries what the user draws.
+    segmented_slices, adapted_slices : set of int
+        Slices that have a source mask, an adapted mask.
+    flags : dict of int to tuple of Flag
+    records : list of Record
+        Of the stream, without their masks.
+    run : AdaptationRun or None
+    settings : Settings or None
+    region : (row0, col0, row1, col1) or None
+    taken_step : int or None
+        The step whose masks are in use; None: the run's result.
+    drawn_slices : set of int
+        Where the user has painted since the masks were made.
+    busy : bool
+        Whether a job is working on it.
+    note, note_tone : str
+        One sentence about the last result, and how to say it.
+    saved : bool
+        Whether the masks were written to files as they are.
+    reopened : str or None
+        Date and settings of the saved run that is shown, if one is.
+
+    Signals
+    -------
+    masks_changed(object)
+        Set of slices whose masks or flags are others now; None: all.
+    drawn(int)
+        The user painted on the adapted mask of this slice.
     """
+
+    masks_changed = Signal(object)
+    drawn = Signal(int)
 
     def __init__(
         self,
@@ -65,114 +127,120 @@ class Session:
         *,
         filled: bool | None,
     ) -> None:
+        super().__init__()
         self.scan = scan
         self.card = card
         self.viewer = viewer
-        self.scan_layer = weakref.ref(scan_layer) if scan_layer is not None else lambda: None
+        self.scan_layer: Callable[[], Layer | None] = (
+            weakref.ref(scan_layer) if scan_layer is not None else lambda: None
+        )
         self.colours = {s.value: s.colour for s in card.structures}
         if filled is None:
             filled = int(np.prod(scan.mask_shape[-2:])) > CONTOUR_PIXELS
         self.filled = filled
-        self.before = self._mask("source", "source")
-        self.after = self._mask("grata", "grata")
+        self.source = self._mask("source", width=1)
+        self.adapted = self._mask("adapted", width=2)
         self._difference: MaskLayer | None = None
         self.difference_of: str | None = None
-        self.segmented: set[int] = set()
-        self.adapted: set[int] = set()
-        self.region: Any = None
+        self.segmented_slices: set[int] = set()
+        self.adapted_slices: set[int] = set()
+        self.region: tuple[int, int, int, int] | None = None
         self.flags: dict[int, tuple[Flag, ...]] = {}
-        self.taken_step: int | None = None
-        self.taken = TakenStates()
-        self.stream: list[Record] = []
+        self.records: list[Record] = []
         self.run: Any = None
         self.settings: Settings | None = None
-        self.busy = False
+        self.taken_step: int | None = None
+        self.drawn_slices: set[int] = set()
         self.expected_steps: int | None = None
-        self.resets: tuple[int, ...] = ()
-        self.note, self.note_tone = "", "good"
+        self.busy = False
+        self.note, self.note_tone = "", ""
         self.saved = False
         self.reopened: str | None = None
 
-    def _mask(self, suffix: str, role: str) -> MaskLayer:
-        thin = contour_width(self.scan)
-        width = thin if role == "source" else 2 * thin
+    def _mask(self, role: str, width: int) -> MaskLayer:
         return MaskLayer(
             self.viewer,
             self.scan,
-            f"{self.scan.name} {suffix}",
+            f"{self.scan.name} {role}",
             self.colours,
             self.scan_layer(),
             contour=0 if self.filled else width,
             opacity=0.45 if self.filled else 0.9,
             role=role,
+            drawn=self._on_drawn if role == "adapted" else None,
         )
 
-    # --- masks before ----------------------------------------------------------------------
+    def _on_drawn(self, index: int) -> None:
+        self.drawn_slices.add(index)
+        self.saved = False
+        self.drawn.emit(index)
 
-    def begin_segmenting(self, region: Any) -> None:
-        """Start anew with the masks before; masks after of an earlier run stay until Adapt."""
-        self.before.restart()
-        self.segmented.clear()
+    # --- results arrive --------------------------------------------------------------------
+
+    def begin_segmenting(self, region: tuple[int, int, int, int] | None) -> None:
+        """Start anew with the source masks; adapted masks of an earlier run stay until Adapt."""
+        self.source.restart()
+        self.segmented_slices.clear()
         self.region = region
-        self.before.visible = True
-        self.before.ensure()
+        self.source.visible = True
+        self.source.ensure()
 
-    def put_before(self, index: int, label_map: np.ndarray) -> None:
-        """Store the mask before of one slice."""
-        self.before.put(index, label_map)
-        self.segmented.add(index)
-
-    def source_masks(self, slices: Sequence[int], region: Any) -> dict[int, np.ndarray]:
-        """Return the model's own masks of these slices, if they were made for this region."""
-        if region != self.region:
-            return {}
-        stack = self.before.stack
-        return {i: self.scan.get_mask(stack, i) for i in slices if i in self.segmented}
-
-    # --- masks after -----------------------------------------------------------------------
-
-    def begin_adapting(self, region: Any) -> None:
-        """Start a new adaptation; the masks before stay as they are."""
-        self.after.restart()
-        self.adapted.clear()
+    def begin_adapting(self, region: tuple[int, int, int, int] | None) -> None:
+        """Start a new adaptation; the source masks stay as they are."""
+        self.adapted.restart()
+        self.adapted_slices.clear()
         self.flags.clear()
         self.taken_step = None
-        self.taken.clear()
-        self.stream.clear()
+        self.drawn_slices.clear()
+        self.records.clear()
         self.close_run()
         self.reopened = None
         self.hide_difference()
         if region != self.region:
-            # Masks before of another part of the picture cannot be compared with what comes now.
-            self.before.restart()
-            self.segmented.clear()
+            # Source masks of another part of the picture cannot be compared with what comes now.
+            self.source.restart()
+            self.segmented_slices.clear()
             self.region = region
-        self.after.visible = True
-        self.before.ensure()
-        self.after.ensure()
+        self.adapted.visible = True
+        self.source.ensure()
+        self.adapted.ensure()
+
+    def put_source(self, index: int, label_map: np.ndarray) -> None:
+        """Store the source mask of one slice, shape (H, W)."""
+        self.source.put(index, label_map)
+        self.segmented_slices.add(index)
+
+    def put_adapted(self, index: int, label_map: np.ndarray) -> None:
+        """Store the adapted mask of one slice, shape (H, W)."""
+        self.adapted.put(index, label_map)
+        self.adapted_slices.add(index)
 
     def put_record(self, record: Record) -> None:
         """Store what one event of the stream brought."""
         index = record.slice_index
-        if index not in self.segmented:
-            self.put_before(index, record.source_mask)
-        self.put_after(index, record.adapted_mask)
+        if index not in self.segmented_slices:
+            self.put_source(index, record.source_mask)
+        self.put_adapted(index, record.adapted_mask)
         self.saved = False
         if self._difference is not None and self.difference_of is not None:
             self._difference.put(index, self._changes(record.source_mask, record.adapted_mask))
         # The masks are in the stacks now; kept with every record they would fill the memory.
         light = replace(record, source_mask=_NO_MASK, adapted_mask=_NO_MASK)
-        self.stream.append(light)
+        self.records.append(light)
         self.flags[index] = record.flags
 
-    def put_after(self, index: int, label_map: np.ndarray) -> None:
-        """Store the mask after of one slice."""
-        self.after.put(index, label_map)
-        self.adapted.add(index)
+    def source_masks(
+        self, slices: Sequence[int], region: tuple[int, int, int, int] | None
+    ) -> dict[int, np.ndarray]:
+        """Return the model's own masks of these slices, if they were made for this region."""
+        if region != self.region:
+            return {}
+        stack = self.source.stack
+        return {i: self.scan.get_mask(stack, i) for i in slices if i in self.segmented_slices}
 
     def redraw(self) -> None:
         """Draw what has changed in view."""
-        for mask in (self.before, self.after, self._difference):
+        for mask in (self.source, self.adapted, self._difference):
             if mask is not None:
                 mask.flush()
 
@@ -180,18 +248,30 @@ class Session:
         """Bring layers up to date after a run; returns sentences about what was put aside."""
         said = []
         for mask, what, there in (
-            (self.before, "before", self.segmented),
-            (self.after, "after", self.adapted),
+            (self.source, "source", self.segmented_slices),
+            (self.adapted, "adapted", self.adapted_slices),
         ):
             if not there:
                 continue
             drawn_on = mask.edited()
             if mask.settle() and drawn_on:
                 said.append(
-                    f"You drew on the mask {what}: it was left as it is, and the result is in "
+                    f"You drew on the {what} mask: it was left as it is, and the result is in "
                     f"“{mask.name}”."
                 )
         return said
+
+    def put_back(self, snapshot: MaskSnapshot) -> None:
+        """Make the masks of an earlier state the adapted masks again, drawings aside."""
+        self.adapted.restart()
+        self.adapted_slices.clear()
+        for index, label_map in snapshot.masks():
+            self.put_adapted(index, label_map)
+        self.run, self.taken_step = snapshot.run, snapshot.step
+        self.drawn_slices.clear()
+        self.settle()
+        self.measure()
+        self.masks_changed.emit(None)
 
     def close_run(self) -> None:
         """Close the files of the last run; its masks stay."""
@@ -201,42 +281,29 @@ class Session:
 
     # --- looking ---------------------------------------------------------------------------
 
-    def toggle(self) -> str | None:
-        """Show the mask after instead of the mask before, or the other way round."""
-        if not self.adapted or not self.segmented:
-            return None
-        after = not (self.after.visible and not self.before.visible)
-        self.show_after(after)
-        return "after" if after else "before"
+    @property
+    def can_compare(self) -> bool:
+        """Whether there are masks of both kinds."""
+        return bool(self.adapted_slices and self.segmented_slices)
 
-    def show_after(self, after: bool) -> None:
-        """Show one of the two masks."""
-        self.before.visible = not after
-        self.after.visible = after
+    def show_masks(self, *, source: bool, adapted: bool) -> None:
+        """Switch the two mask layers on or off."""
+        self.source.visible = source
+        self.adapted.visible = adapted
 
-    def set_filled(self, filled: bool) -> None:
-        """Show filled areas or contours."""
+    def set_filled(self, filled: bool, contour: int = 1) -> None:
+        """Show filled areas, or contours of a width in pixels of the scan."""
         self.filled = filled
-        thin = contour_width(self.scan)
-        for mask, width in ((self.before, thin), (self.after, 2 * thin)):
+        for mask, width in ((self.source, contour), (self.adapted, 2 * contour)):
             mask.set_contour(0 if filled else width)
             mask.set_opacity(0.45 if filled else 0.9)
 
-    def cycle_difference(self) -> str | None:
-        """Show the next difference: of all structures, of each, none. Returns what is shown."""
-        if not self.adapted:
-            return None
-        names = ["", *(s.name for s in self.card.structures)]
-        if len(names) == 2:
-            names = [""]
-        at = -1 if self.difference_of is None else names.index(self.difference_of)
-        if at + 1 == len(names):
-            self.hide_difference()
-        else:
-            self.show_difference(names[at + 1])
-        return self.difference_of
+    def difference_names(self) -> list[str]:
+        """Return what a difference can be shown of: "" is all structures together."""
+        names = [s.name for s in self.card.structures]
+        return ["", *names] if len(names) > 1 else [""]
 
-    def show_difference(self, structure: str) -> None:
+    def show_difference(self, structure: str = "") -> None:
         """Show what was added and removed, of one structure or (``""``) of all."""
         self.difference_of = structure
         if self._difference is None:
@@ -250,12 +317,12 @@ class Session:
                 role="difference",
             )
         self._difference.restart()
-        for index in sorted(self.adapted):
+        source, adapted = self.source.as_shown(), self.adapted.as_shown()
+        for index in sorted(self.adapted_slices):
             self._difference.put(
                 index,
                 self._changes(
-                    self.scan.get_mask(self.before.stack, index),
-                    self.scan.get_mask(self.after.stack, index),
+                    self.scan.get_mask(source, index), self.scan.get_mask(adapted, index)
                 ),
             )
         self._difference.visible = True
@@ -267,34 +334,34 @@ class Session:
         if self._difference is not None:
             self._difference.visible = False
 
-    def _changes(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """Return what was added and removed on one slice, shape (H, W)."""
-        return difference_map(before, after, self.card, self.difference_of or None)
+    def _changes(self, source: np.ndarray, adapted: np.ndarray) -> np.ndarray:
+        return difference_map(source, adapted, self.card, self.difference_of or None)
+
+    def layers(self) -> list[Layer]:
+        """Return all layers of this session that are in the viewer."""
+        masks = (self.source, self.adapted, self._difference)
+        return [m.layer for m in masks if m is not None and m.layer is not None and m.shown]
 
     # --- words and results -----------------------------------------------------------------
 
-    def count(self, number: int) -> str:
-        """Return a number of slices, or of photographs, in words."""
-        noun = "photograph" if self.scan.kind in ("photograph", "photographs") else "slice"
-        return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
     def flagged(self) -> list[int]:
-        """Return the slices that a person should look at, in order."""
+        """Return the slices that the user should look at, in order."""
         return sorted(index for index, flags in self.flags.items() if flags)
 
     def measure(self) -> Summary:
-        """Compare the masks as they are now, and flag anew what to look at."""
-        before, after = (
-            {i: self.scan.get_mask(mask.stack, i) for i in sorted(self.adapted)}
-            for mask in (self.before, self.after)
+        """Compare the masks as they are now, drawings included, and flag anew."""
+        stacks = self.source.as_shown(), self.adapted.as_shown()
+        source, adapted = (
+            {i: self.scan.get_mask(stack, i) for i in sorted(self.adapted_slices)}
+            for stack in stacks
         )
         self.flags = {
             i: flag_slice(
-                self.card, before[i], after[i], region=self.region, far=self._far_words(i)
+                self.card, source[i], adapted[i], region=self.region, far=self._far_words(i)
             )
-            for i in after
+            for i in adapted
         }
-        return summarise(self.scan, self.card, before, after, self.flags)
+        return summarise(self.scan, self.card, source, adapted, self.flags)
 
     def _far_words(self, index: int) -> str | None:
         """What was said of the scan, not of the masks, still holds."""
@@ -302,9 +369,155 @@ class Session:
         return next((flag.text for flag in flags if flag.code == FAR_CODE), None)
 
     def stacks_to_save(self) -> dict[str, np.ndarray]:
-        """Return the masks as the person has them now, drawn changes included, by file name."""
+        """Return the masks as the user has them now, drawings included, by role."""
         stacks = {}
-        for mask, there in ((self.before, self.segmented), (self.after, self.adapted)):
+        for role, mask, there in (
+            ("source", self.source, self.segmented_slices),
+            ("adapted", self.adapted, self.adapted_slices),
+        ):
             if there:
-                stacks[mask.name] = mask.as_shown()
+                stacks[role] = mask.as_shown()
         return stacks
+
+
+class Sessions:
+    """All sessions of a viewer, by scan layer and model; they go with their layer."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self._scan_of = ScanOfLayer()
+        self._sessions: weakref.WeakKeyDictionary[Layer, dict[tuple[int, str], Session]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def scan(self, layer: Any) -> tuple[Scan | None, str | None]:
+        """Return the scan of a layer, or the reason why it is none."""
+        if layer is None:
+            return None, None
+        try:
+            return self._scan_of(layer), None
+        except ScanError as error:
+            return None, str(error)
+
+    def find(
+        self, layer: Layer | None, scan: Scan | None, entry: ModelEntry | None
+    ) -> Session | None:
+        """Return what this model made of this scan so far."""
+        if layer is None or scan is None or entry is None:
+            return None
+        session = self._sessions.get(layer, {}).get((id(scan), entry.name))
+        return session if session is not None and session.scan is scan else None
+
+    def get(self, layer: Layer, scan: Scan, entry: ModelEntry, *, filled: bool | None) -> Session:
+        """Return the session of this model and scan, a new one where there is none."""
+        session = self.find(layer, scan, entry)
+        if session is None:
+            assert entry.card is not None
+            session = self.renew(layer, scan, entry.card, filled)
+        return session
+
+    def renew(self, layer: Layer, scan: Scan, card: Card, filled: bool | None) -> Session:
+        """Return a fresh session in place of the one of this model and scan, if there is one."""
+        session = Session(self._viewer, scan, layer, card, filled=filled)
+        sessions = self._sessions.setdefault(layer, {})
+        old = sessions.pop((id(scan), card.name), None)
+        if old is not None:
+            old.close_run()
+        sessions[id(scan), card.name] = session
+        return session
+
+    def of(self, layer: Layer | None) -> list[Session]:
+        """Return what all models made of a scan so far."""
+        return [] if layer is None else list(self._sessions.get(layer, {}).values())
+
+    def all(self) -> list[Session]:
+        """Return every session of layers that still live."""
+        return [s for sessions in self._sessions.values() for s in sessions.values()]
+
+    def close_runs(self) -> None:
+        """Close the files of all runs but one that is going on, which closes its own."""
+        for session in self.all():
+            if not session.busy:
+                session.close_run()
+
+
+@dataclass(frozen=True)
+class Undoable:
+    """Something that was done and can be taken back.
+
+    Attributes
+    ----------
+    words : str
+        What Undo takes back, as "accepting slice 26".
+    undo : callable
+    redo : callable or None
+        None where it cannot be done again.
+    owner : object
+        With whose end it is forgotten (`UndoStack.forget`), such as a session.
+    """
+
+    words: str
+    undo: Callable[[], object]
+    redo: Callable[[], object] | None = None
+    owner: object = None
+
+
+class UndoStack(QObject):
+    """The one undo of the plugin: decisions, states that were taken, corrections that taught.
+
+    Strokes of the brush are napari's own and have its Ctrl+Z.
+
+    Signals
+    -------
+    changed()
+    """
+
+    changed = Signal()
+    LEVELS = 50
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._done: list[Undoable] = []
+        self._undone: list[Undoable] = []
+
+    @property
+    def undo_words(self) -> str:
+        """What Undo takes back; "" if there is nothing."""
+        return self._done[-1].words if self._done else ""
+
+    @property
+    def redo_words(self) -> str:
+        """What Redo does again; "" if there is nothing."""
+        return self._undone[-1].words if self._undone else ""
+
+    def push(self, entry: Undoable) -> None:
+        """Take note of something that was just done."""
+        self._done.append(entry)
+        del self._done[: -self.LEVELS]
+        self._undone.clear()
+        self.changed.emit()
+
+    def undo(self) -> None:
+        """Take back what was done last."""
+        if self._done:
+            entry = self._done.pop()
+            if entry.redo is not None:
+                self._undone.append(entry)
+            entry.undo()
+            self.changed.emit()
+
+    def redo(self) -> None:
+        """Do again what was taken back last."""
+        if self._undone:
+            entry = self._undone.pop()
+            assert entry.redo is not None
+            self._done.append(entry)
+            entry.redo()
+            self.changed.emit()
+
+    def forget(self, owners: Iterable[object]) -> None:
+        """Forget what belongs to these: a new run has begun, or a list was closed."""
+        gone = {id(owner) for owner in owners}
+        self._done = [entry for entry in self._done if id(entry.owner) not in gone]
+        self._undone = [entry for entry in self._undone if id(entry.owner) not in gone]
+        self.changed.emit()

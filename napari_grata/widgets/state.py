@@ -1,43 +1,22 @@
 """What the dock shows in each situation: plain facts in, a description of the dock out.
 
-No Qt here, so every state of the interface can be read and tested by itself.
+No Qt here, so that every state of the interface can be read and tested by itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
-class State(Enum):
-    """The situations that a person can be in."""
+class Step(Enum):
+    """The steps of the dock, in order."""
 
-    EMPTY = "empty"
-    NO_MODEL = "no-model"
-    NO_FIT = "no-fit"
-    READY = "ready"
-    SEGMENTED = "segmented"
-    SEGMENTING = "segmenting"
-    ADAPTING = "adapting"
-    BUSY = "busy"
-    PAUSING = "pausing"
-    PAUSED = "paused"
-    CANCELLING = "cancelling"
-    FINISHED = "finished"
-    FAILED = "failed"
-    REOPENED = "reopened"
-
-
-RUNNING = frozenset(
-    {
-        State.SEGMENTING,
-        State.ADAPTING,
-        State.BUSY,
-        State.PAUSING,
-        State.PAUSED,
-        State.CANCELLING,
-    }
-)
+    SCAN = "Scan"
+    MODEL = "Model"
+    ADAPT = "Adapt"
+    CORRECT = "Correct and choose"
+    TAKE_OUT = "Take out"
 
 
 @dataclass(frozen=True)
@@ -46,183 +25,268 @@ class Facts:
 
     Attributes
     ----------
-    has_scan, has_model : bool
-        Whether a scan and a model are chosen.
-    misfit : str or None
-        Why this model does not fit this scan, as a sentence; None where it fits.
-    better_model : str or None
+    scan, model : str
+        Names of the chosen scan and model; "" without one.
+    misfit : str
+        Why this model does not fit this scan, as a sentence; "" where it fits.
+    better_model : str
         Title of a model that does fit.
-    segmented, adapted : bool
-        Whether there are masks before and after for this scan and model.
-    running : {"segment", "adapt", "task"} or None
-        What the worker does now.
+    implausible : str
+        Why the source mask cannot be right or the frame does not fit, as a sentence.
+    shift : str
+        How far the scan lies from the source centre, in words.
+    method : str
+        Title of the chosen method.
+    total, segmented, adapted, flagged, drawn : int
+        Slices of the scan; with a source mask, with an adapted mask, flagged, painted on.
+    noun : str
+        "slice" or "photograph".
+    running : {"segment", "adapt", "masks", "task"} or None
+        What the job does now.
     pausing, paused, cancelling : bool
-        What was asked of it.
-    problem : str or None
+    unfinished : bool
+        The run was cancelled and can go on.
+    problem : str
         What went wrong last, until the next action.
-    note : str or None
-        One more sentence about the last result, such as how many slices are flagged.
-    note_tone : {"plain", "good", "warning"}
-        Of that sentence.
+    note, note_tone : str
+        One more sentence about the last result.
+    decided : str
+        The decision on the case in view, in words; "" without one.
     saved : bool
-        Whether the masks have been saved as they are.
-    reopened : str or None
+        Whether the masks have been taken out as they are.
+    reopened : str
         Date and settings of the saved run that is shown, if one is.
+    looked : bool
+        Whether the user has looked at the result since the run ended.
     """
 
-    has_scan: bool = False
-    has_model: bool = False
-    misfit: str | None = None
-    better_model: str | None = None
-    segmented: bool = False
-    adapted: bool = False
+    scan: str = ""
+    model: str = ""
+    misfit: str = ""
+    better_model: str = ""
+    implausible: str = ""
+    shift: str = ""
+    method: str = ""
+    total: int = 1
+    segmented: int = 0
+    adapted: int = 0
+    flagged: int = 0
+    drawn: int = 0
+    noun: str = "slice"
     running: str | None = None
     pausing: bool = False
     paused: bool = False
     cancelling: bool = False
-    problem: str | None = None
-    note: str | None = None
-    note_tone: str = "good"
+    unfinished: bool = False
+    problem: str = ""
+    note: str = ""
+    note_tone: str = ""
+    decided: str = ""
     saved: bool = False
-    reopened: str | None = None
+    reopened: str = ""
+    looked: bool = False
 
 
 @dataclass(frozen=True)
-class Look:
+class StepState:
+    """How one step stands.
+
+    Attributes
+    ----------
+    summary : str
+        Its result, for the folded line.
+    waiting : str
+        What it waits for, "" if its turn has come.
+    """
+
+    summary: str = ""
+    waiting: str = ""
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """The one highlighted button.
+
+    Attributes
+    ----------
+    name : {"open", "adapt", "resume", "region", "look", "decide", "save", "next_case"}
+    text, words : str
+        On the button, and its tooltip.
+    """
+
+    name: str
+    text: str
+    words: str
+
+
+@dataclass(frozen=True)
+class DockState:
     """What the dock shows.
 
     Attributes
     ----------
-    state : State
-    message : str
-        The one sentence under the title.
-    tone : {"plain", "good", "warning", "wrong"}
-    choices, segment, adapt, pause, cancel, review : bool
-        Which controls are live (``choices``: scan, model, method and everything beside them).
-    highlight : {"open", "segment", "adapt", "save"} or None
-        The one highlighted button: the next sensible step.
-    segment_tip, adapt_tip : str
-        Why the button is off, or what it does.
+    message, tone : str
+        The one sentence on top, and how it is said: "", "good", "warning", "wrong".
+    steps : dict of Step to StepState
+    open_step : Step or None
+        The step whose turn it is; None where nothing is open yet.
+    next : NextStep or None
+    may_choose : bool
+        Whether scan, model and method may be changed.
+    may_run : bool
+        Whether Segment and Adapt can be pressed.
+    why_not : str
+        Why they cannot.
+    may_pause, may_cancel : bool
     pause_text, cancel_text : str
     """
 
-    state: State
     message: str
-    tone: str = "plain"
-    choices: bool = True
-    segment: bool = False
-    adapt: bool = False
-    pause: bool = False
-    cancel: bool = False
-    review: bool = False
-    highlight: str | None = None
-    segment_tip: str = ""
-    adapt_tip: str = ""
+    tone: str = ""
+    steps: dict[Step, StepState] = field(default_factory=dict)
+    open_step: Step | None = None
+    next: NextStep | None = None
+    may_choose: bool = True
+    may_run: bool = False
+    why_not: str = ""
+    may_pause: bool = False
+    may_cancel: bool = False
     pause_text: str = "Pause"
     cancel_text: str = "Cancel"
 
 
-SEGMENT_TIP = "Outline the structures with the model as it was trained: the mask before."
-ADAPT_TIP = (
-    "Let the model get used to this scan, then outline again: the mask after. "
-    "The mask before is kept."
+ADAPT_WORDS = (
+    "Outline the structures with the model as it was trained, let the model get used to this "
+    "scan, and outline again. The source mask is kept."
 )
-_MESSAGES = {
-    State.SEGMENTING: "Segmenting …",
-    State.ADAPTING: "Adapting: the model gets used to this scan …",
-    State.BUSY: "Working …",
-    State.PAUSING: "Pausing after the step in progress …",
-    State.PAUSED: "Paused. Resume to go on, or Cancel to keep what is finished.",
-    State.CANCELLING: "Cancelling: ends with the step in progress …",
-}
 
 
-def state_of(facts: Facts) -> State:
-    """Return the one state that the facts amount to."""
-    if facts.running:
-        if facts.cancelling:
-            return State.CANCELLING
-        if facts.paused:
-            return State.PAUSED
-        if facts.pausing:
-            return State.PAUSING
-        return {"segment": State.SEGMENTING, "adapt": State.ADAPTING}.get(facts.running, State.BUSY)
-    if facts.problem:
-        return State.FAILED
-    if not facts.has_scan:
-        return State.EMPTY
-    if facts.reopened:
-        return State.REOPENED
-    if not facts.has_model:
-        return State.NO_MODEL
-    if facts.misfit:
-        return State.NO_FIT
-    if facts.adapted:
-        return State.FINISHED
-    return State.SEGMENTED if facts.segmented else State.READY
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 slice", "26 slices"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def look(facts: Facts) -> Look:
+def dock_state(facts: Facts) -> DockState:
     """Return what the dock shows for these facts."""
-    state = state_of(facts)
-    if state in RUNNING:
-        wait = "Wait until the work in progress has ended, or cancel it."
-        return Look(
-            state,
-            _MESSAGES[state],
-            choices=False,
-            pause=state in (State.SEGMENTING, State.ADAPTING, State.PAUSED),
-            cancel=state is not State.CANCELLING,
-            review=True,
-            segment_tip=wait,
-            adapt_tip=wait,
-            pause_text="Resume" if state is State.PAUSED else "Pause",
-            cancel_text="Cancelling …" if state is State.CANCELLING else "Cancel",
-        )
-    able, reason = _able(facts)
-    common = {
-        "segment": able,
-        "adapt": able,
-        "review": facts.segmented or facts.adapted,
-        "segment_tip": SEGMENT_TIP if able else reason,
-        "adapt_tip": ADAPT_TIP if able else reason,
-    }
-    message, tone, highlight = _resting(state, facts, able, reason)
-    return Look(state, message, tone=tone, highlight=highlight, **common)  # type: ignore[arg-type]
+    if not facts.scan:
+        if facts.running:
+            return _running(facts)
+        message = facts.problem or "Open a scan, or try a sample, to begin."
+        return DockState(message, "wrong" if facts.problem else "")
+    if facts.running:
+        return _running(facts)
+    why_not = _why_not(facts)
+    message, tone = _message(facts, why_not)
+    return DockState(
+        message,
+        tone,
+        steps=_steps(facts, why_not),
+        open_step=_open_step(facts, why_not),
+        next=_next(facts, why_not),
+        may_run=not why_not,
+        why_not=why_not,
+    )
 
 
-def _able(facts: Facts) -> tuple[bool, str]:
-    """Return whether the model can work on the scan, and if not, why."""
-    if not facts.has_scan:
-        return False, "Open a scan first."
-    if not facts.has_model:
-        return False, "There is no model yet: add one with “Add a model …”."
+def _running(facts: Facts) -> DockState:
+    words = {"segment": "Segmenting …", "adapt": "Adapting: the model gets used to this scan …"}
+    message = words.get(facts.running or "", "Working …")
+    if facts.cancelling:
+        message = "Cancelling: ends with the step in progress …"
+    elif facts.paused:
+        message = "Paused. Resume to go on, or Cancel to keep what is finished."
+    elif facts.pausing:
+        message = "Pausing after the step in progress …"
+    can_pause = facts.running in ("segment", "adapt") and not facts.cancelling
+    resume = NextStep("resume", "Resume", "Go on from where the run stands.")
+    return DockState(
+        message,
+        steps=_steps(facts, ""),
+        open_step=Step.ADAPT if facts.scan else None,
+        next=resume if facts.paused else None,
+        may_choose=False,
+        why_not="Wait until the work in progress has ended, or cancel it.",
+        may_pause=can_pause and not facts.pausing,
+        may_cancel=not facts.cancelling,
+        pause_text="Resume" if facts.paused else "Pause",
+        cancel_text="Cancelling …" if facts.cancelling else "Cancel",
+    )
+
+
+def _why_not(facts: Facts) -> str:
+    """Return why the model cannot work on the scan; "" if it can."""
+    if not facts.model:
+        return "There is no model yet: add one in step Model."
     if facts.misfit:
-        return False, facts.misfit
-    return True, ""
+        hint = f" “{facts.better_model}” would fit." if facts.better_model else ""
+        return f"{facts.misfit}{hint}"
+    return ""
 
 
-def _resting(state: State, facts: Facts, able: bool, reason: str) -> tuple[str, str, str | None]:
-    """Return message, tone and highlighted button of a state in which nothing runs."""
-    step = None
-    if able:
-        step = "save" if facts.adapted else "adapt" if facts.segmented else "segment"
-        if facts.adapted and facts.saved:
-            step = None
-    if state is State.FAILED:
-        return str(facts.problem), "wrong", step or ("open" if not facts.has_scan else None)
-    if state is State.EMPTY:
-        return "Open a scan, or try a sample, to begin.", "plain", "open"
-    if state is State.NO_MODEL:
-        return reason, "warning", None
-    if state is State.NO_FIT:
-        hint = f" “{facts.better_model}” would." if facts.better_model else ""
-        return f"{reason}{hint}", "warning", None
-    note = f" {facts.note}" if facts.note else ""
-    if state is State.REOPENED:
-        return f"Saved run of {facts.reopened}.{note}", "plain", None
-    if state is State.FINISHED:
-        return note.strip() or "Finished.", facts.note_tone, step
-    if state is State.SEGMENTED:
-        return f"The mask before is there.{note} Next: Adapt.", "plain", step
-    return f"Ready to segment.{note}", "plain", step
+def _message(facts: Facts, why_not: str) -> tuple[str, str]:
+    if facts.problem:
+        return facts.problem, "wrong"
+    if facts.reopened:
+        return f"Saved run of {facts.reopened}. {facts.note}".strip(), ""
+    if why_not:
+        return why_not, "warning"
+    if facts.implausible:
+        return facts.implausible, "warning"
+    if facts.adapted:
+        return facts.note or "Adapted.", facts.note_tone
+    if facts.segmented:
+        return f"The source mask is there. {facts.note}".strip(), facts.note_tone
+    return f"Ready. {facts.note}".strip(), facts.note_tone
+
+
+def _steps(facts: Facts, why_not: str) -> dict[Step, StepState]:
+    of_all = "" if facts.total == 1 else f", {counted(facts.total, facts.noun)}"
+    model = " · ".join(part for part in (facts.model, facts.shift) if part)
+    if facts.adapted:
+        flagged = f", {facts.flagged} flagged" if facts.flagged else ", none flagged"
+        adapt = f"{facts.method}: {counted(facts.adapted, facts.noun)}{flagged}"
+    elif facts.segmented:
+        adapt = "source mask only"
+    else:
+        adapt = facts.method
+    drawn = f"{counted(facts.drawn, facts.noun)} corrected" if facts.drawn else ""
+    correct = " · ".join(part for part in (drawn, facts.decided) if part)
+    return {
+        Step.SCAN: StepState(f"{facts.scan}{of_all}"),
+        Step.MODEL: StepState(model),
+        Step.ADAPT: StepState(adapt, "waits for a model that fits" if why_not else ""),
+        Step.CORRECT: StepState(correct, "" if facts.adapted else "waits for an adapted mask"),
+        Step.TAKE_OUT: StepState(
+            "saved" if facts.saved else "",
+            "" if facts.segmented or facts.adapted else "waits for a mask",
+        ),
+    }
+
+
+def _open_step(facts: Facts, why_not: str) -> Step:
+    if why_not:
+        return Step.MODEL
+    if facts.implausible and not facts.adapted:
+        return Step.SCAN
+    if not facts.adapted:
+        return Step.ADAPT
+    return Step.TAKE_OUT if facts.decided else Step.CORRECT
+
+
+def _next(facts: Facts, why_not: str) -> NextStep | None:
+    if why_not:
+        return None
+    if facts.implausible and not facts.adapted:
+        return NextStep(
+            "region", "Draw a region", "Draw a rectangle around what the model is to outline."
+        )
+    if not facts.adapted:
+        return NextStep("adapt", "Adapt", ADAPT_WORDS)
+    if facts.decided and not facts.saved:
+        return NextStep("save", "Save masks …", "Write the masks on the scan's own grid.")
+    if facts.decided:
+        return None
+    if facts.flagged and not facts.looked:
+        words = counted(facts.flagged, f"flagged {facts.noun}")
+        return NextStep("look", f"Look at {words}", "Go to the next one that needs a look.")
+    return NextStep("decide", "Decide below", "Accept, keep, edit or reject what you see.")

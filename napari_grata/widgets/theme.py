@@ -1,4 +1,4 @@
-"""Colours of the viewer's theme, and the few colours that are ours in every theme."""
+"""Colours of the viewer's theme, the few that are ours in every theme, and the style sheet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPainter, QPen, QPixmap
+from qtpy.QtWidgets import QWidget
 
 # Okabe and Ito (2008): told apart by colour-blind people.
 STRUCTURE_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2")
@@ -154,3 +155,43 @@ def _swatch_pixmap(colour: str, size: QSize, ratio: float) -> QPixmap:
     painter.drawRoundedRect(1, 1, size.width() - 2, size.height() - 2, 2, 2)
     painter.end()
     return pixmap
+
+
+def sheet(colours: ThemeColours) -> str:
+    """Return the style sheet of our docks in a theme's colours."""
+    on_accent = max(("#ffffff", "#000000"), key=lambda ink: contrast(ink, colours.accent))
+    good = "#5BC8A0" if colours.dark else "#006B4F"
+    return f"""
+    QToolButton#grata_step {{
+        font-weight: bold; border: none; background: transparent; padding: 3px 0px;
+        text-align: left;
+    }}
+    QToolButton#grata_step:focus {{ text-decoration: underline; }}
+    QToolButton#grata_step:disabled {{ color: {colours.muted}; font-weight: normal; }}
+    QFrame#grata_line {{ border: none; border-bottom: 1px solid {colours.grid}; }}
+    QFrame#grata_bar {{ border: none; border-top: 1px solid {colours.grid}; }}
+    QLabel#grata_muted {{ color: {colours.muted}; }}
+    QLabel#grata_small {{ color: {colours.muted}; font-size: 8pt; }}
+    QLabel[tone="good"] {{ color: {good}; }}
+    QLabel[tone="warning"] {{ color: {colours.attention}; }}
+    QLabel[tone="wrong"] {{ color: {colours.wrong}; }}
+    QPushButton {{ padding: 3px 6px; }}
+    QPushButton[highlighted="true"] {{
+        background-color: {colours.accent}; color: {on_accent}; font-weight: bold;
+    }}
+    QToolButton[chosen="true"] {{ background-color: {colours.current}; }}
+    QPushButton:focus, QComboBox:focus, QLineEdit:focus, QAbstractSpinBox:focus, QCheckBox:focus {{
+        border: 1px solid {colours.accent};
+    }}
+    QScrollArea {{ border: none; }}
+    """
+
+
+def mark(widget: QWidget, name: str, value: str) -> None:
+    """Set a property that the style sheet asks for, and draw the widget anew if it changed."""
+    if widget.property(name) != value:
+        widget.setProperty(name, value)
+        style = widget.style()
+        if style is not None:
+            style.unpolish(widget)
+            style.polish(widget)

@@ -9,7 +9,7 @@ from typing import Any
 from qtpy.QtCore import QSettings
 
 from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError
-from napari_grata.widgets.fold import dock_settings
+from napari_grata.widgets.qt_parts import interface_settings
 
 
 class SettingsStore:
@@ -18,7 +18,7 @@ class SettingsStore:
     Parameters
     ----------
     settings : QSettings, optional
-        `dock_settings` by default.
+        `interface_settings` by default.
 
     Notes
     -----
@@ -27,7 +27,7 @@ class SettingsStore:
     """
 
     def __init__(self, settings: QSettings | None = None) -> None:
-        self._settings = settings if settings is not None else dock_settings()
+        self._settings = settings if settings is not None else interface_settings()
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a remembered value, or ``default``."""

@@ -1,16 +1,18 @@
-"""Mask layers that follow a stream and never write over what a person has drawn."""
+"""Mask layers that follow a stream and never write over what the user has drawn."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.transforms import Affine
 
-from napari_grata.widgets.places import current_slice
+from napari_grata.widgets.scan_layer import KEY, alive, current_slice, free_name
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 
     from napari_grata.scans import Scan
 
-KEY = "napari_grata"
-# Layers that this plugin made; copies that the person made of them are not among them.
+# Layers that this plugin made; copies that the user made of them are not among them.
 _MADE: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -30,22 +31,9 @@ def colormap(colours: Mapping[int, str]) -> DirectLabelColormap:
     return DirectLabelColormap(color_dict=known)
 
 
-def alive(viewer: Viewer, layer: Layer | None) -> bool:
-    """Return whether a layer is still in the viewer (by identity: layers may be renamed)."""
-    return layer is not None and any(layer is other for other in viewer.layers)
-
-
 def made_here(layer: Layer) -> bool:
-    """Return whether a mask layer was made by this plugin, not by the person."""
+    """Return whether a mask layer was made by this plugin, not by the user."""
     return layer in _MADE
-
-
-def free_name(viewer: Viewer, name: str) -> str:
-    """Return ``name``, or ``name 2``, ``name 3`` … where it is taken."""
-    taken = {layer.name for layer in viewer.layers}
-    if name not in taken:
-        return name
-    return next(f"{name} {n}" for n in range(2, 10_000) if f"{name} {n}" not in taken)
 
 
 def placement(scan: Scan, scan_layer: Layer | None) -> dict[str, Any]:
@@ -64,7 +52,7 @@ def placement(scan: Scan, scan_layer: Layer | None) -> dict[str, Any]:
 class MaskLayer:
     """One mask of a scan: the result in memory, and a layer that shows it.
 
-    The result (``stack``) is the program's; the layer is the person's. Where the person has drawn
+    The result (``stack``) is the program's; the layer is the user's. Where the user has drawn
     on a slice, that slice of the layer is left alone and the result stays in memory; `settle`
     then shows it in a layer of its own.
 
@@ -81,8 +69,10 @@ class MaskLayer:
     contour : int
         Width of the contour in pixels, 0 for filled areas.
     opacity : float
+    drawn : callable, optional
+        A bound method, told the slice in view whenever the user has painted there.
     role : str
-        ``"source"``, ``"grata"`` or ``"difference"``, written to the layer's metadata.
+        ``"source"``, ``"adapted"`` or ``"difference"``, written to the layer's metadata.
     """
 
     def __init__(
@@ -96,6 +86,7 @@ class MaskLayer:
         contour: int = 0,
         opacity: float = 0.7,
         role: str = "source",
+        drawn: Callable[[int], None] | None = None,
     ) -> None:
         self._viewer = viewer
         self._scan = scan
@@ -107,6 +98,8 @@ class MaskLayer:
         self._visible = True
         self._dirty: set[int] = set()
         self._kept_back = False
+        self._drawn = None if drawn is None else weakref.WeakMethod(drawn)
+        self._writing = False
         self.stack = scan.empty_mask()
         self.layer: Labels | None = None
 
@@ -117,7 +110,7 @@ class MaskLayer:
 
     @property
     def name(self) -> str:
-        """Name of the layer, as the person has it now, or as it will be."""
+        """Name of the layer, as the user has it now, or as it will be."""
         return self.layer.name if self.layer is not None and self.shown else self._name
 
     @property
@@ -144,13 +137,13 @@ class MaskLayer:
             self.layer.opacity = opacity
 
     def as_shown(self) -> np.ndarray:
-        """Return the label stack as the person has it: what was drawn counts."""
+        """Return the label stack as the user has it: what was drawn counts."""
         if self.layer is not None and self.shown and self.layer.data.shape == self.stack.shape:
             return np.array(self.layer.data, dtype=np.uint8)
         return self.stack.copy()
 
     def edited(self) -> bool:
-        """Return whether the layer differs from the result: a person has drawn on it."""
+        """Return whether the layer differs from the result: the user has drawn on it."""
         if self.layer is None or not self.shown:
             return False
         data = self.layer.data
@@ -164,7 +157,8 @@ class MaskLayer:
         self._dirty.clear()
         self._kept_back = False
         if self.layer is not None and self.shown:
-            self.layer.data = self.stack.copy()
+            with self._ours():
+                self.layer.data = self.stack.copy()
         else:
             self.layer = None
 
@@ -188,7 +182,8 @@ class MaskLayer:
             return
         in_view = current_slice(self._viewer, self._scan, self.layer)
         if self._viewer.dims.ndisplay == 3 or in_view in dirty:
-            self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+            with self._ours():
+                self.layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def ensure(self) -> Labels:
         """Return the layer, making it where there is none."""
@@ -199,7 +194,7 @@ class MaskLayer:
     def settle(self) -> bool:
         """Show the whole result after a stream; returns whether a new layer had to be made.
 
-        A deleted layer comes back; one that a person has drawn on stays as it is, and the result
+        A deleted layer comes back; one that the user has drawn on stays as it is, and the result
         gets a layer of its own.
         """
         new = False
@@ -209,8 +204,28 @@ class MaskLayer:
         self._kept_back = False
         self.ensure()
         assert self.layer is not None
-        self.layer.refresh(extent=False)
+        with self._ours():
+            self.layer.refresh(extent=False)
         return new
+
+    def put_drawing(self, stack: np.ndarray) -> None:
+        """Bring back what the user had drawn, shape ``scan.mask_shape``; the result stays."""
+        with self._ours():
+            self.ensure().data = np.array(stack, dtype=np.uint8)
+
+    @contextmanager
+    def _ours(self) -> Iterator[None]:
+        """While the program itself writes, nothing counts as drawn."""
+        before, self._writing = self._writing, True
+        try:
+            yield
+        finally:
+            self._writing = before
+
+    def _on_paint(self, event: Any = None) -> None:
+        tell = self._drawn() if self._drawn is not None else None
+        if tell is not None and not self._writing and self.layer is not None and self.shown:
+            tell(current_slice(self._viewer, self._scan, self.layer))
 
     def _make(self) -> Labels:
         arguments = placement(self._scan, self._scan_layer())
@@ -227,9 +242,107 @@ class MaskLayer:
         )
         layer.contour = self._contour
         _MADE.add(layer)
-        # The person may be at work on another layer: it stays the active one.
-        active = self._viewer.layers.selection.active
-        self._viewer.add_layer(layer)
-        if active is not None:
-            self._viewer.layers.selection.active = active
+        if self._drawn is not None:
+            for emitter in (layer.events.paint, layer.events.labels_update, layer.events.data):
+                emitter.connect(self._on_paint)
+        add_quietly(self._viewer, layer)
         return layer
+
+
+class SliceLayer:
+    """A mask one slice thick, moved to the slice that it shows; nobody can draw on it.
+
+    A stack of the whole scan would cost a copy of it for every slice shown, which for a list of
+    photographs is more than the adaptation itself.
+
+    Parameters
+    ----------
+    viewer, scan, name, colours, scan_layer, contour, opacity, role
+        As for `MaskLayer`.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        scan: Scan,
+        name: str,
+        colours: Mapping[int, str],
+        scan_layer: Layer | None,
+        *,
+        contour: int = 0,
+        opacity: float = 0.7,
+        role: str = "step",
+    ) -> None:
+        self._viewer = viewer
+        self._scan = scan
+        self._name = name
+        self._colours = dict(colours)
+        self._contour, self._opacity, self._role = contour, opacity, role
+        arguments = placement(scan, scan_layer)
+        self._metadata = dict(arguments.pop("metadata", {}))
+        self._arguments = arguments
+        self._to_world = _linear(arguments, len(scan.mask_shape))
+        self._shown: tuple[int, np.ndarray] | None = None
+        self.layer: Labels | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the layer is in the viewer."""
+        return alive(self._viewer, self.layer)
+
+    def show(self, slice_index: int, label_map: np.ndarray) -> None:
+        """Show a mask, shape (H, W), on a slice."""
+        position = self._scan.slice_position(slice_index)
+        data = label_map.reshape(*(1 for _ in position), *label_map.shape)
+        corner = np.array([*position, 0, 0], dtype=float)
+        translate = np.asarray(self._to_world(corner), dtype=float)
+        if self.layer is None or not self.shown:
+            self.layer = self._make(data, translate)
+        else:
+            before = self._shown
+            if before is None or before[0] != slice_index:
+                self.layer.translate = translate
+            if self.layer.data.shape != data.shape:
+                self.layer.data = data.copy()
+            elif before is None or not np.array_equal(before[1], label_map):
+                # In place: a new array would have extent and thumbnail worked out anew.
+                self.layer.data[...] = data
+                self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+        self._shown = slice_index, label_map
+
+    def remove(self) -> None:
+        """Take the layer away."""
+        layer, self.layer, self._shown = self.layer, None, None
+        if layer is not None and alive(self._viewer, layer):
+            self._viewer.layers.remove(layer)
+
+    def _make(self, data: np.ndarray, translate: np.ndarray) -> Labels:
+        metadata = {**self._metadata}
+        metadata[KEY] = {**metadata.get(KEY, {}), "scan": self._scan, "role": self._role}
+        layer = Labels(
+            data.copy(),
+            name=free_name(self._viewer, self._name),
+            opacity=self._opacity,
+            colormap=colormap(self._colours),
+            metadata=metadata,
+            **{**self._arguments, "translate": translate},
+        )
+        layer.contour = self._contour
+        # What would be drawn on it would be gone with the next step.
+        layer.editable = False
+        add_quietly(self._viewer, layer)
+        return layer
+
+
+def add_quietly(viewer: Viewer, layer: Layer) -> None:
+    """Add a layer and leave the one that the user works on the active one."""
+    active = viewer.layers.selection.active
+    viewer.add_layer(layer)
+    if active is not None:
+        viewer.layers.selection.active = active
+
+
+def _linear(arguments: dict[str, Any], ndim: int) -> Affine:
+    """Return the map from pixels of the stack to where ``translate`` counts from."""
+    parts = {name: arguments.get(name) for name in ("scale", "translate", "rotate", "shear")}
+    return Affine(ndim=ndim, **{name: part for name, part in parts.items() if part is not None})

@@ -1,4 +1,4 @@
-"""Ties between the dock and the viewer that outlives it, cut when either goes away."""
+"""Connections to a viewer that outlives our docks, cut when either goes away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 
-class Ties:
+class EventConnections:
     """Connections to napari's events that end with a widget.
 
     napari keeps the methods of listeners weakly, but Qt may destroy a widget whose Python object
@@ -19,7 +19,7 @@ class Ties:
     Parameters
     ----------
     widget : QWidget
-        With whose end the ties are cut.
+        With whose end the connections are cut.
     """
 
     def __init__(self, widget: QWidget) -> None:
@@ -41,11 +41,11 @@ class Ties:
         self._ends.append(end)
 
     def at_end(self, action: Callable[[], None]) -> None:
-        """Do something when the ties are cut; it must not hold the widget."""
+        """Do something when the connections are cut; it must not hold the widget."""
         self._ends.append(action)
 
     def cut(self, *_: Any) -> None:
-        """Cut all ties; more than once does no harm."""
+        """Cut all connections; more than once does no harm."""
         ends, self._ends = self._ends, []
         for end in ends:
             end()
@@ -54,34 +54,42 @@ class Ties:
 class ClosingWatch(QObject):
     """Knows whether the window around a widget is being closed.
 
-    Between the wish to close a window and its end, results may still arrive from a worker. They
-    must not make new layers then.
+    Between the wish to close a window and its end, results may still arrive from a job. They must
+    not make new layers then.
+
+    Attributes
+    ----------
+    guards : list of callable
+        Asked, in order, before the window closes; one that returns False keeps it open.
     """
 
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
         self._widget = widget
-        self._window: QMainWindow | None = None
+        self.window: QMainWindow | None = None
         self.closing = False
+        self.guards: list[Callable[[], bool]] = []
 
-    def find_window(self) -> None:
-        """Start to watch, once the widget has found its place in a window."""
-        if self._window is not None:
-            return
+    def find_window(self) -> QMainWindow | None:
+        """Start to watch, once the widget has found its place in a window, and return that."""
         parent = self._widget.parentWidget()
-        while parent is not None and not isinstance(parent, QMainWindow):
+        while self.window is None and parent is not None:
+            if isinstance(parent, QMainWindow):
+                self.window = parent
+                parent.installEventFilter(self)
             parent = parent.parentWidget()
-        if isinstance(parent, QMainWindow):
-            self._window = parent
-            parent.installEventFilter(self)
+        return self.window
 
     def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 - Qt's name
-        """Notice the wish to close, and whether the person took it back."""
-        if event.type() == QEvent.Type.Close:
+        """Notice the wish to close, and whether the user took it back."""
+        if event.type() == QEvent.Type.Close and watched is self.window:
+            if not all(guard() for guard in self.guards):
+                event.ignore()
+                return True
             self.closing = True
             QTimer.singleShot(0, self._look_again)
         return bool(super().eventFilter(watched, event))
 
     def _look_again(self) -> None:
-        if self._window is not None and self._window.isVisible():
+        if self.window is not None and self.window.isVisible():
             self.closing = False

@@ -1,1 +1,0 @@
-"""Ways to compare the mask before with the mask after."""

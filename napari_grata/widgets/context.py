@@ -1,0 +1,734 @@
+"""The context of the interface: chosen scan and model, session, runner, undo, and what is shown.
+
+Every section gets the one `Context` of its viewer and knows nothing else: it reads what it needs
+here, listens to the signals, and asks for what it wants done.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QWidget
+
+from napari_grata.adaptation.plan import make_plan
+from napari_grata.adaptation.settings import PRESETS, Settings, preset
+from napari_grata.adaptation.slices import SlicesError, parse_slices
+from napari_grata.segmenters.registry import ModelEntry, list_models
+from napari_grata.widgets.background import Outcome, Queue
+from napari_grata.widgets.connections import ClosingWatch, EventConnections
+from napari_grata.widgets.keys import Actions
+from napari_grata.widgets.runner import Runner, about
+from napari_grata.widgets.scan_layer import (
+    alive,
+    can_be_scan,
+    current_slice,
+    scan_layers,
+    show_slice,
+)
+from napari_grata.widgets.session import Session, Sessions, UndoStack
+from napari_grata.widgets.state import Facts, counted
+from napari_grata.widgets.store import SettingsStore
+from napari_grata.widgets.tasks import Region
+from napari_grata.widgets.theme import ThemeColours, theme_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+    from napari_grata.review.case_list import CaseList
+    from napari_grata.review.cases import Case
+    from napari_grata.scans import Scan
+
+# How masks can be shown; "difference" goes through structures by itself.
+MODES = ("source", "adapted", "difference", "contours", "curtain", "side_by_side", "planes")
+
+
+@dataclass(frozen=True)
+class Displayed:
+    """Which mask the user looks at, and so decides about.
+
+    Attributes
+    ----------
+    which : {"source", "adapted", "step", "none"}
+        ``adapted`` also where both masks are in view.
+    step : int or None
+        The step looked back at.
+    edited : bool
+        Whether the user has painted on the adapted mask.
+    """
+
+    which: str
+    step: int | None = None
+    edited: bool = False
+
+
+class Context(QObject):
+    """What all sections share.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    widget : QWidget
+        The dock: over it dialogs appear, with its end everything ends.
+
+    Attributes
+    ----------
+    store : SettingsStore
+    sessions : Sessions
+    runner : Runner
+    queue : Queue
+        For small work in the background; keys are tuples that begin with the section's name.
+    undo : UndoStack
+    actions : Actions
+    layer : Layer or None
+    scan : Scan or None
+    entries : list of ModelEntry
+    entry : ModelEntry or None
+        The chosen model.
+    device : str
+    settings : Settings
+    preset : str
+    slices_text : str
+        Which slices to work on, as the user typed it.
+    region : Region or None
+    run_parent : str
+        Folder in which runs are kept; "" where they are not.
+    mode : str
+        How masks are shown, one of `MODES`.
+    step : int or None
+        The step of the run that is looked back at; None: the result.
+    caselist : CaseList or None
+    case : Case or None
+        The case in view, where the scan belongs to an open list.
+    decided : str
+        The decision on the case in view, in words.
+    implausible, shift : str
+        What is known of the scan, in words.
+    problem, details : str
+        What went wrong last, until the next action; its trace.
+    theme : ThemeColours
+
+    Signals
+    -------
+    changed()
+        Controls may be live or dead now: read `facts`. Comes once after all changes of a moment.
+    scan_changed(), model_changed(), settings_changed(), region_changed()
+        Another one is chosen.
+    session_changed()
+        Another session is in view, or this one holds wholly new results: draw all anew.
+    masks_changed(object)
+        Masks or flags of the session in view are others: a set of slices, or None for all.
+    drawn(int)
+        The user painted on the adapted mask of this slice.
+    slice_changed(int)
+        Another slice of the scan is in view.
+    step_changed(object)
+        Another step is looked back at (int), or the result again (None).
+    mode_changed(str)
+        Masks are to be shown another way.
+    case_changed(), list_changed(), decisions_changed()
+    theme_changed(ThemeColours)
+    said(str)
+        A hint for a moment, such as which mask is shown.
+    open_requested(str), region_requested(), save_requested()
+        Asks the section in charge: open "file", "folder", "list"; draw a region; save masks.
+    """
+
+    changed = Signal()
+    scan_changed = Signal()
+    model_changed = Signal()
+    settings_changed = Signal()
+    region_changed = Signal()
+    session_changed = Signal()
+    masks_changed = Signal(object)
+    drawn = Signal(int)
+    slice_changed = Signal(int)
+    step_changed = Signal(object)
+    mode_changed = Signal(str)
+    case_changed = Signal()
+    list_changed = Signal()
+    decisions_changed = Signal()
+    theme_changed = Signal(object)
+    said = Signal(str)
+    open_requested = Signal(str)
+    region_requested = Signal()
+    save_requested = Signal()
+
+    def __init__(self, viewer: Viewer, widget: QWidget) -> None:
+        super().__init__(widget)
+        self.viewer = viewer
+        self.widget = widget
+        self.connections = EventConnections(widget)
+        self.closing = ClosingWatch(widget)
+        self.store = SettingsStore()
+        self.sessions = Sessions(viewer)
+        self.runner = Runner(self)
+        self.runner.closing = lambda: self.closing.closing
+        self.queue = Queue("context", self)
+        self.undo = UndoStack(self)
+        self.actions = Actions(self.say)
+        self.theme: ThemeColours = theme_colours(viewer.theme)
+        self.layer: Layer | None = None
+        self.scan: Scan | None = None
+        self.entries: list[ModelEntry] = list_models()
+        self.entry = self._remembered_model()
+        self.device: str = self.store.get("device", "auto")
+        self.preset, self.settings = self.store.method()
+        self.slices_text = ""
+        self.region: Region | None = None
+        self.run_parent: str = self.store.get("run_parent", "")
+        self.mode = "adapted"
+        self.step: int | None = None
+        self.caselist: CaseList | None = None
+        self.case: Case | None = None
+        self.decided = ""
+        self.implausible = self.shift = ""
+        self.problem = self.details = ""
+        # Where the run of a session is kept, if its scan is a case of a list; set by the cases.
+        self.run_folder_of: Callable[[Session], Path | None] = lambda session: None
+        self.looked = False
+        self._unreadable = ""
+        self._session: Session | None = None
+        self._running_layer: Layer | None = None
+        self._watched: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self.changed)
+        self._follow_soon = QTimer(self)
+        self._follow_soon.setSingleShot(True)
+        self._follow_soon.setInterval(0)
+        self._follow_soon.timeout.connect(self._follow)
+        self._slice = 0
+        self._wire()
+
+    def _wire(self) -> None:
+        layers = self.viewer.layers.events
+        for emitter in (layers.inserted, layers.removed, layers.reordered):
+            self.connections.listen(emitter, self._layers_changed)
+        self.connections.listen(layers.removed, self._layer_removed)
+        self.connections.listen(self.viewer.events.theme, self._on_theme)
+        self.connections.listen(self.viewer.dims.events.current_step, self._on_dims)
+        runner = self.runner
+        runner.changed.connect(self.touch)
+        runner.noticed.connect(show_info)
+        runner.ended.connect(self._on_ended)
+        self.undo.changed.connect(self.touch)
+        self.actions.provide("undo", self.undo.undo, self._why_no_undo)
+        self.actions.provide("redo", self.undo.redo, self._why_no_redo)
+        self.actions.provide("next_flagged", self.next_flagged, self._why_no_masks)
+        self.connections.at_end(runner.job.ender())
+        self.connections.at_end(self.queue.ender(finish=True))
+        self.connections.at_end(partial(_close_runs, weakref.ref(self.sessions)))
+
+    # --- saying things ---------------------------------------------------------------------
+
+    def touch(self, *_: Any) -> None:
+        """Have `changed` emitted once, after all changes of this moment."""
+        self._soon.start()
+
+    def say(self, text: str) -> None:
+        """Say something for a moment."""
+        if text:
+            self.said.emit(text)
+
+    def fail(self, problem: str, details: str = "") -> None:
+        """Show a problem until the next action."""
+        self.problem, self.details = problem, details
+        self.touch()
+
+    def clear_problem(self) -> None:
+        """The user has acted: what went wrong before is history."""
+        self.problem = self.details = ""
+
+    # --- choosing --------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        """What the chosen model made of the chosen scan so far."""
+        return self.sessions.find(self.layer, self.scan, self.entry)
+
+    def choose_layer(self, layer: Layer | None, *, fit: bool = True) -> None:
+        """Take another scan: its layers are shown, those of other scans hidden.
+
+        Parameters
+        ----------
+        fit : bool
+            Fit the view to the scan.
+        """
+        if layer is self.layer and layer is not None:
+            scan, self._unreadable = self._scan_of(layer)
+            if scan is self.scan:
+                return
+        self.clear_problem()
+        self.layer = layer
+        self.scan, self._unreadable = self._scan_of(layer)
+        self.region, self.slices_text, self.step = None, "", None
+        self.implausible = self.shift = ""
+        if layer is not None:
+            self._show_only(layer)
+            self._choose_fitting_model()
+            if fit:
+                self.viewer.reset_view()
+        if self.scan is not None and self.scan.notices:
+            show_info(" ".join(self.scan.notices))
+        self.scan_changed.emit()
+        self._take_session()
+        self.slice_changed.emit(self.in_view())
+        self.touch()
+
+    def choose_model(self, name: str) -> None:
+        """Take another model, by its name."""
+        found = next((entry for entry in self.entries if entry.name == name), None)
+        if found is None or found is self.entry:
+            return
+        self.clear_problem()
+        self.entry = found
+        if found.card is not None:
+            self.store.set("model", found.name)
+        self.implausible = self.shift = ""
+        self.model_changed.emit()
+        self._take_session()
+        self.touch()
+
+    def reload_models(self, chosen: str = "") -> None:
+        """Look again which models there are, such as after one was added, and choose one."""
+        name = chosen or (self.entry.name if self.entry is not None else "")
+        self.entries = list_models()
+        self.runner.engine.forget()
+        self.entry = None
+        self.choose_model(name)
+        self.model_changed.emit()
+        self.touch()
+
+    def add_entry(self, entry: ModelEntry) -> None:
+        """Offer a model that lies elsewhere, such as that of a saved run."""
+        if all(other.name != entry.name or other.card is None for other in self.entries):
+            self.entries = [*self.entries, entry]
+
+    def choose_settings(self, name: str, settings: Settings) -> None:
+        """Take another method or other settings of it."""
+        self.preset, self.settings = name, settings
+        self.store.set_method(name, settings)
+        self.settings_changed.emit()
+        self.touch()
+
+    def choose_device(self, device: str) -> None:
+        """Take another device for the next run."""
+        self.device = device
+        self.store.set("device", device)
+        self.touch()
+
+    def choose_region(self, region: Region | None) -> None:
+        """Work inside a rectangle (row0, col0, row1, col1) only; None: everywhere."""
+        if region != self.region:
+            self.region = region
+            self.implausible = ""
+            self.region_changed.emit()
+            self.touch()
+
+    def slices(self) -> list[int]:
+        """Return the slices to work on.
+
+        Raises
+        ------
+        SlicesError
+            If what the user typed names none.
+        """
+        if self.scan is None:
+            raise SlicesError("Open a scan first.")
+        return parse_slices(self.slices_text, self.scan, current=self.in_view())
+
+    def _remembered_model(self) -> ModelEntry | None:
+        usable = [entry for entry in self.entries if entry.card is not None]
+        name = self.store.get("model", "")
+        return next((e for e in usable if e.name == name), usable[0] if usable else None)
+
+    def _choose_fitting_model(self) -> None:
+        """Another scan brings along a model that reads it; else the dock says why none does."""
+        if self.scan is None or not self._misfit():
+            return
+        better = self._fitting()
+        if better is not None:
+            self.entry = better
+            self.model_changed.emit()
+
+    def _misfit(self) -> str:
+        if self._unreadable:
+            return self._unreadable
+        if self.scan is None or self.entry is None or self.entry.card is None:
+            return ""
+        return self.entry.card.fits(self.scan) or ""
+
+    def _fitting(self) -> ModelEntry | None:
+        if self.scan is None:
+            return None
+        usable = (entry for entry in self.entries if entry.card is not None)
+        return next((e for e in usable if e.card and e.card.fits(self.scan) is None), None)
+
+    def _scan_of(self, layer: Layer | None) -> tuple[Scan | None, str]:
+        scan, reason = self.sessions.scan(layer)
+        return scan, reason or ""
+
+    def _take_session(self) -> None:
+        """Listen to the session in view, and tell that it may be another one."""
+        before, self._session = self._session, self.session
+        if before is not None and before is not self._session:
+            before.masks_changed.disconnect(self._on_masks)
+            before.drawn.disconnect(self._on_drawn)
+        if self._session is not None and before is not self._session:
+            self._session.masks_changed.connect(self._on_masks)
+            self._session.drawn.connect(self._on_drawn)
+        self.session_changed.emit()
+
+    def take_results(self) -> None:
+        """The session in view was filled from elsewhere, such as a saved run."""
+        self.look_back(None)
+        self._take_session()
+        self.touch()
+
+    # --- following the viewer --------------------------------------------------------------
+
+    def _layers_changed(self, event: Any = None) -> None:
+        for layer in self.viewer.layers:
+            if layer not in self._watched:
+                self._watched.add(layer)
+                self.connections.listen(layer.events.visible, self._layers_changed)
+                self.connections.listen(layer.events.name, self._layers_changed)
+        self._follow_soon.start()
+
+    def _follow(self) -> None:
+        """Choose the uppermost scan in view: what the user sees is what is worked on."""
+        scans = scan_layers(self.viewer)
+        seen = [layer for layer in scans if layer.visible]
+        if seen and self.layer is not seen[0]:
+            self.choose_layer(seen[0])
+        elif self.layer is not None and not alive(self.viewer, self.layer):
+            self.choose_layer(scans[0] if scans else None)
+        elif self.layer is not None:
+            self.choose_layer(self.layer, fit=False)  # its data may be others now
+        self.touch()
+
+    def _show_only(self, layer: Layer) -> None:
+        """Show a scan and its masks; hide other scans and theirs."""
+        mine = [entry for session in self.sessions.of(layer) for entry in session.layers()]
+        layer.visible = True
+        for other in list(self.viewer.layers):
+            if other is layer or any(other is one for one in mine):
+                continue
+            named = other.metadata.get("napari_grata")
+            of_ours = isinstance(named, dict) and "role" in named
+            if can_be_scan(other) or of_ours:
+                other.visible = False
+        session = self.session
+        if session is not None:
+            self.apply_plain_mode(session)
+
+    def _layer_removed(self, event: Any) -> None:
+        """A scan that a run is working on comes back: its masks would have no place."""
+        layer = self._running_layer
+        if layer is not None and event.value is layer and self.runner.kind is not None:
+            QTimer.singleShot(0, self._put_back)
+
+    def _put_back(self) -> None:
+        layer = self._running_layer
+        if layer is None or alive(self.viewer, layer) or self.closing.closing:
+            return
+        self.viewer.layers.insert(0, layer)
+        show_info("The scan stays until the run on it has ended; cancel the run to remove it.")
+
+    def _on_theme(self, event: Any = None) -> None:
+        self.theme = theme_colours(self.viewer.theme)
+        self.theme_changed.emit(self.theme)
+
+    # --- slices ----------------------------------------------------------------------------
+
+    def in_view(self) -> int:
+        """Return the slice of the chosen scan that is in view."""
+        if self.scan is None or not alive(self.viewer, self.layer):
+            return 0
+        assert self.layer is not None
+        return current_slice(self.viewer, self.scan, self.layer)
+
+    def go_to(self, index: int) -> None:
+        """Bring a slice of the chosen scan into view."""
+        scan, layer = self.scan, self.layer
+        if scan is not None and layer is not None and 0 <= index < scan.n_slices:
+            show_slice(self.viewer, scan, layer, index)
+
+    def next_flagged(self) -> None:
+        """Go to the next slice that needs a look."""
+        session = self.session
+        flagged = session.flagged() if session is not None else []
+        self.looked = True
+        if not flagged:
+            noun = self.scan.noun if self.scan is not None else "slice"
+            self.say(f"No {noun} is flagged.")
+        else:
+            here = self.in_view()
+            self.go_to(next((index for index in flagged if index > here), flagged[0]))
+        self.touch()
+
+    def _on_dims(self, event: Any = None) -> None:
+        here = self.in_view()
+        if here != self._slice:
+            self._slice = here
+            self.slice_changed.emit(here)
+
+    # --- looking ---------------------------------------------------------------------------
+
+    def show_mode(self, mode: str) -> None:
+        """Show the masks another way, one of `MODES`; looks at the result again."""
+        self.look_back(None)
+        session = self.session
+        if session is None or (not session.can_compare and mode not in ("source", "adapted")):
+            self.say("Adapt first: then there are two masks to compare.")
+            return
+        self.mode = mode
+        self.apply_plain_mode(session)
+        self.mode_changed.emit(mode)
+        self.touch()
+
+    def apply_plain_mode(self, session: Session) -> None:
+        """Switch layers on and off for the present mode; what is drawn over them is compare's."""
+        if not session.adapted_slices or self.mode == "source":
+            session.show_masks(source=True, adapted=False)
+        elif self.mode in ("adapted", "difference", "planes"):
+            session.show_masks(source=False, adapted=True)
+        if self.mode == "difference" and session.can_compare:
+            if session.difference_of is None:
+                session.show_difference()
+        else:
+            session.hide_difference()
+
+    def look_back(self, step: int | None) -> None:
+        """Look at the masks as they were after a step; None: at the result again."""
+        if step != self.step:
+            self.step = step
+            self.step_changed.emit(step)
+            self.touch()
+
+    def displayed(self) -> Displayed:
+        """Return which mask the user looks at."""
+        session = self.session
+        if session is None or not (session.segmented_slices or session.adapted_slices):
+            return Displayed("none")
+        if self.step is not None:
+            return Displayed("step", step=self.step)
+        if not session.adapted_slices or self.mode == "source":
+            return Displayed("source")
+        return Displayed("adapted", edited=bool(session.drawn_slices))
+
+    # --- running ---------------------------------------------------------------------------
+
+    def segment(self) -> None:
+        """Make the source masks."""
+        begun = self._begin()
+        if begun is not None:
+            session, entry, slices = begun
+            self.runner.segment(session, entry, self.device, slices, self.region)
+            self.mode = "source"
+            self.take_results()
+
+    def adapt(self) -> None:
+        """Adapt; source masks that lack are made on the way."""
+        begun = self._begin()
+        if begun is None:
+            return
+        session, entry, slices = begun
+        self.undo.forget([session])
+        session.settings = self.settings
+        plan = make_plan(self.settings, slices, session.scan.case_of)
+        session.expected_steps = max((event.step for event in plan), default=0)
+        folder = self.run_folder_of(session) or self.named_run_folder(session)
+        self.runner.adapt(session, entry, self.device, self.settings, slices, self.region, folder)
+        self.looked = False
+        self.mode = "adapted"
+        self.take_results()
+        self.mode_changed.emit(self.mode)
+
+    def go_on(self, *, finish: bool) -> None:
+        """Go on with a run that was cancelled, or finish it with what was learned."""
+        session = self.session
+        if session is not None and self.unfinished() and self.runner.kind is None:
+            self.clear_problem()
+            self._running_layer = self.layer
+            self.runner.go_on(session, finish=finish)
+            self.touch()
+
+    def unfinished(self) -> bool:
+        """Whether the run in view was cancelled and can go on."""
+        session = self.session
+        if session is None or session.busy or session.run is None:
+            return False
+        # A state that was taken rolled the run back on purpose.
+        return session.taken_step is None and session.run.position < session.run.total
+
+    def start(self, kind: str, session: Session | None, make: Any, title: str) -> None:
+        """Run another job, as `Runner.start`; says why where one is going on."""
+        if self.runner.kind is not None:
+            self.say("A run is going on; wait for its end, or cancel it.")
+            return
+        self.clear_problem()
+        self.closing.find_window()
+        self._running_layer = self.layer if session is not None else None
+        self.runner.start(kind, session, make, title)
+
+    def named_run_folder(self, session: Session) -> Path | None:
+        """Return where the user wants this session's run kept; None where nowhere."""
+        if not self.run_parent:
+            return None
+        from datetime import datetime
+
+        stamp = datetime.now().strftime("%Y-%m-%d %H.%M.%S")
+        allowed = "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in session.scan.name)
+        return Path(self.run_parent) / f"{allowed.strip(' .') or 'run'} {stamp}"
+
+    def _begin(self) -> tuple[Session, ModelEntry, list[int]] | None:
+        """Capture what a run works on, or say why it cannot begin."""
+        self.clear_problem()
+        self.look_back(None)
+        layer, scan, entry = self.layer, self.scan, self.entry
+        if self.runner.kind or self._misfit() or layer is None or scan is None or entry is None:
+            self.touch()
+            return None
+        try:
+            slices = self.slices()
+        except SlicesError as error:
+            self.fail(str(error))
+            return None
+        self.closing.find_window()
+        session = self.sessions.get(layer, scan, entry, filled=self.store.get("filled"))
+        session.note = session.note_tone = ""
+        self._running_layer = layer
+        return session, entry, slices
+
+    def _on_ended(self, kind: str, outcome: Outcome) -> None:
+        session = self.runner.session
+        self._running_layer = None
+        if outcome.kind == "failed":
+            kept = ""
+            if session is not None and (session.adapted_slices or session.segmented_slices):
+                kept = " What was finished is kept."
+            self.problem, self.details = f"{outcome.message}{kept}", outcome.details
+        if session is None or self.closing.closing:
+            return
+        done = session.adapted_slices if kind == "adapt" else session.segmented_slices
+        if outcome.kind == "cancelled":
+            session.note_tone = ""
+            session.note = f"Cancelled; {counted(len(done), session.scan.noun)} finished and kept."
+        elif outcome.kind == "done" and kind == "adapt":
+            session.note, session.note_tone = self._result_words(session)
+        if outcome.kind == "done" and self.runner.seconds_a_slice is not None:
+            self.store.set_pace(self._pace_key(kind), self.runner.seconds_a_slice)
+        if kind == "adapt" and session is self.session and session.can_compare:
+            self.mode = "difference" if outcome.kind == "done" else "adapted"
+            self.apply_plain_mode(session)
+            self.mode_changed.emit(self.mode)
+            if outcome.kind == "done":
+                self.go_to(self._most_worth_a_look(session))
+
+    def _result_words(self, session: Session) -> tuple[str, str]:
+        adapted = counted(len(session.adapted_slices), session.scan.noun)
+        flagged = len(session.flagged())
+        if flagged:
+            return f"{adapted} adapted, {flagged} flagged: have a look (key N).", "warning"
+        tone = "" if self.implausible else "good"
+        return f"{adapted} adapted, none flagged.", tone
+
+    @staticmethod
+    def _most_worth_a_look(session: Session) -> int:
+        """Return the flagged slice that changed most; of all slices where none is flagged."""
+        change: dict[int, float] = {}
+        for record in session.records:
+            shares = list(record.agreement.values())
+            change[record.slice_index] = 1 - sum(shares) / len(shares) if shares else 0.0
+        flagged = [index for index in session.flagged() if index in change]
+        return max(flagged or change, key=lambda index: change[index], default=0)
+
+    def expected_time(self) -> str:
+        """Return how long segmenting should take here, as measured the last time; "" unknown."""
+        if self.scan is None or self.entry is None:
+            return ""
+        pace = self.store.pace(self._pace_key("adapt"))
+        try:
+            count = len(self.slices())
+        except SlicesError:
+            return ""
+        if pace is None:
+            return ""
+        return f"{about(pace * count)} for {counted(count, self.scan.noun)}"
+
+    def _pace_key(self, kind: str) -> str:
+        size = "x".join(str(n) for n in self.scan.mask_shape[-2:]) if self.scan else ""
+        model = self.entry.name if self.entry is not None else ""
+        return "/".join((kind, model, self.device, size))
+
+    # --- the situation ---------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """Return the situation as plain facts."""
+        session, runner, scan = self.session, self.runner, self.scan
+        misfit = self._misfit()
+        better = self._fitting() if misfit else None
+        usable = self.entry is not None and self.entry.card is not None
+        title = PRESETS[self.preset].title if self.preset in PRESETS else preset("careful").title
+        return Facts(
+            scan=self.layer.name if self.layer is not None else "",
+            model=self.entry.title if self.entry is not None and usable else "",
+            misfit=misfit,
+            better_model=better.title if better is not None else "",
+            implausible=self.implausible,
+            shift=self.shift,
+            method=title,
+            total=scan.n_slices if scan is not None else 1,
+            segmented=len(session.segmented_slices) if session is not None else 0,
+            adapted=len(session.adapted_slices) if session is not None else 0,
+            flagged=len(session.flagged()) if session is not None else 0,
+            drawn=len(session.drawn_slices) if session is not None else 0,
+            noun=scan.noun if scan is not None else "slice",
+            running=runner.kind,
+            pausing=runner.pausing,
+            paused=runner.paused,
+            cancelling=runner.cancelling,
+            unfinished=self.unfinished(),
+            problem=self.problem,
+            note=session.note if session is not None else "",
+            note_tone=session.note_tone if session is not None else "",
+            decided=self.decided,
+            saved=session is not None and session.saved,
+            reopened=(session.reopened or "") if session is not None else "",
+            looked=self.looked,
+        )
+
+    def _on_masks(self, slices: Any) -> None:
+        self.masks_changed.emit(slices)
+        self.touch()
+
+    def _on_drawn(self, index: int) -> None:
+        self.drawn.emit(index)
+        self.touch()
+
+    def _why_no_undo(self) -> str:
+        return "" if self.undo.undo_words else "There is nothing to undo."
+
+    def _why_no_redo(self) -> str:
+        return "" if self.undo.redo_words else "There is nothing to do again."
+
+    def _why_no_masks(self) -> str:
+        session = self.session
+        return "" if session is not None and session.adapted_slices else "Adapt first."
+
+
+def _close_runs(sessions: weakref.ref[Sessions]) -> None:
+    found = sessions()
+    if found is not None:
+        found.close_runs()

@@ -1,0 +1,274 @@
+"""Small pieces that the sections share: rows, buttons, sentences, the steps of the dock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QSettings, Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QElidingLabel
+
+from napari_grata.widgets.theme import mark, tip
+
+LABEL_WIDTH = 66
+
+
+def interface_settings() -> QSettings:
+    """Return the store of what the interface remembers between sessions.
+
+    It is ``$NAPARI_GRATA_HOME/interface.ini`` where that variable is set, else the user's usual
+    place for settings.
+    """
+    home = os.environ.get("NAPARI_GRATA_HOME")
+    if home:
+        return QSettings(str(Path(home) / "interface.ini"), QSettings.Format.IniFormat)
+    return QSettings(
+        QSettings.Format.IniFormat, QSettings.Scope.UserScope, "napari-grata", "interface"
+    )
+
+
+def row(label: str, *widgets: QWidget, tip: str = "") -> QWidget:
+    """Return a line: a name on the left, one or more controls beside it, the first one wide."""
+    line = QWidget()
+    layout = QHBoxLayout(line)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(4)
+    if label:
+        name = QLabel(label)
+        name.setFixedWidth(LABEL_WIDTH)
+        name.setToolTip(tip)
+        buddy = next((w for w in widgets if w.focusPolicy() != Qt.FocusPolicy.NoFocus), None)
+        if buddy is not None:
+            name.setBuddy(buddy)
+        layout.addWidget(name)
+    for index, widget in enumerate(widgets):
+        if tip and not widget.toolTip():
+            widget.setToolTip(tip)
+        layout.addWidget(widget, 1 if index == 0 else 0)
+    return line
+
+
+def choice(tip: str = "", name: str = "") -> QComboBox:
+    """Return a combo box that never forces the dock to grow wider than its entries fit."""
+    box = QComboBox()
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)
+    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    box.setToolTip(tip)
+    box.setAccessibleName(name)
+    return box
+
+
+def button(
+    text: str,
+    words: str = "",
+    *,
+    small: bool = False,
+    clicked: Callable[[], object] | None = None,
+) -> QPushButton:
+    """Return a push button that can be reached with Tab.
+
+    Parameters
+    ----------
+    words : str
+        Its tooltip.
+    small : bool
+        No wider than its text.
+    clicked : callable, optional
+        A bound method that takes nothing.
+    """
+    made = QPushButton(text)
+    made.setToolTip(words)
+    made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    if small:
+        made.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+    if clicked is not None:
+        made.clicked.connect(lambda _checked=False: clicked())
+    return made
+
+
+def column(*widgets: QWidget, spacing: int = 4, margins: tuple[int, ...] = (0, 0, 0, 0)) -> QWidget:
+    """Return widgets one below the other."""
+    made = QWidget()
+    layout = QVBoxLayout(made)
+    layout.setContentsMargins(*margins)
+    layout.setSpacing(spacing)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return made
+
+
+class Sentence(QElidingLabel):
+    """Text within a fixed number of lines, so that nothing below it jumps.
+
+    What does not fit ends in an ellipsis; all of it is the tooltip.
+    """
+
+    def __init__(self, lines: int = 1, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._lines = lines
+        self.setWordWrap(lines > 1)
+        self.setElideMode(Qt.TextElideMode.ElideRight)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self._fix_height()
+
+    def say(self, text: str, tone: str = "") -> None:
+        """Show a text; ``tone`` is "", "good", "warning" or "wrong"."""
+        text = text.strip()
+        mark(self, "tone", tone)
+        if text != self.text():
+            self.setText(text)
+            self.setToolTip(tip(text))
+
+    def said(self) -> str:
+        """Return the whole text, shown in full or not."""
+        return str(self.text())
+
+    def changeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Keep the height when the theme or the font changes."""
+        super().changeEvent(event)
+        self._fix_height()
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Fit the height: only now the theme's font is known."""
+        super().showEvent(event)
+        self._fix_height()
+
+    def _fix_height(self) -> None:
+        height = self.fontMetrics().lineSpacing() * self._lines + 4
+        if height != self.minimumHeight():
+            self.setFixedHeight(height)
+
+
+class StepSection(QFrame):
+    """One step of the dock: open, folded to one line that says its result, or waiting.
+
+    Parameters
+    ----------
+    title : str
+    body : QWidget
+        What is in view while the step is open.
+
+    Signals
+    -------
+    open_requested()
+        The user clicked the line of a folded step.
+    """
+
+    open_requested = Signal()
+
+    def __init__(self, title: str, body: QWidget, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("grata_line")
+        self.title = title
+        self.body = body
+        self.header = QToolButton()
+        self.header.setObjectName("grata_step")
+        self.header.setText(title)
+        self.header.setAutoRaise(True)
+        self.header.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.header.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.header.clicked.connect(self.open_requested)
+        self.summary = Sentence(1)
+        self.summary.setObjectName("grata_muted")
+        line = QHBoxLayout()
+        line.setContentsMargins(0, 0, 0, 0)
+        line.setSpacing(6)
+        line.addWidget(self.header)
+        line.addWidget(self.summary, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 2)
+        layout.setSpacing(2)
+        layout.addLayout(line)
+        layout.addWidget(body)
+        self.show_state(is_open=False, summary="", waiting="")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the body is in view."""
+        return not self.body.isHidden()
+
+    def show_state(self, *, is_open: bool, summary: str, waiting: str) -> None:
+        """Show how the step stands.
+
+        Parameters
+        ----------
+        is_open : bool
+        summary : str
+            Its result, beside the title of a folded step.
+        waiting : str
+            What it waits for, if its turn has not come: a grey line that cannot be opened.
+        """
+        self.header.setEnabled(not waiting)
+        arrow = Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
+        self.header.setArrowType(Qt.ArrowType.NoArrow if waiting else arrow)
+        self.summary.say(waiting or ("" if is_open else summary))
+        self.body.setVisible(is_open and not waiting)
+
+
+class Segmented(QWidget):
+    """A row of buttons of which one is chosen.
+
+    Parameters
+    ----------
+    options : list of (str, str, str)
+        Name, text and tooltip of each.
+
+    Signals
+    -------
+    chosen(str)
+        The user pressed the button of this name.
+    """
+
+    chosen = Signal(str)
+
+    def __init__(self, options: list[tuple[str, str, str]], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(1)
+        self.buttons: dict[str, QToolButton] = {}
+        for name, text, words in options:
+            made = QToolButton()
+            made.setText(text)
+            made.setToolTip(words)
+            made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            made.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Fixed)
+            made.clicked.connect(lambda _checked=False, name=name: self.chosen.emit(name))
+            layout.addWidget(made)
+            self.buttons[name] = made
+
+    def choose(self, name: str) -> None:
+        """Show one as chosen; emits nothing."""
+        for other, made in self.buttons.items():
+            mark(made, "chosen", "true" if other == name else "false")
+
+    def offer(self, name: str, why_not: str = "", *, shown: bool = True) -> None:
+        """Enable a button, or disable it for a reason that becomes part of its tooltip."""
+        made = self.buttons[name]
+        made.setVisible(shown)
+        made.setEnabled(not why_not)
+        usual = made.property("usual_tip") or made.toolTip()
+        made.setProperty("usual_tip", usual)
+        made.setToolTip(f"{usual}\n{why_not}" if why_not else usual)
+
+
+def ask_folder(widget: QWidget, folder: str, title: str) -> str:
+    """Ask for a folder; "" if the user gave none."""
+    return str(QFileDialog.getExistingDirectory(widget, title, folder))

@@ -1,0 +1,188 @@
+"""Which layers of a viewer are scans, the scan of each, and where the viewer looks in it.
+
+Places always go by way of the world's coordinates: the viewer's sliders count in steps of the
+finest layer, not in slices of a scan.
+"""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Shapes
+
+from napari_grata.scans import Scan, scan_from_array
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+KEY = "napari_grata"
+Box = tuple[int, int, int, int]
+_SMALLEST_BOX = 8
+
+
+def can_be_scan(layer: Layer) -> bool:
+    """Return whether a layer is an image that may be worked on; nothing is read."""
+    entry = layer.metadata.get(KEY)
+    if not isinstance(layer, Image) or (isinstance(entry, dict) and "role" in entry):
+        # What we drew over a scan ourselves, such as the model's uncertainty.
+        return False
+    if _own_scan(layer) is not None:
+        return True
+    # A second picture derived from a mask layer is no scan of ours, an image of any other kind is.
+    return 2 <= layer.ndim <= 4 and np.dtype(layer.dtype).kind in "uif"
+
+
+def scan_layers(viewer: Viewer) -> list[Image]:
+    """Return the layers that can be a scan, the uppermost first, as in the layer list."""
+    return [layer for layer in reversed(viewer.layers) if can_be_scan(layer)]
+
+
+def _named_scan(layer: Layer) -> Scan | None:
+    entry = layer.metadata.get(KEY)
+    scan = entry.get("scan") if isinstance(entry, dict) else None
+    return scan if isinstance(scan, Scan) else None
+
+
+def _own_scan(layer: Layer) -> Scan | None:
+    scan = _named_scan(layer)
+    # The user may have given the layer other data since, or this is a filtered copy of it.
+    return scan if scan is not None and scan.holds(_array(layer)) else None
+
+
+def _array(layer: Layer) -> Any:
+    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+
+
+class ScanOfLayer:
+    """Finds the scan of a layer and keeps it as long as the layer shows the same data."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[Layer, tuple[Any, Scan]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __call__(self, layer: Image) -> Scan:
+        """Return the scan of a layer.
+
+        Raises
+        ------
+        ScanError
+            If the layer's data cannot be a scan: constant, all NaN, too many axes.
+        """
+        own = _own_scan(layer)
+        if own is not None:
+            return own
+        data = _array(layer)
+        known = self._known.get(layer)
+        if known is not None and known[0] is data:
+            return known[1]
+        scan = _foreign_scan(layer, data)
+        self._known[layer] = (data, scan)
+        return scan
+
+
+def _foreign_scan(layer: Image, data: Any) -> Scan:
+    """Make a scan of a layer that napari or another plugin opened."""
+    units = tuple(str(unit) for unit in layer.units)
+    measured = any(unit not in ("pixel", "") for unit in units)
+    scaled = not np.allclose(layer.scale, 1)
+    source = getattr(layer.source, "path", None)
+    labels = tuple(str(label) for label in layer.axis_labels)
+    named = not all(label.lstrip("-").isdigit() for label in labels)
+    return scan_from_array(
+        data,
+        name=layer.name,
+        rgb=bool(layer.rgb),
+        spacing=tuple(float(s) for s in layer.scale) if measured or scaled else None,
+        units=tuple("mm" if u == "millimeter" else u for u in units) if measured else None,
+        axis_labels=labels if named else None,
+        # The metadata's affine counts in the axes of the file, which need not be the layer's.
+        like=_named_scan(layer),
+        metadata={k: v for k, v in layer.metadata.items() if k != KEY},
+        path=Path(source) if source else None,
+    )
+
+
+def _in_view(viewer: Viewer, layer: Layer) -> np.ndarray:
+    """Return the layer's own coordinates of the point at which the viewer's sliders stand."""
+    point = np.zeros(layer.ndim)
+    there = np.asarray(viewer.dims.point, dtype=float)[-layer.ndim :]
+    point[-len(there) :] = there
+    return np.asarray(layer.world_to_data(point), dtype=float)
+
+
+def current_slice(viewer: Viewer, scan: Scan, layer: Layer) -> int:
+    """Return the flat number of the slice that is in view.
+
+    Parameters
+    ----------
+    layer : Layer
+        One that lies on the scan's grid: the scan itself or a mask.
+    """
+    leading = scan.leading_shape
+    place = np.rint(_in_view(viewer, layer)[: len(leading)]).astype(int)
+    inside = (int(min(max(p, 0), n - 1)) for p, n in zip(place, leading, strict=True))
+    return scan.slice_index(tuple(inside))
+
+
+def show_slice(viewer: Viewer, scan: Scan, layer: Layer, index: int) -> None:
+    """Bring a slice into view; ``layer`` is as in `current_slice`."""
+    position = scan.slice_position(index)
+    if not position:
+        return
+    coordinates = _in_view(viewer, layer)
+    coordinates[: len(position)] = position
+    world = layer.data_to_world(coordinates)
+    first = viewer.dims.ndim - layer.ndim
+    axes = [first + axis for axis in range(len(position))]
+    viewer.dims.set_point(axes, [float(world[axis]) for axis in range(len(position))])
+
+
+def rectangles(viewer: Viewer, scan: Scan, scan_layer: Any) -> list[tuple[str, Box]]:
+    """Return the rectangles that Shapes layers lay over the scan, with names for the user.
+
+    Returns
+    -------
+    list of (str, (row0, col0, row1, col1))
+        In the scan's own pixels, half-open, cut to the picture; very small ones are left out.
+    """
+    found = []
+    sides = np.array(scan.mask_shape[-2:])
+    for layer in viewer.layers:
+        if not isinstance(layer, Shapes):
+            continue
+        for number, (corners, kind) in enumerate(zip(layer.data, layer.shape_type, strict=True), 1):
+            if kind != "rectangle":
+                continue
+            pixels = np.array([_pixel(layer.data_to_world(c)[-2:], scan_layer) for c in corners])
+            # A pixel reaches half a step to either side of its centre.
+            low = np.clip(np.floor(pixels.min(axis=0) + 0.5), 0, sides).astype(int)
+            high = np.clip(np.floor(pixels.max(axis=0) + 0.5), 0, sides).astype(int)
+            if (high - low >= _SMALLEST_BOX).all():
+                box = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+                found.append((f"{layer.name}, rectangle {number}", box))
+    return found
+
+
+def _pixel(world: Any, scan_layer: Any) -> np.ndarray:
+    """Return the pixel of the scan at a point of the plane, given as (y, x) of the world."""
+    point = np.zeros(scan_layer.ndim)
+    point[-2:] = world
+    return np.asarray(scan_layer.world_to_data(point))[-2:]
+
+
+def alive(viewer: Viewer, layer: Layer | None) -> bool:
+    """Return whether a layer is still in the viewer (by identity: layers may be renamed)."""
+    return layer is not None and any(layer is other for other in viewer.layers)
+
+
+def free_name(viewer: Viewer, name: str) -> str:
+    """Return ``name``, or ``name 2``, ``name 3`` … where it is taken."""
+    taken = {layer.name for layer in viewer.layers}
+    if name not in taken:
+        return name
+    return next(f"{name} {n}" for n in range(2, 10_000) if f"{name} {n}" not in taken)

@@ -1,1 +1,0 @@
-"""What leaves the program: reports, decided masks, the command line of a run."""
