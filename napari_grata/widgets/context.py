@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.scans import Scan
+    from napari_grata.segmenters import DeviceChoice
 
 # How masks can be shown; "difference" goes through structures by itself.
 MODES = ("source", "adapted", "difference", "contours", "curtain", "side_by_side", "planes")
@@ -94,6 +95,8 @@ class Context(QObject):
     entry : ModelEntry or None
         The chosen model.
     device : str
+    devices : list of DeviceChoice or None
+        Where models can run; None until torch is loaded.
     settings : Settings
     preset : str
     slices_text : str
@@ -115,6 +118,12 @@ class Context(QObject):
     problem, details : str
         What went wrong last, until the next action; its trace.
     theme : ThemeColours
+    painting : bool
+        Whether the user has the brush on the adapted mask: it is shown filled then.
+    brush : int
+        Label value that the brush paints; 0 erases.
+    decision_marks : dict of int to str
+        Verdict by slice, for marks in tables and strips.
 
     Signals
     -------
@@ -136,10 +145,15 @@ class Context(QObject):
         Masks are to be shown another way.
     case_changed(), list_changed(), decisions_changed()
     theme_changed(ThemeColours)
+    painting_changed(bool)
+        The user takes the brush to the adapted mask, or puts it down.
     said(str)
         A hint for a moment, such as which mask is shown.
     open_requested(str), region_requested(), save_requested()
-        Asks the section in charge: open "file", "folder", "list"; draw a region; save masks.
+        Asks the section in charge: open "file", "folder", "list-folder", "list-files", "run",
+        "sample:KEY", "list:FOLDER"; draw a region; save masks.
+    list_requested(list of str)
+        These scans, or this folder, shall become a list of cases.
     """
 
     changed = Signal()
@@ -157,8 +171,10 @@ class Context(QObject):
     list_changed = Signal()
     decisions_changed = Signal()
     theme_changed = Signal(object)
+    painting_changed = Signal(bool)
     said = Signal(str)
     open_requested = Signal(str)
+    list_requested = Signal(list)
     region_requested = Signal()
     save_requested = Signal()
 
@@ -181,8 +197,9 @@ class Context(QObject):
         self.entries: list[ModelEntry] = list_models()
         self.entry = self._remembered_model()
         self.device: str = self.store.get("device", "auto")
+        self.devices: list[DeviceChoice] | None = None
         self.preset, self.settings = self.store.method()
-        self.slices_text = ""
+        self.slices_text = "all"
         self.region: Region | None = None
         self.run_parent: str = self.store.get("run_parent", "")
         self.mode = "adapted"
@@ -192,6 +209,9 @@ class Context(QObject):
         self.decided = ""
         self.implausible = self.shift = ""
         self.problem = self.details = ""
+        self.painting = False
+        self.brush = 1
+        self.decision_marks: dict[int, str] = {}
         # Where the run of a session is kept, if its scan is a case of a list; set by the cases.
         self.run_folder_of: Callable[[Session], Path | None] = lambda session: None
         self.looked = False
@@ -206,7 +226,7 @@ class Context(QObject):
         self._follow_soon = QTimer(self)
         self._follow_soon.setSingleShot(True)
         self._follow_soon.setInterval(0)
-        self._follow_soon.timeout.connect(self._follow)
+        self._follow_soon.timeout.connect(self.follow)
         self._slice = 0
         self._wire()
 
@@ -271,7 +291,7 @@ class Context(QObject):
         self.clear_problem()
         self.layer = layer
         self.scan, self._unreadable = self._scan_of(layer)
-        self.region, self.slices_text, self.step = None, "", None
+        self.region, self.slices_text, self.step = None, "all", None
         self.implausible = self.shift = ""
         if layer is not None:
             self._show_only(layer)
@@ -405,7 +425,7 @@ class Context(QObject):
                 self.connections.listen(layer.events.name, self._layers_changed)
         self._follow_soon.start()
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Choose the uppermost scan in view: what the user sees is what is worked on."""
         scans = scan_layers(self.viewer)
         seen = [layer for layer in scans if layer.visible]
@@ -526,6 +546,22 @@ class Context(QObject):
         if not session.adapted_slices or self.mode == "source":
             return Displayed("source")
         return Displayed("adapted", edited=bool(session.drawn_slices))
+
+    def set_painting(self, on: bool) -> None:
+        """Take the brush to the adapted mask, or put it down."""
+        if on != self.painting:
+            self.painting = on
+            self.painting_changed.emit(on)
+            self.touch()
+
+    def choose_brush(self, value: int) -> None:
+        """Have the brush paint this structure; 0 erases."""
+        self.brush = value
+        session = self.session
+        layer = session.adapted.layer if session is not None else None
+        if layer is not None and self.painting:
+            layer.selected_label = value
+        self.touch()
 
     # --- running ---------------------------------------------------------------------------
 

@@ -136,6 +136,12 @@ class MaskLayer:
         if self.layer is not None and self.shown:
             self.layer.opacity = opacity
 
+    def set_colours(self, colours: Mapping[int, str]) -> None:
+        """Colour the label values anew; ``"transparent"`` hides one."""
+        self._colours = dict(colours)
+        if self.layer is not None and self.shown:
+            self.layer.colormap = colormap(self._colours)
+
     def as_shown(self) -> np.ndarray:
         """Return the label stack as the user has it: what was drawn counts."""
         if self.layer is not None and self.shown and self.layer.data.shape == self.stack.shape:

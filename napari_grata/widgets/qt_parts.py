@@ -123,7 +123,8 @@ class Sentence(QElidingLabel):
         self._lines = lines
         self.setWordWrap(lines > 1)
         self.setElideMode(Qt.TextElideMode.ElideRight)
-        self.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        across = Qt.AlignmentFlag.AlignTop if lines > 1 else Qt.AlignmentFlag.AlignVCenter
+        self.setAlignment(across | Qt.AlignmentFlag.AlignLeft)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self._fix_height()
@@ -151,7 +152,7 @@ class Sentence(QElidingLabel):
         self._fix_height()
 
     def _fix_height(self) -> None:
-        height = self.fontMetrics().lineSpacing() * self._lines + 4
+        height = self.fontMetrics().lineSpacing() * self._lines + 6
         if height != self.minimumHeight():
             self.setFixedHeight(height)
 

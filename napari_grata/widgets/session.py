@@ -86,6 +86,8 @@ class Session(QObject):
     ----------
     source, adapted : MaskLayer
         ``adapted`` carries what the user draws.
+    hidden : set of int
+        Label values that are not shown.
     segmented_slices, adapted_slices : set of int
         Slices that have a source mask, an adapted mask.
     flags : dict of int to tuple of Flag
@@ -142,6 +144,7 @@ class Session(QObject):
         self.adapted = self._mask("adapted", width=2)
         self._difference: MaskLayer | None = None
         self.difference_of: str | None = None
+        self.hidden: set[int] = set()
         self.segmented_slices: set[int] = set()
         self.adapted_slices: set[int] = set()
         self.region: tuple[int, int, int, int] | None = None
@@ -297,6 +300,13 @@ class Session(QObject):
         for mask, width in ((self.source, contour), (self.adapted, 2 * contour)):
             mask.set_contour(0 if filled else width)
             mask.set_opacity(0.45 if filled else 0.9)
+
+    def set_hidden(self, values: set[int]) -> None:
+        """Show all structures but those of these label values."""
+        self.hidden = set(values)
+        shown = {v: "transparent" if v in values else c for v, c in self.colours.items()}
+        for mask in (self.source, self.adapted):
+            mask.set_colours(shown)
 
     def difference_names(self) -> list[str]:
         """Return what a difference can be shown of: "" is all structures together."""

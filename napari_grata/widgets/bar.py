@@ -1,0 +1,180 @@
+"""The bar at the foot of the dock: progress, the one next step, and the legend of structures."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import QHBoxLayout, QLayout, QProgressBar, QToolButton, QVBoxLayout, QWidget
+
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import Sentence, button
+from napari_grata.widgets.state import DockState, NextStep
+from napari_grata.widgets.theme import mark, swatch
+
+
+class ProgressLine(QWidget):
+    """How far a run is, how long it still takes, Pause and Cancel."""
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setFixedHeight(8)
+        self.text = Sentence(1)
+        self.text.setObjectName("grata_muted")
+        self.pause_button = button(
+            "Pause",
+            "Stop after the step in progress; Resume goes on from there.",
+            clicked=self._pause_or_resume,
+        )
+        self.cancel_button = button(
+            "Cancel",
+            "End after the step in progress and keep what is finished.",
+            clicked=context.runner.cancel,
+        )
+        line = QHBoxLayout()
+        line.setContentsMargins(0, 0, 0, 0)
+        line.setSpacing(4)
+        line.addWidget(self.bar, 1)
+        line.addWidget(self.pause_button)
+        line.addWidget(self.cancel_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.text)
+        layout.addLayout(line)
+        context.runner.progressed.connect(self.follow)
+
+    def follow(self, done: int, total: int, text: str) -> None:
+        """Show how far a run is; a total of 0 means that nobody knows."""
+        # No bar that runs to and fro: each of its frames is a redraw of the whole window. And
+        # Qt's bar paints itself at once; this way it waits for the redraw that its text brings.
+        self.bar.setUpdatesEnabled(False)
+        self.bar.setRange(0, total or 1)
+        self.bar.setValue(done if total else 0)
+        self.bar.setUpdatesEnabled(True)
+        self.text.say(text)
+
+    def show_state(self, state: DockState) -> None:
+        """Show which buttons are live, and the line only while something runs."""
+        running = self._context.runner.kind is not None
+        if not running:
+            self.follow(0, 0, "")
+        self.setVisible(running)
+        self.pause_button.setEnabled(state.may_pause)
+        self.pause_button.setText(state.pause_text)
+        self.cancel_button.setEnabled(state.may_cancel)
+        self.cancel_button.setText(state.cancel_text)
+
+    def _pause_or_resume(self) -> None:
+        runner = self._context.runner
+        runner.resume() if runner.paused else runner.pause()
+
+
+class Legend(QWidget):
+    """The structures with their colours: a click hides or shows one, or chooses the brush.
+
+    While the user paints, a click chooses what the brush paints; *Background* erases.
+    """
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._row = QHBoxLayout(self)
+        self._row.setContentsMargins(0, 0, 0, 0)
+        self._row.setSpacing(4)
+        self._row.setSizeConstraint(QLayout.SizeConstraint.SetDefaultConstraint)
+        self.chips: dict[int, QToolButton] = {}
+        context.session_changed.connect(self._fill)
+        context.model_changed.connect(self._fill)
+        context.painting_changed.connect(self._show)
+        context.changed.connect(self._show)
+        self._fill()
+
+    def _fill(self) -> None:
+        while (item := self._row.takeAt(0)) is not None:
+            widget = item.widget()
+            if widget is not None:
+                widget.deleteLater()
+        self.chips = {}
+        entry = self._context.entry
+        card = entry.card if entry is not None else None
+        structures = [(s.value, s.name, s.colour) for s in card.structures] if card else []
+        for value, name, colour in [*structures, (0, "Background", "")]:
+            chip = QToolButton()
+            chip.setText(name)
+            chip.setIconSize(QSize(12, 12))
+            if colour:
+                chip.setIcon(swatch(colour))
+                chip.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+            chip.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            chip.clicked.connect(partial(self._clicked, value))
+            self._row.addWidget(chip)
+            self.chips[value] = chip
+        self._row.addStretch(1)
+        self._show()
+
+    def _clicked(self, value: int, _checked: bool = False) -> None:
+        context = self._context
+        session = context.session
+        if context.painting:
+            context.choose_brush(value)
+        elif session is not None and value:
+            session.set_hidden(session.hidden ^ {value})
+        self._show()
+
+    def _show(self, *_: Any) -> None:
+        context = self._context
+        session = context.session
+        hidden = session.hidden if session is not None else set()
+        self.setVisible(session is not None)
+        for value, chip in self.chips.items():
+            name = chip.text()
+            if context.painting:
+                words = f"Paint {name}." if value else "Erase."
+                chip.setEnabled(True)
+            else:
+                words = f"Show {name}." if value in hidden else f"Hide {name}."
+            chip.setToolTip(words)
+            chip.setVisible(bool(value) or context.painting)
+            font = chip.font()
+            font.setStrikeOut(value in hidden)
+            chip.setFont(font)
+            mark(chip, "chosen", "true" if context.painting and value == context.brush else "false")
+
+
+class NextStepButton(QWidget):
+    """The one highlighted button of the dock: what to do next."""
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._next: NextStep | None = None
+        self.button = button("", clicked=self._go)
+        mark(self.button, "highlighted", "true")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.button)
+
+    def show_next(self, step: NextStep | None) -> None:
+        """Offer a step; None: nothing, without a gap. Deciding has buttons of its own."""
+        self._next = step
+        shown = step is not None and step.name != "decide"
+        self.setVisible(shown)
+        if step is not None:
+            self.button.setText(step.text)
+            self.button.setToolTip(step.words)
+
+    def _go(self) -> None:
+        context = self._context
+        if self._next is not None:
+            {
+                "adapt": context.adapt,
+                "resume": context.runner.resume,
+                "region": context.region_requested.emit,
+                "look": context.next_flagged,
+                "save": context.save_requested.emit,
+            }[self._next.name]()

@@ -1,0 +1,257 @@
+"""The dock: assembles the sections, shows the state, and binds the keys; the work is elsewhere."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QMainWindow,
+    QScrollArea,
+    QSizePolicy,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_grata.widgets import keys
+from napari_grata.widgets.adapt_section import AdaptSection
+from napari_grata.widgets.bar import Legend, NextStepButton, ProgressLine
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.model_card import add_model_dialog, dropped_models
+from napari_grata.widgets.model_section import ModelSection
+from napari_grata.widgets.qt_parts import Sentence, StepSection, button
+from napari_grata.widgets.scan_section import OpenButtons, ScanSection
+from napari_grata.widgets.state import DockState, Step, dock_state
+from napari_grata.widgets.theme import ThemeColours, sheet
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+WIDTH = 340
+
+
+class GrataDock(QWidget):
+    """Segment a scan, adapt the model to it, compare, correct and decide.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        Given by napari.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        # napari hands plugins a proxy; layers that come out of it are proxies too, and no longer
+        # identical to those in events.
+        viewer = getattr(viewer, "__wrapped__", viewer)
+        self.context = Context(viewer, self)
+        self._opened_by_user: Step | None = None
+        self._state: DockState | None = None
+        self._build()
+        self._lay_out()
+        self._wire()
+        self._show_theme(self.context.theme)
+        self.context.follow()
+        self.refresh()
+
+    # --- building ----------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        context = self.context
+        self.message = Sentence(3)
+        self.details_button = button(
+            "Copy details",
+            "Copy what happened, for a report of the problem.",
+            small=True,
+            clicked=self._copy_details,
+        )
+        self.hint = Sentence(1)
+        self.hint.setObjectName("grata_small")
+        self.scan = ScanSection(context)
+        self.model = ModelSection(context)
+        self.adapt = AdaptSection(context)
+        self.first_buttons = OpenButtons()
+        self.progress = ProgressLine(context)
+        self.legend = Legend(context)
+        self.next = NextStepButton(context)
+        bodies = {
+            Step.SCAN: self.scan,
+            Step.MODEL: self.model,
+            Step.ADAPT: self.adapt,
+        }
+        self.steps = {step: StepSection(step.value, body) for step, body in bodies.items()}
+
+    def _lay_out(self) -> None:
+        self.pages = QStackedWidget()
+        self.pages.addWidget(self._empty_page())
+        self.pages.addWidget(self._full_page())
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.pages)
+        self.setMinimumWidth(WIDTH)
+        # napari adds empty room below a dock in which nothing wants to grow taller.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self.setAcceptDrops(True)
+
+    def _empty_page(self) -> QWidget:
+        page = QWidget()
+        self.first_words = QLabel()
+        self.first_words.setWordWrap(True)
+        layout = QVBoxLayout(page)
+        layout.setContentsMargins(12, 12, 12, 12)
+        layout.setSpacing(8)
+        layout.addWidget(self.first_words)
+        layout.addWidget(self.first_buttons)
+        layout.addStretch(1)
+        return page
+
+    def _full_page(self) -> QWidget:
+        page = QWidget()
+        head = QHBoxLayout()
+        head.addWidget(self.message, 1)
+        head.addWidget(self.details_button, 0, Qt.AlignmentFlag.AlignTop)
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setContentsMargins(8, 0, 8, 0)
+        column.setSpacing(3)
+        for step in self.steps.values():
+            column.addWidget(step)
+        column.addStretch(1)
+        area = QScrollArea()
+        area.setWidget(inner)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        bar = QFrame()
+        bar.setObjectName("grata_bar")
+        bar.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        foot = QVBoxLayout(bar)
+        foot.setContentsMargins(8, 4, 8, 6)
+        foot.setSpacing(4)
+        for widget in self._bar_widgets():
+            foot.addWidget(widget)
+        layout = QVBoxLayout(page)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        top = QWidget()
+        top.setLayout(head)
+        head.setContentsMargins(8, 4, 8, 0)
+        layout.addWidget(top)
+        layout.addWidget(area, 1)
+        layout.addWidget(bar)
+        return page
+
+    def _bar_widgets(self) -> list[QWidget]:
+        return [self.hint, self.progress, self.next, self.legend]
+
+    def _wire(self) -> None:
+        context = self.context
+        context.changed.connect(self.refresh)
+        context.said.connect(self.hint.say)
+        context.theme_changed.connect(self._show_theme)
+        context.runner.ended.connect(self._on_ended)
+        context.scan_changed.connect(self._forget_open_step)
+        context.session_changed.connect(self._forget_open_step)
+        self.first_buttons.open_requested.connect(context.open_requested)
+        for step, section in self.steps.items():
+            section.open_requested.connect(partial(self._toggle_step, step))
+        perform = partial(_perform, weakref.ref(self))
+        bound = keys.bind_keys(context.viewer, perform)
+        keys.add_shortcuts(self, bound, perform)
+        context.connections.at_end(partial(_unbind, weakref.ref(context.viewer), bound))
+
+    # --- what the user does --------------------------------------------------------------------
+
+    def _toggle_step(self, step: Step) -> None:
+        """Open a step, or fold it back to the one whose turn it is."""
+        self._opened_by_user = None if self._opened_by_user is step else step
+        self.refresh()
+
+    def _forget_open_step(self) -> None:
+        self._opened_by_user = None
+        self.context.touch()
+
+    def _copy_details(self) -> None:
+        clipboard = QGuiApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(self.context.details)
+
+    def dragEnterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Take files and folders."""
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Add models, make a list of cases, or open a scan."""
+        event.acceptProposedAction()
+        mime = event.mimeData()
+        models = dropped_models(mime)
+        paths = [url.toLocalFile() for url in mime.urls() if url.isLocalFile()]
+        if models:
+            add_model_dialog(self.context, models)
+        else:
+            self.scan.drop(paths)
+
+    # --- what is shown -------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Bring the dock in line with the situation."""
+        facts = self.context.facts()
+        state = self._state = dock_state(facts)
+        self.pages.setCurrentIndex(1 if state.steps else 0)
+        self.first_words.setText(state.message)
+        self.message.say(state.message, state.tone)
+        self.details_button.setVisible(bool(self.context.details) and state.tone == "wrong")
+        shown = self._opened_by_user
+        if shown is None or (state.steps and state.steps[shown].waiting):
+            shown = state.open_step
+        for step, section in self.steps.items():
+            there = state.steps.get(step)
+            if there is not None:
+                section.show_state(
+                    is_open=step is shown, summary=there.summary, waiting=there.waiting
+                )
+        self.progress.show_state(state)
+        self.next.show_next(state.next)
+
+    def _show_theme(self, colours: ThemeColours) -> None:
+        self.setStyleSheet(sheet(colours))
+
+    def _on_ended(self, kind: str, outcome: Any) -> None:
+        if outcome.kind == "failed":
+            show_error(outcome.message)
+        self._forget_open_step()
+
+    # --- docks beside it -----------------------------------------------------------------------
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Once the dock has its place in a window, let the canvas keep the room below it."""
+        super().showEvent(event)
+        QTimer.singleShot(0, self._found_window)
+
+    def _found_window(self) -> None:
+        window = self.context.closing.find_window()
+        if isinstance(window, QMainWindow):
+            # The timeline is as wide as the canvas; the dock keeps the full height.
+            window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+
+
+def _perform(dock: weakref.ref[GrataDock], action: str) -> None:
+    """Do what a key stands for."""
+    found = dock()
+    if found is not None:
+        found.context.actions.perform(action)
+
+
+def _unbind(viewer: weakref.ref[Any], bound: list[str]) -> None:
+    found = viewer()
+    if found is not None:
+        keys.unbind_keys(found, bound)

@@ -1,0 +1,383 @@
+"""Step *Model*: which model, its card, where it runs, and how far the scan is from its source."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer
+from qtpy.QtGui import QColor, QPainter, QPen
+from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
+
+from napari_grata.adaptation.shift import why_not
+from napari_grata.widgets.background import Found, describe
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.model_card import add_model_dialog, show_card
+from napari_grata.widgets.qt_parts import Sentence, button, choice, row
+from napari_grata.widgets.theme import ThemeColours, tip
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.shift import Shift
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import DeviceChoice
+    from napari_grata.widgets.tasks import Engine, Region
+
+_SETTLE_MS = 250
+_LOAD_TORCH_MS = 300
+_ABOUT = (
+    "How much this scan looks, to the model, like scans of the centre that it was trained at. "
+    "Left of the first mark: like those. Right of the second: far from them. It says nothing "
+    "about whether the masks are right: look at them in any case."
+)
+
+
+class ModelSection(QWidget):
+    """Model with its card at hand, device, and the gauge of shift."""
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self.combo = choice("The model as it was trained, at its own centre.", "Model")
+        self.card_button = button(
+            "Card",
+            "What the model was trained on, how good it is, and its limits.",
+            small=True,
+            clicked=self._show_card,
+        )
+        self.add_button = button(
+            "Add …",
+            "Add a model: a folder with card.yaml, or a published GraTa or VPTTA checkpoint "
+            "(.pth). Dropping it on the dock does the same.",
+            small=True,
+            clicked=self._add_model,
+        )
+        self.device = choice(name="Run on")
+        self.device.addItem("Automatic", "auto")
+        self.shift = ShiftGauge(context)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(row("", self.combo, self.card_button, self.add_button))
+        layout.addWidget(
+            row(
+                "Run on",
+                self.device,
+                tip="Where the computing happens. Automatic takes a graphics processor where "
+                "there is one.",
+            )
+        )
+        layout.addWidget(self.shift)
+        self.combo.activated.connect(self._on_model)
+        self.device.activated.connect(self._on_device)
+        context.model_changed.connect(self._show_models)
+        context.changed.connect(self.refresh)
+        context.queue.found.connect(self._on_found)
+        self._show_models()
+        # Once the dock stands: importing torch takes seconds, and the user is still looking.
+        QTimer.singleShot(_LOAD_TORCH_MS, self._look_for_devices)
+
+    def _on_model(self, index: int) -> None:
+        self._context.choose_model(str(self.combo.itemData(index)))
+
+    def _on_device(self, _index: int) -> None:
+        self._context.choose_device(str(self.device.currentData()))
+
+    def _show_card(self) -> None:
+        show_card(self._context)
+
+    def _add_model(self) -> None:
+        add_model_dialog(self._context)
+
+    def _look_for_devices(self) -> None:
+        self._context.queue.ask(("model", "devices"), _list_devices)
+
+    def _on_found(self, found: Found) -> None:
+        if found.key != ("model", "devices"):
+            return
+        if found.error is not None:
+            self._context.fail(f"torch cannot be loaded, so no model can run: {found.error}")
+            return
+        devices: list[DeviceChoice] = found.result
+        self.device.clear()
+        for one in devices:
+            self.device.addItem(one.title, one.key)
+        self.device.setCurrentIndex(max(0, self.device.findData(self._context.device)))
+        self._context.devices = devices
+        self._context.touch()
+
+    def _show_models(self) -> None:
+        """Offer the models; unusable ones are listed, greyed, with the reason on hover."""
+        self.combo.clear()
+        for index, entry in enumerate(self._context.entries):
+            self.combo.addItem(entry.title, entry.name)
+            words = entry.error or (entry.card.task if entry.card else "")
+            self.combo.setItemData(index, words, Qt.ItemDataRole.ToolTipRole)
+            if entry.card is None:
+                model: Any = self.combo.model()
+                item = model.item(index)
+                item.setEnabled(False)
+                item.setText(f"{entry.title} (cannot be used)")
+        chosen = self._context.entry
+        self.combo.setCurrentIndex(self.combo.findData(chosen.name) if chosen is not None else -1)
+        if not self._context.entries:
+            self.combo.setPlaceholderText("no model yet")
+
+    def refresh(self) -> None:
+        """Bring the controls in line with the situation."""
+        idle = self._context.runner.kind is None
+        for widget in (self.combo, self.device, self.add_button):
+            widget.setEnabled(idle)
+
+
+def _list_devices() -> list[DeviceChoice]:
+    import torch  # noqa: F401 - the point of this thread
+
+    import napari_grata.segmenters.segmenter  # noqa: F401
+    from napari_grata.segmenters import list_devices
+
+    return list_devices()
+
+
+# --- shift -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is to be measured: model, device, case and region of one scan."""
+
+    model: Path
+    weights: str
+    device: str
+    case: int
+    region: Region | None
+
+
+class _Stopped(Exception):  # noqa: N818 - no error
+    """The measurement is not wanted any more."""
+
+
+class ShiftGauge(QWidget):
+    """Measures the photograph or volume in view whenever nothing else runs, and remembers it."""
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._known: weakref.WeakKeyDictionary[Scan, dict[_Wish, Any]] = weakref.WeakKeyDictionary()
+        self._stop = threading.Event()
+        self.gauge = Gauge("Distance from the source centre", context.theme)
+        self.sentence = Sentence(2)
+        self.sentence.setObjectName("grata_small")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(1)
+        layout.addWidget(row("Shift", self.gauge, tip=tip(_ABOUT)))
+        layout.addWidget(self.sentence)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(_SETTLE_MS)
+        self._soon.timeout.connect(self._measure)
+        for signal in (
+            context.scan_changed,
+            context.model_changed,
+            context.region_changed,
+            context.slice_changed,
+            context.runner.changed,
+            context.changed,
+        ):
+            signal.connect(self.refresh)
+        context.theme_changed.connect(self.gauge.set_colours)
+        context.queue.found.connect(self._on_found)
+        context.connections.at_end(self._stop.set)
+        self.refresh()
+
+    def refresh(self, *_: Any) -> None:
+        """Show what is known; what is not is measured once things have settled."""
+        wish, words = self._wish()
+        scan = self._context.scan
+        known = self._known.get(scan, {}).get(wish) if scan is not None and wish else None
+        if known is not None:
+            self._show(known if not isinstance(known, Exception) else None, _words(known))
+            return
+        busy = self._context.runner.kind is not None
+        if wish is not None:
+            words = (
+                "The distance from the source centre is measured after the work in progress."
+                if busy
+                else "Looking how far this scan is from the source centre …"
+            )
+            if not busy:
+                self._soon.start()
+        self._show(None, words)
+
+    def _wish(self) -> tuple[_Wish | None, str]:
+        """Return what should be measured now, or why nothing can be."""
+        context = self._context
+        scan, entry = context.scan, context.entry
+        if scan is None or entry is None or entry.card is None:
+            return None, ""
+        if entry.card.fits(scan) is not None:
+            return None, "This model does not read this scan."
+        problem = why_not(entry.card)
+        if problem is not None:
+            return None, problem
+        case = scan.case_of(context.in_view())
+        weights = str(entry.card.weights_sha256)
+        return _Wish(entry.folder, weights, context.device, case, context.region), ""
+
+    def _measure(self) -> None:
+        wish, _ = self._wish()
+        context = self._context
+        scan = context.scan
+        if wish is None or scan is None or context.runner.kind is not None:
+            return  # the runner's end asks again
+        if wish in self._known.get(scan, {}) or context.devices is None:
+            return
+        key = ("shift", id(scan), wish)
+        if context.queue.wanted(key):
+            return
+        engine, stop = context.runner.engine, self._stop
+        context.queue.ask(key, lambda: (scan, _measure_shift(engine, scan, wish, stop)))
+
+    def _on_found(self, found: Found) -> None:
+        key: Any = found.key
+        if not isinstance(key, tuple) or key[0] != "shift":
+            return
+        scan = self._context.scan
+        if found.error is not None:
+            if scan is not None and id(scan) == key[1]:
+                self._known.setdefault(scan, {})[key[2]] = found.error
+        else:
+            self._known.setdefault(found.result[0], {})[key[2]] = found.result[1]
+        self.refresh()
+
+    def _show(self, shift: Shift | None, words: str) -> None:
+        entry = self._context.entry
+        reference = entry.card.shift if entry is not None and entry.card is not None else None
+        if shift is None or reference is None:
+            self.gauge.clear()
+        else:
+            self.gauge.show_score(shift.score, reference.near, reference.far, shift.level)
+        self.sentence.say(words)
+        self.gauge.setAccessibleDescription(words)
+        lines = [words if shift is not None else "", _ABOUT, shift.more if shift else ""]
+        self.gauge.setToolTip(tip("\n".join(line for line in lines if line)))
+        level = f"{shift.level} shift" if shift is not None else ""
+        if level != self._context.shift:
+            self._context.shift = level
+            self._context.touch()
+
+
+def _words(known: Any) -> str:
+    return describe(known) if isinstance(known, Exception) else str(known.words)
+
+
+def _measure_shift(engine: Engine, scan: Scan, wish: _Wish, stop: threading.Event) -> Shift:
+    from napari_grata.adaptation.shift import ShiftError, measure_case
+
+    def between() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    segmenter = engine.get(wish.model, wish.device)
+    found = measure_case(segmenter, scan, wish.case, wish.region, between=between)
+    if found is None:
+        raise ShiftError("This part of the scan shows nothing to measure.")
+    return found
+
+
+_HEIGHT, _MARGIN = 20, 9.0
+_EDGE_AT, _FAR_AT = 0.4, 0.68
+
+
+class Gauge(QWidget):
+    """A line from home (a ring at the left) to far away, with a cross where something lies.
+
+    The two thresholds are small ticks. The level shows in the cross's colour and in its size, so
+    that it can be told without colours.
+
+    Parameters
+    ----------
+    name : str
+        What the gauge shows, for screen readers.
+    """
+
+    def __init__(self, name: str, colours: ThemeColours, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._colours = colours
+        self._place: float | None = None
+        self._level = ""
+        self.setAccessibleName(name)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Return a line's height."""
+        return QSize(160, _HEIGHT)
+
+    def show_score(self, score: float, near: float, far: float, level: str) -> None:
+        """Put the cross at a score; up to ``near`` is home, from ``far`` on far away."""
+        self._place, self._level = place_of(score, near, far), level
+        self.update()
+
+    def clear(self) -> None:
+        """Show the empty line."""
+        self._place, self._level = None, ""
+        self.update()
+
+    def set_colours(self, colours: ThemeColours) -> None:
+        """Take the colours of a theme."""
+        self._colours = colours
+        self.update()
+
+    def keyPressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Show the tooltip on Space and Return, for those who use no mouse."""
+        if event.key() in (Qt.Key.Key_Space, Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            QToolTip.showText(self.mapToGlobal(self.rect().bottomLeft()), self.toolTip(), self)
+            return
+        super().keyPressEvent(event)
+
+    def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Draw line, ring, ticks and cross."""
+        colours, painter = self._colours, QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        middle, width = self.height() / 2, self.width() - 2 * _MARGIN
+        ink = QColor(colours.muted if self._place is not None else colours.grid)
+
+        def at(place: float) -> float:
+            return _MARGIN + place * width
+
+        painter.setPen(QPen(ink, 1.2))
+        painter.drawLine(QPointF(at(0) + 4, middle), QPointF(at(1), middle))
+        painter.drawEllipse(QPointF(at(0), middle), 4.0, 4.0)
+        for place in (_EDGE_AT, _FAR_AT):
+            painter.drawLine(QPointF(at(place), middle - 4), QPointF(at(place), middle + 4))
+        if self._place is not None:
+            half = {"near": 4.0, "moderate": 5.0, "far": 6.0}.get(self._level, 4.0)
+            ink_of = {"moderate": colours.attention, "far": colours.wrong}
+            x = at(self._place)
+            pen = QPen(QColor(ink_of.get(self._level, colours.text)))
+            pen.setWidthF(2.4 if self._level == "near" else 3.0)
+            painter.setPen(pen)
+            painter.drawLine(QPointF(x - half, middle - half), QPointF(x + half, middle + half))
+            painter.drawLine(QPointF(x - half, middle + half), QPointF(x + half, middle - half))
+        if self.hasFocus():
+            painter.setPen(QPen(QColor(colours.accent), 1))
+            painter.drawRoundedRect(QRectF(self.rect()).adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
+        painter.end()
+
+
+def place_of(score: float, near: float, far: float) -> float:
+    """Return where a score stands on the line, 0 … 1.
+
+    Home takes the first two fifths; beyond ``far`` the line grows ever slower towards its end.
+    """
+    score = max(0.0, score)
+    if score <= near:
+        return _EDGE_AT * score / near
+    if score <= far:
+        return _EDGE_AT + (_FAR_AT - _EDGE_AT) * (score - near) / max(far - near, 1e-9)
+    beyond = (score - far) / far
+    return _FAR_AT + (1 - _FAR_AT) * beyond / (1 + beyond)

@@ -1,0 +1,382 @@
+"""Step *Scan*: open something, choose which scan, which of its slices, which part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMenu, QVBoxLayout, QWidget
+
+from napari_grata.scans import ScanError, open_scan
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import ask_folder, button, choice, row
+from napari_grata.widgets.scan_layer import Box, alive, rectangles, scan_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari.layers import Layer
+
+PLUGIN = "napari-grata"
+_FILTER = (
+    "Scans and photographs (*.nii *.nii.gz *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
+)
+_OPEN = (
+    ("file", "Scan or photograph …", "One scan, by itself."),
+    (
+        "list-folder",
+        "List of cases: a folder …",
+        "Each scan or photograph in the folder becomes a case, one after another.",
+    ),
+    (
+        "list-files",
+        "List of cases: some files …",
+        "Each of the files becomes a case, one after another.",
+    ),
+    (
+        "folder",
+        "Folder of photographs as one stack …",
+        "All photographs of the folder at once, as slices of one scan.",
+    ),
+    ("run", "Saved run …", "An adaptation that was saved, with its masks, curves and steps."),
+)
+
+
+def samples() -> list[tuple[str, str]]:
+    """Return key and title of the samples that the plugin's manifest offers."""
+    from npe2 import PluginManager
+
+    return [
+        (sample.key, sample.display_name)
+        for plugin, offered in PluginManager.instance().iter_sample_data()
+        if plugin == PLUGIN
+        for sample in offered
+    ]
+
+
+class OpenButtons(QWidget):
+    """*Open* and *Sample*, each with its menu.
+
+    Signals
+    -------
+    open_requested(str)
+        One of the keys of the menu, or ``"sample:KEY"``.
+    """
+
+    open_requested = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.open_button = button("Open", "Open a scan: NIfTI or photographs.")
+        self.open_menu = QMenu(self.open_button)
+        self.open_menu.setToolTipsVisible(True)
+        self.open_button.setMenu(self.open_menu)
+        for key, text, words in _OPEN:
+            self._add(self.open_menu, key, text, words)
+        self._recent = self.open_menu.addMenu("Lists of late")
+        self.set_recent([])
+        self.sample_button = button("Sample", "Open one of the scans that come with the plugin.")
+        self.sample_menu = QMenu(self.sample_button)
+        self.sample_button.setMenu(self.sample_menu)
+        for key, title in samples():
+            self._add(self.sample_menu, f"sample:{key}", title)
+        self.sample_button.setEnabled(not self.sample_menu.isEmpty())
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(self.open_button, 1)
+        layout.addWidget(self.sample_button, 1)
+
+    def set_recent(self, lists: list[tuple[str, str]]) -> None:
+        """Offer lists of cases that were open of late, as (folder, title)."""
+        assert self._recent is not None
+        self._recent.clear()
+        for folder, title in lists:
+            self._add(self._recent, f"list:{folder}", title)
+        self._recent.setEnabled(bool(lists))
+
+    def _add(self, menu: QMenu, key: str, text: str, words: str = "") -> None:
+        action = menu.addAction(text)
+        assert action is not None
+        action.setToolTip(words)
+        action.triggered.connect(lambda _checked=False: self.open_requested.emit(key))
+
+
+class ScanSection(QWidget):
+    """Scan, slices and region.
+
+    Attributes
+    ----------
+    buttons : OpenButtons
+        Those of the step; the page of an empty dock has its own.
+    """
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._layers: list[Layer] = []
+        self._boxes: list[tuple[str, Box]] = []
+        self.combo = choice(
+            "The scan to work on: any image that is open in the viewer.", "Scan to work on"
+        )
+        self.buttons = OpenButtons()
+        self.slices = choice(name="Slices")
+        for text, key in (("All", "all"), ("Slice in view", "current"), ("Some …", "range")):
+            self.slices.addItem(text, key)
+        self.range = QLineEdit()
+        self.range.setPlaceholderText("10-20, 25")
+        self.range.setAccessibleName("Slice numbers")
+        self.range.setToolTip(
+            "Slice numbers as the slider shows them, first slice 1: 10-20, 25.\n"
+            "In a time series 3:10-20 means time point 3."
+        )
+        self.range.setVisible(False)
+        self.range.setMaximumWidth(130)
+        self.slices_row = row(
+            "Slices",
+            self.slices,
+            self.range,
+            tip="Which slices or photographs to segment and to adapt to, in this order.",
+        )
+        self.region = choice(name="Region")
+        self.draw_button = button(
+            "Draw", "Draw a rectangle on the scan to work inside it only.", small=True
+        )
+        region_row = row(
+            "Region",
+            self.region,
+            self.draw_button,
+            tip="The part of the picture to work on: a rectangle of a Shapes layer. Useful "
+            "where the structure fills only a small part of a photograph.",
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for widget in (self.combo, self.slices_row, region_row, self.buttons):
+            layout.addWidget(widget)
+        self._rectangle = _RegionLayer(context, self)
+        self._wire()
+        self._layers_changed()
+
+    def _wire(self) -> None:
+        context = self._context
+        self.combo.activated.connect(self._on_combo)
+        self.slices.activated.connect(self._on_slices)
+        self.range.editingFinished.connect(self._on_slices)
+        self.region.activated.connect(self._on_region)
+        self.draw_button.clicked.connect(self._rectangle.draw)
+        self.buttons.open_requested.connect(context.open_requested)
+        context.open_requested.connect(self.open)
+        context.region_requested.connect(self._rectangle.draw)
+        context.changed.connect(self._layers_changed)
+        context.scan_changed.connect(self._on_scan_changed)
+        context.region_changed.connect(self._show_region)
+        self._rectangle.changed.connect(self._boxes_changed)
+        self._rectangle.finished.connect(self._choose_last_box)
+
+    # --- opening ---------------------------------------------------------------------------
+
+    def open(self, what: str) -> None:
+        """Ask for something and open it; ``what`` is a key of the menu, or ``"sample:KEY"``."""
+        kind, _, key = what.partition(":")
+        if kind == "sample":
+            self._open_sample(key)
+        elif kind in ("file", "list-files"):
+            title = "Open a scan or photographs" if kind == "file" else "List of cases: the scans"
+            folder = self._context.store.get("folder", "")
+            names, _ = QFileDialog.getOpenFileNames(self, title, folder, _FILTER)
+            if names:
+                self._remember(names[0])
+                if kind == "list-files":
+                    self._context.list_requested.emit(list(names))
+                else:
+                    self.open_paths(names)
+        elif kind in ("folder", "list-folder"):
+            title = (
+                "Folder of photographs, as one stack"
+                if kind == "folder"
+                else "List of cases: the folder of the scans"
+            )
+            name = ask_folder(self, self._context.store.get("folder", ""), title)
+            if name:
+                self._context.store.set("folder", name)
+                if kind == "list-folder":
+                    self._context.list_requested.emit([name])
+                else:
+                    self.open_scan(name)
+
+    def open_paths(self, names: Sequence[str]) -> None:
+        """Open files: one scan, or several photographs as one stack."""
+        self.open_scan(names[0] if len(names) == 1 else list(names))
+
+    def drop(self, paths: list[str]) -> None:
+        """Open what was dropped: a folder or several files are a list of cases."""
+        if len(paths) > 1 or (paths and Path(paths[0]).is_dir()):
+            self._context.list_requested.emit(paths)
+        elif paths:
+            self.open_scan(paths[0])
+
+    def open_scan(self, source: str | list[str]) -> None:
+        """Open a scan; a broken one is a sentence, and nothing half-open stays."""
+        self._context.clear_problem()
+        try:
+            scan = open_scan(source)
+            layer = self._context.viewer.add_image(scan.data, **scan.layer_kwargs())
+        except (ScanError, OSError) as error:
+            show_error(str(error))
+            self._context.fail(str(error))
+        else:
+            self._context.choose_layer(layer)
+
+    def _open_sample(self, key: str) -> None:
+        self._context.clear_problem()
+        try:
+            layers = self._context.viewer.open_sample(PLUGIN, key)
+        except (KeyError, OSError, ValueError) as error:
+            show_error(str(error))
+            self._context.fail(f"The sample cannot be opened: {error}")
+        else:
+            if layers:
+                self._context.choose_layer(layers[0])
+
+    def _remember(self, name: str) -> None:
+        self._context.store.set("folder", str(Path(name).parent))
+
+    # --- choosing --------------------------------------------------------------------------
+
+    def _on_combo(self, index: int) -> None:
+        if 0 <= index < len(self._layers):
+            self._context.choose_layer(self._layers[index])
+
+    def _on_slices(self, *_: Any) -> None:
+        key = str(self.slices.currentData())
+        self.range.setVisible(key == "range")
+        if key == "range" and not self.range.text():
+            self.range.setFocus()
+        self._context.slices_text = self.range.text() if key == "range" else key
+        self._context.touch()
+
+    def _on_region(self, index: int) -> None:
+        self._context.choose_region(self._boxes[index - 1][1] if index >= 1 else None)
+
+    def _choose_last_box(self) -> None:
+        self._boxes_changed()
+        if self._boxes:
+            self.region.setCurrentIndex(len(self._boxes))
+            self._context.choose_region(self._boxes[-1][1])
+
+    # --- showing ---------------------------------------------------------------------------
+
+    def _layers_changed(self) -> None:
+        layers: list[Layer] = list(scan_layers(self._context.viewer))
+        self.combo.clear()
+        self._layers = layers
+        self.combo.addItems([layer.name for layer in layers])
+        chosen = self._context.layer
+        here = next((n for n, layer in enumerate(layers) if layer is chosen), -1)
+        self.combo.setCurrentIndex(here)
+        if not layers:
+            self.combo.setPlaceholderText("nothing open")
+        live = self._context.runner.kind is None
+        for widget in (self.combo, self.slices_row, self.region, self.draw_button, self.buttons):
+            widget.setEnabled(live)
+        self._boxes_changed()
+
+    def _on_scan_changed(self) -> None:
+        scan = self._context.scan
+        self.slices.setCurrentIndex(0)
+        self.range.clear()
+        self.range.setVisible(False)
+        self.slices_row.setVisible(scan is not None and scan.n_slices > 1)
+        if scan is not None:
+            self.slices.setItemText(1, f"{scan.noun.capitalize()} in view")
+        self._boxes_changed()
+
+    def _boxes_changed(self) -> None:
+        context = self._context
+        boxes = rectangles(context.viewer, context.scan, context.layer) if context.scan else []
+        if boxes == self._boxes:
+            return
+        kept = self.region.currentText()
+        self._boxes = boxes
+        self.region.clear()
+        self.region.addItem("Whole picture")
+        for name, (row0, col0, row1, col1) in boxes:
+            self.region.addItem(name)
+            size = f"{row1 - row0} × {col1 - col0} pixels"
+            self.region.setItemData(self.region.count() - 1, size, Qt.ItemDataRole.ToolTipRole)
+        index = max(0, self.region.findText(kept))
+        self.region.setCurrentIndex(index)
+        context.choose_region(boxes[index - 1][1] if index else None)
+
+    def _show_region(self) -> None:
+        boxes = [box for _, box in self._boxes]
+        region = self._context.region
+        if self.region.count() == 0:
+            self.region.addItem("Whole picture")
+        self.region.setCurrentIndex(boxes.index(region) + 1 if region in boxes else 0)
+
+
+class _RegionLayer(QWidget):
+    """The Shapes layer on which the user draws a rectangle, and when that has changed."""
+
+    changed = Signal()
+    finished = Signal()
+
+    def __init__(self, context: Context, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.hide()
+        self._context = context
+        self._layer: Any = None
+        self._count = 0
+        self._asked = False
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(200)
+        self._settle.timeout.connect(self._settled)
+
+    def draw(self) -> None:
+        """Let the user draw a rectangle over the scan."""
+        context = self._context
+        scan_layer: Any = context.layer
+        if context.scan is None or scan_layer is None or context.runner.kind is not None:
+            return
+        if not alive(context.viewer, self._layer):
+            side = max(context.scan.mask_shape[-2:])
+            self._layer = context.viewer.add_shapes(
+                name="Region",
+                ndim=2,
+                scale=scan_layer.scale[-2:],
+                translate=scan_layer.translate[-2:],
+                units=scan_layer.units[-2:],
+                axis_labels=scan_layer.axis_labels[-2:],
+                edge_color="#F0E442",
+                face_color="transparent",
+                # As wide as two pixels of the screen, about, when the whole picture is in view.
+                edge_width=max(1, round(side / 300)),
+            )
+            self._count = 0
+            context.connections.listen(self._layer.events.data, self._edited)
+        self._asked = True
+        context.viewer.layers.selection.active = self._layer
+        self._layer.mode = "add_rectangle"
+        context.say("Drag a rectangle over the scan; the model then works inside it only.")
+
+    def _edited(self, event: Any = None) -> None:
+        self._settle.start()
+
+    def _settled(self) -> None:
+        if QGuiApplication.mouseButtons() != Qt.MouseButton.NoButton:
+            self._settle.start()  # still being drawn
+            return
+        count = len(self._layer.data) if self._layer is not None else 0
+        grown, self._count = count > self._count, count
+        if self._asked and grown:
+            self._asked = False
+            self._layer.mode = "select"
+            self.finished.emit()
+        else:
+            self.changed.emit()
