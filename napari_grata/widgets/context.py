@@ -10,7 +10,7 @@ import weakref
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -50,6 +50,22 @@ if TYPE_CHECKING:
 
 # How masks can be shown; "difference" goes through structures by itself.
 MODES = ("source", "adapted", "difference", "contours", "curtain", "side_by_side", "planes")
+
+
+class CaseFlow(Protocol):
+    """What the list of cases does for other sections; see `napari_grata.widgets.cases`."""
+
+    def run_folder(self, session: Session) -> Path | None:
+        """Return where a session's run is kept, None if its scan is no case of the list."""
+
+    def cases_after(self) -> list[str]:
+        """Return the keys of the undecided cases after the one in view."""
+
+    def begin_with(self, start: Any, keys: list[str]) -> None:
+        """Adapt these cases from an adapted model on; None: from the source model again."""
+
+    def take_back(self, session: Session, folder: Path | None) -> None:
+        """A run of the case in view was undone: its folder counts no more."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,10 @@ class Context(QObject):
     caselist : CaseList or None
     case : Case or None
         The case in view, where the scan belongs to an open list.
+    flow : CaseFlow or None
+        The list of cases, for what other sections ask of it.
+    save_drawings : callable
+        Writes what was drawn, at once; returns why that failed, "" if it did not.
     decided : str
         The decision on the case in view, in words.
     implausible, shift : str
@@ -152,6 +172,8 @@ class Context(QObject):
     open_requested(str), region_requested(), save_requested()
         Asks the section in charge: open "file", "folder", "list-folder", "list-files", "run",
         "sample:KEY", "list:FOLDER"; draw a region; save masks.
+    paint_requested()
+        Asks the section in charge to take the brush to the adapted mask.
     list_requested(list of str)
         These scans, or this folder, shall become a list of cases.
     """
@@ -174,6 +196,7 @@ class Context(QObject):
     painting_changed = Signal(bool)
     said = Signal(str)
     open_requested = Signal(str)
+    paint_requested = Signal()
     list_requested = Signal(list)
     region_requested = Signal()
     save_requested = Signal()
@@ -212,8 +235,9 @@ class Context(QObject):
         self.painting = False
         self.brush = 1
         self.decision_marks: dict[int, str] = {}
-        # Where the run of a session is kept, if its scan is a case of a list; set by the cases.
-        self.run_folder_of: Callable[[Session], Path | None] = lambda session: None
+        self.flow: CaseFlow | None = None
+        # Writes what was drawn, at once; returns why that failed. Set by the decisions.
+        self.save_drawings: Callable[[], str] = lambda: ""
         self.looked = False
         self._unreadable = ""
         self._session: Session | None = None
@@ -584,7 +608,7 @@ class Context(QObject):
         session.settings = self.settings
         plan = make_plan(self.settings, slices, session.scan.case_of)
         session.expected_steps = max((event.step for event in plan), default=0)
-        folder = self.run_folder_of(session) or self.named_run_folder(session)
+        folder = self.new_run_folder(session)
         self.runner.adapt(session, entry, self.device, self.settings, slices, self.region, folder)
         self.looked = False
         self.mode = "adapted"
@@ -618,10 +642,11 @@ class Context(QObject):
         self._running_layer = self.layer if session is not None else None
         self.runner.start(kind, session, make, title)
 
-    def named_run_folder(self, session: Session) -> Path | None:
-        """Return where the user wants this session's run kept; None where nowhere."""
-        if not self.run_parent:
-            return None
+    def new_run_folder(self, session: Session) -> Path | None:
+        """Return where this session's run is kept: with its case, or where the user wants it."""
+        of_case = self.flow.run_folder(session) if self.flow is not None else None
+        if of_case is not None or not self.run_parent:
+            return of_case
         from datetime import datetime
 
         stamp = datetime.now().strftime("%Y-%m-%d %H.%M.%S")

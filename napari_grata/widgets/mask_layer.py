@@ -99,7 +99,7 @@ class MaskLayer:
         self._dirty: set[int] = set()
         self._kept_back = False
         self._drawn = None if drawn is None else weakref.WeakMethod(drawn)
-        self._writing = False
+        self._writing = self._painted = False
         self.stack = scan.empty_mask()
         self.layer: Labels | None = None
 
@@ -155,15 +155,22 @@ class MaskLayer:
         data = self.layer.data
         return data.shape != self.stack.shape or not np.array_equal(data, self.stack)
 
+    def drawn_on(self, index: int) -> bool:
+        """Return whether the user has drawn on one slice."""
+        if self.layer is None or not self.shown or self.layer.data.shape != self.stack.shape:
+            return False
+        now, result = (self._scan.get_mask(s, index) for s in (self.layer.data, self.stack))
+        return not np.array_equal(now, result)
+
     def restart(self) -> None:
         """Begin a new result: an untouched layer is emptied and used again, a drawn one kept."""
         if self.edited():
             self.layer = None
         self.stack = self._scan.empty_mask()
         self._dirty.clear()
-        self._kept_back = False
+        self._kept_back = self._painted = False
         if self.layer is not None and self.shown:
-            with self._ours():
+            with self.writing():
                 self.layer.data = self.stack.copy()
         else:
             self.layer = None
@@ -188,7 +195,7 @@ class MaskLayer:
             return
         in_view = current_slice(self._viewer, self._scan, self.layer)
         if self._viewer.dims.ndisplay == 3 or in_view in dirty:
-            with self._ours():
+            with self.writing():
                 self.layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def ensure(self) -> Labels:
@@ -210,17 +217,17 @@ class MaskLayer:
         self._kept_back = False
         self.ensure()
         assert self.layer is not None
-        with self._ours():
+        with self.writing():
             self.layer.refresh(extent=False)
         return new
 
     def put_drawing(self, stack: np.ndarray) -> None:
         """Bring back what the user had drawn, shape ``scan.mask_shape``; the result stays."""
-        with self._ours():
+        with self.writing():
             self.ensure().data = np.array(stack, dtype=np.uint8)
 
     @contextmanager
-    def _ours(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         """While the program itself writes, nothing counts as drawn."""
         before, self._writing = self._writing, True
         try:
@@ -228,9 +235,15 @@ class MaskLayer:
         finally:
             self._writing = before
 
+    def _on_refreshed(self, event: Any = None) -> None:
+        """Undo and redo of strokes say no more than that; so does every slice that is shown."""
+        if self._painted:
+            self._on_paint()
+
     def _on_paint(self, event: Any = None) -> None:
         tell = self._drawn() if self._drawn is not None else None
         if tell is not None and not self._writing and self.layer is not None and self.shown:
+            self._painted = True
             tell(current_slice(self._viewer, self._scan, self.layer))
 
     def _make(self) -> Labels:
@@ -251,6 +264,7 @@ class MaskLayer:
         if self._drawn is not None:
             for emitter in (layer.events.paint, layer.events.labels_update, layer.events.data):
                 emitter.connect(self._on_paint)
+            layer.events.set_data.connect(self._on_refreshed)
         add_quietly(self._viewer, layer)
         return layer
 

@@ -33,29 +33,59 @@ _NO_MASK = np.zeros((0, 0), dtype=np.uint8)
 CONTOUR_PIXELS = 2_500_000
 
 
+_KEPT = ("run", "settings", "records", "flags", "taken_step", "note", "note_tone", "reopened")
+
+
 class MaskSnapshot:
-    """The adapted masks as they were in one state, packed, so that taking another can be undone.
+    """A session as it was, its masks packed, so that what came after can be undone.
+
+    Taken before an earlier state is used, and before corrections teach; may be made in a job's
+    thread, since nobody draws while one runs.
 
     Attributes
     ----------
     step : int or None
-        After which step of ``run``; None: its result.
+        After which step of ``run`` the masks were; None: its result.
     run : AdaptationRun or None
-        Whose masks they are.
+    drawn : frozenset of int
+        Slices on which the user had drawn.
     """
 
     def __init__(self, session: Session) -> None:
         self.step = session.taken_step
         self.run = session.run
-        scan, stack = session.scan, session.adapted.stack
-        self._masks = {
-            index: _pack(scan.get_mask(stack, index)) for index in session.adapted_slices
-        }
+        self.drawn = frozenset(session.drawn_slices)
+        self._values = {name: getattr(session, name) for name in _KEPT}
+        self._values["records"] = list(session.records)
+        self._values["flags"] = dict(session.flags)
+        scan, stack, shown = session.scan, session.adapted.stack, session.adapted.as_shown()
+        self._masks = {i: _pack(scan.get_mask(stack, i)) for i in session.adapted_slices}
+        self._drawings = {i: _pack(scan.get_mask(shown, i)) for i in self.drawn}
 
     def masks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield slice and label map, shape (H, W)."""
+        """Yield slice and label map as the model made it, shape (H, W)."""
         for index, packed in self._masks.items():
             yield index, _unpack(packed)
+
+    def put_back(self, session: Session) -> None:
+        """Make the session what it was, drawings included."""
+        for name, value in self._values.items():
+            setattr(session, name, value)
+        scan, adapted = session.scan, session.adapted
+        layer = adapted.ensure()
+        fits = layer.data.shape == adapted.stack.shape
+        session.adapted_slices = set(self._masks)
+        with adapted.writing():
+            for index, label_map in self.masks():
+                scan.put_mask(adapted.stack, index, label_map)
+                if fits:
+                    drawn = self._drawings.get(index)
+                    shown = label_map if drawn is None else _unpack(drawn)
+                    scan.put_mask(layer.data, index, shown)
+            layer.refresh(extent=False)
+        session.drawn_slices = set(self.drawn)
+        session.hide_difference()
+        session.masks_changed.emit(None)
 
 
 def _pack(mask: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
@@ -174,9 +204,20 @@ class Session(QObject):
         )
 
     def _on_drawn(self, index: int) -> None:
-        self.drawn_slices.add(index)
+        layer = self.adapted.layer
+        everywhere = layer is not None and layer.n_edit_dimensions > 2
+        for each in range(self.scan.n_slices) if everywhere else (index,):
+            self.drawn_slices.discard(each)
+            if self.adapted.drawn_on(each):
+                self.drawn_slices.add(each)
         self.saved = False
         self.drawn.emit(index)
+
+    def look_for_drawings(self) -> None:
+        """Look on which slices the user has drawn, after a drawing was brought back."""
+        drawn = {i for i in range(self.scan.n_slices) if self.adapted.drawn_on(i)}
+        self.drawn_slices = drawn
+        self.masks_changed.emit(drawn)
 
     # --- results arrive --------------------------------------------------------------------
 
@@ -263,18 +304,6 @@ class Session(QObject):
                     f"“{mask.name}”."
                 )
         return said
-
-    def put_back(self, snapshot: MaskSnapshot) -> None:
-        """Make the masks of an earlier state the adapted masks again, drawings aside."""
-        self.adapted.restart()
-        self.adapted_slices.clear()
-        for index, label_map in snapshot.masks():
-            self.put_adapted(index, label_map)
-        self.run, self.taken_step = snapshot.run, snapshot.step
-        self.drawn_slices.clear()
-        self.settle()
-        self.measure()
-        self.masks_changed.emit(None)
 
     def close_run(self) -> None:
         """Close the files of the last run; its masks stay."""
@@ -464,12 +493,15 @@ class Undoable:
         None where it cannot be done again.
     owner : object
         With whose end it is forgotten (`UndoStack.forget`), such as a session.
+    drop : callable or None
+        Called when it is forgotten, such as to close the files of a run.
     """
 
     words: str
     undo: Callable[[], object]
     redo: Callable[[], object] | None = None
     owner: object = None
+    drop: Callable[[], object] | None = None
 
 
 class UndoStack(QObject):
@@ -503,8 +535,8 @@ class UndoStack(QObject):
     def push(self, entry: Undoable) -> None:
         """Take note of something that was just done."""
         self._done.append(entry)
-        del self._done[: -self.LEVELS]
-        self._undone.clear()
+        self._let_go([*self._done[: -self.LEVELS], *self._undone])
+        self._done, self._undone = self._done[-self.LEVELS :], []
         self.changed.emit()
 
     def undo(self) -> None:
@@ -528,6 +560,18 @@ class UndoStack(QObject):
     def forget(self, owners: Iterable[object]) -> None:
         """Forget what belongs to these: a new run has begun, or a list was closed."""
         gone = {id(owner) for owner in owners}
+        self._let_go([e for e in (*self._done, *self._undone) if id(e.owner) in gone])
         self._done = [entry for entry in self._done if id(entry.owner) not in gone]
         self._undone = [entry for entry in self._undone if id(entry.owner) not in gone]
         self.changed.emit()
+
+    def clear(self) -> None:
+        """Forget everything: the window closes."""
+        self._let_go([*self._done, *self._undone])
+        self._done, self._undone = [], []
+
+    @staticmethod
+    def _let_go(entries: Iterable[Undoable]) -> None:
+        for entry in entries:
+            if entry.drop is not None:
+                entry.drop()

@@ -1,0 +1,450 @@
+"""Step *Correct*: paint on the adapted mask, say what is right, let the model learn from it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QSignalBlocker, QTimer
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+from napari_grata.adaptation.corrections import Corrections, CorrectionsError
+from napari_grata.adaptation.settings import Settings, SettingsError, preset
+from napari_grata.adaptation.teaching import teaching_settings
+from napari_grata.widgets import keys, tasks
+from napari_grata.widgets.background import Outcome
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import Sentence, button, choice, column, row
+from napari_grata.widgets.scan_layer import alive
+from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
+from napari_grata.widgets.state import counted
+
+CASE, REST = "case", "rest"
+ROLES = (
+    ("pseudo", "As far as views agree"),
+    ("fine-tuning", "Corrections alone"),
+    ("both", "Together with the views"),
+    ("auxiliary", "Only steer the views"),
+)
+ROLE_WORDS = (
+    "How corrections teach. Views: the model's agreement with itself on turned copies of a slice. "
+    "(Plain fine-tuning of θ on the corrected pixels; or GraTa with them as pseudo objective, as "
+    "both objectives together with consistency, or as auxiliary objective.)"
+)
+NO_MASK = "Adapt first: corrections are painted on the mask after."
+BUSY = "A run is going on; wait for its end, or cancel it."
+
+
+def teach(
+    snapshot: Callable[[], object],
+    run: Any,
+    corrections: Corrections,
+    settings: Settings,
+    folder: Path | None,
+    abandoned: threading.Event,
+) -> Iterator[Any]:
+    """Learn from corrections and draw all masks anew: the records of the new run.
+
+    ``snapshot`` is called first: it keeps the masks as they are.
+    """
+    yield tasks.Stage("Learning from your corrections …")
+    snapshot()
+    with tasks.leave_room_for_the_interface():
+        from napari_grata.adaptation.correcting import correct_run
+
+        taught = correct_run(run, corrections, settings, folder)
+        first = (tasks.Started(taught),)
+        yield from tasks.records_of(taught, taught.records(), abandoned, first=first)
+
+
+class CorrectSection(QWidget):
+    """Paint, *This slice is right now*, and *Adapt to my corrections*."""
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._right: weakref.WeakKeyDictionary[Session, set[int]] = weakref.WeakKeyDictionary()
+        self._counts: weakref.WeakKeyDictionary[Session, dict[int, int]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._teaching: tuple[Session, list[MaskSnapshot], Corrections, set[int]] | None = None
+        self._build()
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(100)
+        self._soon.timeout.connect(self.refresh)
+        self._wire()
+        self.refresh()
+
+    def _build(self) -> None:
+        self.paint_button = button("Paint", clicked=partial(self._perform, "paint"))
+        self.right = QCheckBox()
+        self.right.setToolTip(
+            "All of this slice, as it is shown, may teach: also what you left alone. Tick it "
+            "only when nothing is wrong any more."
+        )
+        self.count = Sentence(2)
+        self.count.setObjectName("grata_small")
+        self.where = choice("Where what is learned is used.", "Where what is learned is used")
+        self.where.addItem("This case", CASE)
+        self.where.addItem("This case, and those after it", REST)
+        self.where_row = row("Use it on", self.where)
+        self.teach_button = button(
+            "Adapt to my corrections", clicked=partial(self._perform, "teach")
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(row("", self.right, self.paint_button))
+        for widget in (self.count, self.where_row, self.teach_button, self._advanced()):
+            layout.addWidget(widget)
+
+    def _advanced(self) -> QCollapsible:
+        self.role = choice(ROLE_WORDS, "How corrections teach")
+        for name, title in ROLES:
+            self.role.addItem(title, name)
+        self.steps = QSpinBox()
+        self.steps.setRange(1, 200)
+        self.soft = QDoubleSpinBox()
+        self.soft.setRange(0, 100)
+        self.soft.setDecimals(1)
+        self.soft.setSuffix(" px")
+        self.soft.setSpecialValueText("off")
+        self.hold = QDoubleSpinBox()
+        self.hold.setRange(0, 10)
+        self.hold.setSingleStep(0.05)
+        rows = []
+        for label, widget, words in (
+            ("Teach", self.role, ROLE_WORDS),
+            (
+                "Steps",
+                self.steps,
+                "Steps on each corrected slice: more learn more, and forget more.",
+            ),
+            (
+                "Soft",
+                self.soft,
+                "Also the surroundings of a stroke count, the less the farther away. "
+                "(Soft labels, exp(−distance/τ).)",
+            ),
+            (
+                "Hold",
+                self.hold,
+                "How much a pixel that you left alone keeps the mask as it is, compared with one "
+                "that you painted; 0 lets strokes pull the whole slice along.",
+            ),
+        ):
+            widget.setAccessibleName(f"{label}: corrections")
+            rows.append(row(label, widget, tip=words))
+        usual = teaching_settings(preset("careful").settings)
+        self.role.setCurrentIndex(max(0, self.role.findData(usual.scribble)))
+        self.steps.setValue(usual.correction_steps)
+        self.soft.setValue(usual.soft_labels)
+        self.hold.setValue(usual.hold)
+        advanced = QCollapsible("How corrections teach")
+        advanced.addWidget(column(*rows, spacing=3))
+        return advanced
+
+    def _wire(self) -> None:
+        context = self._context
+        context.actions.provide("paint", self.paint, self._why_no_paint)
+        context.actions.provide("teach", self.teach, self._why_not_teach)
+        context.paint_requested.connect(self.paint)
+        self.right.clicked.connect(self._on_right)
+        for signal in (
+            context.changed,
+            context.session_changed,
+            context.slice_changed,
+            context.masks_changed,
+            context.drawn,
+            context.painting_changed,
+        ):
+            signal.connect(self._look_soon)
+        context.runner.ended.connect(self._on_ended)
+        context.connections.listen(
+            context.viewer.layers.selection.events.active, self._look_for_brush
+        )
+
+    def _perform(self, name: str) -> None:
+        self._context.actions.perform(name)
+
+    # --- painting ----------------------------------------------------------------------------
+
+    def paint(self) -> None:
+        """Take napari's brush to the adapted mask, or put it down."""
+        context, session = self._context, self._context.session
+        if session is None:
+            return
+        if context.painting:
+            layer = session.adapted.layer
+            if layer is not None and alive(context.viewer, layer):
+                layer.mode = "pan_zoom"
+            context.set_painting(False)
+            return
+        context.look_back(None)
+        if context.mode == "source":
+            context.show_mode("adapted")
+        layer = session.adapted.ensure()
+        layer.visible = True
+        context.viewer.layers.selection.active = layer
+        context.connections.listen(layer.events.mode, self._look_for_brush)
+        values = [s.value for s in session.card.structures]
+        if context.brush not in (0, *values):
+            context.brush = values[0]
+        layer.selected_label = context.brush
+        layer.mode = "paint"
+        context.set_painting(True)
+        context.say("Paint over what is wrong; choose what below. Ctrl+Z takes a stroke back.")
+
+    def _look_for_brush(self, event: Any = None) -> None:
+        """The user may put the brush down by napari's own means."""
+        session, active = self._context.session, self._context.viewer.layers.selection.active
+        layer = session.adapted.layer if session is not None else None
+        drawing = layer is not None and active is layer and str(layer.mode) != "pan_zoom"
+        if self._context.painting and not drawing:
+            self._context.set_painting(False)
+
+    def _why_no_paint(self) -> str:
+        session = self._context.session
+        if session is None or not session.adapted_slices:
+            return NO_MASK
+        return BUSY if session.busy else ""
+
+    # --- counting ----------------------------------------------------------------------------
+
+    def right_slices(self, session: Session) -> set[int]:
+        """Return the slices that the user calls right as they are shown."""
+        return self._right.setdefault(session, set())
+
+    def _on_right(self, on: bool) -> None:
+        session = self._context.session
+        if session is not None:
+            right, here = self.right_slices(session), self._context.in_view()
+            right.add(here) if on else right.discard(here)
+            self.refresh()
+
+    def _count(self, session: Session) -> tuple[int, int]:
+        """Return corrected pixels, and slices with any or called right."""
+        counts = self._counts.setdefault(session, {})
+        shown = session.adapted.layer.data if session.adapted.layer is not None else None
+        here = self._context.in_view()
+        for index in {*session.drawn_slices, *counts}:
+            if shown is None or index not in session.drawn_slices:
+                counts.pop(index, None)
+            elif index == here or index not in counts:
+                mine, model = (
+                    session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
+                )
+                counts[index] = int(np.count_nonzero(mine != model))
+        return sum(counts.values()), len({*counts, *self.right_slices(session)})
+
+    def _corrections(self, session: Session) -> Corrections:
+        """Return all corrections of the masks as they are shown now."""
+        found = Corrections.none()
+        shown, right = session.adapted.as_shown(), self.right_slices(session)
+        for index in sorted(session.adapted_slices):
+            mine, model = (
+                session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
+            )
+            if index in right or not np.array_equal(mine, model):
+                whole = index in right
+                found = found.with_(Corrections.of_slice(index, mine, model, whole=whole))
+        return found
+
+    # --- teaching ----------------------------------------------------------------------------
+
+    def settings(self, usual: Settings) -> Settings:
+        """Return ``usual`` with what the user chose."""
+        role = str(self.role.currentData())
+        if role == "fine-tuning":
+            usual = usual.but(method="consistency", scribble="pseudo")
+        elif role != usual.scribble or usual.method == "consistency":
+            usual = usual.but(method="grata", scribble=role)
+        return usual.but(
+            correction_steps=self.steps.value(),
+            soft_labels=self.soft.value(),
+            hold=self.hold.value(),
+        )
+
+    def _why_not_teach(self) -> str:
+        session = self._context.session
+        if session is None or not session.adapted_slices:
+            return NO_MASK
+        if session.busy or self._context.runner.kind is not None:
+            return BUSY
+        if session.run is None:
+            return "The steps of the model are not there any more: adapt again, then correct."
+        if not session.drawn_slices and not self.right_slices(session):
+            noun = session.scan.noun
+            return f"Nothing is corrected yet: paint on the mask after, or say the {noun} is right."
+        return ""
+
+    def teach(self) -> None:
+        """Have the model learn from the corrections, and draw all masks anew."""
+        context, session = self._context, self._context.session
+        if session is None or session.run is None:
+            return
+        try:
+            settings = self.settings(teaching_settings(session.run.settings))
+            corrections = self._corrections(session)
+            corrections.check(session.card, session.scan)
+        except (SettingsError, CorrectionsError) as error:
+            context.fail(str(error))
+            return
+        context.look_back(None)
+        # Drawings are on the disk before anything is made of them.
+        problem = context.save_drawings()
+        if problem:
+            context.fail(problem)
+            return
+        snapshots: list[MaskSnapshot] = []
+        self._teaching = session, snapshots, corrections, set(self.right_slices(session))
+        make = partial(
+            teach,
+            partial(self._keep, session, snapshots, corrections),
+            session.run,
+            corrections,
+            settings,
+            context.new_run_folder(session),
+            context.runner.job.abandoned,
+        )
+        session.expected_steps = settings.correction_steps * len(corrections.slices)
+        session.settings = settings
+        context.set_painting(False)
+        context.start("adapt", session, make, f"Learning from corrections of {session.scan.name}")
+        context.take_results()
+
+    @staticmethod
+    def _keep(session: Session, snapshots: list[MaskSnapshot], corrections: Corrections) -> None:
+        """Keep the session as it is; what was painted becomes part of the mask."""
+        snapshots.append(MaskSnapshot(session))
+        shown = session.adapted.as_shown()
+        for index in corrections.slices:
+            session.scan.put_mask(session.adapted.stack, index, session.scan.get_mask(shown, index))
+        session.records.clear()
+        session.drawn_slices.clear()
+        session.taken_step, session.reopened = None, None
+
+    def _on_ended(self, kind: str, outcome: Outcome) -> None:
+        teaching, self._teaching = self._teaching, None
+        context = self._context
+        if teaching is None or context.runner.session is not teaching[0]:
+            if kind == "adapt" and context.runner.session is not None:
+                self._forget(context.runner.session)
+            self._look_soon()
+            return
+        session, snapshots, corrections, right = teaching
+        if not snapshots or session.run is snapshots[0].run:
+            # It failed before it began: nothing has been learned.
+            if snapshots:
+                snapshots[0].put_back(session)
+            context.take_results()
+            return
+        snapshot = snapshots[0]
+        self._forget(session)
+        context.undo.push(
+            Undoable(
+                "learning from your corrections",
+                partial(self._undo, session, snapshot, right),
+                owner=session,
+                drop=partial(_close, snapshot.run, weakref.ref(session)),
+            )
+        )
+        if outcome.kind == "done":
+            noun = session.scan.noun
+            session.note = (
+                f"Learned from {_pixels(corrections.pixels)} on "
+                f"{counted(len(corrections.slices), noun)}; "
+                f"{counted(len(session.adapted_slices), noun)} drawn anew. {self._rest(session)}"
+            ).strip()
+            session.note_tone = "good"
+        context.touch()
+
+    def _rest(self, session: Session) -> str:
+        """Let the cases after this one begin with what was learned; returns what to say."""
+        flow = self._context.flow
+        if flow is None or self.where.currentData() != REST or self.where_row.isHidden():
+            return ""
+        from napari_grata.adaptation.correcting import taught_state
+
+        wanted = flow.cases_after()
+        if not wanted:
+            return "All cases after it are decided; they stay as they are."
+        flow.begin_with(taught_state(session.run), wanted)
+        return f"{counted(len(wanted), 'case')} after it will begin with what was learned."
+
+    def _undo(self, session: Session, snapshot: MaskSnapshot, right: set[int]) -> None:
+        """Go back to the masks before the model learned, what was painted included."""
+        later = session.run
+        snapshot.put_back(session)
+        self._right[session] = set(right)
+        if later is not None and later is not snapshot.run:
+            later.close()
+            if self._context.flow is not None:
+                self._context.flow.begin_with(None, [])
+                self._context.flow.take_back(session, later.folder)
+        self._context.take_results()
+        self._context.say("The masks are as they were before the model learned from them.")
+
+    def _forget(self, session: Session) -> None:
+        self._counts.pop(session, None)
+        self._right.pop(session, None)
+
+    # --- what is shown -----------------------------------------------------------------------
+
+    def _look_soon(self, *_: object) -> None:
+        if not self._soon.isActive():
+            self._soon.start()
+
+    def refresh(self) -> None:
+        """Bring the section in line."""
+        context, session = self._context, self._context.session
+        paint, teach = self._why_no_paint(), self._why_not_teach()
+        self.paint_button.setEnabled(not paint)
+        self.paint_button.setText("Stop painting" if context.painting else "Paint")
+        words = "Paint on the mask after with napari's brush."
+        self.paint_button.setToolTip(paint or keys.tip("paint", words))
+        self.teach_button.setEnabled(not teach)
+        words = (
+            "The model learns from what you corrected and draws all slices anew; what you painted "
+            "stays as you painted it."
+        )
+        self.teach_button.setToolTip(teach or keys.tip("teach", words))
+        after = context.flow.cases_after() if context.flow is not None else []
+        self.where_row.setVisible(bool(after))
+        here = context.in_view()
+        with QSignalBlocker(self.right):
+            noun = session.scan.noun if session is not None else "slice"
+            self.right.setText(f"This {noun} is right now")
+            self.right.setChecked(session is not None and here in self.right_slices(session))
+        self.right.setEnabled(
+            session is not None and here in session.adapted_slices and not session.busy
+        )
+        self.count.say(self._words(session))
+
+    def _words(self, session: Session | None) -> str:
+        if session is None or not session.adapted_slices or session.busy:
+            return NO_MASK if session is None or not session.busy else ""
+        pixels, slices = self._count(session)
+        taught = session.run.corrections if session.run is not None else None
+        earlier = f" Learned from so far: {_pixels(taught.pixels)}." if taught else ""
+        if not slices:
+            return f"Nothing corrected yet.{earlier}"
+        return f"{_pixels(pixels)} corrected, on {counted(slices, session.scan.noun)}.{earlier}"
+
+
+def _pixels(number: int) -> str:
+    return "1 pixel" if number == 1 else f"{number:,} pixels".replace(",", "\u202f")
+
+
+def _close(run: Any, session: weakref.ref[Session]) -> None:
+    """Close a run that nothing goes back to any more, unless it is in use again."""
+    found = session()
+    if run is not None and (found is None or found.run is not run):
+        run.close()

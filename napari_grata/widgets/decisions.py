@@ -1,0 +1,595 @@
+"""Where decisions on the scan in view go, and the drawings on their way to the disk.
+
+A decision is on the disk before it shows; one that cannot be written is kept in memory until
+*Retry* writes it. Drawings are saved by themselves, each version beside the earlier ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_grata.review.bases import mask_digest, read_bases, write_base
+from napari_grata.review.casefinding import ListError
+from napari_grata.review.caselist import CaseList, case_of_scan
+from napari_grata.review.casework import CaseWork, cannot_write
+from napari_grata.review.decisions import Decision, DecisionError, DecisionLog, digest
+from napari_grata.review.listfile import DECISIONS_FILE, lists_dir
+from napari_grata.review.standing import ABOUT, MASK_FACT
+from napari_grata.widgets.background import Found, Queue
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.mask_layer import MaskLayer
+from napari_grata.widgets.theme import STRUCTURE_COLOURS
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+    from napari_grata.widgets.session import Session
+
+_SAVE_MS = 2000
+_turns = itertools.count(1)
+
+
+@dataclass
+class DecisionPlace:
+    """What there is to decide on, and where it goes.
+
+    Attributes
+    ----------
+    scan : Scan
+    key : str
+        Code of the case.
+    log : DecisionLog
+    caselist : CaseList or None
+        None where the list's folder could not be made: decisions stay in memory then.
+    alone : bool
+        Whether the scan was opened by itself, not from a list.
+    problem : str
+        Why nothing can be written, "" if it can.
+    edit : ndarray or None
+        What the user drew last, shape ``scan.mask_shape``, when the place was found.
+    edit_version : int
+    edit_base : str
+        Fingerprint of the mask that it was drawn over.
+    notices : list of str
+    """
+
+    scan: Scan
+    key: str
+    log: DecisionLog
+    caselist: CaseList | None
+    alone: bool
+    problem: str = ""
+    edit: np.ndarray | None = None
+    edit_version: int = 0
+    edit_base: str = ""
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def work(self) -> CaseWork | None:
+        """The case's folder."""
+        return None if self.caselist is None else self.caselist.work(self.key)
+
+    def current(self) -> dict[int | None, Decision]:
+        """Return the decisions in force, by slice; None is the whole case."""
+        return self.log.current(self.key)
+
+    def close(self) -> None:
+        """Let another program write, if the scan was opened by itself."""
+        if self.alone:
+            (self.log if self.caselist is None else self.caselist).close()
+
+    def save_edit(self, stack: np.ndarray, base: str) -> None:
+        """Keep a drawing as a new version.
+
+        Raises
+        ------
+        ListError
+            If it cannot be written; nothing on the disk has changed.
+        """
+        work = self.work
+        if work is None:
+            raise ListError(self.problem or "There is no folder that it could be written to.")
+        try:
+            work.folder.mkdir(parents=True, exist_ok=True)
+            write_base(work.folder, work.edit_version + 1, base)
+        except OSError as error:
+            raise cannot_write(work.folder, error) from error
+        work.save_edit(stack, self.scan)
+
+
+def find_place(scan: Scan, caselist: CaseList | None, key: str | None) -> DecisionPlace:
+    """Find the list of a scan and what was drawn on it; reads files, so for the background.
+
+    Parameters
+    ----------
+    caselist, key : CaseList, str or None
+        Where the scan is a case of an open list.
+    """
+    alone = caselist is None or key is None
+    if alone:
+        try:
+            caselist = case_of_scan(scan)
+            key = caselist.cases[0].key
+        except (ListError, OSError) as error:
+            # A log without a folder keeps decisions in memory, and says so at each of them.
+            log = DecisionLog(lists_dir() / "without-a-place" / DECISIONS_FILE)
+            return DecisionPlace(scan, "case-0001", log, None, True, str(error))
+    assert caselist is not None
+    assert key is not None
+    place = DecisionPlace(scan, key, caselist.decisions, caselist, alone)
+    place.problem = caselist.decisions.read_only or ""
+    work = caselist.work(key)
+    told = len(work.notices)
+    place.edit = work.edit(scan)
+    if place.edit is not None:
+        place.edit_version = work.edit_version
+        place.edit_base = read_bases(work.folder).get(place.edit_version, "")
+    place.notices = [*(caselist.decisions.notices if alone else ()), *work.notices[told:]]
+    return place
+
+
+class Decisions(QObject):
+    """Knows where decisions on the scan in view go, puts them in force, and takes them back.
+
+    Signals
+    -------
+    arrived()
+        Decisions go to another place now, or nowhere.
+    changed()
+        Other decisions are in force.
+    leaving()
+        The place is about to be left: what was typed for it must be kept now.
+    """
+
+    arrived = Signal()
+    changed = Signal()
+    leaving = Signal()
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._context = context
+        self.place: DecisionPlace | None = None
+        self.problem = ""
+        self._waiting: list[DecisionPlace] = []
+        self._asked: tuple[Any, Any, str | None] = (None, None, None)
+        self._digests: dict[tuple[int, str, int | None], str] = {}
+        self._queue = Queue("decisions", self)
+        self._queue.found.connect(self._on_found)
+        context.connections.at_end(self._queue.ender())
+        context.scan_changed.connect(self.look)
+        context.list_changed.connect(self.look)
+        context.case_changed.connect(self.look)
+        context.masks_changed.connect(self._forget)
+        context.session_changed.connect(self._forget)
+        context.drawn.connect(self._forget)
+
+    # --- finding the place -------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Find where decisions on the scan in view go, if that is not known."""
+        wanted = self._wanted()
+        if all(a is b or a == b for a, b in zip(wanted, self._asked, strict=True)):
+            return
+        self._put_away()
+        self._asked = wanted
+        kept = next((known for known in self._waiting if known.scan is wanted[0]), None)
+        if kept is not None:
+            self._waiting.remove(kept)
+            self._take(kept)
+        elif wanted[0] is not None:
+            self._queue.ask("find", partial(find_place, *wanted))
+
+    def _wanted(self) -> tuple[Any, Any, str | None]:
+        """Return scan, list and code of the case that are in view."""
+        scan, caselist = self._context.scan, self._context.caselist
+        if scan is None or caselist is None:
+            return scan, None, None
+        paths = {scan.path, scan.slice_path(0)}
+        found = next((case for case in caselist.cases if paths & set(case.sources)), None)
+        return (scan, None, None) if found is None else (scan, caselist, found.key)
+
+    def _put_away(self) -> None:
+        if self.place is not None:
+            self.leaving.emit()
+            self._context.undo.forget([self.place])
+            if self.place.log.unsaved:
+                self._waiting.append(self.place)
+            else:
+                self.place.close()
+            self.place, self.problem = None, ""
+            self.arrived.emit()
+
+    def _on_found(self, found: Found) -> None:
+        if found.error is not None:
+            self.problem = str(found.error)
+            show_error(self.problem)
+        elif found.result.scan is self._asked[0]:
+            self._take(found.result)
+        else:
+            found.result.close()
+
+    def _take(self, place: DecisionPlace) -> None:
+        self.place, self.problem = place, place.problem
+        for notice in (*place.notices, place.problem):
+            if notice:
+                show_warning(notice)
+        self.arrived.emit()
+
+    # --- deciding ----------------------------------------------------------------------------
+
+    def decide(
+        self,
+        verdict: str,
+        index: int | None,
+        *,
+        comment: str = "",
+        difficulty: str = "",
+        reviewer: str = "",
+        facts: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Put a decision in force and on the disk; returns whether it is in force.
+
+        Parameters
+        ----------
+        verdict : str
+            As in `napari_grata.review.decisions`.
+        index : int or None
+            The slice; None: the whole case.
+        facts : mapping, optional
+            What it rests on, where that is not what is shown now.
+        """
+        place = self.place
+        assert place is not None
+        in_force = True
+        try:
+            place.log.decide(
+                place.key,
+                verdict,
+                slice_index=index,
+                comment=comment,
+                difficulty=difficulty,
+                reviewer=reviewer,
+                facts=self._facts(place, verdict, index) if facts is None else facts,
+            )
+            self.problem = ""
+        except DecisionError as error:
+            in_force = error.kept
+            self._complain(str(error))
+        self.changed.emit()
+        return in_force
+
+    def undo_or_redo(self, which: str) -> Decision | None:
+        """Take the latest decision back, or (``"redo"``) put it in force again."""
+        place = self.place
+        if place is None:
+            return None
+        changed: Decision | None = None
+        waiting = len(place.log.unsaved)
+        try:
+            changed = getattr(place.log, which)()
+            self.problem = ""
+        except DecisionError as error:
+            if len(place.log.unsaved) > waiting:
+                changed = place.log.unsaved[-1]
+            self._complain(str(error))
+        self.changed.emit()
+        return changed
+
+    @property
+    def unsaved(self) -> int:
+        """How many decisions are not on the disk yet, those on scans left since included."""
+        return sum(len(place.log.unsaved) for place in self._all())
+
+    def retry(self) -> str:
+        """Write what could not be written before; returns why it still cannot be, "" if all is."""
+        try:
+            for place in self._all():
+                if place.caselist is None:
+                    self._find_again(place)
+                elif place.log.unsaved:
+                    place.log.retry()
+            self._waiting = [place for place in self._waiting if place.log.unsaved]
+            self.problem = ""
+        except DecisionError as error:
+            self._complain(str(error))
+        self.changed.emit()
+        return self.problem
+
+    def _find_again(self, place: DecisionPlace) -> None:
+        """Find a place for decisions that had none, and write those that waited."""
+        if not place.log.unsaved and place is not self.place:
+            return
+        found = find_place(place.scan, None, None)
+        if found.caselist is None:
+            if place.log.unsaved:
+                raise DecisionError(found.problem, kept=True)
+            return
+        for waiting in place.current().values():
+            found.log.decide(
+                found.key,
+                waiting.verdict,
+                slice_index=waiting.slice_index,
+                comment=waiting.comment,
+                difficulty=waiting.difficulty,
+                reviewer=waiting.reviewer,
+                facts={**waiting.facts, "decided": waiting.time},
+            )
+        self._waiting = [known for known in self._waiting if known is not place]
+        if place is self.place:
+            self._take(found)
+
+    def _all(self) -> list[DecisionPlace]:
+        return [*self._waiting, *([self.place] if self.place is not None else [])]
+
+    def _complain(self, problem: str) -> None:
+        if self.place is not None and self.place.caselist is None:
+            problem = (
+                "Your decisions wait in memory, and are lost with this window. "
+                f"{self.place.problem}"
+            )
+        self.problem = problem
+        show_error(problem)
+
+    # --- what a decision rests on ------------------------------------------------------------
+
+    def stale(self, decision: Decision) -> bool:
+        """Whether the mask that was decided on is another one now."""
+        then = decision.facts.get(MASK_FACT)
+        session = self._context.session
+        if session is None or session.busy or not isinstance(then, str):
+            return False
+        now = self._mask_digest(session, decision.verdict, decision.slice_index)
+        return bool(now) and now != then
+
+    def _facts(self, place: DecisionPlace, verdict: str, index: int | None) -> dict[str, Any]:
+        """Return model, run, step and the mask itself; names no file."""
+        session = self._context.session
+        assert session is not None
+        facts: dict[str, Any] = {}
+        if place.caselist is not None and not place.alone:
+            facts.update(place.caselist.facts(place.key))
+        facts.pop("edit_version", None)
+        facts["model"] = session.card.name
+        if session.card.weights_sha256:
+            facts["weights_sha256"] = session.card.weights_sha256
+        if session.settings is not None and session.adapted_slices:
+            facts["settings"] = digest(session.settings.to_dict())
+        if session.taken_step is not None:
+            facts["step"] = session.taken_step
+        elif session.run is not None:
+            facts["step"] = int(session.run.history.last_step)
+        facts[MASK_FACT] = self._mask_digest(session, verdict, index)
+        if verdict not in ("edit", "keep-source") and session.adapted.edited():
+            facts["edit_version"] = place.work.edit_version if place.work is not None else 0
+        return facts
+
+    def _mask_digest(self, session: Session, verdict: str, index: int | None) -> str:
+        """Return the fingerprint of the mask that a verdict is about, "" if there is none.
+
+        Accepted is what is shown; kept is the source mask; an edit begins with the adapted mask.
+        """
+        which = ABOUT.get(verdict, "shown")
+        there = session.segmented_slices if which == "before" else session.adapted_slices
+        if which == "shown" and not (index in there if index is not None else there):
+            which, there = "before", session.segmented_slices
+        if not (index in there if index is not None else there):
+            return ""
+        key = (id(session), which, index)
+        if key not in self._digests:
+            stack = session.source.stack if which == "before" else session.adapted.stack
+            layer = session.adapted.layer
+            if which == "shown" and layer is not None and session.adapted.shown:
+                stack = layer.data if layer.data.shape == stack.shape else stack
+            mask = stack if index is None else session.scan.get_mask(stack, index)
+            self._digests[key] = mask_digest(mask)
+        return self._digests[key]
+
+    def _forget(self, slices: Any = None) -> None:
+        """Masks have changed: fingerprints of these slices, and of the case, count no more."""
+        changed = {slices} if isinstance(slices, int) else slices
+        if changed is None:
+            self._digests.clear()
+        else:
+            gone = {*changed, None}
+            self._digests = {k: v for k, v in self._digests.items() if k[2] not in gone}
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A drawing as it was at a moment; a later one has a higher turn."""
+
+    place: DecisionPlace
+    layer: Any
+    stack: np.ndarray
+    digest: str
+    base: str
+    turn: int
+
+
+class Drawings(QObject):
+    """Saves what the user draws some time after the last stroke, and brings the latest back.
+
+    Signals
+    -------
+    saved()
+        What was drawn is on the disk.
+    """
+
+    saved = Signal()
+
+    def __init__(self, context: Context, decisions: Decisions) -> None:
+        super().__init__(context)
+        self._context, self._decisions = context, decisions
+        self.problem = ""
+        self._pending: dict[int, tuple[Any, DecisionPlace, Any]] = {}
+        self._known: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._written: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._brought: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._beside_of: DecisionPlace | None = None
+        self._beside: MaskLayer | None = None
+        self._queue = Queue("drawings", self)
+        self._queue.found.connect(self._on_found)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(_SAVE_MS)
+        self._soon.timeout.connect(self._save_in_background)
+        context.drawn.connect(self._on_drawn)
+        context.connections.at_end(self._queue.ender(finish=True))
+        context.connections.at_end(partial(_write_or_leave, self._pending, self._known))
+        context.runner.ended.connect(self._on_run_ended)
+        context.session_changed.connect(self.bring_back)
+        decisions.arrived.connect(self.bring_back)
+        decisions.leaving.connect(self.save)
+
+    def _on_drawn(self, _index: int = -1) -> None:
+        session, place = self._context.session, self._decisions.place
+        if session is None or session.busy or place is None or session.scan is not place.scan:
+            return
+        layer = session.adapted.layer
+        if layer is not None:
+            self._pending[id(layer)] = (layer, place, session.adapted.stack)
+            self._soon.start()
+
+    def _on_beside(self, _index: int) -> None:
+        if self._beside is not None and self._beside.layer is not None and self._beside_of:
+            layer, place = self._beside.layer, self._beside_of
+            self._pending[id(layer)] = (layer, place, place.edit_base)
+            self._soon.start()
+
+    # --- saving ------------------------------------------------------------------------------
+
+    def save(self) -> bool:
+        """Write what was drawn, at once; returns whether all of it is safe."""
+        self._soon.stop()
+        for copy in _fresh(self._pending, self._known):
+            try:
+                self._keep(copy)
+            except (ListError, OSError) as error:
+                self._fail(str(error))
+                return False
+            self._settle(copy)
+        self.problem = ""
+        self.saved.emit()
+        return True
+
+    def _save_in_background(self) -> None:
+        for copy in _fresh(self._pending, self._known):
+            self._queue.ask(id(copy.layer), partial(self._written_copy, copy))
+
+    def _written_copy(self, copy: _Copy) -> _Copy:
+        self._keep(copy)
+        return copy
+
+    def _keep(self, copy: _Copy) -> None:
+        if copy.turn > self._written.get(copy.layer, 0):
+            copy.place.save_edit(copy.stack, copy.base)
+            self._written[copy.layer] = copy.turn
+
+    def _settle(self, copy: _Copy) -> None:
+        self._known[copy.layer] = copy.digest
+        if mask_digest(copy.layer.data) == copy.digest:
+            self._pending.pop(id(copy.layer), None)
+
+    def _on_found(self, found: Found) -> None:
+        if found.error is not None:
+            self._fail(str(found.error))
+        else:
+            self._settle(found.result)
+            self.problem = ""
+            self.saved.emit()
+
+    def _fail(self, why: str) -> None:
+        self.problem = f"What you drew is not on the disk yet: {why}"
+        show_error(self.problem)
+        self._context.touch()
+
+    def _on_run_ended(self, kind: str, _outcome: object) -> None:
+        session = self._context.runner.session
+        if session is None:
+            return
+        layer = session.adapted.layer
+        if layer is not None and not session.adapted.edited():
+            self._known.pop(layer, None)
+        if kind == "adapt":
+            # An earlier drawing was made over another mask; it does not belong onto this one.
+            self._brought.add(session)
+
+    # --- bringing back -----------------------------------------------------------------------
+
+    def bring_back(self) -> None:
+        """Show the latest drawing of the scan in view, once, over the mask it was drawn on."""
+        context, place = self._context, self._decisions.place
+        session = context.session
+        if place is None or place.edit is None or place.scan is not context.scan:
+            return
+        if session is not None and session.adapted_slices:
+            if session.busy or session in self._brought:
+                return
+            self._brought.add(session)
+            if mask_digest(session.adapted.stack) == place.edit_base:
+                if not session.adapted.edited():
+                    self._known[session.adapted.ensure()] = mask_digest(place.edit)
+                    session.adapted.put_drawing(place.edit)
+                    session.look_for_drawings()
+                return
+        elif not place.alone:
+            return
+        if self._beside_of is not place:
+            self._show_beside(place, session)
+            show_warning(
+                "What you drew earlier was drawn over another mask; it is in a layer of its own."
+            )
+
+    def _show_beside(self, place: DecisionPlace, session: Session | None) -> None:
+        entry = self._context.entry
+        card = session.card if session is not None else entry.card if entry is not None else None
+        colours = (
+            {s.value: s.colour for s in card.structures}
+            if card is not None
+            else dict(enumerate(STRUCTURE_COLOURS, start=1))
+        )
+        self._beside_of = place
+        self._beside = MaskLayer(
+            self._context.viewer,
+            place.scan,
+            f"{place.scan.name} edited",
+            colours,
+            self._context.layer,
+            contour=2,
+            role="edited",
+            drawn=self._on_beside,
+        )
+        assert place.edit is not None
+        self._beside.stack[...] = place.edit
+        self._known[self._beside.ensure()] = mask_digest(place.edit)
+
+
+def _fresh(pending: dict[int, tuple[Any, DecisionPlace, Any]], known: Any) -> list[_Copy]:
+    """Return copies of the drawings that differ from what was saved; forget the others."""
+    found = []
+    for key, (layer, place, under) in list(pending.items()):
+        base = under if isinstance(under, str) else mask_digest(under)
+        if tuple(layer.data.shape) == tuple(place.scan.mask_shape):
+            now = mask_digest(layer.data)
+            if now != known.get(layer, base):
+                stack = np.array(layer.data)
+                found.append(_Copy(place, layer, stack, now, base, next(_turns)))
+                continue
+        del pending[key]
+    return found
+
+
+def _write_or_leave(pending: dict[int, tuple[Any, DecisionPlace, Any]], known: Any) -> None:
+    """Write what waits when nobody is there any more to be told of a failure."""
+    for copy in _fresh(pending, known):
+        with suppress(ListError, OSError):
+            copy.place.save_edit(copy.stack, copy.base)
