@@ -172,6 +172,8 @@ class Context(QObject):
     open_requested(str), region_requested(), save_requested()
         Asks the section in charge: open "file", "folder", "list-folder", "list-files", "run",
         "sample:KEY", "list:FOLDER"; draw a region; save masks.
+    recent_lists_changed(list of (str, str))
+        Folder and words of the lists of cases that were open of late.
     paint_requested()
         Asks the section in charge to take the brush to the adapted mask.
     list_requested(list of str)
@@ -196,6 +198,7 @@ class Context(QObject):
     painting_changed = Signal(bool)
     said = Signal(str)
     open_requested = Signal(str)
+    recent_lists_changed = Signal(list)
     paint_requested = Signal()
     list_requested = Signal(list)
     region_requested = Signal()
@@ -696,6 +699,11 @@ class Context(QObject):
             self.mode_changed.emit(self.mode)
             if outcome.kind == "done":
                 self.go_to(self._most_worth_a_look(session))
+
+    def describe_result(self, session: Session) -> None:
+        """Say of a session what came of its adaptation."""
+        if session.adapted_slices:
+            session.note, session.note_tone = self._result_words(session)
 
     def _result_words(self, session: Session) -> tuple[str, str]:
         adapted = counted(len(session.adapted_slices), session.scan.noun)

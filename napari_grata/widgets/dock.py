@@ -161,6 +161,7 @@ class GrataDock(QWidget):
         context.scan_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._forget_open_step)
         self.first_buttons.open_requested.connect(context.open_requested)
+        context.recent_lists_changed.connect(self.first_buttons.set_recent)
         for step, section in self.steps.items():
             section.open_requested.connect(partial(self._toggle_step, step))
         perform = partial(_perform, weakref.ref(self))

@@ -7,6 +7,8 @@ finest layer, not in slices of a scan.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,3 +188,27 @@ def free_name(viewer: Viewer, name: str) -> str:
     if name not in taken:
         return name
     return next(f"{name} {n}" for n in range(2, 10_000) if f"{name} {n}" not in taken)
+
+
+def camera_of(viewer: Any) -> Any:
+    """Return the camera, wherever the version of napari keeps it (0.9 moved it)."""
+    return getattr(viewer, "scene", viewer).camera
+
+
+@contextmanager
+def as_one_change(viewer: Any) -> Iterator[None]:
+    """Have the canvas follow layers that are added and removed once, at the end.
+
+    After each layer that is removed, napari looks through all objects of the program for what it
+    may still hold on the graphics card, half a second here.
+    """
+    events = viewer.layers.events
+    begin, end = getattr(events, "begin_batch", None), getattr(events, "end_batch", None)
+    if begin is None or end is None:  # in earlier versions of napari
+        yield
+        return
+    begin()
+    try:
+        yield
+    finally:
+        end()

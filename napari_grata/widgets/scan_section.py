@@ -170,6 +170,7 @@ class ScanSection(QWidget):
         self.draw_button.clicked.connect(self._rectangle.draw)
         self.buttons.open_requested.connect(context.open_requested)
         context.open_requested.connect(self.open)
+        context.recent_lists_changed.connect(self.buttons.set_recent)
         context.region_requested.connect(self._rectangle.draw)
         context.changed.connect(self._layers_changed)
         context.scan_changed.connect(self._on_scan_changed)

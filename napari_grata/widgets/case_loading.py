@@ -1,0 +1,259 @@
+"""Reads a case from the disk, scan and masks, so that showing it takes no reading any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from napari_grata.widgets.background import Found, Queue
+from napari_grata.widgets.cases_panel import small_picture
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.records import Flag, Record
+    from napari_grata.adaptation.settings import Settings
+    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.cases import Case
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card
+    from napari_grata.widgets.session import Session
+    from napari_grata.widgets.tasks import Engine
+
+KEPT = 2
+"""Cases in memory beside the one in view."""
+
+
+@dataclass
+class LoadedRun:
+    """Masks and records of a run, read back.
+
+    Attributes
+    ----------
+    folder : Path or None
+        None for masks that lie in no folder.
+    card : Card
+    model_folder : Path or None
+    settings : Settings or None
+    region : tuple or None
+    source, adapted : dict of int to ndarray of uint8, shape (H, W)
+    records : list of Record
+        Without masks.
+    flags : dict of int to tuple of Flag
+    missing : tuple of str
+        What was not found, a sentence each.
+    step : int or None
+        The step whose masks are in use, where the run was taken back to one.
+    """
+
+    folder: Path | None
+    card: Card
+    model_folder: Path | None
+    settings: Settings | None
+    region: Any
+    source: dict[int, np.ndarray]
+    adapted: dict[int, np.ndarray]
+    records: list[Record]
+    flags: dict[int, tuple[Flag, ...]]
+    missing: tuple[str, ...] = ()
+    step: int | None = None
+
+    def fill(self, session: Session) -> None:
+        """Make these the results of a fresh session."""
+        session.region, session.settings = self.region, self.settings
+        scan = session.scan
+        for mask, found in ((session.source, self.source), (session.adapted, self.adapted)):
+            for index, label_map in found.items():
+                scan.put_mask(mask.stack, index, label_map)
+        session.segmented_slices, session.adapted_slices = set(self.source), set(self.adapted)
+        session.records, session.flags = list(self.records), dict(self.flags)
+        session.taken_step = self.step
+        # The masks are in the run's folder already.
+        session.saved = self.folder is not None
+        for mask, found in ((session.source, self.source), (session.adapted, self.adapted)):
+            if found:
+                mask.ensure()
+
+
+@dataclass
+class LoadedCase:
+    """A case in memory: its scan, the latest run on it, or why either cannot be had.
+
+    Attributes
+    ----------
+    key : str
+    scan : Scan or None
+    run : LoadedRun or None
+    contrast : (float, float) or None
+        Grey values between which the scan is shown.
+    picture : ndarray or None
+        Small, shape (h, w, 3) uint8.
+    problem : str
+        Why there is no scan.
+    notices : tuple of str
+    """
+
+    key: str
+    scan: Scan | None = None
+    run: LoadedRun | None = None
+    contrast: tuple[float, float] | None = None
+    picture: np.ndarray | None = None
+    problem: str = ""
+    notices: tuple[str, ...] = ()
+
+
+def load_case(cases: CaseList, case: Case) -> LoadedCase:
+    """Read a case's scan and the latest finished run on it; never raises for a bad file."""
+    from napari_grata.scans import ScanError, open_scan
+
+    if not case.sources:
+        return LoadedCase(case.key, problem="This scan came from no file and cannot be opened.")
+    try:
+        scan = open_scan(case.sources[0] if len(case.sources) == 1 else list(case.sources))
+        middle = scan.read_slice(scan.n_slices // 2)
+    except (ScanError, OSError) as error:
+        return LoadedCase(case.key, problem=str(error))
+    except MemoryError:
+        return LoadedCase(case.key, problem="There is not enough memory for this case.")
+    loaded = LoadedCase(case.key, scan, picture=small_picture(middle))
+    if not scan.rgb:
+        low, high = scan.intensity_range(scan.case_of(scan.n_slices // 2), 0.001, 0.999)
+        loaded.contrast = (min(low, 0.0), high) if np.isfinite([low, high]).all() else None
+    cases.confirm(case.key, scan)
+    folder = cases.work(case.key).run_folder
+    if folder is not None:
+        try:
+            loaded.run = load_run(folder, scan)
+        except (OSError, ValueError) as error:
+            loaded.notices = (f"The masks of this case cannot be read: {error}",)
+    return loaded
+
+
+def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
+    """Read a run folder's masks and records.
+
+    Raises
+    ------
+    ValueError, OSError
+        If it is no run folder, is damaged, or its scan cannot be found.
+    """
+    from napari_grata.adaptation.reopening import reopen
+    from napari_grata.review.compare import latest_flags
+
+    run = reopen(folder, scan)
+    try:
+        if run.scan is None:
+            raise ValueError(" ".join(run.missing))
+        records = run.records.without_masks()
+        return LoadedRun(
+            folder=Path(folder),
+            card=run.card,
+            model_folder=run.model_folder,
+            settings=run.settings,
+            region=run.region,
+            source={i: np.array(mask) for i, mask in run.source_masks.items()},
+            adapted={i: np.array(mask) for i, mask in run.adapted_masks.items()},
+            records=records,
+            flags=dict(latest_flags(records)),
+            missing=tuple(run.missing),
+            step=_step(run, records),
+        )
+    finally:
+        run.close()
+
+
+def _step(run: Any, records: list[Record]) -> int | None:
+    """Return the step that the run was taken back to; None where it stands at its end."""
+    if run.taken is not None:
+        return int(run.taken)
+    position, total = run.info.get("position"), run.info.get("total")
+    if position is None or position == total or not records:
+        return None
+    return int(records[-1].step)
+
+
+def revive(folder: Path, model: str, scan: Scan, engine: Engine, device: str) -> Any:
+    """Return the live run of a run folder, for going through its steps.
+
+    Raises
+    ------
+    ValueError, OSError
+        If its model is not there any more, or its files cannot be read.
+    """
+    from napari_grata.adaptation.reopening import reopen
+
+    found = reopen(folder, scan)
+    try:
+        return found.run(engine.get(found.model_folder or model, device), scan)
+    finally:
+        found.close()
+
+
+class Prefetch(QObject):
+    """Reads the neighbours of the case in view, and keeps no more than those.
+
+    Signals
+    -------
+    ready(LoadedCase)
+        A case that was wanted is in memory.
+    """
+
+    ready = Signal(object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._wanted: list[str] = []
+        self._kept: dict[str, LoadedCase] = {}
+        self._stale: set[str] = set()
+        self.queue = Queue("prefetch", self)
+        self.queue.found.connect(self._take)
+
+    def want(self, cases: CaseList, keys: Sequence[str | None]) -> None:
+        """Have these cases read, the first one first; all others are let go of."""
+        self._wanted = [key for key in keys if key is not None][:KEPT]
+        self._kept = {key: kept for key, kept in self._kept.items() if key in self._wanted}
+        self.queue.keep_only(self._wanted)
+        for key in self._wanted:
+            if key not in self._kept and (key in self._stale or not self.queue.wanted(key)):
+                self._stale.discard(key)
+                self.queue.ask(key, partial(load_case, cases, cases.case(key)))
+
+    def take(self, key: str) -> LoadedCase | None:
+        """Hand a case over that was read; it is not kept here any longer."""
+        loaded = self._kept.pop(key, None)
+        if loaded is not None:
+            self._wanted.remove(key)
+        return loaded
+
+    def reads(self, key: str | None) -> bool:
+        """Whether a case is wanted and not in memory yet."""
+        return key in self._wanted and key not in self._kept
+
+    def drop(self, key: str) -> None:
+        """Forget a case whose files are others now."""
+        self._kept.pop(key, None)
+        if self.queue.wanted(key):
+            self._stale.add(key)
+
+    def forget(self) -> None:
+        """Forget all cases, and read no more."""
+        self._wanted = []
+        self._kept.clear()
+        self._stale.clear()
+        self.queue.keep_only(())
+
+    def _take(self, found: Found) -> None:
+        key = str(found.key)
+        if key not in self._wanted:
+            return
+        if key in self._stale and self.queue.wanted(key):
+            return  # what was read is out of date; it is being read again
+        loaded = found.result
+        if found.error is not None:
+            loaded = LoadedCase(key, problem=f"This case cannot be shown: {found.error}")
+        self._kept[key] = loaded
+        self.ready.emit(loaded)

@@ -1,0 +1,815 @@
+"""The list of cases: open it, go through it, have it adapted ahead, and come back to it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QObject, QTimer
+from qtpy.QtWidgets import QDockWidget, QWidget
+
+from napari_grata.adaptation.settings import PRESETS
+from napari_grata.review.casefinding import ListError
+from napari_grata.review.caselist import CaseList
+from napari_grata.review.keeping import keep_run
+from napari_grata.segmenters.registry import ModelEntry
+from napari_grata.widgets import keys
+from napari_grata.widgets.background import Found, Outcome, Queue
+from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
+from napari_grata.widgets.case_loading import (
+    LoadedCase,
+    LoadedRun,
+    Prefetch,
+    load_run,
+    revive,
+)
+from napari_grata.widgets.cases_model import progress_words, row_of
+from napari_grata.widgets.cases_panel import CasePanel, Pictures
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.mask_layer import made_here
+from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of
+from napari_grata.widgets.session import Session
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Layer
+
+    from napari_grata.review.cases import Case
+    from napari_grata.scans import Scan
+
+_SOON_MS = 60
+_REVIVE_MS = 500
+_RECENT = 12
+_LAST = "This is the last of the cases listed."
+_FIRST = "This is the first of the cases listed."
+_RUNNING = "A run is going on for the case in view: wait for its end, or cancel it."
+
+
+@dataclass
+class _Sight:
+    """How the user looks at cases: what goes over from one to the next."""
+
+    shape: tuple[int, ...] = ()
+    spacing: Any = None
+    centre: tuple[float, ...] = ()
+    zoom: float = 1.0
+    mode: str = "adapted"
+
+
+class CurrentCase:
+    """The case in view: puts it into the viewer, takes it out, and loses nothing that was drawn.
+
+    Attributes
+    ----------
+    key : str or None
+        Code of the case whose layers are in the viewer.
+    scan : Scan or None
+    run_folder : Path or None
+        The run that is shown.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._sight = _Sight()
+        self._places: dict[str, int] = {}
+        self._layer: Image | None = None
+        self.key: str | None = None
+        self.scan: Scan | None = None
+        self.run_folder: Path | None = None
+
+    @property
+    def layer(self) -> Image | None:
+        """The scan's layer, if it is still in the viewer."""
+        return self._layer if alive(self._context.viewer, self._layer) else None
+
+    def session(self) -> Session | None:
+        """Return what the chosen model made of the case in view, if it is the one in view."""
+        here = self.scan is not None and self._context.scan is self.scan
+        return self._context.session if here else None
+
+    def untouched(self) -> bool:
+        """Whether there is nothing of the user's own on the case in view."""
+        return not any(
+            one.busy or one.segmented_slices or one.adapted_slices or one.adapted.edited()
+            for one in self._context.sessions.of(self._layer)
+        )
+
+    def forget(self) -> None:
+        """Forget how cases were looked at: the list closes."""
+        self._sight = _Sight()
+        self._places.clear()
+
+    def put(self, loaded: LoadedCase) -> None:
+        """Show a case: its scan and, where there is a run, source and adapted masks."""
+        context, viewer, scan = self._context, self._context.viewer, loaded.scan
+        assert scan is not None
+        arguments = scan.layer_kwargs()
+        if loaded.contrast is not None:
+            arguments["contrast_limits"] = loaded.contrast
+        layer = viewer.add_image(scan.data, **arguments)
+        self._layer, self.key, self.scan, self.run_folder = layer, loaded.key, scan, None
+        sight = self._sight
+        same = sight.shape == scan.mask_shape and sight.spacing == scan.geometry.spacing
+        context.choose_layer(layer, fit=not same)
+        if loaded.run is not None:
+            self.put_run(loaded.run)
+        if scan.n_slices > 1:
+            place = self._places.get(loaded.key, scan.n_slices // 2)
+            context.go_to(min(place, scan.n_slices - 1))
+        if same:
+            camera = camera_of(viewer)
+            camera.center, camera.zoom = sight.centre, sight.zoom
+
+    def put_run(self, run: LoadedRun) -> None:
+        """Show a run on the case in view."""
+        context, layer, scan = self._context, self.layer, self.scan
+        if layer is None or scan is None:
+            return
+        where = run.model_folder or run.folder or Path()
+        context.add_entry(ModelEntry(run.card.name, run.card.title, where, "user", run.card))
+        context.choose_model(run.card.name)
+        session = context.sessions.renew(layer, scan, run.card, context.store.get("filled"))
+        run.fill(session)
+        context.describe_result(session)
+        session.note = f"{session.note} {' '.join(run.missing)}".strip()
+        self.run_folder = run.folder
+        context.take_results()
+        if run.adapted:
+            context.show_mode(self._sight.mode)
+
+    def take_out(self) -> list[str]:
+        """Remove the layers of the case in view; returns sentences about what was kept.
+
+        Layers that the user added stay, and so does a mask that was drawn on and is not safe on
+        the disk.
+        """
+        context, viewer, scan = self._context, self._context.viewer, self.scan
+        if self.key is None or scan is None:
+            return []
+        context.look_back(None)
+        context.set_painting(False)
+        self._keep_sight()
+        safe = not context.save_drawings()
+        sessions = context.sessions.of(self._layer)
+        kept: list[Layer] = []
+        gone: list[Layer] = []
+        for layer in reversed(viewer.layers):  # masks before the scan that they lie over
+            if layer is self._layer:
+                gone.append(layer)
+            elif made_here(layer) and layer.metadata.get(KEY, {}).get("scan") is scan:
+                (gone if _may_go(layer, sessions, safe) else kept).append(layer)
+        context.undo.forget(sessions)
+        for session in sessions:
+            session.close_run()
+        for layer in gone:
+            with suppress(ValueError):
+                viewer.layers.remove(layer)
+        self.key = self.scan = self.run_folder = self._layer = None
+        return [
+            f"“{layer.name}” was drawn on and is not saved with the case; it stays in the viewer."
+            for layer in kept
+        ]
+
+    def _keep_sight(self) -> None:
+        context, sight, layer = self._context, self._sight, self.layer
+        if self.key is None or self.scan is None or layer is None:
+            return
+        if context.scan is self.scan:
+            self._places[self.key] = context.in_view()
+            sight.mode = context.mode
+        camera = camera_of(context.viewer)
+        sight.shape, sight.spacing = self.scan.mask_shape, self.scan.geometry.spacing
+        sight.centre, sight.zoom = tuple(camera.center), float(camera.zoom)
+
+
+def _may_go(layer: Layer, sessions: list[Session], safe: bool) -> bool:
+    for session in sessions:
+        if layer is session.source.layer:
+            return not session.source.edited()
+        if layer is session.adapted.layer:
+            return safe or not session.adapted.edited()
+    role = layer.metadata.get(KEY, {}).get("role")
+    if role in ("source", "adapted"):
+        # The result was put beside it, since the user had drawn on it.
+        return not np.any(layer.data)
+    return safe or role != "edited"
+
+
+class Cases(QObject):
+    """The list that is open, the case in view, and the way from one to the next.
+
+    Attributes
+    ----------
+    panel : CasePanel
+        In a dock of its own, left, once a list is open.
+    current : CurrentCase
+    batch : BatchWorker
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._context = context
+        self._wanted: str | None = None
+        self._work: Work = {}
+        self._dirty: set[str] = set()
+        self._begin: tuple[Any, frozenset[str]] = (None, frozenset())
+        self._start_soon = False
+        self._open: list[CaseList] = []  # shared with what closes the list at the end
+        self.pictures = Pictures(self)
+        self.panel = CasePanel(self.pictures)
+        self.current = CurrentCase(context)
+        self.prefetch = Prefetch(self)
+        self.queue = Queue("cases", self)
+        self.runs = Queue("runs", self)
+        self.batch = BatchWorker(context.runner.engine, self)
+        self._lines_soon = _timer(self, _SOON_MS, self._update_lines)
+        self._revive_soon = _timer(self, _REVIVE_MS, self._revive)
+        context.flow = self
+        self._menu()
+        self._wire()
+        self._look_for_recent()
+
+    def _menu(self) -> None:
+        menu, context = self.panel.menu, self._context
+        for key, words in (("list-folder", "Open a folder …"), ("list-files", "Open some files …")):
+            action = menu.addAction(words)
+            assert action is not None
+            action.triggered.connect(partial(_emit, context.open_requested, key))
+        menu.addSeparator()
+        menu.addAction(self.panel.carry)
+        self._close_action = menu.addAction("Close the list")
+        assert self._close_action is not None
+        self._close_action.triggered.connect(self.close_list)
+
+    def _wire(self) -> None:
+        context, panel = self._context, self.panel
+        for signal, slot in (
+            (context.open_requested, self._on_open),
+            (context.list_requested, self.open_list),
+            (context.runner.ended, self._on_run_ended),
+            (context.runner.changed, self._step_aside),
+            (context.decisions_changed, self._on_decision),
+            (context.theme_changed, panel.set_colours),
+            (panel.case_requested, self.open_case),
+            (panel.next_requested, self.next),
+            (panel.previous_requested, self.previous),
+            (panel.batch_requested, self.toggle_batch),
+            (panel.carry_changed, self._carry_changed),
+            (panel.choice_changed, self._choice_changed),
+            (panel.dropped, self._on_dropped),
+            (self.prefetch.ready, self._on_ready),
+            (self.queue.found, self._on_found),
+            (self.runs.found, self._on_revived),
+            (self.batch.changed, self._say_batch),
+            (self.batch.changed, self._go_ahead),
+            (self.batch.progressed, self._set_work),
+            (self.batch.done, self._on_done),
+        ):
+            signal.connect(slot)
+        context.actions.provide("next_case", self.next, self._why_no_list)
+        context.actions.provide("previous_case", self.previous, self._why_no_list)
+        bound = [action.key for action in keys.ACTIONS]
+        keys.add_shortcuts(panel, bound, partial(_perform, weakref.ref(context)))
+        context.closing.guards.append(self._closing)
+        for end in (
+            self.batch.ender(),
+            self.pictures.ender(),
+            self.prefetch.queue.ender(),
+            self.runs.ender(),
+            self.queue.ender(finish=True),
+            partial(_remove_panel, weakref.ref(context.viewer), panel),
+            partial(_close_lists, self._open),
+        ):
+            context.connections.at_end(end)
+        panel.set_colours(context.theme)
+
+    # --- what other sections ask (CaseFlow) ----------------------------------------------------
+
+    @property
+    def list(self) -> CaseList | None:
+        """The list that is open."""
+        return self._context.caselist
+
+    def run_folder(self, session: Session) -> Path | None:
+        """Return the folder for a run on the case in view; None if it is no case of the list."""
+        here = self.current
+        if self.list is None or here.key is None or session.scan is not here.scan:
+            return None
+        self.batch.leave(here.key)
+        try:
+            return self.list.work(here.key).new_run_folder()
+        except ListError as error:
+            show_error(f"This run is not kept with its case. {error}")
+            return None
+
+    def cases_after(self) -> list[str]:
+        """Return the keys of the undecided cases after the one in view."""
+        case, cases = self._context.case, self.list
+        if case is None or cases is None:
+            return []
+        later = (other for other in cases.cases if other.number > case.number)
+        return [other.key for other in later if not cases.state(other).decided]
+
+    def begin_with(self, start: Any, again: Sequence[str]) -> None:
+        """Adapt these cases from an adapted model on; None: from the source model again.
+
+        Those of them that are adapted but not decided are done anew.
+        """
+        self._begin = start, frozenset(again)
+        self._start_soon = start is not None
+        self.batch.pause()
+        self._go_ahead()
+
+    def take_back(self, session: Session, folder: Path | None) -> None:
+        """A run of the case in view was undone: its folder counts no more among the case's."""
+        cases, key = self.list, self.current.key
+        if folder is None or cases is None or key is None:
+            return
+        if Path(folder).parent == cases.work(key).folder:
+            try:
+                folder.rename(folder.with_name(f"undone-{folder.name}"))
+            except OSError as error:
+                show_warning(
+                    f"The undone run is still in the case's folder ({error.strerror}); the case "
+                    "will open with it."
+                )
+            else:
+                self._keep(session)
+
+    # --- lists ---------------------------------------------------------------------------------
+
+    def _on_open(self, what: str) -> None:
+        kind, _, folder = what.partition(":")
+        if kind == "list":
+            self.panel.say("Opening the list …")
+            self.queue.ask("open", partial(CaseList.load, Path(folder)))
+
+    def open_list(self, sources: Sequence[str]) -> None:
+        """Make a list of a folder or of files, or go on with the one made of them before."""
+        self.panel.say("Opening the list …")
+        self._context.clear_problem()
+        self.queue.ask("open", partial(CaseList.make, list(sources)))
+
+    def close_list(self) -> None:
+        """Put the list away; all of it is on the disk."""
+        context, cases = self._context, self.list
+        if cases is None or not self._may_leave():
+            return
+        self._leave_case()
+        self.batch.pause()
+        self._begin, self._start_soon, self._wanted = (None, frozenset()), False, None
+        self.prefetch.forget()
+        self.current.forget()
+        self.pictures.set_cases(None)
+        context.caselist = context.case = None
+        self._show_all()
+        self.panel.set_current(None)
+        self._say_batch()
+        self._open.clear()
+        # After what still waits to be written to it.
+        self.queue.ask(("close", id(cases)), cases.close)
+        context.list_changed.emit()
+        context.case_changed.emit()
+        context.touch()
+
+    def _take_list(self, cases: CaseList) -> None:
+        context, panel = self._context, self.panel
+        if cases is self.list:
+            self._show_all()
+            self.show_panel()
+            panel.say(" ".join(cases.notices[-2:]))
+            return
+        self.close_list()
+        if self.list is not None:
+            return  # a run is going on there
+        context.caselist = cases
+        self._open[:] = [cases]
+        self.pictures.set_cases(cases)
+        panel.set_choices(
+            cases.option("filter", "all"), cases.option("text", ""), cases.option("order", "list")
+        )
+        panel.carry.blockSignals(True)
+        panel.carry.setChecked(cases.carry)
+        panel.carry.blockSignals(False)
+        if cases.model is not None:
+            context.choose_model(cases.model)
+        settings = cases.settings
+        if settings is not None:
+            name = next((p.name for p in PRESETS.values() if p.settings == settings), None)
+            context.choose_settings(name or context.preset, settings)
+        self._show_all()
+        self.show_panel()
+        self._say_batch()
+        panel.say(" ".join([*cases.notices, cases.decisions.read_only or ""]).strip())
+        context.list_changed.emit()
+        context.touch()
+        key = cases.position or (cases.cases[0].key if cases.cases else None)
+        if key is not None:
+            self.open_case(key)
+
+    def show_panel(self) -> None:
+        """Show the list in a dock of its own, left, as a tab beside the layer list."""
+        dock = _dock_of(self.panel)
+        if dock is None:
+            dock = self._context.viewer.window.add_dock_widget(
+                self.panel, name="Cases", area="left", tabify=True, add_vertical_stretch=False
+            )
+        self.panel.show()
+        dock.show()
+        dock.raise_()
+
+    def _look_for_recent(self) -> None:
+        self.queue.ask("recent", _recent)
+
+    # --- going through -------------------------------------------------------------------------
+
+    def next(self) -> None:
+        """Open the next case of those listed, in the order shown."""
+        self._step(1)
+
+    def previous(self) -> None:
+        """Open the case before."""
+        self._step(-1)
+
+    def _step(self, by: int) -> None:
+        key = self.panel.model.step(self._wanted or self.current.key, by)
+        if key is None:
+            self.panel.say(_LAST if by > 0 else _FIRST)
+        else:
+            self.open_case(key)
+
+    def _why_no_list(self) -> str:
+        return "" if self.list is not None else "Open a list of cases first: Open, in step Scan."
+
+    def open_case(self, key: str) -> None:
+        """Show a case: at once if it was read ahead, else as soon as it is."""
+        if self.list is None or not self._may_leave():
+            return
+        here = self.current
+        if key == here.key and here.layer is not None:
+            self._wanted = None
+            self.panel.set_current(key)
+            self._context.choose_layer(here.layer)
+            return
+        self._wanted = key
+        self.panel.set_current(key)
+        loaded = self.prefetch.take(key)
+        if loaded is not None:
+            self._show(loaded)
+        else:
+            self.panel.say(f"Opening {self.list.case(key).title} …")
+            self.prefetch.want(self.list, [key])
+
+    def _look_ahead(self) -> None:
+        """Have the neighbours of the case in view read, the next one first."""
+        if self.list is None or self._wanted is not None:
+            return
+        model, key = self.panel.model, self.current.key
+        near = [other for other in (model.step(key, 1), model.step(key, -1)) if other != key]
+        # What has just been made of the case in view may still be on its way.
+        self.prefetch.want(self.list, [key, *near] if self.prefetch.reads(key) else near)
+
+    def _may_leave(self) -> bool:
+        runner = self._context.runner
+        sessions = self._context.sessions.of(self.current.layer)
+        if runner.kind is not None and any(runner.session is one for one in sessions):
+            self.panel.say(_RUNNING)
+            return False
+        return True
+
+    def _leave_case(self) -> None:
+        with as_one_change(self._context.viewer):
+            for sentence in self.current.take_out():
+                show_warning(sentence)
+
+    def _on_ready(self, loaded: LoadedCase) -> None:
+        if loaded.picture is not None:
+            self.pictures.put(loaded.key, loaded.picture)
+        if loaded.key == self._wanted:
+            if self._may_leave():
+                self._show(self.prefetch.take(loaded.key) or loaded)
+            else:
+                self._wanted = None
+                self.panel.set_current(self.current.key)
+        elif loaded.key == self.current.key:
+            self._show_result(self.prefetch.take(loaded.key) or loaded)
+        self._refresh_line(loaded.key)
+
+    def _show(self, loaded: LoadedCase) -> None:
+        """Show a case in place of the one in view."""
+        context, cases = self._context, self.list
+        assert cases is not None
+        self._wanted, key = None, loaded.key
+        with as_one_change(context.viewer):
+            self._leave_case()
+            if loaded.scan is None:
+                self.current.key = key
+            else:
+                self.current.put(loaded)
+        if loaded.scan is None:
+            show_error(loaded.problem)
+            context.fail(loaded.problem)
+        else:
+            self._revive_soon.start()
+        self.panel.say(" ".join([loaded.problem, *loaded.notices]).strip())
+        self.panel.set_current(key)
+        self.batch.follow(key)
+        self.queue.ask("position", partial(cases.choose, position=key))
+        context.case = cases.case(key)
+        context.case_changed.emit()
+        context.touch()
+        self._look_ahead()
+
+    def _show_result(self, loaded: LoadedCase) -> None:
+        """Show what came of the case in view, if the user has nothing of their own there."""
+        if loaded.run is None or self._context.runner.kind is not None:
+            return
+        if self.current.untouched():
+            self.current.put_run(loaded.run)
+            self._revive_soon.start()
+            self._look_ahead()
+
+    # --- runs on the case in view --------------------------------------------------------------
+
+    def _revive(self) -> None:
+        """Make the run in view live, once the user stays with its case."""
+        here = self.current
+        session, folder, scan = here.session(), here.run_folder, here.scan
+        if session is None or folder is None or scan is None or session.run is not None:
+            return
+        if session.busy or self._context.runner.kind is not None:
+            self._revive_soon.start()
+            return
+        engine, device = self._context.runner.engine, self._context.device
+        self.runs.keep_only(())
+        make = partial(revive, folder, session.card.name, scan, engine, device)
+        self.runs.ask((here.key, folder), make)
+
+    def _on_revived(self, found: Found) -> None:
+        if found.error is not None:
+            return  # `missing` of the run has said why; it can be looked at all the same
+        here = self.current
+        session = here.session()
+        if session is None or found.key != (here.key, here.run_folder) or session.run is not None:
+            found.result.close()
+            return
+        session.run = found.result
+        self._context.take_results()
+
+    def _on_run_ended(self, kind: str, outcome: Outcome) -> None:
+        session = self._context.runner.session
+        if kind in ("adapt", "masks") and outcome.kind == "done" and session is not None:
+            self._keep(session)
+
+    def _keep(self, session: Session) -> None:
+        """Keep a session's run as it is now with the case in view, if it is that case's."""
+        cases, here, run = self.list, self.current, session.run
+        if cases is None or run is None or here.key is None or session.scan is not here.scan:
+            return
+        if run.folder is None or Path(run.folder).parent != cases.work(here.key).folder:
+            return
+        here.run_folder, session.saved = Path(run.folder), True
+        self.queue.ask(("keep", here.key), partial(keep_run, cases, cases.case(here.key), run))
+
+    # --- adapting ahead ------------------------------------------------------------------------
+
+    def toggle_batch(self) -> None:
+        """Adapt to all cases that are new, or pause that."""
+        context, cases, entry = self._context, self.list, self._context.entry
+        if self.batch.running:
+            self.batch.pause()
+            return
+        if cases is None or self.batch.stopping:
+            return
+        if entry is None or entry.card is None:
+            self.panel.say("Choose a model first.")
+            return
+        # Kept with the list, so that it goes on in the same way when it is opened again.
+        settings = context.settings
+        choose = partial(cases.choose, model=entry.name, settings=settings.to_dict())
+        self.queue.ask("choices", choose)
+        order = Order(cases, entry.folder, context.device, settings, *self._begin)
+        self.batch.start(order, self.current.key)
+
+    def _go_ahead(self) -> None:
+        """Start as soon as the worker has ended with its present step."""
+        if self._start_soon and not (self.batch.running or self.batch.stopping):
+            self._start_soon = False
+            self.toggle_batch()
+
+    def _say_batch(self) -> None:
+        batch, panel = self.batch, self.panel
+        if batch.stopping:
+            panel.say_batch("off", "Pausing after the step in progress …")
+        elif batch.waiting:
+            panel.say_batch("waiting", "Adapting ahead waits for your own run.")
+        elif batch.running:
+            panel.say_batch("running", "Adapting the cases ahead. You can review meanwhile.")
+        else:
+            words = batch.problem or ("All cases that could be are adapted." * batch.finished)
+            panel.say_batch("off" if self.list is None else "idle", words)
+
+    def _step_aside(self) -> None:
+        self.batch.step_aside(self._context.runner.kind is not None)
+
+    def _on_done(self, key: str) -> None:
+        cases = self.list
+        if cases is None or key not in {case.key for case in cases.cases}:
+            return
+        self.pictures.renew(key)
+        self.prefetch.drop(key)
+        self._refresh_line(key)
+        if key == self.current.key:
+            summary = cases.summary(key)
+            if summary is not None and summary.adapted and self.current.untouched():
+                self.prefetch.want(cases, [key])
+        else:
+            self._look_ahead()
+
+    # --- lines of the panel --------------------------------------------------------------------
+
+    def _row(self, case: Case) -> Any:
+        assert self.list is not None
+        return row_of(self.list, case, *self._work.get(case.key, ("", 0.0)))
+
+    def _show_all(self) -> None:
+        self._dirty.clear()
+        cases = self.list
+        self.panel.model.set_rows([self._row(case) for case in cases.cases] if cases else [])
+        self._show_progress()
+
+    def _refresh_line(self, key: str) -> None:
+        self._dirty.add(key)
+        if not self._lines_soon.isActive():
+            self._lines_soon.start()
+
+    def _set_work(self, work: Work) -> None:
+        changed = set(self._work) | set(work)
+        self._work = dict(work)
+        for key in changed:
+            self._refresh_line(key)
+
+    def _update_lines(self) -> None:
+        cases = self.list
+        dirty, self._dirty = self._dirty, set()
+        if cases is not None:
+            self.panel.model.update_rows(self._row(c) for c in cases.cases if c.key in dirty)
+            self._show_progress()
+
+    def _show_progress(self) -> None:
+        panel, cases = self.panel, self.list
+        if cases is None:
+            panel.progress.say("")
+            panel.bar.setValue(0)
+            return
+        progress = cases.progress()
+        panel.progress.say(progress_words(progress))
+        panel.bar.setMaximum(max(1, progress.total))
+        panel.bar.setValue(progress.decided)
+        panel.menu_button.setToolTip(f"{cases.title}. Open another list, or close it.")
+
+    # --- what comes back -----------------------------------------------------------------------
+
+    def _on_found(self, found: Found) -> None:
+        if found.error is not None:
+            show_error(str(found.error))
+            self.panel.say(str(found.error))
+            if found.key == "open":
+                self._context.fail(str(found.error))
+        elif found.key == "open":
+            self._take_list(found.result)
+            self._look_for_recent()
+        elif found.key == "recent":
+            self._context.recent_lists_changed.emit(found.result)
+        elif isinstance(found.key, tuple) and found.key[0] == "keep":
+            self.pictures.renew(found.key[1])
+            self._refresh_line(found.key[1])
+        if self.list is not None and self.list.save_problem:
+            self.panel.say(self.list.save_problem)
+
+    def _on_decision(self) -> None:
+        if self.current.key is not None:
+            self._refresh_line(self.current.key)
+
+    def _choice_changed(self) -> None:
+        if self.list is not None:
+            filtered, text, order = self.panel.choices()
+            choose = partial(self.list.choose, filter=filtered, text=text, order=order)
+            self.queue.ask("filter", choose)
+            self._look_ahead()
+
+    def _carry_changed(self, on: bool) -> None:
+        if self.list is not None:
+            self.queue.ask("carry", partial(self.list.choose, carry=on))
+
+    def _on_dropped(self, mime: Any) -> None:
+        self.open_list([url.toLocalFile() for url in mime.urls() if url.isLocalFile()])
+
+    def _closing(self) -> bool:
+        """The window closes: the work ahead ends with its step, or the program would wait."""
+        self.batch.pause()
+        return True
+
+
+def show_saved_run(context: Context, folder: Path) -> None:
+    """Bring a saved run into the viewer: scan, masks, curves, table, settings.
+
+    Raises
+    ------
+    ValueError, OSError
+        If it cannot be read; the message says why.
+    """
+    from napari_grata.adaptation.reopening import reopen
+
+    found = reopen(folder)
+    try:
+        scan, missing = found.scan, " ".join(found.missing)
+        started = str(found.info.get("started", ""))
+    finally:
+        found.close()
+    if scan is None:
+        raise ValueError(missing)
+    run = load_run(folder, scan)
+    layer = context.viewer.add_image(scan.data, **scan.layer_kwargs())
+    context.choose_layer(layer)
+    where = run.model_folder or folder
+    context.add_entry(ModelEntry(run.card.name, run.card.title, where, "user", run.card))
+    context.choose_model(run.card.name)
+    session = context.sessions.renew(layer, scan, run.card, context.store.get("filled"))
+    run.fill(session)
+    session.reopened = started[:16].replace("T", " ") or "an earlier day"
+    session.note = missing
+    if run.settings is not None:
+        name = next((p.name for p in PRESETS.values() if p.settings == run.settings), None)
+        context.choose_settings(name or context.preset, run.settings)
+    context.take_results()
+    context.show_mode("adapted")
+
+
+def _timer(parent: QObject, milliseconds: int, do: Callable[[], None]) -> QTimer:
+    made = QTimer(parent)
+    made.setSingleShot(True)
+    made.setInterval(milliseconds)
+    made.timeout.connect(do)
+    return made
+
+
+def _emit(signal: Any, value: str, _checked: bool = False) -> None:
+    signal.emit(value)
+
+
+def _perform(context: weakref.ref[Context], action: str) -> None:
+    found = context()
+    if found is not None:
+        found.actions.perform(action)
+
+
+def _recent() -> list[tuple[str, str]]:
+    """Return folder and words of the lists that were open of late; opens their files."""
+    # A scan that was opened by itself is a list of one, which nobody has made.
+    lists = [entry for entry in CaseList.recent() if entry.cases > 1][:_RECENT]
+    return [
+        (str(e.folder), f"{e.title}: {e.decided} of {e.cases} decided, {_when(e.when)}")
+        for e in lists
+    ]
+
+
+def _when(text: str) -> str:
+    try:
+        then = datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        return ""
+    today = datetime.now().astimezone().date()
+    return f"{then:%H:%M}" if then.date() == today else f"{then:%Y-%m-%d}"
+
+
+def _dock_of(panel: QWidget) -> QDockWidget | None:
+    """Return napari's dock around the panel; napari destroys a dock that is closed."""
+    parent: Any = panel.parent()
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parent()
+    return parent
+
+
+def _close_lists(lists: list[CaseList]) -> None:
+    """Let another program write to the list, once the dock is gone."""
+    while lists:
+        lists.pop().close()
+
+
+def _remove_panel(viewer: weakref.ref[Any], panel: CasePanel) -> None:
+    """Take the panel away for good when the plugin's dock goes; either may be gone before."""
+    found = viewer()
+    with suppress(LookupError, RuntimeError, AttributeError):
+        if found is not None and panel.parent() is not None:
+            found.window.remove_dock_widget(panel)
+    with suppress(RuntimeError):
+        panel.hide()
+        panel.deleteLater()
