@@ -127,6 +127,9 @@ class Context(QObject):
     caselist : CaseList or None
     case : Case or None
         The case in view, where the scan belongs to an open list.
+    decision_list : (CaseList, str) or None
+        The list in which decisions on the scan in view are kept, and its key there; a scan that
+        was opened by itself has a list of its own.
     flow : CaseFlow or None
         The list of cases, for what other sections ask of it.
     save_drawings : callable
@@ -238,6 +241,7 @@ class Context(QObject):
         self.painting = False
         self.brush = 1
         self.decision_marks: dict[int, str] = {}
+        self.decision_list: tuple[CaseList, str] | None = None
         self.flow: CaseFlow | None = None
         # Writes what was drawn, at once; returns why that failed. Set by the decisions.
         self.save_drawings: Callable[[], str] = lambda: ""

@@ -461,6 +461,9 @@ class DecideBar(QWidget):
         """Others show decisions, too: the strip, the tables, the list of cases."""
         context, found = self._context, self.decisions.place
         current = found.current() if found is not None else {}
+        context.decision_list = None
+        if found is not None and found.caselist is not None:
+            context.decision_list = found.caselist, found.key
         context.decision_marks = {
             index: MARKS[one.verdict] + ("!" if self.decisions.stale(one) else "")
             for index, one in current.items()

@@ -24,10 +24,15 @@ from qtpy.QtWidgets import (
 from napari_grata.widgets import keys
 from napari_grata.widgets.adapt_section import AdaptSection
 from napari_grata.widgets.bar import Legend, NextStepButton, ProgressLine
+from napari_grata.widgets.cases import Cases
 from napari_grata.widgets.context import Context
+from napari_grata.widgets.correct_section import CorrectSection
+from napari_grata.widgets.decide_section import DecideBar
+from napari_grata.widgets.export_section import ExportSection
+from napari_grata.widgets.help import HelpDialog
 from napari_grata.widgets.model_card import add_model_dialog, dropped_models
 from napari_grata.widgets.model_section import ModelSection
-from napari_grata.widgets.qt_parts import Sentence, StepSection, button
+from napari_grata.widgets.qt_parts import Sentence, StepSection, button, column
 from napari_grata.widgets.scan_section import OpenButtons, ScanSection
 from napari_grata.widgets.state import DockState, Step, dock_state
 from napari_grata.widgets.theme import ThemeColours, sheet
@@ -78,6 +83,11 @@ class GrataDock(QWidget):
         self.scan = ScanSection(context)
         self.model = ModelSection(context)
         self.adapt = AdaptSection(context)
+        self.decide = DecideBar(context)
+        self.correct = CorrectSection(context)
+        self.export = ExportSection(context)
+        self.cases = Cases(context)
+        self.help_button = button("?", "Keys and help", small=True, clicked=self._show_help)
         self.first_buttons = OpenButtons()
         self.progress = ProgressLine(context)
         self.legend = Legend(context)
@@ -86,6 +96,8 @@ class GrataDock(QWidget):
             Step.SCAN: self.scan,
             Step.MODEL: self.model,
             Step.ADAPT: self.adapt,
+            Step.CORRECT: column(self.correct, self.decide.notes, spacing=6),
+            Step.TAKE_OUT: self.export,
         }
         self.steps = {step: StepSection(step.value, body) for step, body in bodies.items()}
 
@@ -118,13 +130,14 @@ class GrataDock(QWidget):
         head = QHBoxLayout()
         head.addWidget(self.message, 1)
         head.addWidget(self.details_button, 0, Qt.AlignmentFlag.AlignTop)
+        head.addWidget(self.help_button, 0, Qt.AlignmentFlag.AlignTop)
         inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(8, 0, 8, 0)
-        column.setSpacing(3)
+        steps = QVBoxLayout(inner)
+        steps.setContentsMargins(8, 0, 8, 0)
+        steps.setSpacing(3)
         for step in self.steps.values():
-            column.addWidget(step)
-        column.addStretch(1)
+            steps.addWidget(step)
+        steps.addStretch(1)
         area = QScrollArea()
         area.setWidget(inner)
         area.setWidgetResizable(True)
@@ -150,7 +163,7 @@ class GrataDock(QWidget):
         return page
 
     def _bar_widgets(self) -> list[QWidget]:
-        return [self.hint, self.progress, self.next, self.legend]
+        return [self.hint, self.progress, self.next, self.legend, self.decide]
 
     def _wire(self) -> None:
         context = self.context
@@ -184,6 +197,9 @@ class GrataDock(QWidget):
         clipboard = QGuiApplication.clipboard()
         if clipboard is not None:
             clipboard.setText(self.context.details)
+
+    def _show_help(self) -> None:
+        HelpDialog(self.context).show()
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Take files and folders."""

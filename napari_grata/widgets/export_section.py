@@ -1,0 +1,410 @@
+"""Step *Take out*: masks, the report, the decided masks of a list, and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QDesktopServices, QGuiApplication
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QMessageBox, QVBoxLayout, QWidget
+
+from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
+from napari_grata.widgets import tasks
+from napari_grata.widgets.background import Outcome
+from napari_grata.widgets.cases import show_saved_run
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import Sentence, ask_folder, button
+from napari_grata.widgets.session import Session
+
+if TYPE_CHECKING:
+    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.report import ReportCase
+    from napari_grata.scans import Scan
+
+REPORT_ENDINGS = (".html", ".htm")
+
+
+def mask_path(scan: Scan, folder: Path, name: str) -> Path:
+    """Return where a mask of a scan goes: a file, or a folder for a list of photographs."""
+    allowed = "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in name)
+    stem = allowed.strip(" .") or "mask"
+    if scan.kind == "photographs":
+        return folder / stem
+    return folder / f"{stem}{'.png' if scan.kind == 'photograph' else '.nii.gz'}"
+
+
+def save_masks(
+    stacks: Mapping[Path, np.ndarray], scan: Scan, colours: dict[int, str], overwrite: bool
+) -> Iterator[Path]:
+    """Write each stack to its path, on the scan's own grid."""
+    from napari_grata.scans import write_mask
+
+    for path, stack in stacks.items():
+        yield from write_mask(stack, scan, path, colours=colours, overwrite=overwrite)
+
+
+def write_list_report(path: Path, caselist: CaseList, overwrite: bool) -> Iterator[Any]:
+    """Write the report of a whole list; yields its path."""
+    from napari_grata.review.report import report_cases, write_report
+
+    number = len(caselist)
+    yield tasks.Stage(f"Writing the report of {number} case{'' if number == 1 else 's'} …")
+    yield write_report(path, report_cases(caselist), overwrite=overwrite)
+
+
+def write_case_report(path: Path, case: ReportCase, overwrite: bool) -> Iterator[Any]:
+    """Write the report of one case; yields its path."""
+    from napari_grata.review.report import write_report
+
+    yield tasks.Stage("Writing the report …")
+    yield write_report(path, [case], overwrite=overwrite)
+
+
+def write_decided_masks(folder: Path, caselist: CaseList, names: bool) -> Iterator[Any]:
+    """Write the decided masks of a list; yields one result a case."""
+    from napari_grata.review.export import export_masks
+
+    for found in export_masks(caselist, folder, scan_names=names):
+        yield tasks.Stage(f"Writing the decided masks: {found.key} …")
+        yield found
+
+
+class ExportSection(QWidget):
+    """Everything that leaves the program, and only when the user asks."""
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._waiting: tuple[str, Session | None] | None = None
+        self._written: Path | None = None
+        self._build()
+        context.changed.connect(self.refresh)
+        context.list_changed.connect(self.refresh)
+        context.runner.ended.connect(self._on_ended)
+        context.save_requested.connect(self.ask_save)
+        context.open_requested.connect(self._on_open)
+        self.refresh()
+
+    def _build(self) -> None:
+        self.save_button = button(
+            "Save masks …",
+            "Write the masks before and after, with what you drew, on the scan's own grid. "
+            "Nothing that exists is replaced unless you say so.",
+            clicked=self.ask_save,
+        )
+        self.report_button = button(
+            "Report …",
+            "One file with pictures before and after, curves, decisions, settings and versions. "
+            "It opens in any browser, without a network, and prints well. Cases carry codes, no "
+            "names.",
+            clicked=self.ask_report,
+        )
+        self.masks_button = button(
+            "Decided masks …",
+            "Of all cases of the list: the masks that were accepted, kept or drawn, each on its "
+            "scan's own grid, and a table of all cases.",
+            clicked=self.ask_decided_masks,
+        )
+        self.command_button = button(
+            "Copy command",
+            "Copy the command line that makes the same masks again. It holds the scan's path.",
+            clicked=self.copy_command,
+        )
+        self.names = QCheckBox("Name after scans")
+        self.names.setToolTip(
+            "Name masks after their scans, which may name patients; otherwise they are named "
+            "case-0001 …"
+        )
+        self.said = Sentence(2)
+        self.said.setObjectName("grata_small")
+        self.show_button = button("Show", "Open what was written.", small=True, clicked=self._show)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for first, second in (
+            (self.save_button, self.report_button),
+            (self.masks_button, self.command_button),
+            (self.names, None),
+            (self.said, self.show_button),
+        ):
+            line = QHBoxLayout()
+            line.setSpacing(4)
+            line.addWidget(first, 1)
+            if second is not None:
+                line.addWidget(second, 0 if second is self.show_button else 1)
+            layout.addLayout(line)
+
+    def refresh(self) -> None:
+        """Switch buttons on where there is something to take out."""
+        context, session = self._context, self._context.session
+        at_rest, listed = context.runner.kind is None, context.caselist is not None
+        there = session is not None and bool(session.segmented_slices or session.adapted_slices)
+        adapted = session is not None and bool(session.adapted_slices)
+        self.save_button.setEnabled(at_rest and there)
+        self.report_button.setEnabled(at_rest and (adapted or listed))
+        self.masks_button.setVisible(listed)
+        self.masks_button.setEnabled(at_rest)
+        self.command_button.setEnabled(adapted)
+
+    def say(self, text: str, written: Path | None = None) -> None:
+        """Say what became of it."""
+        self._written = written
+        self.said.say(text)
+        self.show_button.setVisible(written is not None)
+
+    # --- masks -------------------------------------------------------------------------------
+
+    def ask_save(self) -> None:
+        """Ask for a folder and write source and adapted masks into it."""
+        store = self._context.store
+        name = ask_folder(self, store.get("save_folder", ""), "Save the masks in this folder")
+        if name:
+            store.set("save_folder", name)
+            self.save_to(Path(name))
+
+    def save_to(self, folder: Path) -> None:
+        """Write the masks of the scan in view into a folder."""
+        context, session = self._context, self._context.session
+        if session is None or context.runner.kind is not None:
+            return
+        scan = session.scan
+        case = context.case
+        stem = scan.name if self.names.isChecked() else case.key if case else "case-0001"
+        stacks = {
+            mask_path(scan, folder, f"{stem} {role}"): stack
+            for role, stack in session.stacks_to_save().items()
+        }
+        there = [path for path in stacks if path.exists()]
+        if there and not self._may_replace(there):
+            return
+        make = partial(save_masks, stacks, scan, session.colours, bool(there))
+        self._start("save", make, "Saving masks", session)
+
+    def _may_replace(self, paths: list[Path]) -> bool:
+        names = ", ".join(path.name for path in paths)
+        yes, no = QMessageBox.StandardButton.Yes, QMessageBox.StandardButton.No
+        answer = QMessageBox.question(
+            self, "Replace masks?", f"{names} is there already. Replace it?", yes | no, no
+        )
+        return bool(answer == yes)
+
+    def ask_decided_masks(self) -> None:
+        """Ask for a folder and write the decided masks of the list into it."""
+        store = self._context.store
+        title = "An empty folder for the decided masks"
+        name = ask_folder(self, store.get("masks_folder", ""), title)
+        if name:
+            store.set("masks_folder", name)
+            self.write_decided_masks_to(Path(name))
+
+    def write_decided_masks_to(self, folder: Path) -> None:
+        """Write the decided masks of the list into a folder that holds none yet."""
+        caselist = self._context.caselist
+        if caselist is not None and self._drawings_are_safe():
+            make = partial(write_decided_masks, folder, caselist, self.names.isChecked())
+            self._start("masks", make, "Writing the decided masks")
+
+    # --- the report --------------------------------------------------------------------------
+
+    def ask_report(self) -> None:
+        """Ask where to, and which cases, and write the report."""
+        store = self._context.store
+        start = Path(store.get("report_folder", "")) / "report.html"
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Write the report", str(start), "Report (*.html)"
+        )
+        if not name:
+            return
+        store.set("report_folder", str(Path(name).parent))
+        whole = self._ask_whole_list()
+        if whole is not None:
+            # The dialog has asked about the very file that was named, not about another ending.
+            asked = Path(name).suffix.lower() in REPORT_ENDINGS
+            self.write_report_to(Path(name), whole_list=whole, overwrite=asked)
+
+    def _ask_whole_list(self) -> bool | None:
+        """Return whether the report is of the whole list; None: of nothing, the user says."""
+        context, session = self._context, self._context.session
+        if context.caselist is None:
+            return False
+        if session is None or not session.adapted_slices:
+            return True
+        box = QMessageBox(self)
+        box.setWindowTitle("Report")
+        box.setText("Which cases should the report hold?")
+        everything = box.addButton("The whole list", QMessageBox.ButtonRole.AcceptRole)
+        one = box.addButton("This case", QMessageBox.ButtonRole.AcceptRole)
+        box.addButton(QMessageBox.StandardButton.Cancel)
+        box.exec()
+        return {id(everything): True, id(one): False}.get(id(box.clickedButton()))
+
+    def write_report_to(
+        self, path: Path, *, whole_list: bool = False, overwrite: bool = False
+    ) -> None:
+        """Write the report of the case in view, or of the whole list."""
+        context = self._context
+        if context.runner.kind is not None or not self._drawings_are_safe():
+            return
+        if whole_list and context.caselist is not None:
+            make = partial(write_list_report, path, context.caselist, overwrite)
+        elif context.session is not None:
+            make = partial(write_case_report, path, self._report_case(context.session), overwrite)
+        else:
+            return
+        self._start("report", make, "Writing the report")
+
+    def _report_case(self, session: Session) -> ReportCase:
+        """Return what is shown now as a case of a report; copies what may still change."""
+        from napari_grata.adaptation.runfolder import RunFolderError, read_info, versions
+        from napari_grata.review.report import ReportCase
+        from napari_grata.review.report.gather import decisions_of
+        from napari_grata.review.standing import CaseMasks
+
+        scan, card = session.scan, session.card
+        adapted = _masks_in(scan, session.adapted.stack, session.adapted_slices)
+        source = _masks_in(scan, session.source.stack, session.segmented_slices)
+        masks = CaseMasks(scan, source, adapted, edited=session.adapted.as_shown())
+        key, state, shift = "case-0001", "", ""
+        decisions: Any = ()
+        found = self._context.decision_list
+        if found is not None:
+            caselist, key = found
+            state = caselist.state(key).title
+            decisions = decisions_of(caselist, key, scan, masks)
+            summary = caselist.summary(key)
+            shift = summary.shift_words if summary is not None else ""
+        info: dict[str, Any] = {}
+        if session.run is not None and session.run.folder is not None:
+            with suppress(RunFolderError):
+                info = read_info(session.run.folder)
+        if not info and session.settings is not None:
+            info = {
+                "settings": session.settings.to_dict(),
+                "versions": versions(),
+                "model": {
+                    "name": card.name,
+                    "version": card.version,
+                    "weights_sha256": card.weights_sha256,
+                },
+            }
+        return ReportCase(
+            code=key,
+            state=state,
+            scan=scan,
+            card=card,
+            # Where Segment was asked for anew, the source mask of a slice may not be there yet.
+            source_masks={i: mask for i, mask in source.items() if i in adapted},
+            adapted_masks=adapted,
+            edited_masks=masks.drawn(),
+            records=list(session.records),
+            flags=dict(session.flags),
+            decisions=decisions,
+            info=info,
+            shift=shift,
+        )
+
+    # --- the command -------------------------------------------------------------------------
+
+    def copy_command(self) -> None:
+        """Copy the command line that makes these masks again."""
+        session = self._context.session
+        if session is None or not session.adapted_slices:
+            return
+        try:
+            line = self._command(session)
+        except ReproduceError as error:
+            self.say(str(error))
+            return
+        clipboard = QGuiApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(line)
+        self.say("The command line is in the clipboard. It holds the path of the scan.")
+
+    def _command(self, session: Session) -> str:
+        run, settings = session.run, session.settings
+        folder = run.folder if run is not None else None
+        # What one command line can say: a run from the source model to its end.
+        alone = run is None or not (
+            run.continued or run.corrections.slices or run.cut or run.taken is not None
+        )
+        if settings is None or not alone:
+            if folder is None:
+                raise ReproduceError(
+                    "This run went on from another one and has no folder of its own. Keep runs "
+                    "(step Adapt) or work in a case list, then copy the command."
+                )
+            return again_command(folder)
+        entry = self._context.entry
+        model = entry.name if entry is not None else session.card.name
+        if entry is not None and entry.origin not in ("bundled", "user"):
+            model = str(entry.folder)
+        slices = list(run.slices) if run is not None else sorted(session.adapted_slices)
+        return adapt_command(session.scan, model, settings, slices=slices, region=session.region)
+
+    # --- saved runs --------------------------------------------------------------------------
+
+    def _on_open(self, what: str) -> None:
+        if what != "run":
+            return
+        context = self._context
+        name = ask_folder(self, context.store.get("run_folder", ""), "Open a saved run")
+        if name:
+            context.store.set("run_folder", str(Path(name).parent))
+            self.open_run(Path(name))
+
+    def open_run(self, folder: Path) -> None:
+        """Bring a saved run back into the viewer."""
+        try:
+            show_saved_run(self._context, folder)
+        except (ValueError, OSError) as error:
+            self._context.fail(str(error))
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _drawings_are_safe(self) -> bool:
+        problem = self._context.save_drawings()
+        if problem:
+            self._context.fail(problem)
+        return not problem
+
+    def _start(self, what: str, make: Any, title: str, session: Session | None = None) -> None:
+        self._waiting = what, session
+        self.say("")
+        self._context.start("task", None, make, title)
+
+    def _on_ended(self, kind: str, outcome: Outcome) -> None:
+        waiting, self._waiting = self._waiting, None
+        results = self._context.runner.results
+        if kind != "task" or waiting is None or outcome.kind != "done" or not results:
+            return
+        what, session = waiting
+        if what == "masks":
+            written = [one for one in results if one.path is not None]
+            left = [one for one in results if one.path is None]
+            said = f"Wrote {len(written)} of {len(results)} masks, and cases.csv."
+            if left:
+                said += f" Not {left[0].key}: {left[0].reason}"
+            self.say(said, written[0].path.parent if written else None)
+        elif what == "report":
+            self.say(f"Wrote {results[-1].name}.", results[-1])
+        else:
+            if session is not None:
+                session.saved = True
+            files = ", ".join(path.name for path in results[:2])
+            more = f" and {len(results) - 2} more" if len(results) > 2 else ""
+            self.say(f"Saved {files}{more} in {results[0].parent.name}.", results[0].parent)
+            self._context.touch()
+
+    def _show(self) -> None:
+        if self._written is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._written)))
+
+
+def _masks_in(scan: Scan, stack: np.ndarray, slices: Iterable[int]) -> dict[int, np.ndarray]:
+    """Return copies of some slices' label maps."""
+    return {index: scan.get_mask(stack, index).copy() for index in sorted(slices)}

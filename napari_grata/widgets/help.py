@@ -1,0 +1,63 @@
+"""All keys on one sheet, and what this program is."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from jinja2 import Environment
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QVBoxLayout
+
+from napari_grata import __version__
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.keys import ACTIONS
+
+PAPER = (
+    "Chen Z, Ye Y, Pan Y, Xia Y. Gradient Alignment Improves Test-Time Adaptation for Medical "
+    "Image Segmentation. AAAI Conference on Artificial Intelligence, 2025. arXiv:2408.07343."
+)
+_SHEET = """
+<table cellspacing="4" cellpadding="1">
+{% for group, actions in groups %}<tr><td colspan="2"><b>{{ group }}</b></td></tr>
+{% for action in actions %}<tr>
+<td align="center" style="background-color: {{ colours.primary }}; color: {{ colours.text }}">
+&nbsp;<b>{{ action.key }}</b>&nbsp;</td><td>&nbsp;&nbsp;{{ action.words }}</td></tr>{% endfor %}
+{% endfor %}</table>
+<p><b>napari-grata {{ version }}</b></p>
+<p>Research software, not a medical device. Masks are suggestions that a person has to check.</p>
+<p>Everything is computed on this machine; nothing is sent anywhere.</p>
+<p>The method: {{ paper }}</p>
+"""
+
+
+class HelpDialog(QDialog):
+    """Keys and About in one window that leaves the viewer usable."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context.widget)
+        self.setWindowTitle("Keys and help")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        groups = [(name, list(found)) for name, found in groupby(ACTIONS, lambda a: a.group)]
+        self.words = QLabel(
+            Environment(autoescape=True)
+            .from_string(_SHEET)
+            .render(groups=groups, colours=context.theme, version=__version__, paper=PAPER)
+        )
+        self.words.setTextFormat(Qt.TextFormat.RichText)
+        self.words.setWordWrap(True)
+        self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        copy = buttons.addButton("Copy citation", QDialogButtonBox.ButtonRole.ActionRole)
+        assert copy is not None
+        copy.clicked.connect(self._copy)
+        buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.words)
+        layout.addWidget(buttons)
+        self.setMinimumWidth(480)
+
+    def _copy(self) -> None:
+        clipboard = QGuiApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(PAPER)
