@@ -135,7 +135,9 @@ class Context(QObject):
     save_drawings : callable
         Writes what was drawn, at once; returns why that failed, "" if it did not.
     decided : str
-        The decision on the case in view, in words.
+        What is decided on the scan in view, in words.
+    done : bool
+        Whether it is decided on as a whole.
     implausible, shift : str
         What is known of the scan, in words.
     problem, details : str
@@ -235,7 +237,7 @@ class Context(QObject):
         self.step: int | None = None
         self.caselist: CaseList | None = None
         self.case: Case | None = None
-        self.decided = ""
+        self.decided, self.done = "", False
         self.implausible = self.shift = ""
         self.problem = self.details = ""
         self.painting = False
@@ -777,6 +779,7 @@ class Context(QObject):
             note=session.note if session is not None else "",
             note_tone=session.note_tone if session is not None else "",
             decided=self.decided,
+            done=self.done,
             saved=session is not None and session.saved,
             reopened=(session.reopened or "") if session is not None else "",
             looked=self.looked,

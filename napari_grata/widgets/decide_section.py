@@ -471,9 +471,12 @@ class DecideBar(QWidget):
         }
         of_case = current.get(None)
         context.decided = decided(of_case) if of_case is not None else ""
-        slices = sum(index is not None for index in current)
-        if not context.decided and slices and context.scan is not None:
-            context.decided = f"{slices} of {context.scan.n_slices} decided"
+        # An edit is in work, not decided.
+        slices = sum(i is not None and one.verdict != "edit" for i, one in current.items())
+        total = context.scan.n_slices if context.scan is not None else 1
+        context.done = (of_case is not None and of_case.verdict != "edit") or slices == total
+        if not context.decided and slices:
+            context.decided = f"{slices} of {total} decided"
         context.decisions_changed.emit()
         context.touch()
 

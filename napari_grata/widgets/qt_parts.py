@@ -24,7 +24,7 @@ from superqt import QElidingLabel
 
 from napari_grata.widgets.theme import mark, tip
 
-LABEL_WIDTH = 66
+LABEL_WIDTH = 76
 
 
 def interface_settings() -> QSettings:

@@ -51,7 +51,9 @@ class Facts:
     note, note_tone : str
         One more sentence about the last result.
     decided : str
-        The decision on the case in view, in words; "" without one.
+        What is decided on the scan in view, in words; "" for nothing.
+    done : bool
+        Whether the scan is decided on as a whole.
     saved : bool
         Whether the masks have been taken out as they are.
     reopened : str
@@ -82,6 +84,7 @@ class Facts:
     note: str = ""
     note_tone: str = ""
     decided: str = ""
+    done: bool = False
     saved: bool = False
     reopened: str = ""
     looked: bool = False
@@ -270,7 +273,7 @@ def _open_step(facts: Facts, why_not: str) -> Step:
         return Step.SCAN
     if not facts.adapted:
         return Step.ADAPT
-    return Step.TAKE_OUT if facts.decided else Step.CORRECT
+    return Step.TAKE_OUT if facts.done else Step.CORRECT
 
 
 def _next(facts: Facts, why_not: str) -> NextStep | None:
@@ -282,9 +285,9 @@ def _next(facts: Facts, why_not: str) -> NextStep | None:
         )
     if not facts.adapted:
         return NextStep("adapt", "Adapt", ADAPT_WORDS)
-    if facts.decided and not facts.saved:
+    if facts.done and not facts.saved:
         return NextStep("save", "Save masks …", "Write the masks on the scan's own grid.")
-    if facts.decided:
+    if facts.done:
         return None
     if facts.flagged and not facts.looked:
         words = counted(facts.flagged, f"flagged {facts.noun}")
