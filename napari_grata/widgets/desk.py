@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_grata.adaptation.plan import SlicesError, parse_slices
 from napari_grata.adaptation.settings import Settings
-from napari_grata.adaptation.slices import SlicesError, parse_slices
 from napari_grata.widgets import words
 from napari_grata.widgets.jobs import run_folder
 from napari_grata.widgets.places import current_slice, show_slice
