@@ -73,6 +73,8 @@ def test_no_module_names_a_qt_binding(path: Path) -> None:
         "napari_grata.adaptation",
         "napari_grata.adaptation.settings",
         "napari_grata.adaptation.records",
+        "napari_grata.adaptation.plan",
+        "napari_grata.adaptation.shift",
     ],
 )
 def test_importing_loads_neither_torch_nor_qt(module: str) -> None:

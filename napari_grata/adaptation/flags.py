@@ -94,7 +94,7 @@ def flag_slice(
         Whether the step met a value that is not a number and was taken back.
     far : str, optional
         What to say where the slice lies far from the source centre's own
-        (`napari_grata.adaptation.far_slices`).
+        (`napari_grata.adaptation.shift.FarSlices`).
     """
     flags: list[Flag] = []
     if undone:

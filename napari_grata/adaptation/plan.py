@@ -1,12 +1,175 @@
-"""The plan of a run: every event of the stream, known before the first one."""
+"""What a run will do: which slices, which part of them, and every event in order, known before.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+
+Region = tuple[int, int, int, int]
+"""(row0, col0, row1, col1) in displayed pixels of a slice, half-open."""
+_RANGE = re.compile(r"^(\d+)(?:\s*(?:-|–|\.\.)\s*(\d+))?$")
+
+
+class RunError(ValueError):
+    """A run that cannot be started or continued; the message says why and what to do."""
+
+
+class SlicesError(ValueError):
+    """A choice of slices that cannot be read; the message says what is wrong and what works."""
+
+
+def parse_slices(text: str, scan: Scan, *, current: int | None = None) -> list[int]:
+    """Read a choice of slices as a person writes it.
+
+    Parameters
+    ----------
+    text : str
+        ``"all"``, ``"current"``, or numbers and ranges, 1-based as displayed and both ends
+        included: ``"10-20, 25"``. ``"20-10"`` runs downwards. In a time series plain numbers mean
+        these slices at every time point; ``"3:10-20"`` means time point 3 alone, ``"3:all"`` all
+        of it.
+    scan : Scan
+        Gives ``leading_shape``, ``n_slices`` and ``slice_index``.
+    current : int, optional
+        Flat number of the slice in view, for ``"current"``.
+
+    Returns
+    -------
+    list of int
+        Flat slice numbers from 0, each once, in the order written.
+
+    Raises
+    ------
+    SlicesError
+        If the text cannot be read or names a slice that the scan does not have.
+    """
+    chosen: dict[int, None] = {}
+    parts = [part.strip() for part in re.split(r"[,;]", text) if part.strip()]
+    if not parts:
+        raise SlicesError("No slices are named. Write all, current, or numbers such as 10-20, 25.")
+    for part in parts:
+        word = part.lower()
+        if word == "all":
+            chosen.update(dict.fromkeys(range(scan.n_slices)))
+        elif word == "current":
+            if current is None:
+                raise SlicesError(
+                    "“current” needs a slice in view. Write all, or numbers such as 10-20."
+                )
+            chosen[int(current)] = None
+        else:
+            chosen.update(dict.fromkeys(_numbered(part, scan)))
+    return list(chosen)
+
+
+def _numbered(part: str, scan: Scan) -> list[int]:
+    """Flat numbers of one ``10-20``, ``7`` or ``3:10-20``."""
+    leading = tuple(scan.leading_shape) or (1,)
+    *front, last = part.split(":")
+    axes: list[list[int]]
+    if len(leading) == 1:
+        if front:
+            raise SlicesError(f"“{part}” names a time point, but this scan is no time series.")
+        axes = [_axis(last, leading[0], "slice", part)]
+    elif len(front) > len(leading) - 1:
+        raise SlicesError(f"“{part}” has too many colons; write time:slice, such as 3:10-20.")
+    else:
+        axes = [list(range(size)) for size in leading[: len(leading) - 1 - len(front)]]
+        for text, size in zip(front, leading[len(axes) :], strict=False):
+            axes.append(_axis(text, size, "time point", part))
+        axes.append(_axis(last, leading[-1], "slice", part))
+    positions: list[tuple[int, ...]] = [()]
+    for axis in axes:
+        positions = [(*position, number) for position in positions for number in axis]
+    if not tuple(scan.leading_shape):
+        return [0 for _ in positions][:1]
+    return [int(scan.slice_index(position)) for position in positions]
+
+
+def _axis(text: str, size: int, what: str, part: str) -> list[int]:
+    text = text.strip()
+    if text.lower() in ("all", "*"):
+        return list(range(size))
+    match = _RANGE.match(text)
+    if match is None:
+        raise SlicesError(
+            f"“{part}” is no slice or range. Write all, current, or numbers such as 10-20, 25."
+        )
+    first = int(match[1])
+    last = int(match[2]) if match[2] else first
+    for number in (first, last):
+        if not 1 <= number <= size:
+            count = f"only {what} 1" if size == 1 else f"{what}s 1 to {size}"
+            raise SlicesError(f"There is no {what} {number} (in “{part}”); the scan has {count}.")
+    step = 1 if last >= first else -1
+    return list(range(first - 1, last - 1 + step, step))
+
+
+def describe_slices(slices: Sequence[int], scan: Scan) -> str:
+    """Write flat slice numbers as `parse_slices` reads them: [9, 10, 11, 24] → ``10-12, 25``."""
+    if list(slices) == list(range(scan.n_slices)):
+        return "all"
+    leading = tuple(scan.leading_shape) or (1,)
+    positions = [tuple(scan.slice_position(i)) or (0,) for i in slices]
+    runs: list[tuple[tuple[int, ...], int, int]] = []
+    for position in positions:
+        front, number = position[:-1], position[-1] + 1
+        if runs and runs[-1][0] == front:
+            _, first, last = runs[-1]
+            step = number - last
+            if abs(step) == 1 and (first == last or (last > first) == (step > 0)):
+                runs[-1] = (front, first, number)
+                continue
+        runs.append((front, number, number))
+    words = []
+    for front, first, last in runs:
+        prefix = "".join(f"{index + 1}:" for index in front) if len(leading) > 1 else ""
+        words.append(prefix + (str(first) if first == last else f"{first}-{last}"))
+    return ", ".join(words)
+
+
+def checked_slices(slices: Sequence[int] | str | None, scan: Scan) -> list[int]:
+    """Return flat slice numbers, each once, in the order given; all for None."""
+    if slices is None:
+        return list(range(scan.n_slices))
+    if isinstance(slices, str):
+        return parse_slices(slices, scan)
+    chosen = list(dict.fromkeys(int(index) for index in slices))
+    wrong = [index for index in chosen if not 0 <= index < scan.n_slices]
+    if wrong:
+        raise RunError(
+            f"The scan has no slice {wrong[0]}; flat slice numbers run from 0 to "
+            f"{scan.n_slices - 1}."
+        )
+    if not chosen:
+        raise RunError("No slices were chosen; choose at least one.")
+    return chosen
+
+
+def checked_region(region: Region | None, slices: list[int], scan: Scan) -> Region | None:
+    """Return the region without what lies above or left of the slices; it must meet each."""
+    if region is None:
+        return None
+    row0, col0, row1, col1 = (int(value) for value in region)
+    row0, col0 = max(0, row0), max(0, col0)
+    for index in slices:
+        rows, columns = scan.slice_shape(index)
+        if min(row1, rows) <= row0 or min(col1, columns) <= col0:
+            raise RunError(
+                f"The region (rows {row0} to {row1}, columns {col0} to {col1}) holds no pixel of "
+                f"slice {index + 1}, which is {rows} × {columns}. Draw it over the scan."
+            )
+    return row0, col0, row1, col1
 
 
 @dataclass(frozen=True)
@@ -143,3 +306,46 @@ def _visits(
         for index in taught:
             yield index, number
         yield from plain[number * len(plain) // rounds : (number + 1) * len(plain) // rounds]
+
+
+def cut_short(plan: tuple[Event, ...], position: int, settings: Settings) -> tuple[Event, ...]:
+    """Replace the events to come by predictions with the θ that was reached.
+
+    Parameters
+    ----------
+    plan : tuple of Event
+        As `make_plan` made it.
+    position : int
+        Events done.
+
+    Returns
+    -------
+    tuple of Event
+        The events done, then one prediction for each slice without a result. In episodic mode
+        each case learns by itself, so that those that had not begun are left out. Where nothing
+        was learnt there is nothing to finish with: the plan stays as it is.
+    """
+    done = plan[:position]
+    if not done or done[-1].step == 0 or not settings.learns:
+        return plan
+    last = done[-1]
+    have = {event.slice_index for event in done if event.final}
+    lacking: dict[int, Event] = {}
+    for event in plan:
+        same_case = event.episode == last.episode or settings.mode != "episodic"
+        if event.slice_index not in have and same_case:
+            lacking.setdefault(event.slice_index, event)
+    return done + tuple(
+        Event(
+            phase="predict",
+            slice_index=index,
+            case=event.case,
+            pass_index=last.pass_index,
+            episode=last.episode,
+            step=last.step,
+            first_step=last.first_step,
+            resets=False,
+            final=True,
+        )
+        for index, event in lacking.items()
+    )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .choices import RunError
 from .flags import SUSPICIOUS_ENTROPY, mean_entropy
 from .journal import Journal
+from .plan import RunError
 from .slice_adapter import SliceAdapter
 
 if TYPE_CHECKING:

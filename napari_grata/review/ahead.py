@@ -179,7 +179,7 @@ def _work(
     begin: float,
     again: bool,
 ) -> Iterator[Stage | Record | CaseSummary]:
-    from napari_grata.adaptation.choices import RunError
+    from napari_grata.adaptation.plan import RunError
     from napari_grata.scans import open_scan
 
     problem = caselist.missing(case)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_grata.adaptation.plan import describe_slices
 from napari_grata.adaptation.settings import PRESETS, Settings
-from napari_grata.adaptation.slices import describe_slices
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record, ReopenedRun

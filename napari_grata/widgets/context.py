@@ -16,9 +16,8 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_grata.adaptation.plan import make_plan
 from napari_grata.adaptation.settings import PRESETS, Settings, preset
-from napari_grata.adaptation.slices import SlicesError, parse_slices
+from napari_grata.adaptation.plan import SlicesError, make_plan, parse_slices
 from napari_grata.segmenters.registry import ModelEntry, list_models
 from napari_grata.widgets.background import Outcome, Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections

@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from napari_grata.adaptation import AdaptationRun, Settings, reopen, taught_state
-from napari_grata.adaptation.finishing import cut_short
-from napari_grata.adaptation.plan import make_plan
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network
 from napari_grata.segmenters.weights import write_model
@@ -118,23 +116,6 @@ def test_a_finished_run_folder_comes_back_whole(
     for index, mask in masks.items():
         np.testing.assert_array_equal(again.adapted_masks[index], mask)
     again.close()
-
-
-def test_in_episodic_mode_only_the_case_in_progress_is_finished() -> None:
-    settings = Settings(mode="episodic", predict="average")
-    plan = make_plan(settings, [0, 1, 2, 3, 4, 5], lambda index: index // 2)
-    events = cut_short(plan, 5, settings)
-    assert events[:5] == plan[:5]
-    assert [event.slice_index for event in events[5:]] == [2, 3]
-    assert {(event.first_step, event.step) for event in events[5:]} == {(3, 3)}
-
-
-def test_stretches_of_one_volume_share_what_the_last_one_learnt() -> None:
-    settings = Settings(mode="every-n", reset_every=2)
-    plan = make_plan(settings, [0, 1, 2, 3, 4, 5], lambda index: 0)
-    events = cut_short(plan, 3, settings)
-    assert [event.slice_index for event in events[3:]] == [3, 4, 5]
-    assert {(event.episode, event.step) for event in events[3:]} == {(1, 3)}
 
 
 def test_a_state_that_was_taken_comes_back_from_the_folder(

@@ -17,7 +17,7 @@ from napari_grata.adaptation import (
     SlicesError,
     adapt,
 )
-from napari_grata.adaptation.choices import RunError
+from napari_grata.adaptation.plan import RunError
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure
 

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from napari_grata.adaptation.calibrate_shift import calibrate, main
-from napari_grata.adaptation.far_slices import FarSlices
 from napari_grata.adaptation.flags import FAR_CODE, flag_slice
 from napari_grata.adaptation.layer_statistics import (
     framed,
@@ -26,6 +25,7 @@ from napari_grata.adaptation.run import AdaptationRun
 from napari_grata.adaptation.settings import Settings
 from napari_grata.adaptation.shift import (
     MANY_CASES,
+    FarSlices,
     LayerShift,
     ShiftError,
     far_words,
