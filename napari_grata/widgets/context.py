@@ -16,8 +16,8 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_grata.adaptation.settings import PRESETS, Settings, preset
 from napari_grata.adaptation.plan import SlicesError, make_plan, parse_slices
+from napari_grata.adaptation.settings import PRESETS, Settings, preset
 from napari_grata.segmenters.registry import ModelEntry, list_models
 from napari_grata.widgets.background import Outcome, Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections
@@ -31,6 +31,7 @@ from napari_grata.widgets.scan_layer import (
     show_slice,
 )
 from napari_grata.widgets.session import Session, Sessions, UndoStack
+from napari_grata.widgets.slice_figures import SliceFigures
 from napari_grata.widgets.state import Facts, counted
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.tasks import Region
@@ -148,6 +149,8 @@ class Context(QObject):
         Label value that the brush paints; 0 erases.
     decision_marks : dict of int to str
         Verdict by slice, for marks in tables and strips.
+    figures : SliceFigures
+        What the masks of each slice measure, before and after.
 
     Signals
     -------
@@ -246,6 +249,7 @@ class Context(QObject):
         self.flow: CaseFlow | None = None
         # Writes what was drawn, at once; returns why that failed. Set by the decisions.
         self.save_drawings: Callable[[], str] = lambda: ""
+        self.figures = SliceFigures(self)
         self.looked = False
         self._unreadable = ""
         self._session: Session | None = None
@@ -793,10 +797,10 @@ class Context(QObject):
         self.touch()
 
     def _why_no_undo(self) -> str:
-        return "" if self.undo.undo_words else "There is nothing to undo."
+        return self.undo.why_not()
 
     def _why_no_redo(self) -> str:
-        return "" if self.undo.redo_words else "There is nothing to do again."
+        return self.undo.why_not(redo=True)
 
     def _why_no_masks(self) -> str:
         session = self.session

@@ -38,7 +38,8 @@ class HelpDialog(QDialog):
         super().__init__(context.widget)
         self.setWindowTitle("Keys and help")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        groups = [(name, list(found)) for name, found in groupby(ACTIONS, lambda a: a.group)]
+        with_key = [action for action in ACTIONS if action.key]
+        groups = [(name, list(found)) for name, found in groupby(with_key, lambda a: a.group)]
         self.words = QLabel(
             Environment(autoescape=True)
             .from_string(_SHEET)

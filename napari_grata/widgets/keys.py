@@ -58,6 +58,7 @@ ACTIONS = (
     Action("keep_source", "Ctrl+2", "keep the source mask", "Decide"),
     Action("edit", "Ctrl+3", "edit the adapted mask", "Decide"),
     Action("reject", "Ctrl+4", "reject both masks", "Decide"),
+    Action("use_state", "", "take all masks from the step that is looked at", "Decide"),
     Action("second_reader", "Ctrl+5", "leave it to a second reader", "Decide"),
     Action("undo", "Ctrl+6", "take back what was done last", "Decide"),
     Action("redo", "Ctrl+7", "do again what was taken back", "Decide"),

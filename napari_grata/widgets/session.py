@@ -12,7 +12,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_grata.adaptation.flags import FAR_CODE, flag_slice
-from napari_grata.review.compare import DIFFERENCE_COLOURS, Summary, difference_map, summarise
+from napari_grata.review.compare import DIFFERENCE_COLOURS, difference_map
 from napari_grata.scans import ScanError
 from napari_grata.segmenters.card import Card
 from napari_grata.widgets.mask_layer import MaskLayer
@@ -367,6 +367,11 @@ class Session(QObject):
         self._difference.visible = True
         self._difference.settle()
 
+    def show_difference_layer(self, shown: bool) -> None:
+        """Switch the layer of a difference that is shown off for a while, and on again."""
+        if self._difference is not None and self.difference_of is not None:
+            self._difference.visible = shown
+
     def hide_difference(self) -> None:
         """Switch the difference off."""
         self.difference_of = None
@@ -387,25 +392,15 @@ class Session(QObject):
         """Return the slices that the user should look at, in order."""
         return sorted(index for index, flags in self.flags.items() if flags)
 
-    def measure(self) -> Summary:
-        """Compare the masks as they are now, drawings included, and flag anew."""
-        stacks = self.source.as_shown(), self.adapted.as_shown()
-        source, adapted = (
-            {i: self.scan.get_mask(stack, i) for i in sorted(self.adapted_slices)}
-            for stack in stacks
+    def flag(self, index: int, source: np.ndarray, adapted: np.ndarray) -> tuple[Flag, ...]:
+        """Return what is to be looked at on a slice with these masks, each of shape (H, W)."""
+        # What was said of the scan, not of the masks, still holds.
+        told = self.flags.get(index, ())
+        far = next((flag.text for flag in told if flag.code == FAR_CODE), None)
+        expected = self.scan.noun == "photograph"
+        return flag_slice(
+            self.card, source, adapted, region=self.region, expected=expected, far=far
         )
-        self.flags = {
-            i: flag_slice(
-                self.card, source[i], adapted[i], region=self.region, far=self._far_words(i)
-            )
-            for i in adapted
-        }
-        return summarise(self.scan, self.card, source, adapted, self.flags)
-
-    def _far_words(self, index: int) -> str | None:
-        """What was said of the scan, not of the masks, still holds."""
-        flags = self.flags.get(index, ())
-        return next((flag.text for flag in flags if flag.code == FAR_CODE), None)
 
     def stacks_to_save(self) -> dict[str, np.ndarray]:
         """Return the masks as the user has them now, drawings included, by role."""
@@ -495,6 +490,8 @@ class Undoable:
         With whose end it is forgotten (`UndoStack.forget`), such as a session.
     drop : callable or None
         Called when it is forgotten, such as to close the files of a run.
+    why_not : callable or None
+        Returns why it can be neither undone nor done again now, "" if it can.
     """
 
     words: str
@@ -502,6 +499,7 @@ class Undoable:
     redo: Callable[[], object] | None = None
     owner: object = None
     drop: Callable[[], object] | None = None
+    why_not: Callable[[], str] | None = None
 
 
 class UndoStack(QObject):
@@ -531,6 +529,14 @@ class UndoStack(QObject):
     def redo_words(self) -> str:
         """What Redo does again; "" if there is nothing."""
         return self._undone[-1].words if self._undone else ""
+
+    def why_not(self, *, redo: bool = False) -> str:
+        """Return why nothing can be taken back (or done again) now, "" if something can."""
+        entries = self._undone if redo else self._done
+        if not entries:
+            return f"There is nothing to {'do again' if redo else 'undo'}."
+        ask = entries[-1].why_not
+        return "" if ask is None else ask()
 
     def push(self, entry: Undoable) -> None:
         """Take note of something that was just done."""

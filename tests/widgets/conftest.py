@@ -93,56 +93,114 @@ def volume(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_dock(
+def photograph(tmp_path: Path) -> Path:
+    """A colour photograph that the small eye model knows."""
+    from PIL import Image
+
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(64, 12, (64, 64, 3))
+    pixels[18:46, 20:48] += 115
+    path = tmp_path / "eye_004.png"
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+class User:
+    """Someone before the screen: presses buttons and keys, waits, and reads.
+
+    Attributes
+    ----------
+    viewer : Viewer
+    dock : GrataDock
+    context : Context
+    """
+
+    def __init__(self, viewer: Any, dock: Any, qtbot: Any) -> None:
+        self.viewer, self.dock, self.qtbot = viewer, dock, qtbot
+        self.context = dock.context
+
+    @property
+    def session(self) -> Any:
+        return self.context.session
+
+    def wait(self, condition: Callable[[], object], seconds: int = 60) -> None:
+        self.qtbot.waitUntil(lambda: bool(condition()), timeout=1000 * seconds)
+
+    def settle(self) -> None:
+        """Let everything that is put off for a moment happen."""
+        self.qtbot.wait(30)
+
+    def open(self, path: Any) -> None:
+        self.dock.scan.open_scan(str(path))
+        self.settle()
+
+    def press(self, button: Any) -> None:
+        assert button.isEnabled(), (button.text(), button.toolTip())
+        button.click()
+        self.settle()
+
+    def do(self, action: str) -> None:
+        """Do what a key does."""
+        self.context.actions.perform(action)
+        self.settle()
+
+    def finish(self) -> None:
+        """Wait until nothing runs any more."""
+        self.wait(lambda: self.context.runner.kind is None)
+        self.settle()
+
+    def adapt(self) -> None:
+        self.press(self.dock.adapt.adapt_button)
+        self.finish()
+        assert not self.context.problem, self.context.problem
+
+    def paint(self, index: int, row: int, column: int, value: int = 1) -> None:
+        """Make a stroke of the brush on the adapted mask of a slice."""
+        self.context.go_to(index)
+        layer = self.session.adapted.layer
+        layer.brush_size = 5
+        place = (*self.context.scan.slice_position(index), row, column)
+        layer.paint(place, value)
+        self.settle()
+
+    def decisions_are_known(self) -> None:
+        self.wait(lambda: self.context.decision_list is not None)
+        self.settle()
+
+    def decision(self) -> str:
+        """Return what the bar says."""
+        self.settle()
+        return str(self.dock.decide.sentence.said())
+
+
+@pytest.fixture
+def start(
     make_napari_viewer: Callable[..., Any],
     model_folder: Path,
-    volume: Path,
     monkeypatch: pytest.MonkeyPatch,
     qtbot: Any,
-) -> Callable[..., Any]:
-    """Return a function that makes a dock in a fresh viewer, with only the small models.
+) -> Callable[..., User]:
+    """Return a function that opens the dock in a fresh viewer, with only the small models.
 
     A function, since what a fixture returns outlives the viewer that napari checks for leaks.
-    By default the volume is open and a quick method is chosen.
     """
     from napari_grata.adaptation.settings import Settings
     from napari_grata.segmenters import registry
 
     monkeypatch.setattr(registry, "bundled_models_dir", lambda: model_folder)
 
-    def make(scan: Any = volume, **changes: Any) -> Any:
+    def make(scan: Any = None, **changes: Any) -> User:
         from napari_grata.widgets.dock import GrataDock
 
         viewer = make_napari_viewer()
         dock = GrataDock(viewer)
         viewer.window.add_dock_widget(dock, name="Adapt to a new centre")
-        qtbot.waitUntil(lambda: dock.model.device.count() > 1, timeout=60_000)
+        user = User(viewer, dock, qtbot)
+        user.wait(lambda: dock.context.devices is not None)
+        quick = Settings(method="grata", learning_rate=1e-3).but(**changes)
+        dock.context.choose_settings("as-published", quick)
         if scan is not None:
-            dock.opening.open(str(scan))
-            dock.model.choose("tiny-brain")
-            quick = Settings(method="grata", learning_rate=1e-3).but(**changes)
-            dock.adapt.advanced.set_settings(quick)
-        return dock
+            user.open(scan)
+        return user
 
     return make
-
-
-@pytest.fixture
-def finished(qtbot: Any) -> Callable[[Any], None]:
-    """Return a function that waits until nothing runs in a dock any more."""
-
-    def wait(dock: Any) -> None:
-        qtbot.waitUntil(lambda: dock.desk.runner.kind is None, timeout=60_000)
-
-    return wait
-
-
-@pytest.fixture
-def first_record(qtbot: Any) -> Callable[[Any], None]:
-    """Return a function that starts to adapt and comes back in mid-run."""
-
-    def start(dock: Any) -> None:
-        with qtbot.waitSignal(dock.desk.runner.records, timeout=60_000):
-            dock.adapt.adapt_button.click()
-
-    return start

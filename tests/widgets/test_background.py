@@ -1,0 +1,169 @@
+"""Jobs and queues: order, pause, cancel, failure, latest wish wins, and the end of a window."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from napari_grata.widgets.background import Job, Outcome, Queue
+
+
+class Listener:
+    """Takes what a job says."""
+
+    def __init__(self, job: Job) -> None:
+        self.items: list[Any] = []
+        self.outcomes: list[Outcome] = []
+        job.batch.connect(self.items.extend)
+        job.ended.connect(self.outcomes.append)
+
+
+def test_a_job_hands_over_every_item_in_order_and_then_ends(qtbot: Any) -> None:
+    job = Job()
+    heard = Listener(job)
+    with qtbot.waitSignal(job.ended, timeout=10_000):
+        job.start(lambda: iter(range(2000)))
+    assert heard.items == list(range(2000))
+    assert [outcome.kind for outcome in heard.outcomes] == ["done"]
+    assert not job.running
+
+
+def test_a_job_that_fails_hands_over_what_it_had_and_says_why(qtbot: Any) -> None:
+    def work() -> Iterator[int]:
+        yield 1
+        raise ValueError("The scan is damaged.")
+
+    job = Job()
+    heard = Listener(job)
+    with qtbot.waitSignal(job.ended, timeout=10_000):
+        job.start(work)
+    assert heard.items == [1]
+    assert heard.outcomes[0].kind == "failed"
+    assert heard.outcomes[0].message == "The scan is damaged."
+    assert "Traceback" in heard.outcomes[0].details
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_cancel_ends_a_job_at_its_next_step_in_its_own_thread(qtbot: Any, paused: bool) -> None:
+    closed: list[str] = []
+    step = threading.Event()
+
+    def work() -> Iterator[int]:
+        try:
+            while True:
+                step.wait(10)
+                yield 1
+        finally:
+            closed.append(threading.current_thread().name)
+
+    job = Job()
+    heard = Listener(job)
+    job.start(work)
+    if paused:
+        job.pause()
+        with qtbot.waitSignal(job.paused, timeout=10_000):
+            step.set()
+    with qtbot.waitSignal(job.ended, timeout=10_000):
+        job.cancel()
+        step.set()
+    assert heard.outcomes[0].kind == "cancelled"
+    assert closed == ["napari-grata-job"]
+
+
+def test_a_paused_job_takes_no_step_until_it_is_resumed(qtbot: Any) -> None:
+    job = Job()
+    heard = Listener(job)
+    allowed = threading.Semaphore(1)
+
+    def work() -> Iterator[int]:
+        for number in range(4):
+            allowed.acquire()
+            yield number
+
+    job.start(work)
+    job.pause()
+    qtbot.waitUntil(lambda: heard.items == [0], timeout=10_000)
+    for _ in range(3):
+        allowed.release()
+    qtbot.wait(100)
+    assert heard.items == [0]
+    with qtbot.waitSignal(job.ended, timeout=10_000):
+        job.resume()
+    assert heard.items == [0, 1, 2, 3]
+
+
+def test_a_second_job_is_refused_while_one_runs(qtbot: Any) -> None:
+    job = Job()
+    gate = threading.Event()
+
+    def work() -> Iterator[int]:
+        gate.wait(10)
+        yield 1
+
+    with qtbot.waitSignal(job.ended, timeout=10_000):
+        job.start(work)
+        with pytest.raises(RuntimeError, match="still running"):
+            job.start(work)
+        gate.set()
+
+
+def test_a_window_that_goes_ends_its_job_and_is_not_called_back(qtbot: Any) -> None:
+    job = Job()
+    heard = Listener(job)
+    thread: list[threading.Thread] = []
+    begun = threading.Event()
+
+    def work() -> Iterator[int]:
+        thread.append(threading.current_thread())
+        while True:
+            begun.set()
+            yield 1
+
+    job.start(work)
+    assert begun.wait(10)
+    end = job.ender()
+    end()
+    thread[0].join(10)
+    assert not thread[0].is_alive()
+    assert job.abandoned.is_set()
+    assert heard.outcomes == [] or heard.outcomes[0].kind == "cancelled"
+
+
+def test_of_wishes_with_one_key_the_latest_wins(qtbot: Any) -> None:
+    queue = Queue("test")
+    gate = threading.Event()
+    done: list[Any] = []
+    queue.found.connect(lambda found: done.append((found.key, found.result)))
+    queue.ask("gate", lambda: gate.wait(10))
+    for number in range(5):
+        queue.ask("picture", lambda number=number: number)
+    queue.ask("first", lambda: "first", first=True)
+    gate.set()
+    qtbot.waitUntil(lambda: not queue.busy and len(done) == 3, timeout=10_000)
+    assert done == [("gate", True), ("first", "first"), ("picture", 4)]
+
+
+def test_an_error_in_a_queue_is_handed_over_and_the_next_wish_is_done(qtbot: Any) -> None:
+    queue = Queue("test")
+    found: list[Any] = []
+    queue.found.connect(found.append)
+    queue.ask("bad", lambda: 1 / 0)
+    queue.ask("good", lambda: "fine")
+    qtbot.waitUntil(lambda: len(found) == 2, timeout=10_000)
+    assert isinstance(found[0].error, ZeroDivisionError)
+    assert found[1].result == "fine"
+
+
+def test_a_queue_that_ends_still_does_what_must_be_written(qtbot: Any) -> None:
+    queue = Queue("test")
+    gate, written = threading.Event(), threading.Event()
+    queue.ask("gate", lambda: gate.wait(10))
+    queue.ask("write", written.set)
+    queue.ender(finish=True)()
+    queue.ask("late", lambda: None)
+    assert not queue.wanted("late")
+    gate.set()
+    assert written.wait(10)

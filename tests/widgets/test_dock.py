@@ -1,0 +1,272 @@
+"""The main way through the dock: open, adapt, look, and what the viewer and the user do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit
+
+from napari_grata.widgets.state import Step
+
+Start = Callable[..., Any]
+
+
+def controls(dock: Any) -> list[Any]:
+    """Return what the user can see and touch."""
+    kinds = (QAbstractButton, QComboBox, QLineEdit, QAbstractSpinBox)
+    return [w for kind in kinds for w in dock.findChildren(kind) if w.isVisible()]
+
+
+def test_with_nothing_open_there_are_at_most_six_controls(start: Start) -> None:
+    user = start()
+    user.dock.window().show()
+    user.settle()
+    assert 2 <= len(controls(user.dock)) <= 6
+    assert user.dock.first_words.text() == "Open a scan, or try a sample, to begin."
+
+
+def test_two_clicks_lead_from_the_start_to_an_adapted_sample(start: Start) -> None:
+    user = start()
+    user.dock.context.open_requested.emit("sample:brain-other-scanner")
+    user.settle()
+    user.context.slices_text = "26"
+    user.press(user.dock.next.button)
+    user.finish()
+    assert user.session.adapted_slices == {25}
+    assert user.dock.steps[Step.CORRECT].is_open
+
+
+def test_adapt_segments_first_and_both_masks_are_there(start: Start, volume: Path) -> None:
+    user = start(volume)
+    assert user.dock.next.button.text() == "Adapt"
+    user.adapt()
+    session = user.session
+    assert session.segmented_slices == session.adapted_slices == set(range(6))
+    names = [layer.name for layer in user.viewer.layers]
+    assert names[:3] == ["case_017", "case_017 source", "case_017 adapted"]
+    assert user.context.mode == "difference"
+    shapes = {layer.data.shape for layer in user.viewer.layers}
+    assert shapes == {user.context.scan.mask_shape}
+
+
+def test_after_a_run_the_view_lands_where_most_has_changed(start: Start, volume: Path) -> None:
+    user = start(volume)
+    user.adapt()
+    change = {r.slice_index: -sum(r.agreement.values()) for r in user.session.records}
+    flagged = [index for index in change if user.session.flags[index]]
+    worst = max(change[index] for index in flagged or change)
+    assert change[user.context.in_view()] == worst
+
+
+def test_segment_only_makes_no_adapted_mask(start: Start, volume: Path) -> None:
+    user = start(volume)
+    user.press(user.dock.adapt.segment_button)
+    user.finish()
+    assert len(user.session.segmented_slices) == 6
+    assert not user.session.adapted_slices
+    assert user.session.source.visible
+    user.adapt()
+    assert len(user.session.adapted_slices) == 6
+
+
+def test_a_photograph_has_no_choice_of_slices(start: Start, photograph: Path) -> None:
+    user = start(photograph)
+    user.context.choose_model("tiny-eye")
+    user.settle()
+    assert user.dock.scan.slices_row.isHidden()
+    user.adapt()
+    words = [user.dock.message.said(), *(s.summary.said() for s in user.dock.steps.values())]
+    assert not any("slice" in text for text in words), words
+
+
+def test_cancel_keeps_what_is_finished_and_the_run_can_go_on_or_finish(
+    start: Start, volume: Path
+) -> None:
+    user = start(volume, passes=40)
+    with user.qtbot.waitSignal(user.context.runner.records, timeout=60_000):
+        user.dock.adapt.adapt_button.click()
+    user.press(user.dock.progress.cancel_button)
+    user.finish()
+    assert user.session.adapted_slices
+    assert "Cancelled" in user.dock.message.said()
+    step = user.session.run.step
+    assert not user.dock.adapt.unfinished.isHidden()
+    user.press(user.dock.adapt.finish_button)
+    user.finish()
+    assert user.session.run.step == step
+    assert user.session.adapted_slices == set(range(6))
+    assert user.dock.adapt.unfinished.isHidden()
+
+
+def test_pause_holds_a_run_between_two_steps(start: Start, volume: Path) -> None:
+    user = start(volume, passes=40)
+    with user.qtbot.waitSignal(user.context.runner.records, timeout=60_000):
+        user.dock.adapt.adapt_button.click()
+    user.press(user.dock.progress.pause_button)
+    user.wait(lambda: user.context.runner.paused)
+    user.settle()
+    there = len(user.session.records)
+    user.qtbot.wait(200)
+    assert len(user.session.records) == there
+    user.press(user.dock.next.button)  # Resume
+    user.wait(lambda: len(user.session.records) > there)
+    user.context.runner.cancel()
+    user.finish()
+
+
+def test_the_dock_follows_the_scan_that_is_seen(
+    start: Start, volume: Path, photograph: Path
+) -> None:
+    user = start(volume)
+    user.adapt()
+    brain = user.context.layer
+    user.viewer.open(str(photograph), plugin="napari-grata")
+    user.settle()
+    assert user.context.scan.noun == "photograph"
+    assert not brain.visible
+    assert not any(layer.visible for layer in user.viewer.layers if "case_017" in layer.name)
+    user.dock.scan.combo.setCurrentIndex(1)
+    user.dock.scan.combo.activated.emit(1)
+    user.settle()
+    assert user.context.layer is brain
+    assert brain.visible
+    assert user.session.adapted_slices
+
+
+def test_a_scan_that_is_shown_by_its_eye_is_the_one_that_is_worked_on(
+    start: Start, volume: Path, photograph: Path
+) -> None:
+    user = start(volume)
+    user.open(photograph)
+    eye = user.context.layer
+    brain = next(layer for layer in user.viewer.layers if layer.name == "case_017")
+    eye.visible = False
+    brain.visible = True
+    user.settle()
+    assert user.context.layer is brain
+
+
+def test_another_scan_brings_along_a_model_that_reads_it(
+    start: Start, volume: Path, photograph: Path
+) -> None:
+    user = start(volume)
+    assert user.context.entry.name == "tiny-brain"
+    user.open(photograph)
+    assert user.context.entry.name == "tiny-eye"
+    user.context.choose_model("tiny-brain")
+    user.settle()
+    assert user.dock.message.said().endswith("“Tiny eye” would fit.")
+    assert not user.dock.adapt.adapt_button.isEnabled()
+
+
+def test_deleting_the_scan_in_mid_run_does_not_waste_the_run(start: Start, volume: Path) -> None:
+    user = start(volume, passes=10)
+    with user.qtbot.waitSignal(user.context.runner.records, timeout=60_000):
+        user.dock.adapt.adapt_button.click()
+    layer = user.context.layer
+    user.viewer.layers.remove(layer)
+    user.finish()
+    assert any(other is layer for other in user.viewer.layers)
+    assert user.context.layer is layer
+    assert user.session.adapted_slices == set(range(6))
+
+
+def test_a_drawn_mask_is_never_overwritten_by_a_new_run(start: Start, volume: Path) -> None:
+    user = start(volume)
+    user.adapt()
+    user.paint(2, 5, 5, value=2)
+    drawn_on = user.session.adapted.layer
+    drawing = np.array(drawn_on.data)
+    user.adapt()
+    assert any(layer is drawn_on for layer in user.viewer.layers)
+    np.testing.assert_array_equal(drawn_on.data, drawing)
+    assert user.session.adapted.layer is not drawn_on
+    assert user.session.adapted.layer.name == "case_017 adapted 2"
+
+
+def test_what_fails_is_a_sentence_and_what_was_finished_stays(
+    start: Start, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_grata.adaptation.run import AdaptationRun
+
+    user = start(volume)
+    whole = AdaptationRun.records
+
+    def broken(self: Any) -> Any:
+        for number, record in enumerate(whole(self)):
+            if number == 3:
+                raise ValueError("The scan cannot be read any more.")
+            yield record
+
+    monkeypatch.setattr(AdaptationRun, "records", broken)
+    user.press(user.dock.adapt.adapt_button)
+    user.finish()
+    said = user.dock.message.said()
+    assert said == "The scan cannot be read any more. What was finished is kept."
+    assert len(user.session.adapted_slices) == 3
+    assert not user.dock.details_button.isHidden()
+
+
+def test_a_broken_file_is_a_sentence_and_leaves_nothing_half_open(
+    start: Start, tmp_path: Path
+) -> None:
+    user = start()
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no scan at all")
+    user.open(bad)
+    assert len(user.viewer.layers) == 0
+    assert "bad.nii.gz" in user.dock.first_words.text()
+
+
+def test_only_the_slices_that_were_typed_are_worked_on(start: Start, volume: Path) -> None:
+    user = start(volume)
+    section = user.dock.scan
+    section.slices.setCurrentIndex(2)
+    section.range.setText("2-3")
+    section.range.editingFinished.emit()
+    user.adapt()
+    assert user.session.adapted_slices == {1, 2}
+    section.range.setText("90")
+    section.range.editingFinished.emit()
+    user.press(user.dock.adapt.adapt_button)
+    user.finish()
+    assert "90" in user.dock.message.said()
+
+
+def test_inside_a_region_only_that_part_is_changed(start: Start, volume: Path) -> None:
+    user = start(volume)
+    layer = user.context.layer
+    scale = np.asarray(layer.scale[-2:])
+    corners = np.array([[4, 6], [4, 38], [36, 38], [36, 6]]) * scale
+    user.viewer.add_shapes([corners], shape_type="rectangle", name="Part")
+    user.settle()
+    section = user.dock.scan
+    section.region.setCurrentIndex(1)
+    section.region.activated.emit(1)
+    user.adapt()
+    row0, col0, row1, col1 = user.session.region
+    outside = np.ones(user.context.scan.mask_shape[-2:], bool)
+    outside[row0:row1, col0:col1] = False
+    assert user.session.adapted.stack.any()
+    assert not user.session.adapted.stack[:, outside].any()
+
+
+def test_the_legend_hides_a_structure_and_chooses_the_brush(start: Start, volume: Path) -> None:
+    user = start(volume)
+    user.adapt()
+    chips = user.dock.legend.chips
+    assert [chips[v].text() for v in (1, 2)] == ["disc", "cup"]
+    user.press(chips[2])
+    assert user.session.hidden == {2}
+    user.press(chips[2])
+    assert user.session.hidden == set()
+    user.do("paint")
+    user.press(chips[2])
+    assert user.session.adapted.layer.selected_label == 2
+    assert not user.session.hidden
+    user.do("paint")
+    assert not user.context.painting
