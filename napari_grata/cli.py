@@ -100,18 +100,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _common(adapt)
 
-    train = verbs.add_parser("train", help="train a bundled source model again")
-    train.add_argument("recipe", help="fundus-disc-cup or brain-tissue-t1")
-    train.add_argument(
-        "--data", required=True, type=Path, help="folder of the labelled scans, or of the centre"
-    )
-    train.add_argument("--out", required=True, type=Path, help="folder of the model")
-    train.add_argument("--epochs", type=int, help="other than the recipe's own number")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    train.add_argument("--device", default="auto")
-    _common(train)
-
     benchmark = verbs.add_parser("benchmark", help="compare methods on labelled scans by centre")
     benchmark.add_argument("data", type=Path, metavar="DATA", help="<centre>/images and /masks")
     benchmark.add_argument("--model", required=True)

@@ -25,7 +25,7 @@ from napari_grata.scans.safefiles import write_bytes
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters.card import Card
-    from napari_grata.segmenters.frame import Frame
+    from napari_grata.segmenters.preprocessing import Frame
 
 NOT_CORRECTED = -1
 """Value of a pixel that the reviewer did not touch."""

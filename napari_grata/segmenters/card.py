@@ -15,17 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from napari_grata.scans.safefiles import write_bytes
+
 from . import card_rules
 from .shift_reference import ShiftReference
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
 
+# Named here and not in `loaders`: a card alone needs no loader.
 CARD_FILE = "card.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-class CardError(ValueError):
+class ModelError(ValueError):
+    """A model that is not there or cannot be used; the message says what to do."""
+
+
+class CardError(ModelError):
     """A card that cannot be used; the message lists what is wrong, where, and what to do."""
 
 
@@ -67,7 +74,7 @@ class Card:
     activation : {"sigmoid", "softmax"}
         Independent structures (one output each), or exclusive classes with background first.
     architecture, arguments : str, dict
-        Network name as in `napari_grata.segmenters.networks`, and its keyword arguments.
+        Network name as in `napari_grata.segmenters.loaders`, and its keyword arguments.
         The number of outputs and of channels follows from this card and need not be repeated.
     channels : int
         Input channels: 1 grey, 3 colour.
@@ -252,6 +259,11 @@ def card_to_yaml(card: Card) -> str:
     return yaml.dump(
         {**head, **content}, Dumper=_CardDumper, sort_keys=False, allow_unicode=True, width=100
     )
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Put a card into a model folder, whole; the weights are not touched."""
+    write_bytes(folder / CARD_FILE, card_to_yaml(card).encode("utf-8"))
 
 
 class _Inline(tuple):

@@ -1,4 +1,4 @@
-"""Where networks can run here, and how much memory is free there."""
+"""Where networks can run here, how much memory is free there, and how they lie in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class DeviceError(ValueError):
@@ -102,6 +103,36 @@ def processor_units() -> dict[str, bool]:
         except RuntimeError:
             units[name] = False
     return units
+
+
+def memory_layout(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return the layout in which ``network`` runs fastest on ``device``.
+
+    On a CPU, convolutions take half the time with the channels of a pixel together; numbers
+    change by rounding only. Elsewhere nothing was measured, so nothing is changed.
+
+    Notes
+    -----
+    Networks with group normalisation keep the usual layout: PyTorch's backward pass of it (seen
+    in 2.13) reads beyond its memory in the other one and ends the program.
+    """
+    import torch
+    from torch import nn
+
+    if device.type != "cpu" or any(isinstance(one, nn.GroupNorm) for one in network.modules()):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def lay_out(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Bring ``network`` into its `memory_layout`, in place, and return that layout.
+
+    Weights that lie so already keep their storage, so that copies go on sharing it.
+    """
+    layout = memory_layout(network, device)
+    # The usual one too: weights that come from a CPU would bring theirs along.
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    return layout
 
 
 def _graphics() -> list[DeviceChoice]:

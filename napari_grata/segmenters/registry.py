@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .card import CARD_FILE, WEIGHTS_FILE, Card, CardError, load_card
-from .weights import WeightsError, check_folder
+from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError, load_card
+from .loaders import loader_for
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -19,10 +19,6 @@ ENVIRONMENT_VARIABLE = "NAPARI_GRATA_MODELS"
 HOME_VARIABLE = "NAPARI_GRATA_HOME"
 
 Origin = Literal["bundled", "user", "environment"]
-
-
-class ModelError(ValueError):
-    """A model that is not there or cannot be added; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def add_model(path: str | Path) -> ModelEntry:
 
     Raises
     ------
-    ModelError, CardError, WeightsError, ForeignModelError
+    ModelError
         Nothing is left behind in the user's folder then.
     """
     path = Path(path).expanduser()
@@ -152,15 +148,7 @@ def add_model(path: str | Path) -> ModelEntry:
     user.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".adding-", dir=user))
     try:
-        if path.is_dir():
-            card = load_card(path)
-            check_folder(path, card)
-            for name in (CARD_FILE, WEIGHTS_FILE):
-                shutil.copyfile(path / name, staging / name)
-        else:
-            from .foreign import convert_checkpoint
-
-            card = convert_checkpoint(path, staging)
+        card = loader_for(path).install(path, staging)
         return _settle(staging, card, user)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -205,8 +193,7 @@ def _model_folders(place: Path) -> list[Path]:
 def _entry(folder: Path, origin: Origin) -> ModelEntry:
     try:
         card = load_card(folder)
-        if not (folder / WEIGHTS_FILE).is_file():
-            raise WeightsError(f"{folder / WEIGHTS_FILE} is missing.")
-    except (CardError, WeightsError) as error:
+        loader_for(folder)
+    except ModelError as error:
         return ModelEntry(folder.name, folder.name, folder, origin, None, str(error))
     return ModelEntry(card.name, card.title, folder, origin, card)

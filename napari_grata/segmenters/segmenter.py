@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from . import preprocessing
-from .card import Card, load_card
-from .devices import resolve_device
-from .layout import lay_out
-from .networks import build_network
+from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError
+from .devices import lay_out, resolve_device
+from .loaders import adaptable_parameters, loader_for
 from .preprocessing import Prepared, Region
-from .weights import fill_network, load_weights
+from .registry import find_model
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -52,6 +51,9 @@ class Segmenter:
     network : nn.Module
         Kept in evaluation mode without gradients; adaptation works on its own copy.
     device : str or torch.device
+    adaptable : tuple of str, optional
+        Names of the parameters that adaptation may move; by default scale and shift of every
+        normalisation layer.
 
     Attributes
     ----------
@@ -63,8 +65,15 @@ class Segmenter:
 
     folder: Path | None = None
 
-    def __init__(self, card: Card, network: nn.Module, device: str | torch.device = "auto"):
+    def __init__(
+        self,
+        card: Card,
+        network: nn.Module,
+        device: str | torch.device = "auto",
+        adaptable: tuple[str, ...] | None = None,
+    ):
         self.card = card
+        self.adaptable = adaptable_parameters(network) if adaptable is None else adaptable
         self.device = resolve_device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         lay_out(self.network, self.device)
@@ -82,7 +91,7 @@ class Segmenter:
         target = resolve_device(device)
         if target == self.device:
             return self
-        other = Segmenter(self.card, _copy_on(self.network, target), target)
+        other = Segmenter(self.card, _copy_on(self.network, target), target, self.adaptable)
         other.notices, other.folder = self.notices, self.folder
         return other
 
@@ -253,41 +262,28 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
 
     Raises
     ------
-    ModelError, CardError, WeightsError, ForeignModelError, DeviceError
-        All are ValueErrors whose message says what to do.
+    ModelError, DeviceError
+        Both are ValueErrors whose message says what to do.
     """
-    from .registry import ModelError, find_model
-
     target = resolve_device(device)
-    path = Path(model).expanduser()
-    if path.is_file() and path.suffix in (".yaml", ".safetensors"):
-        path = path.parent
-    if path.is_file():
-        from .foreign import read_checkpoint
-
-        card, state = read_checkpoint(path)
-        folder = path
-    else:
-        looks_like_path = isinstance(model, Path) or len(path.parts) > 1
-        if looks_like_path and not path.exists():
-            raise ModelError(f"There is no model at {path}.")
-        # A bare name means a listed model, even where a folder of that name lies about.
-        folder = path if looks_like_path else _named(str(model), path, find_model)
-        card = load_card(folder)
-        state = load_weights(folder, card)
-    network = build_network(card)
-    fill_network(network, state, origin=str(folder))
-    segmenter = Segmenter(card, network, target)
-    segmenter.folder = folder
+    path = _place(model)
+    loaded = loader_for(path).load(path)
+    segmenter = Segmenter(loaded.card, loaded.network, target, loaded.adaptable)
+    segmenter.folder = path
     return segmenter
 
 
-def _named(name: str, path: Path, find_model) -> Path:
-    from .card import CARD_FILE
-    from .registry import ModelError
-
+def _place(model: str | Path) -> Path:
+    """Where a model lies. A bare name means a listed model, even beside a folder of that name."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
+    if isinstance(model, Path) or len(path.parts) > 1:
+        if not path.exists():
+            raise ModelError(f"There is no model at {path}.")
+        return path
     try:
-        return find_model(name).folder
+        return find_model(str(model)).folder
     except ModelError:
         if (path / CARD_FILE).is_file():
             return path

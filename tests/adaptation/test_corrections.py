@@ -9,7 +9,7 @@ from napari_grata.adaptation import Corrections, CorrectionsError
 from napari_grata.adaptation.corrections import lesson
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters.card import Card, Structure
-from napari_grata.segmenters.frame import frame_for
+from napari_grata.segmenters.preprocessing import frame_for
 
 STRUCTURES = (
     Structure("disc", "#56B4E9", 1),

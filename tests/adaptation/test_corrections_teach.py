@@ -25,7 +25,7 @@ from napari_grata.adaptation.plan import make_plan
 from napari_grata.adaptation.scribble import Supervision, scribble_loss
 from napari_grata.scans import Scan, open_scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 BASE = Settings(learning_rate=1e-3, predict="average", blend=0.0)
 TEACH = teaching_settings(BASE).but(correction_steps=3, six_views=False)

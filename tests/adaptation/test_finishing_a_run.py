@@ -12,7 +12,7 @@ import torch
 from napari_grata.adaptation import AdaptationRun, Settings, reopen, taught_state
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 LEARN = Settings(learning_rate=0.02)
 

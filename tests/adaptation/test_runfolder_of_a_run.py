@@ -21,7 +21,7 @@ from PIL import Image
 from napari_grata.adaptation import AdaptationRun, Record, RunFolderError, Settings, reopen
 from napari_grata.scans import Scan, open_scan, read_mask, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 LEARN = Settings(learning_rate=0.02)
 

@@ -274,7 +274,7 @@ def test_a_wrong_shift_block_is_refused_in_words(changes: dict[str, object], wor
 def test_other_weights_leave_the_old_distances_behind(tmp_path: Path) -> None:
     import torch
 
-    from napari_grata.segmenters.weights import write_model
+    from napari_grata.segmenters import write_model
 
     card = replace(FUNDUS, weights_sha256="a" * 64, shift=shift_block())  # type: ignore[arg-type]
     assert card.shift is not None

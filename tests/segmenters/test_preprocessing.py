@@ -10,8 +10,13 @@ import torch
 
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters.card import Card, Structure
-from napari_grata.segmenters.frame import PreparationError, frame_for
-from napari_grata.segmenters.preprocessing import prepare, prepare_array, restore
+from napari_grata.segmenters.preprocessing import (
+    PreparationError,
+    frame_for,
+    prepare,
+    prepare_array,
+    restore,
+)
 
 PHOTO = Card(
     name="photo",

@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_grata.scans import open_scan, scan_from_array
 from napari_grata.segmenters.card import Card, Structure
-from napari_grata.segmenters.devices import DeviceError, list_devices, resolve_device
-from napari_grata.segmenters.networks import build_network
+from napari_grata.segmenters.loaders import build_network
 from napari_grata.segmenters.segmenter import Segmenter, _copy_on
 
 BRAIN = Card(
@@ -215,16 +214,6 @@ def test_prediction_changes_nothing_in_the_network(brain, volume):
     assert not brain.network.training
     assert all(torch.equal(value, before[key]) for key, value in brain.network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in brain.network.parameters())
-
-
-def test_the_devices_of_this_machine_can_be_chosen_and_others_cannot():
-    choices = list_devices()
-    assert choices[0].key == "auto"
-    assert choices[-1].key == "cpu"
-    assert choices[0].title.startswith("Automatic")
-    assert {resolve_device(choice.key).type for choice in choices} <= {"cuda", "mps", "cpu"}
-    with pytest.raises(DeviceError, match="Choose one of: auto"):
-        resolve_device("cuda:99")
 
 
 def test_a_segmenter_stays_where_it_is_when_asked_for_its_own_device(brain):

@@ -16,8 +16,7 @@ from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameter
 from napari_grata.adaptation.objectives import ACTIVATIONS, Objectives, probabilities
 from napari_grata.adaptation.scribble import Supervision
 from napari_grata.adaptation.settings import PRECISIONS
-from napari_grata.segmenters.devices import has_bfloat16
-from napari_grata.segmenters.layout import lay_out
+from napari_grata.segmenters.devices import has_bfloat16, lay_out
 
 
 class Output(NamedTuple):

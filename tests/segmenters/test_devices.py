@@ -1,11 +1,18 @@
-"""Channels of a pixel lie together on a CPU, unless PyTorch cannot stand it."""
+"""Devices of a machine, and channels that lie together on a CPU unless PyTorch cannot stand it."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from napari_grata.segmenters.layout import lay_out, memory_layout
+from napari_grata.segmenters.devices import (
+    DeviceError,
+    lay_out,
+    list_devices,
+    memory_layout,
+    resolve_device,
+)
 
 CPU = torch.device("cpu")
 
@@ -52,3 +59,13 @@ def test_weights_that_lie_otherwise_are_brought_back_to_the_usual_layout() -> No
         assert not net[0].weight.is_contiguous()
         assert lay_out(net, device) is torch.contiguous_format
         assert net[0].weight.is_contiguous()
+
+
+def test_the_devices_of_this_machine_can_be_chosen_and_others_cannot() -> None:
+    choices = list_devices()
+    assert choices[0].key == "auto"
+    assert choices[-1].key == "cpu"
+    assert choices[0].title.startswith("Automatic")
+    assert {resolve_device(choice.key).type for choice in choices} <= {"cuda", "mps", "cpu"}
+    with pytest.raises(DeviceError, match="Choose one of: auto"):
+        resolve_device("cuda:99")

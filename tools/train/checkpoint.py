@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .datasets import TrainingError
+from .data import TrainingError
 
 TENSORS = "training.safetensors"
 FACTS = "training.json"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Generator, Tensor
 
 from napari_grata.segmenters.card import Card, Structure
 
 from .appearance import brain_appearance, fundus_appearance
-from .datasets import TrainingError
-from .geometry import GeometryRange
+from .data import TrainingError, find_cases, split_cases
+from .views import GeometryRange
 
 Appearance = Callable[[Tensor, Tensor, Generator], Tensor]
 
@@ -220,3 +221,18 @@ def find_recipe(name: str) -> Recipe:
         raise TrainingError(
             f"There is no recipe called {name!r}; there are {', '.join(RECIPES)}."
         ) from None
+
+
+def home_scans(name: str, data: Path, least: int) -> tuple[list[Path], int, str]:
+    """Return the scans of a bundled model's own centre: paths, how many it has seen, and words.
+
+    The held-out ones of its recipe; all of them where those are fewer than ``least``.
+    """
+    recipe = find_recipe(name)
+    cases = find_cases(data, recipe.folder)
+    trained, held_out = split_cases(cases, recipe.hold_out, block=recipe.block)
+    centre = Path(recipe.folder).name
+    if len(held_out) >= least:
+        return [case.image for case in held_out], 0, f"{centre}, held out"
+    words = f"{centre}, {len(held_out)} held out and {len(trained)} of the training"
+    return [case.image for case in cases], len(trained), words

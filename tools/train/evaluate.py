@@ -1,14 +1,7 @@
-"""Dice of a model folder on labelled cases, through the same path that a user takes.
-
-``python -m napari_grata.segmenters.training.evaluate MODEL --data DATA`` measures the held-out
-cases of the model's recipe; ``--centre FOLDER`` measures another centre whole.
-"""
+"""Dice of a model folder on labelled cases, through the same path that a user takes."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +11,7 @@ import numpy as np
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.segmenters.card import Card, load_card, structure_mask
 
-from .datasets import LabelledCase, TrainingError, find_cases, split_cases
+from .data import LabelledCase, find_cases, split_cases
 
 
 def dice(predicted: np.ndarray, reference: np.ndarray) -> float:
@@ -128,41 +121,3 @@ def evaluate(
     if centre is None:
         cases = split_cases(cases, recipe.hold_out, block=recipe.block, seed=seed)[1]
     return evaluate_model(model, cases, recipe.labels, device=device)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of this module; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m napari_grata.segmenters.training.evaluate", description=__doc__
-    )
-    parser.add_argument("model", type=Path, help="model folder")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--centre", help="another centre below it, measured whole")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true", help="print JSON lines")
-    options = parser.parse_args(arguments)
-    try:
-        rows = evaluate(
-            options.model,
-            options.data,
-            centre=options.centre,
-            seed=options.seed,
-            device=options.device,
-        )
-    except TrainingError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for row in rows:
-        if options.json:
-            print(json.dumps(row))
-        else:
-            print(
-                f"{row['structure']:>14}  Dice {row['dice_mean']:.2f}, worst tenth "
-                f"{row['dice_worst_tenth']:.2f}, n = {row['n']} {row['unit']}"
-            )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from napari_grata.segmenters.card import load_card
 from napari_grata.segmenters.segmenter import load_segmenter
-from napari_grata.segmenters.training import RECIPES, Recipe, TrainingError, train
-from napari_grata.segmenters.training.datasets import find_cases, split_cases
-from napari_grata.segmenters.training.evaluate import dice, evaluate_model, main, worst_tenth
-from napari_grata.segmenters.training.geometry import GeometryRange
-from napari_grata.segmenters.training.losses import segmentation_loss, soft_dice
-from napari_grata.segmenters.training.recipes import FUNDUS
+from tools.train import RECIPES, Recipe, TrainingError, train
+from tools.train.__main__ import main
+from tools.train.data import find_cases, split_cases
+from tools.train.evaluate import dice, evaluate_model, worst_tenth
+from tools.train.loop import segmentation_loss, soft_dice
+from tools.train.recipes import FUNDUS
+from tools.train.views import GeometryRange
 
 TINY = replace(
     FUNDUS,
@@ -78,7 +79,7 @@ def test_the_card_states_measured_figures_and_their_command(trained: Path, eyes:
     for row, again in zip(card.results, measured, strict=True):
         assert {key: row[key] for key in again} == again
         assert row["n"] == 1
-        assert "napari-grata train fundus-disc-cup" in row["command"]
+        assert "python -m tools.train model fundus-disc-cup" in row["command"]
         assert "--seed 1" in row["command"]
 
 
@@ -200,8 +201,8 @@ def test_the_evaluation_command_prints_a_line_per_structure(
     trained: Path, eyes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = str(eyes.parents[1])
-    assert main([str(trained), "--data", data, "--centre", "set/eyes", "--json"]) == 0
+    assert main(["evaluate", str(trained), data, "--centre", "set/eyes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert ["disc" in lines[0], "cup" in lines[1], len(lines)] == [True, True, 2]
-    assert main([str(trained), "--data", data, "--centre", "nowhere/else"]) == 2
+    assert main(["evaluate", str(trained), data, "--centre", "nowhere/else"]) == 2
     assert "nowhere/else" in capsys.readouterr().err

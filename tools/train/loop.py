@@ -11,16 +11,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as fn
 
-from napari_grata.segmenters.networks import build_network
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.devices import resolve_device
+from napari_grata.segmenters.loaders import build_network, write_model
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .datasets import LabelledCase, TrainingError, find_cases, split_cases
+from .data import (
+    LabelledCase,
+    PhotographSource,
+    TrainingError,
+    VolumeSource,
+    find_cases,
+    split_cases,
+)
 from .evaluate import evaluate_model
-from .losses import segmentation_loss
 from .recipes import Recipe, find_recipe
-from .sources import PhotographSource, VolumeSource
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def train(
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     data_root, out, report = Path(data_root), Path(out), progress or (lambda _: None)
-    target = _device(device)
+    target = resolve_device(device)
     total = recipe.epochs if epochs is None else epochs
     if total < 1:
         raise TrainingError(f"Cannot train for {total} epochs; give 1 or more.")
@@ -115,7 +121,7 @@ def train(
         for key, parameter in network.named_parameters():
             parameter.copy_(average[key])
     estimate_statistics(network, recipe, source, seed)
-    command = f"napari-grata train {recipe.card.name} --data DATA --out DIR --seed {seed}"
+    command = f"python -m tools.train model {recipe.card.name} DATA OUT --seed {seed}"
     if epochs is not None:
         command += f" --epochs {epochs}"
     _write(recipe, network, held_out, out, command)
@@ -252,12 +258,6 @@ def _half_is_faster(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _device(choice: str) -> torch.device:
-    from napari_grata.segmenters.devices import resolve_device
-
-    return torch.device(str(resolve_device(choice)))
-
-
 def _write(
     recipe: Recipe, network: nn.Module, held_out: list[LabelledCase], out: Path, command: str
 ) -> None:
@@ -277,3 +277,51 @@ def _write(
         for row, before in zip(rows, reference, strict=True)
     )
     write_model(out, replace(card, results=results), network, half=True)
+
+
+def soft_dice(probabilities: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
+    """Soft Dice per image and channel, ``(2·Σpt + s) / (Σp + Σt + s)`` (Milletari 2016, without
+    the squares).
+
+    Parameters
+    ----------
+    probabilities, targets : tensor of shape (B, C, H, W)
+        In [0, 1]; targets may be soft at the borders.
+    smooth : float
+        ``s`` in pixels; an empty target that is predicted empty counts as 1.
+
+    Returns
+    -------
+    tensor of shape (B, C)
+    """
+    overlap = (probabilities * targets).sum((2, 3))
+    total = probabilities.sum((2, 3)) + targets.sum((2, 3))
+    return (2 * overlap + smooth) / (total + smooth)
+
+
+def segmentation_loss(logits: Tensor, targets: Tensor, activation: str) -> Tensor:
+    """Cross-entropy plus one minus soft Dice.
+
+    Parameters
+    ----------
+    logits : tensor of shape (B, C, H, W)
+        What the network gives.
+    targets : tensor of shape (B, C, H, W)
+        In [0, 1]; for softmax they sum to one over the channels.
+    activation : {"sigmoid", "softmax"}
+        Independent structures, with Dice per image; or exclusive classes with the background
+        first, with Dice over the batch.
+    """
+    logits = logits.float()
+    if activation == "sigmoid":
+        entropy = fn.binary_cross_entropy_with_logits(logits, targets)
+        return entropy + 1 - soft_dice(torch.sigmoid(logits), targets).mean()
+    entropy = fn.cross_entropy(logits, targets)
+    # Many slices hold no ventricle: their overlap is taken over the batch, or the safe answer
+    # would be to find none at all. The background would only dilute the tissues.
+    probabilities = torch.softmax(logits, 1)
+    overlap, total = (
+        (probabilities * targets).sum((0, 2, 3)),
+        (probabilities + targets).sum((0, 2, 3)),
+    )
+    return entropy + 1 - ((2 * overlap + 1) / (total + 1))[1:].mean()

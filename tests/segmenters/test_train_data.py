@@ -13,13 +13,22 @@ from PIL import Image
 
 from napari_grata.scans import open_scan
 from napari_grata.segmenters.preprocessing import prepare
-from napari_grata.segmenters.training import photometry
-from napari_grata.segmenters.training.appearance import brain_appearance, fundus_appearance
-from napari_grata.segmenters.training.datasets import TrainingError, find_cases, split_cases
-from napari_grata.segmenters.training.geometry import GeometryRange
-from napari_grata.segmenters.training.recipes import BRAIN, FUNDUS
-from napari_grata.segmenters.training.sources import PhotographSource, VolumeSource
-from napari_grata.segmenters.training.synthesis import move_tissues, paint_tissues
+from tools.train import appearance as photometry
+from tools.train.appearance import (
+    brain_appearance,
+    fundus_appearance,
+    move_tissues,
+    paint_tissues,
+)
+from tools.train.data import (
+    PhotographSource,
+    TrainingError,
+    VolumeSource,
+    find_cases,
+    split_cases,
+)
+from tools.train.recipes import BRAIN, FUNDUS
+from tools.train.views import GeometryRange
 
 CPU = torch.device("cpu")
 EYE = replace(FUNDUS.card, size=(64, 64))

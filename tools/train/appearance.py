@@ -2,6 +2,11 @@
 
 Every change is drawn per image, keeps the shape (B, C, H, W) and works on values in [0, 1].
 Random numbers come from a CPU generator, the arithmetic runs where the images are.
+
+Brains of other contrasts are made from the label maps of a few real ones in two ways, after the
+idea of SynthSeg (Billot et al., 2023): tissues painted with random intensities, blurred at their
+borders; or the real intensities kept as deviations from the mean of their tissue, and the means
+moved. The order cerebrospinal fluid < grey < white of a T1 image is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as fn
 
-from .geometry import uniform
+from .views import uniform
 
 Change = Callable[[Tensor, Generator], Tensor]
 
@@ -244,3 +249,129 @@ def block_compression(low: float, high: float) -> Change:
         return (transform.T @ spectrum @ transform).transpose(3, 4).reshape(b, c, h, w)
 
     return change
+
+
+def draw_means(count: int, generator: Generator) -> Tensor:
+    """Random tissue means (B, 3): fluid, grey, white."""
+    fluid = uniform(generator, 0.02, 0.35, count)
+    grey = fluid + uniform(generator, 0.12, 0.5, count)
+    white = grey + uniform(generator, 0.12, 0.45, count)
+    return torch.stack([fluid, grey, white], 1).clamp(0, 1)
+
+
+def move_tissues(images: Tensor, targets: Tensor, generator: Generator) -> Tensor:
+    """Move the mean of each tissue; what deviates from it is kept, stretched or shrunk.
+
+    Parameters
+    ----------
+    images : tensor of shape (B, 1, H, W)
+    targets : tensor of shape (B, 4, H, W)
+        Background, fluid, grey, white; soft at the borders, so that the borders stay soft.
+    generator : torch.Generator
+
+    Returns
+    -------
+    tensor of shape (B, 1, H, W)
+        In [0, 1]; what was 0 stays 0.
+    """
+    count = len(images)
+    tissue = targets[:, 1:]
+    area = tissue.sum((2, 3)).clamp_min(1)
+    old = (tissue * images).sum((2, 3)) / area
+    # Tissue that the plane does not hold has no mean; its place on the scale is the usual one.
+    usual = torch.tensor([0.25, 0.55, 0.85]).to(images)
+    old = torch.where(area > 20, old, usual)
+    new = draw_means(count, generator).to(images)
+    stretch = uniform(generator, 0.6, 1.4, count, 3).to(images)
+    # Voxels without a label (meninges, skull remnants) follow the grey matter next to them.
+    weights = tissue + 1e-3 * torch.tensor([0.0, 1.0, 0.0]).to(images)[None, :, None, None]
+    weights = weights / weights.sum(1, keepdim=True)
+
+    def spread(values: Tensor) -> Tensor:
+        return (weights * values[:, :, None, None]).sum(1, keepdim=True)
+
+    moved = spread(new) + (images - spread(old)) * spread(stretch)
+    return torch.where(images > 0, moved.clamp(1e-3, 1), images)
+
+
+def paint_tissues(images: Tensor, targets: Tensor, generator: Generator) -> Tensor:
+    """Paint each tissue with a random mean and texture, blur the borders (partial volume).
+
+    Parameters and result as in `move_tissues`; of the real image only its outline is used, and
+    where it is dark inside grey matter (fluid in the sulci, which these labels call grey) the
+    paint is darkened likewise.
+    """
+    b, _, h, w = images.shape
+    means = draw_means(b, generator).to(images)
+    texture = torch.randn(b, 3, h, w, generator=generator)
+    texture = texture + 2 * fn.avg_pool2d(torch.randn(b, 3, h, w, generator=generator), 5, 1, 2)
+    texture = texture.to(images) * uniform(generator, 0.0, 0.06, b, 3, 1, 1).to(images)
+    tissue = targets[:, 1:]
+    outside = (images > 0) * targets[:, :1]
+    painted = (tissue * (means[:, :, None, None] + texture)).sum(1, keepdim=True)
+    painted = painted + outside * means[:, :1, None, None]
+    grey = (tissue[:, 1:2] * images).sum((2, 3), keepdim=True)
+    grey = grey / tissue[:, 1:2].sum((2, 3), keepdim=True).clamp_min(1)
+    depth = ((0.75 * grey - images) / grey.clamp_min(1e-3)).clamp(0, 1) * tissue[:, 1:2]
+    fluid = means[:, :1, None, None]
+    painted = painted * (1 - depth) + fluid * depth
+    soft = fn.avg_pool2d(fn.pad(painted, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    share = uniform(generator, 0, 1, b, 1, 1, 1).to(images)
+    painted = share * soft + (1 - share) * painted
+    return torch.where(images > 0, painted.clamp(1e-3, 1), images)
+
+
+def vary_tissues(
+    images: Tensor, targets: Tensor, generator: Generator, *, move: float, paint: float
+) -> Tensor:
+    """Each image moved, painted or left alone, with the given probabilities."""
+    lot = torch.rand(len(images), generator=generator).to(images.device)
+    images = images.clone()
+    for chosen, change in (
+        (lot < paint, paint_tissues),
+        ((lot >= paint) & (lot < paint + move), move_tissues),
+    ):
+        if chosen.any():
+            images[chosen] = change(images[chosen], targets[chosen], generator)
+    return images
+
+
+_FUNDUS = chain(
+    [
+        maybe(0.3, colour_mix(0.12)),
+        maybe(0.3, saturation(0.0, 1.6)),
+        maybe(0.4, illumination(0.7)),
+        maybe(0.6, channel_gain(0.4, 0.1)),
+        maybe(0.5, contrast(0.5, 1.6)),
+        maybe(0.6, gamma(0.45, 2.2)),
+        maybe(0.3, curve()),
+        maybe(0.15, haze(0.5)),
+        maybe(0.35, blur(0.4, 2.5)),
+        maybe(0.15, coarse_resolution(1.2, 3.0)),
+        maybe(0.35, noise(0.05)),
+        maybe(0.25, block_compression(0.05, 0.4)),
+    ]
+)
+
+_BRAIN = chain(
+    [
+        maybe(0.5, illumination(0.5, keep_zero=True)),
+        maybe(0.4, gamma(0.6, 1.7)),
+        maybe(0.4, channel_gain(0.2, 0.0)),
+        maybe(0.2, coarse_resolution(1.2, 2.2)),
+        maybe(0.3, blur(0.4, 1.2, axes="one")),
+        maybe(0.2, blur(0.3, 1.0)),
+        maybe(0.5, noise(0.05, keep_zero=True)),
+    ]
+)
+
+
+def fundus_appearance(images: Tensor, targets: Tensor, generator: Generator) -> Tensor:
+    """Colour photographs (B, 3, H, W) as another camera might have taken them, min-max'd."""
+    return min_max(_FUNDUS(images, generator).clamp(0, 1))
+
+
+def brain_appearance(images: Tensor, targets: Tensor, generator: Generator) -> Tensor:
+    """Skull-stripped T1 planes (B, 1, H, W) of another scanner and contrast, in [0, 1]."""
+    images = vary_tissues(images, targets, generator, move=0.35, paint=0.15)
+    return _BRAIN(images, generator).clamp(0, 1)

@@ -1,20 +1,131 @@
-"""Published checkpoints: recognised by their tensors, refused with the reason."""
+"""Weights that must be those of their card; published checkpoints, recognised by their tensors."""
 
 from __future__ import annotations
 
 import csv
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from napari_grata.scans import scan_from_array
-from napari_grata.segmenters.card import load_card
-from napari_grata.segmenters.foreign import ForeignModelError, convert_checkpoint, read_checkpoint
+from napari_grata.segmenters.card import Card, CardError, Structure, load_card
+from napari_grata.segmenters.loaders import (
+    LoadedModel,
+    WeightsError,
+    build_network,
+    fill_network,
+    loader_for,
+    register_network,
+    write_model,
+)
 from napari_grata.segmenters.registry import add_model, user_models_dir
 from napari_grata.segmenters.resunet import ResUNet
 from napari_grata.segmenters.segmenter import load_segmenter
+
+CARD = Card(
+    name="tiny",
+    title="Tiny",
+    structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
+    arguments={"encoder": "compact"},
+    size=(64, 64),
+)
+
+
+def load(path: Path) -> LoadedModel:
+    return loader_for(path).load(path)
+
+
+@pytest.fixture
+def compact():
+    torch.manual_seed(0)
+    return build_network(CARD)
+
+
+@pytest.fixture
+def folder(tmp_path, compact) -> Path:
+    write_model(tmp_path / "from" / "anywhere", CARD, compact)
+    return tmp_path / "from" / "anywhere"
+
+
+def test_written_weights_come_back_with_little_loss_from_half_precision(tmp_path, compact):
+    bn = next(m for m in compact.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    bn.running_var.fill_(1e6)  # beyond float16
+    card = write_model(tmp_path / "m", CARD, compact)
+    assert load_card(tmp_path / "m") == card
+    loaded = load(tmp_path / "m").network
+    for (key, was), now in zip(
+        compact.state_dict().items(), loaded.state_dict().values(), strict=True
+    ):
+        assert now.dtype == was.dtype, key
+        assert torch.allclose(now.double(), was.double(), rtol=1e-3, atol=1e-6), key
+        if was.ndim < 2:
+            assert torch.equal(now, was), key
+
+
+def test_half_precision_halves_the_file_and_full_precision_loses_nothing(tmp_path, compact):
+    write_model(tmp_path / "half", CARD, compact)
+    write_model(tmp_path / "full", CARD, compact, half=False)
+    sizes = [(tmp_path / n / "weights.safetensors").stat().st_size for n in ("half", "full")]
+    assert sizes[0] < 0.55 * sizes[1]
+    state = load(tmp_path / "full").network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in compact.state_dict().items())
+
+
+def test_writing_a_model_leaves_two_files_and_nothing_else(folder):
+    assert sorted(p.name for p in folder.iterdir()) == ["card.yaml", "weights.safetensors"]
+
+
+def test_exchanged_weights_are_refused(folder):
+    file = folder / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match="not the file that its card describes"):
+        load_segmenter(folder, "cpu")
+
+
+def test_a_card_without_a_hash_is_told_which_line_to_add(folder, compact):
+    text = (folder / "card.yaml").read_text()
+    digest = load_card(folder).weights_sha256
+    (folder / "card.yaml").write_text(text.replace(digest, "null"))
+    with pytest.raises(WeightsError, match=f"weights_sha256: {digest}"):
+        load_segmenter(folder, "cpu")
+
+
+def test_weights_of_another_network_are_refused_by_name(compact):
+    state = dict(compact.state_dict())
+    state["seg_head.weight"] = state["seg_head.weight"][:1]
+    del state["up1.bn.weight"]
+    state["extra.weight"] = torch.zeros(1)
+    with pytest.raises(WeightsError) as caught:
+        fill_network(compact, state, origin="this file")
+    for part in ("up1.bn.weight", "extra.weight", "seg_head.weight is 1×", "this file"):
+        assert part in str(caught.value)
+
+
+def test_an_unknown_architecture_or_argument_is_a_card_error():
+    with pytest.raises(CardError, match="'transformer'; this version knows resunet"):
+        build_network(replace(CARD, architecture="transformer"))
+    with pytest.raises(CardError, match="does not take"):
+        build_network(replace(CARD, arguments={"depth": 7}))
+
+
+def test_a_registered_network_is_built_from_the_card():
+    def factory(outputs, channels, width):
+        return torch.nn.Conv2d(channels, outputs, width, padding="same")
+
+    register_network("one-layer", factory)
+    built = build_network(replace(CARD, architecture="one-layer", arguments={"width": 3}))
+    assert tuple(built.weight.shape) == (2, 3, 3, 3)
+    with pytest.raises(ValueError, match="already"):
+        register_network("one-layer", lambda: None)
+
+
+# -- published checkpoints ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +150,9 @@ def saved(tmp_path, content):
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet34", "resnet50"])
 def test_the_encoder_is_recognised_from_the_shapes(encoder, tmp_path):
     state = ResUNet(encoder=encoder, outputs=2).state_dict()
-    card, read = read_checkpoint(saved(tmp_path, state))
-    assert card.arguments["encoder"] == encoder
-    assert set(read) == set(state)
+    read = load(saved(tmp_path, state))
+    assert read.card.arguments["encoder"] == encoder
+    assert set(read.network.state_dict()) == set(state)
 
 
 def test_a_published_state_dict_with_all_heads_is_taken_whole(tmp_path, data_root):
@@ -53,16 +164,16 @@ def test_a_published_state_dict_with_all_heads_is_taken_whole(tmp_path, data_roo
     state = {
         row["key"]: torch.full([int(n) for n in row["shape"].split("x") if n], 0.5) for row in rows
     }
-    card, read = read_checkpoint(saved(tmp_path, state))
-    assert card.arguments == {
+    read = load(saved(tmp_path, state))
+    assert read.card.arguments == {
         "encoder": "resnet34",
         "heads": ["reconstruction", "super-resolution", "denoising", "rotation"],
     }
-    assert len(read) == len(rows)
+    assert len(read.network.state_dict()) == len(rows)
 
 
 def test_disc_and_cup_of_512_pixels_by_min_and_max_are_what_the_card_says(checkpoint):
-    card, _ = read_checkpoint(checkpoint)
+    card = load(checkpoint).card
     assert [(s.name, s.value, s.inside) for s in card.structures] == [
         ("disc", 1, None),
         ("cup", 2, "disc"),
@@ -116,29 +227,29 @@ def test_missing_unexpected_and_reshaped_tensors_are_named(tmp_path, network):
     del state["up2.bn.weight"]
     state["up9.weight"] = torch.zeros(2)
     state["bnout.bias"] = torch.zeros(7)
-    with pytest.raises(ForeignModelError) as caught:
-        read_checkpoint(saved(tmp_path, state))
+    with pytest.raises(WeightsError) as caught:
+        load(saved(tmp_path, state))
     for part in ("missing: up2.bn.weight", "unexpected: up9.weight", "bnout.bias is 7"):
         assert part in str(caught.value)
 
 
 def test_another_network_is_refused_and_told_apart(tmp_path):
     state = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).state_dict()
-    with pytest.raises(ForeignModelError, match=r"first is 0\.weight.*seg_head\.weight"):
-        read_checkpoint(saved(tmp_path, state))
+    with pytest.raises(WeightsError, match=r"first is 0\.weight.*seg_head\.weight"):
+        load(saved(tmp_path, state))
 
 
 def test_an_unknown_depth_is_refused_with_the_known_ones(tmp_path, network):
     state = {k: v for k, v in network.state_dict().items() if "layer2.1." not in k}
-    with pytest.raises(ForeignModelError, match=r"2\+1\+2\+2 blocks; expected.*resnet34"):
-        read_checkpoint(saved(tmp_path, state))
+    with pytest.raises(WeightsError, match=r"2\+1\+2\+2 blocks; expected.*resnet34"):
+        load(saved(tmp_path, state))
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path, network):
     state = {key: value.clone() for key, value in network.state_dict().items()}
     state["seg_head.bias"][0] = float("nan")
-    with pytest.raises(ForeignModelError, match=r"seg_head\.bias"):
-        read_checkpoint(saved(tmp_path, state))
+    with pytest.raises(WeightsError, match=r"seg_head\.bias"):
+        load(saved(tmp_path, state))
 
 
 class _Program:
@@ -153,8 +264,8 @@ class _Program:
 
 def test_a_file_that_could_run_a_program_is_not_opened(tmp_path):
     path = saved(tmp_path, {"state": _Program(str(tmp_path / "executed"))})
-    with pytest.raises(ForeignModelError, match="holds more than tensors"):
-        read_checkpoint(path)
+    with pytest.raises(WeightsError, match="holds more than tensors"):
+        load(path)
     assert not (tmp_path / "executed").exists()
 
 
@@ -162,25 +273,22 @@ def test_a_file_that_could_run_a_program_is_not_opened(tmp_path):
 def test_a_damaged_file_is_refused_and_leaves_nothing_behind(content, tmp_path):
     path = tmp_path / "broken.pth"
     path.write_bytes(content)
-    with pytest.raises(ForeignModelError, match="not a PyTorch checkpoint"):
+    with pytest.raises(WeightsError, match="not a PyTorch checkpoint"):
         add_model(path)
     assert list(user_models_dir().iterdir()) == []
 
 
 def test_a_truncated_checkpoint_is_refused(checkpoint):
     checkpoint.write_bytes(checkpoint.read_bytes()[:100_000])
-    with pytest.raises(ForeignModelError, match="damaged or cut short"):
-        read_checkpoint(checkpoint)
+    with pytest.raises(WeightsError, match="damaged or cut short"):
+        load(checkpoint)
 
 
 def test_a_file_without_weights_is_refused(tmp_path):
-    with pytest.raises(ForeignModelError, match="no weights"):
-        read_checkpoint(saved(tmp_path, {"epoch": 3}))
+    with pytest.raises(WeightsError, match="no weights"):
+        load(saved(tmp_path, {"epoch": 3}))
 
 
-def test_conversion_keeps_full_precision(checkpoint, tmp_path, network):
-    card = convert_checkpoint(checkpoint, tmp_path / "model")
-    from napari_grata.segmenters.weights import load_weights
-
-    state = load_weights(tmp_path / "model", card)
+def test_conversion_keeps_full_precision(checkpoint, network):
+    state = load(add_model(checkpoint).folder).network.state_dict()
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
