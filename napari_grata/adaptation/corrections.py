@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from napari_grata.scans.safefiles import write_bytes
+from napari_grata.scans.files import write_bytes
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.scans.safefiles import write_bytes
+from napari_grata.scans.files import write_bytes
 
 if TYPE_CHECKING:
     from .run import AdaptationRun

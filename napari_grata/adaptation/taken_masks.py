@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_grata.scans.safefiles import write_bytes
+from napari_grata.scans.files import write_bytes
 
 TAKEN_FILE = "taken_masks.npz"
 

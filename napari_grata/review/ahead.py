@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.runfolder import RunFolderError
 from napari_grata.adaptation.settings import Settings, preset
-from napari_grata.scans.safefiles import write_json
+from napari_grata.scans.files import write_json
 
 from .casefinding import ListError, bare_name
 from .cases import Case, CaseSummary

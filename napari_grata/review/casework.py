@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from napari_grata.adaptation.runfolder import fingerprint
-from napari_grata.scans.safefiles import read_json, sync_folder, write_bytes, write_json
+from napari_grata.scans.files import read_json, sync_folder, write_bytes, write_json
 
 from .casefinding import ListError
 from .cases import CaseSummary

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.runfolder import RUN_FILE, THETA_FILE, RunFolderError, read_info
 from napari_grata.adaptation.settings import Settings
-from napari_grata.scans.safefiles import OLD_SECONDS, clear_leftovers, read_json
+from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, read_json
 
 from .cases import Case
 from .casework import CaseWork

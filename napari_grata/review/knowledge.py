@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_grata.adaptation.runfolder import fingerprint
-from napari_grata.scans.safefiles import clear_leftovers
+from napari_grata.scans.files import clear_leftovers
 
 from .casefinding import ListError
 from .cases import STATE_OF_VERDICT, Case, CaseState, CaseSummary, Progress, file_marks

@@ -12,16 +12,17 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from napari_grata.scans.checks import (
+from napari_grata.scans.geometry import Geometry
+from napari_grata.scans.scan import (
     DEFLATE_LIMIT,
+    Kind,
+    Pixels,
+    Scan,
+    ScanError,
     check_content,
     check_dtype,
     check_size,
 )
-from napari_grata.scans.errors import ScanError
-from napari_grata.scans.geometry import Geometry
-from napari_grata.scans.pixels import ArrayPixels
-from napari_grata.scans.scan import Kind, Scan
 
 SUFFIXES = (".nii", ".nii.gz")
 _TO_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
@@ -69,7 +70,7 @@ def open_nifti(path: Path) -> Scan:
     shown = geometry.to_display(read_values(image, path))
     ndim = len(geometry.axes)
     kind: Kind = "series" if "time" in geometry.axis_labels else "image" if ndim == 2 else "volume"
-    pixels = ArrayPixels(shown)
+    pixels = Pixels(shown)
     check_content(pixels.read, pixels.count, path)
     return Scan(
         name=stem(path),

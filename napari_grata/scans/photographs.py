@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from napari_grata.scans.checks import check_content, check_dtype, check_size
-from napari_grata.scans.errors import ScanError
 from napari_grata.scans.geometry import Geometry
-from napari_grata.scans.pixels import ArrayPixels, PhotographPixels
-from napari_grata.scans.scan import Scan
+from napari_grata.scans.scan import (
+    Pixels,
+    Scan,
+    ScanError,
+    check_content,
+    check_dtype,
+    check_size,
+)
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
@@ -24,6 +32,8 @@ _AGAIN = "The file is damaged or not complete: copy or export it again."
 #: Photographs of a list are all decoded once when opened, up to this many pixels together; of
 #: what lies beyond only the headers and the end of the files are checked.
 _DECODE_BUDGET = 50_000_000
+#: Decoded photographs kept at hand, so that the viewer and the segmenter do not decode twice.
+_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ def _open_pages(path: Path) -> Scan:
             path,
             "Export it as one stack of grey pages, or as separate photographs.",
         )
-    pixels = ArrayPixels(array)
+    pixels = Pixels(array)
     check_content(pixels.read, pixels.count, path)
     return Scan(
         name=path.stem,
@@ -254,3 +264,93 @@ def _check_end(path: Path) -> None:
         file.seek(max(path.stat().st_size - 4096, 0))
         if end is not None and end not in file.read():
             raise ScanError("it breaks off before its end", path, _AGAIN)
+
+
+class PhotographPixels(Pixels):
+    """Photographs read from their files when asked for; smaller ones are padded with zeros.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        One file per photograph.
+    geometries : sequence of Geometry
+        Stored size and orientation of each.
+    load : callable
+        ``load(i)`` decodes photograph `i` as displayed, (H, W) or (H, W, 3).
+    rgb : bool
+        Whether the stack is shown in colour.
+    dtype : numpy dtype
+        Type of the stack.
+    stacked : bool
+        Whether there is a slider (a list), even of one photograph.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        geometries: Sequence[Geometry],
+        load: Callable[[int], np.ndarray],
+        *,
+        rgb: bool,
+        dtype: np.dtype,
+        stacked: bool,
+    ):
+        self.count = len(paths)
+        self._paths = tuple(paths)
+        self._geometries = tuple(geometries)
+        self._load = load
+        self._rgb = rgb
+        self._dtype = dtype
+        self._stacked = stacked
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def array(self) -> Any:
+        if not self._stacked:
+            picture = self.read(0)
+            picture.flags.writeable = False
+            return picture
+        height = max(self.shape(i)[0] for i in range(self.count))
+        width = max(self.shape(i)[1] for i in range(self.count))
+        shape = (height, width, 3) if self._rgb else (height, width)
+
+        def padded(i: int) -> np.ndarray:
+            picture = self.read(i)
+            frame = np.zeros(shape, dtype=self._dtype)
+            frame[: picture.shape[0], : picture.shape[1]] = picture
+            return frame
+
+        # Only here: its import takes a second, and the dock opens before there is a scan.
+        import dask
+        import dask.array as da
+
+        delayed = dask.delayed(padded, pure=False)
+        return da.stack(
+            [da.from_delayed(delayed(i), shape, dtype=self._dtype) for i in range(self.count)]
+        )
+
+    def read(self, i: int) -> np.ndarray:
+        with self._lock:
+            if i in self._kept:
+                self._kept.move_to_end(i)
+                return self._kept[i]
+        picture = self._load(i)
+        with self._lock:
+            self._kept[i] = picture
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return picture
+
+    def shape(self, i: int) -> tuple[int, int]:
+        height, width = self._geometries[i].displayed_shape
+        return height, width
+
+    def geometry(self, i: int) -> Geometry | None:
+        return self._geometries[i]
+
+    def name(self, i: int) -> str | None:
+        return self._paths[i].stem
+
+    def path(self, i: int) -> Path | None:
+        return self._paths[i]

@@ -2,32 +2,170 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
+from napari_grata.scans.files import short_path
 from napari_grata.scans.geometry import Geometry
 
 Kind = Literal["photograph", "photographs", "image", "volume", "series"]
 
 #: Beyond this many values, quantiles are taken from an evenly spaced subset.
 _QUANTILE_VALUES = 8_000_000
+#: One file may not ask for more than this share of the machine's memory.
+MEMORY_SHARE = 0.8
+#: Ratio that deflate can reach at best; a file that claims more has a wrong header.
+DEFLATE_LIMIT = 1040
 
 
-class Pixels(Protocol):
-    """Where a scan's values come from; see `pixels.py`."""
+class ScanError(ValueError):
+    """A scan or mask cannot be read, written or used.
 
-    count: int
+    The message is written for the person at the screen; napari shows it as a notification.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong, a phrase without a full stop.
+    where : str or path, optional
+        The file, layer or slice concerned. Of a path only the last two parts are told, since
+        folders higher up often name people.
+    hint : str, optional
+        What to do next, a whole sentence.
+    """
+
+    def __init__(self, what: str, where: str | os.PathLike[str] | None = None, hint: str = ""):
+        self.what = what
+        self.where = "" if where is None else short_path(where)
+        self.hint = hint
+        head = f"{self.where}: {what}" if self.where else what
+        super().__init__(f"{head}. {hint}".strip() if hint else f"{head}.")
+
+    def __reduce__(self):
+        return type(self), (self.what, self.where or None, self.hint)
+
+
+def check_dtype(dtype: np.dtype, where: str | os.PathLike[str]) -> None:
+    """Refuse element types that no segmenter can read."""
+    if dtype.kind not in "buif":
+        kind = {"c": "complex numbers", "V": "colour or compound values"}.get(dtype.kind, "objects")
+        raise ScanError(
+            f"its voxels are {kind} ({dtype}), not plain intensities",
+            where,
+            "Convert it to a plain greyscale image first (for complex data: the magnitude).",
+        )
+
+
+def check_size(shape: tuple[int, ...], itemsize: int, where: str | os.PathLike[str]) -> None:
+    """Refuse empty images and images too large for this machine, before anything is allocated."""
+    if not shape or min(shape) < 1:
+        raise ScanError(
+            f"it is empty: the header gives the shape {_times(shape)}",
+            where,
+            "Export it again from where it came.",
+        )
+    needed = int(np.prod([int(n) for n in shape], dtype=object)) * itemsize
+    limit = int(memory_bytes() * MEMORY_SHARE)
+    if needed > limit:
+        raise ScanError(
+            f"it is too large: {_times(shape)} needs {needed / 2**30:,.1f} GiB "
+            f"and this machine can spare {limit / 2**30:,.1f} GiB",
+            where,
+            "If that shape is right, crop or downsample it first; if not, the header is damaged.",
+        )
+
+
+def check_content(read: Callable[[int], Any], count: int, where: str | os.PathLike[str]) -> None:
+    """Refuse images without contrast: constant ones, and ones without a single finite value.
+
+    Reads slices from the middle outwards and stops as soon as two values differ, so that lazy
+    files stay mostly unread.
+    """
+    low = high = None
+    for i in sorted(range(count), key=lambda i: abs(i - count // 2)):
+        values = np.asarray(read(i))
+        if values.dtype.kind == "f":
+            values = values[np.isfinite(values)]
+        if not values.size:
+            continue
+        least, most = values.min(), values.max()
+        low = least if low is None else min(low, least)
+        high = most if high is None else max(high, most)
+        if low < high:
+            return
+    if low is None:
+        raise ScanError(
+            "it holds no image: every voxel is NaN or infinite",
+            where,
+            "Export it again from where it came.",
+        )
+    raise ScanError(
+        f"it holds no image: every voxel is {float(low):g}",
+        where,
+        "Check that this is the scan and not an empty mask, and export it again.",
+    )
+
+
+def memory_bytes() -> int:
+    """Memory of this machine in bytes (a cautious 8 GiB where it cannot be asked)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(str(int(n)) for n in shape) or "nothing"
+
+
+class Pixels:
+    """Where a scan's values come from: here, an array that is already in displayed order.
+
+    Parameters
+    ----------
+    array : array
+        (…, H, W) or (…, H, W, 3); numpy, memory map, dask, or anything that slices like them.
+    rgb : bool
+        Whether the last axis is colour.
+    """
+
+    def __init__(self, array: Any, rgb: bool = False):
+        self._array = array
+        shape = tuple(int(n) for n in array.shape)
+        self._spatial = shape[:-1] if rgb else shape
+        self.count = int(np.prod(self._spatial[:-2], dtype=int))
 
     @property
-    def array(self) -> Any: ...
-    def read(self, i: int) -> np.ndarray: ...
-    def shape(self, i: int) -> tuple[int, int]: ...
-    def geometry(self, i: int) -> Geometry | None: ...
-    def name(self, i: int) -> str | None: ...
-    def path(self, i: int) -> Path | None: ...
+    def array(self) -> Any:
+        """All of it, as napari shows it."""
+        return self._array
+
+    def read(self, i: int) -> np.ndarray:
+        """Slice `i`, (H, W) or (H, W, 3); may be a view."""
+        leading = self._spatial[:-2]
+        position = tuple(int(p) for p in np.unravel_index(i, leading)) if leading else ()
+        return np.asarray(self._array[position])
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """True (H, W) of slice `i`."""
+        return self._spatial[-2], self._spatial[-1]
+
+    def geometry(self, i: int) -> Geometry | None:
+        """Geometry of slice `i` where it has one of its own."""
+        return None
+
+    def name(self, i: int) -> str | None:
+        """Name of slice `i` where it has one of its own."""
+        return None
+
+    def path(self, i: int) -> Path | None:
+        """File of slice `i` where it has one of its own."""
+        return None
 
 
 class Scan:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.records import Flag, Record
-from napari_grata.scans.safefiles import write_bytes
+from napari_grata.scans.files import write_bytes
 
 if TYPE_CHECKING:
     from napari_grata.review.compare import SliceSummary

@@ -155,7 +155,7 @@ def test_reading_scans_needs_neither_qt_nor_napari_nor_torch():
     import subprocess
 
     code = (
-        "import sys; import napari_grata.scans.opening, napari_grata.scans.samples, "
+        "import sys; import napari_grata.scans.readers, napari_grata.scans.samples, "
         "napari_grata.widgets.reader, napari_grata.widgets.samples; "
         "print([m for m in ('qtpy', 'napari', 'torch') if m in sys.modules])"
     )

@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from napari_grata.scans.errors import ScanError
 from napari_grata.scans.nifti import is_nifti, open_nifti
 from napari_grata.scans.photographs import is_photograph, open_photograph, open_photographs
-from napari_grata.scans.scan import Scan
+from napari_grata.scans.scan import Scan, ScanError
 
 _KNOWN = "Scans are NIfTI files (.nii, .nii.gz) or photographs (.png, .jpg, .tif)."
 _HINTS = {
