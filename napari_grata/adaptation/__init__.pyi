@@ -18,7 +18,8 @@ from .reopening import ReopenedRun as ReopenedRun
 from .reopening import reopen as reopen
 from .run import AdaptationRun as AdaptationRun
 from .run import adapt as adapt
-from .runfolder import RunFolderError as RunFolderError
+from .run_store import RunFolderError as RunFolderError
+from .run_store import read_info as read_info
 from .settings import PRESETS as PRESETS
 from .settings import Preset as Preset
 from .settings import Settings as Settings

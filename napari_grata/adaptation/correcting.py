@@ -91,7 +91,7 @@ def taught_state(run: AdaptationRun, slice_index: int | None = None) -> Snapshot
     slice_index : int, optional
         Whose θ, where a run has several (episodes); by default the last slice's.
     """
-    origin = run.history[0]
+    origin = run.past.state(0)
     theta = torch.from_numpy(run.theta_of(run.slices[-1] if slice_index is None else slice_index))
     theta = theta.to(origin.theta)
     return Snapshot(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_grata.adaptation.runfolder import RunFolderError
+from napari_grata.adaptation.run_store import RunFolderError
 from napari_grata.adaptation.settings import Settings, preset
 from napari_grata.scans.files import write_json
 

@@ -59,7 +59,7 @@ class Steps(QObject):
         session = self.session()
         last = 0
         if session is not None and session.run.settings.learns:
-            last = session.run.history.last_step
+            last = session.run.last_step
         if chosen is not self._of or session is None:
             self._hide()
             self.previews.clear()
@@ -206,4 +206,4 @@ def _put_back(session: Session, wanted: Taken, left: Taken) -> Iterator[Any]:
 
 
 def _roll(run: Any, step: int) -> None:
-    run.rollback(run.history.last_step if step < 0 else step)
+    run.rollback(run.last_step if step < 0 else step)

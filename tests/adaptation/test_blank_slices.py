@@ -30,7 +30,7 @@ def test_a_blank_slice_keeps_its_source_mask_and_teaches_nothing():
     run = AdaptationRun(segmenter, scan, Settings(method="grata", learning_rate=1e-2))
     records = list(run.records())
     assert [record.cosine is None for record in records] == [True, False, True, False]
-    theta = [run.history.theta(step) for step in range(5)]
+    theta = [run.past.theta(step) for step in range(5)]
     assert np.array_equal(theta[0], theta[1])
     assert not np.array_equal(theta[1], theta[2])
     assert np.array_equal(theta[2], theta[3])

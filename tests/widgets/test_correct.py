@@ -132,7 +132,7 @@ def test_the_model_learns_and_what_was_painted_stays(adapted: Any, finished: Any
     assert len(dock.viewer.layers) == 3
     assert not session.after.edited()
     assert "Learned from" in session.note
-    assert session.run.history.last_step == 2 * 2
+    assert session.run.last_step == 2 * 2
     assert session.run.settings.scribble == teaching_settings(first.settings).scribble
     for index, mask in session.run.adapted_masks.items():
         assert (session.scan.get_mask(shown(dock), index) == mask).all()
@@ -179,7 +179,7 @@ def test_a_second_round_goes_on_from_the_first_and_both_can_be_undone(
     dock.correct.adapt()
     finished(dock)
     assert session.run.corrections.slices == (1, 3)
-    assert np.array_equal(session.run.history.theta(0), second.theta_of(1))
+    assert np.array_equal(session.run.past.theta(0), second.theta_of(1))
     dock.correct.undo()
     assert session.run is second
     dock.correct.undo()
@@ -295,14 +295,13 @@ def test_cases_after_this_one_begin_with_what_was_learnt(
     cases = dock.cases.list
     later = [case for case in cases.cases if case.number > 1]
     qtbot.waitUntil(lambda: all(cases.work(c).run_folder for c in later), timeout=60_000)
-    from napari_grata.adaptation.history import History
-    from napari_grata.adaptation.methods import Snapshot
+    from napari_grata.adaptation.run_store import RunStore
 
     for case in later:
         folder = cases.work(case).run_folder
-        history = History.open(folder / "theta.bin", Snapshot, writable=False)
-        assert np.array_equal(history.theta(0), taught.theta_of(0))
-        history.close()
+        store = RunStore.open(folder)
+        assert np.array_equal(store.theta(0), taught.theta_of(0))
+        store.close()
     qtbot.waitUntil(lambda: not dock.cases.ahead.running, timeout=30_000)
     folder = taught.folder
     told = json.loads((folder / "run.json").read_text())

@@ -104,7 +104,7 @@ def test_taken_states_are_undone_and_done_again_one_by_one(make_dock: Any, finis
         finished(dock)
         np.testing.assert_array_equal(dock.viewer.layers["case_017 grata"].data, expected)
         assert session.taken_step == step
-    assert session.run.step == session.run.history.last_step
+    assert session.run.step == session.run.last_step
     assert not bar.undo_button.isEnabled()
     for expected, step in ((seen[1], 1), (seen[2], 3)):
         bar.redo_button.click()

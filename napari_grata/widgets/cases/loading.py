@@ -171,7 +171,7 @@ def load_case(cases: CaseList, case: Case, wanted: Callable[[], bool] | None = N
 
 def _load_run(folder: Path, scan: Scan) -> tuple[LoadedRun | None, tuple[str, ...]]:
     from napari_grata.adaptation.reopening import reopen
-    from napari_grata.adaptation.runfolder import RunFolderError
+    from napari_grata.adaptation.run_store import RunFolderError
     from napari_grata.review.compare import latest_flags
 
     try:
@@ -214,8 +214,7 @@ def _step(run: Any) -> int | None:
     """Return the step that the run was taken back to; None where it stands at its end."""
     if run.taken is not None:
         return int(run.taken)
-    position, total = run.info.get("position"), run.info.get("total")
-    if position is None or position == total or not len(run.records):
+    if run.info["position"] in (run.info["count"], run.info["total"]) or not len(run.records):
         return None
     return int(run.records.without_masks()[-1].step)
 

@@ -49,7 +49,8 @@ def masks_of_list(folder: Path, caselist: CaseList, names: bool) -> Iterator[Any
 
 def case_of_session(dock: Any) -> ReportCase:
     """Return what the dock shows now as a case of a report; copies what may still change."""
-    from napari_grata.adaptation.runfolder import RunFolderError, read_info, versions
+    from napari_grata.adaptation.run_files import versions
+    from napari_grata.adaptation.run_store import RunFolderError, read_info
     from napari_grata.review.report import ReportCase
     from napari_grata.review.report.gather import decisions_of
     from napari_grata.review.standing import CaseMasks
@@ -73,7 +74,7 @@ def case_of_session(dock: Any) -> ReportCase:
     folder = getattr(session.run, "folder", None)
     if folder is not None:
         with suppress(RunFolderError):
-            info = read_info(folder)
+            info = dict(read_info(folder))
     if not info and session.settings is not None:
         card = session.card
         info = {

@@ -1,0 +1,731 @@
+"""The one store of a run: an SQLite file with everything that happened, kept step by step.
+
+``meta`` holds what the run is and how it stands, as JSON; ``events`` a row an event, with its
+figures as JSON, its mask, and θ and the optimiser's state after it; ``masks`` the source masks,
+the corrections and the masks of an earlier state that was taken as the result. A step is in the
+file, forced to the disk, before anyone is told of it; a crash at any moment leaves the steps
+before. The journal is a plain one, never a write-ahead log, which network shares do not bear.
+
+Everything in the file is sealed with a checksum, for SQLite itself notices only damage to its own
+structure. What does not match is told in words and left out, the rest can be looked at, and
+nothing is ever written to a damaged file. No path and no name of a scan is in it.
+
+Loads torch only where a state is asked for as a `Snapshot`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+import threading
+import urllib.parse
+import weakref
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import fields, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from napari_grata.scans.files import make_folder, sync_folder
+
+from .corrections import Corrections, CorrectionsError
+from .records import Record
+
+if TYPE_CHECKING:
+    from .methods import Snapshot
+
+STORE_FILE = "run.sqlite"
+STATE_BYTES = 4 * 2**30
+"""States beyond so many bytes in all are not kept, but for the latest, from which to go on."""
+MEMORY_KIB = 16 * 2**10
+"""A run without a folder moves to a temporary file beyond this size."""
+_APPLICATION = 0x47524154  # "GRAT", in the file's header
+_FORMAT = 1
+_NO_MASK = np.zeros((0, 0), dtype=np.uint8)
+_SEAL = 16
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT, seal BLOB) WITHOUT ROWID;
+CREATE TABLE events (number INTEGER PRIMARY KEY, step INTEGER, record TEXT, mask BLOB,
+                     theta BLOB, optimiser BLOB, seal BLOB);
+CREATE TABLE masks (kind TEXT, slice INTEGER, mask BLOB, PRIMARY KEY (kind, slice)) WITHOUT ROWID;
+"""
+_CAUSES = {
+    "full": "the disk is full",
+    "locked": "another program is using it just now",
+    "busy": "another program is using it just now",
+    "readonly": "it cannot be written to",
+    "unable to open": "its folder cannot be reached or written to",
+    "disk i/o": "the disk does not answer",
+    "closed": "it was closed",
+}
+
+
+class RunFolderError(ValueError):
+    """A run that cannot be kept or read; the message says why and what to do."""
+
+
+class _DamageError(Exception):
+    """Something in the file is not what was written."""
+
+
+class ModelInfo(TypedDict):
+    """Which model a run was made with."""
+
+    name: str
+    version: str
+    weights_sha256: str | None
+
+
+class ScanInfo(TypedDict):
+    """A scan's fingerprint and grid: nothing that names it."""
+
+    kind: str
+    shape: list[int]
+    dtype: str
+    sha256: str
+    mask_shape: list[int]
+    n_slices: int
+    slice_spacing: list[float] | None
+    slice_thickness: float | None
+
+
+class CorrectionsInfo(TypedDict):
+    """What a reviewer had drawn."""
+
+    slices: list[int]
+    pixels: int
+    sha256: str
+
+
+class RunInfo(TypedDict):
+    """What a run is, and how it stands.
+
+    ``state`` is ``running``, ``finished``, ``cancelled`` or ``failed``; ``position`` the events
+    done, as rolled back to, ``step`` the optimiser steps of those, ``count`` the events kept;
+    ``cut`` after how many events the run was cut short; ``taken`` the step whose masks were taken
+    as the result, ``taken_slices`` of how many slices. Times are in UTC.
+    """
+
+    settings: dict[str, Any]
+    seed: int
+    slices: list[int]
+    region: tuple[int, int, int, int] | None
+    continued: bool
+    corrections: CorrectionsInfo | None
+    started: str
+    versions: dict[str, str]
+    model: ModelInfo
+    scan: ScanInfo
+    card_sha256: str
+    state: Literal["running", "finished", "cancelled", "failed"]
+    position: int
+    step: int
+    count: int
+    total: int
+    cut: int | None
+    taken: int | None
+    taken_slices: int
+    ended: str | None
+    device: str
+    notices: list[str]
+
+
+_INFO = TypeAdapter(RunInfo)
+_RECORD = TypeAdapter(Record)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (folder / STORE_FILE).is_file()
+
+
+def fresh_folder(folder: str | Path) -> Path:
+    """Make a folder for a new run and return it; never one that holds anything already.
+
+    If `folder` exists and is not empty, ``folder-2``, ``folder-3`` … is made instead.
+
+    Raises
+    ------
+    RunFolderError
+        If it cannot be made.
+    """
+    wanted = Path(folder)
+    number = 1
+    while True:
+        candidate = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            make_folder(candidate.parent)
+            try:
+                candidate.mkdir()
+                sync_folder(candidate.parent)
+                return candidate
+            except FileExistsError:
+                if candidate.is_dir() and not any(candidate.iterdir()):
+                    return candidate
+        except OSError as error:
+            raise RunFolderError(
+                f"The run folder {candidate} cannot be made ({error.strerror}). Choose another "
+                "place, or run without a folder."
+            ) from error
+        number += 1
+
+
+def read_info(folder: str | Path) -> RunInfo:
+    """Read what the run in a folder is and how it stands; the steps are not looked at.
+
+    Raises
+    ------
+    RunFolderError
+        If the folder holds no run, or one that is damaged or of another format.
+    """
+    with _reading(Path(folder)), closing(_connect(Path(folder))) as connection:
+        return _read_info(connection)
+
+
+class RunStore(Sequence[Record]):
+    """All events of a run with their masks and states, each to be had back at any time.
+
+    A sequence of `Record`. May be used from any thread. Without a folder everything is kept in
+    memory, and beyond `MEMORY_KIB` in a temporary file that goes when the store is closed.
+
+    Parameters
+    ----------
+    folder : Path or None
+        An empty folder.
+    first : Snapshot
+        The state before the first step, number 0.
+    state_bytes : int
+        The budget of bytes for states.
+
+    Attributes
+    ----------
+    source_masks : dict of int to ndarray of uint8, shape (H, W)
+        Source label map of each slice seen so far, read-only.
+    damage : list of str
+        What of the file could not be read, one sentence each.
+    """
+
+    def __init__(
+        self, folder: Path | None, first: Snapshot, *, state_bytes: int = STATE_BYTES
+    ) -> None:
+        self._start(folder, state_bytes)
+        with self._keeping():
+            if folder is None:
+                self._use(sqlite3.connect("", isolation_level=None, **_ANY_THREAD), _IN_MEMORY)
+            else:
+                self._use(_connect(folder, new=True), _NEW)
+            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+            self._insert(0, 0, b"", None, first)
+            self._connection.execute("COMMIT")
+        self._states[0] = 0
+
+    def _start(self, folder: Path | None, state_bytes: int = STATE_BYTES) -> None:
+        self.folder = folder
+        self.source_masks: dict[int, np.ndarray] = {}
+        self.damage: list[str] = []
+        self._lock = threading.RLock()
+        self._state_bytes = state_bytes
+        self._fixed: dict[str, Any] = {}
+        self._standing: dict[str, Any] = {}
+        self._records: list[Record] = []  # without masks
+        self._states: dict[int, int] = {}  # step -> number of the event that holds its state
+        self._pending: dict[int, np.ndarray] = {}  # source masks to be kept with the next event
+
+    def _use(self, connection: sqlite3.Connection, pragmas: Sequence[str]) -> None:
+        self._connection = connection
+        weakref.finalize(self, connection.close)
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        self._version = self._data_version()
+
+    @classmethod
+    def open(cls, folder: Path, *, writable: bool = False, to_position: bool = False) -> RunStore:
+        """Open the store of a run folder.
+
+        Parameters
+        ----------
+        writable : bool
+            Go on with it; otherwise nothing in the folder is touched.
+        to_position : bool
+            Leave out what comes after where the run stands, unless a state was taken as the
+            result: then the run itself is shown to its end.
+
+        Raises
+        ------
+        RunFolderError
+            If the folder holds no run, or one that is damaged beyond reading; of a writable
+            store, if it is damaged at all.
+        """
+        store = cls.__new__(cls)
+        store._start(folder)
+        with _reading(folder):
+            store._use(_connect(folder), _DURABLE if writable else ("query_only=ON",))
+        try:
+            with _reading(folder):
+                store._load(to_position)
+            if writable and store.damage:
+                raise RunFolderError(
+                    f"{' '.join(store.damage)} It can be looked at but not resumed."
+                )
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _load(self, to_position: bool) -> None:
+        self._connection.execute("BEGIN")
+        whole = False
+        with suppress(sqlite3.DatabaseError):
+            whole = self._connection.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",)
+        info = dict(_read_info(self._connection))
+        self._fixed = {key: info[key] for key in _FIXED}
+        self._standing = {key: info[key] for key in info if key not in _FIXED}
+        for index, mask in self._masks("source"):
+            self.source_masks[index] = mask
+        lost = []
+        count = self._standing["count"]
+        if to_position and self._standing["taken"] is None:
+            count = self._standing["position"]
+        for number in range(count + 1):
+            try:
+                self._read(number)
+            except (_DamageError, sqlite3.Error):
+                lost.append(number)
+        self._connection.execute("COMMIT")
+        if lost:
+            named = ", ".join(map(str, lost[:5])) + (" …" if len(lost) > 5 else "")
+            self.damage.append(
+                f"The file of this run is damaged: {len(lost)} of its {count} events cannot be "
+                f"read and are left out ({named})."
+            )
+        elif not whole:
+            self.damage.append(
+                "The file of this run is damaged, though all its events can be read."
+            )
+
+    # -- what the run is -------------------------------------------------------------------
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is known what the run is: it was begun at least once."""
+        return bool(self._fixed)
+
+    @property
+    def info(self) -> RunInfo:
+        """What the run is and how it stands."""
+        return _INFO.validate_python({**self._fixed, **self._standing})
+
+    def begin(self, corrections: Corrections, **info: Any) -> None:
+        """Keep what the run is, before its first step: entries of `RunInfo`."""
+        told = None
+        if corrections:
+            slices, pixels = list(corrections.slices), corrections.pixels
+            told = {"slices": slices, "pixels": pixels, "sha256": corrections.sha256}
+        info = {"corrections": told, "count": 0, "taken_slices": 0, **info}
+        with self._transaction():
+            self._fixed = {key: info[key] for key in _FIXED}
+            self._put_meta("run", self._fixed)
+            self._put_masks("correction", corrections.labels)
+            self._put_standing({key: info[key] for key in info if key not in _FIXED})
+
+    def stand(self, **changes: Any) -> None:
+        """Keep how the run stands: entries of `RunInfo`; nothing before the run was begun."""
+        if self.begun:
+            with self._transaction():
+                self._put_standing(changes)
+
+    def take(self, step: int, masks: Mapping[int, np.ndarray]) -> None:
+        """Keep masks of an earlier state, in place of any that were kept before."""
+        if not self.begun:
+            return
+        with self._transaction():
+            self._connection.execute("DELETE FROM masks WHERE kind = 'taken'")
+            self._put_masks("taken", masks)
+            self._put_standing({"taken": step, "taken_slices": len(masks)})
+
+    def taken_masks(self) -> dict[int, np.ndarray] | None:
+        """Return the masks of an earlier state that was taken; None if they are damaged."""
+        with self._lock, _reading(self.folder):
+            found = dict(self._masks("taken"))
+            return found if len(found) == self._standing["taken_slices"] else None
+
+    def corrections(self) -> Corrections | None:
+        """Return what a reviewer had drawn; None if it is damaged."""
+        told = self._fixed["corrections"]
+        if told is None:
+            return Corrections.none()
+        try:
+            with self._lock, _reading(self.folder):
+                found = Corrections(dict(self._masks("correction")))
+        except CorrectionsError:
+            return None
+        return found if found.sha256 == told["sha256"] else None
+
+    # -- events ------------------------------------------------------------------------------
+
+    def keep_source(self, slice_index: int, mask: np.ndarray) -> None:
+        """Keep the source mask of a slice; it is written with the next event."""
+        mask = np.array(mask, dtype=np.uint8)
+        mask.flags.writeable = False
+        with self._lock:
+            self.source_masks[slice_index] = self._pending[slice_index] = mask
+
+    def append(self, record: Record, state: Snapshot | None = None) -> None:
+        """Keep event number ``record.done`` and, after a step, the state; later ones go."""
+        number = record.done
+        text = _RECORD.dump_json(record, exclude=_MASKS)
+        mask = _pack(f"mask {number}", 1, mask=record.adapted_mask)
+        with self._transaction():
+            self._delete_after(number - 1)
+            self._put_masks("source", self._pending)
+            size = self._insert(number, record.step, text, mask, state)
+            dropped = self._make_room(record.step, size)
+            self._put_standing({"position": number, "count": number, "step": record.step})
+        self._pending.clear()
+        self._forget_after(number - 1)
+        self._records.append(replace(record, source_mask=_NO_MASK, adapted_mask=_NO_MASK))
+        if size:
+            self._states[record.step] = number
+        if dropped:
+            del self._states[dropped]
+
+    def truncate(self, length: int) -> None:
+        """Forget every event after the first ``length``."""
+        if length < self._standing.get("count", 0):
+            with self._transaction():
+                self._delete_after(length)
+                self._put_standing({"position": length, "count": length})
+            self._forget_after(length)
+
+    def without_masks(self) -> list[Record]:
+        """All records with empty masks: what curves and tables need, at no cost."""
+        return list(self._records)
+
+    def latest_masks(self, length: int) -> dict[int, np.ndarray]:
+        """Adapted mask of each slice as of the first ``length`` events."""
+        with self._lock:
+            latest = {one.slice_index: one.done for one in self._records if one.done <= length}
+            return {index: self._mask(number) for index, number in latest.items()}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        with self._lock:
+            if isinstance(index, slice):
+                return [self[place] for place in range(*index.indices(len(self)))]
+            record = self._records[index]
+            source = self.source_masks[record.slice_index]
+            return replace(record, source_mask=source, adapted_mask=self._mask(record.done))
+
+    # -- states ------------------------------------------------------------------------------
+
+    @property
+    def last_step(self) -> int:
+        """The latest step whose state is kept."""
+        return max(self._states, default=0)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps whose state is kept, in order; 0 is the state that the run began with."""
+        return sorted(self._states)
+
+    def state(self, step: int) -> Snapshot:
+        """Return the state after ``step`` steps."""
+        import torch
+
+        from .methods import Snapshot
+
+        found = self._state(step, "theta") | self._state(step, "optimiser")
+        values: dict[str, Any] = {
+            name: torch.from_numpy(value.copy()) if value.ndim else value.item()
+            for name, value in found.items()
+        }
+        return Snapshot(**values)
+
+    def theta(self, step: int) -> np.ndarray:
+        """Return θ after ``step`` steps: float32 (or the method's own type), shape (n,)."""
+        return self._state(step, "theta")["theta"].copy()
+
+    def mean_theta(self, steps: Sequence[int]) -> np.ndarray:
+        """Return the mean of θ after each of these steps.
+
+        Summed in float64 and in order, so that the mean after a rollback is, bit for bit, the
+        one that the run would have had.
+        """
+        first = self.theta(steps[0])
+        total = first.astype(np.float64)
+        for step in steps[1:]:
+            total += self.theta(step)
+        return (total / len(steps)).astype(first.dtype)
+
+    def _state(self, step: int, column: str) -> dict[str, np.ndarray]:
+        with self._lock, _reading(self.folder):
+            if step not in self._states:
+                raise RunFolderError(
+                    f"The state after step {step} is not kept; this run keeps {len(self._states)} "
+                    f"states, of steps 0 to {self.last_step}."
+                )
+            sql = f"SELECT {column} FROM events WHERE number = ?"
+            (blob,) = self._connection.execute(sql, (self._states[step],)).fetchone() or (None,)
+            return _unpack(f"{column} {step}", blob)
+
+    # -- the file ----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the file; a temporary one is removed."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Say in words why something cannot be kept."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            where = "a temporary file" if self.folder is None else "its folder"
+            advice = "Choose another place, or run without a folder."
+            if self._records:
+                advice = (
+                    "Make room or bring the drive back, then go on; the "
+                    f"{len(self._records)} events that are finished are kept."
+                )
+            raise RunFolderError(
+                f"The run cannot be kept in {where}: {_why(error)}. {advice}"
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of what is written inside is kept, or nothing."""
+        with self._lock, self._keeping():
+            before = self._fixed, self._standing
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                if self._data_version() != self._version:
+                    raise RunFolderError(
+                        "Another program has gone on with this run; reopen it to see how it "
+                        "stands. Nothing was written over."
+                    )
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._fixed, self._standing = before
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _data_version(self) -> int:
+        """Return a number that changes when another program writes to the file."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def _insert(
+        self, number: int, step: int, text: bytes, mask: bytes | None, state: Snapshot | None
+    ) -> int:
+        """Write an event, and return the bytes of its state."""
+        theta = optimiser = b""
+        if state is not None:
+            arrays = {one.name: _array(getattr(state, one.name)) for one in fields(state)}
+            theta = _pack(f"theta {step}", 0, theta=arrays.pop("theta"))
+            optimiser = _pack(f"optimiser {step}", 0, **arrays)
+        seal = _seal(f"event {number} {step}", text)
+        self._connection.execute(
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (number, step, text.decode(), mask, theta or None, optimiser or None, seal),
+        )
+        return len(theta) + len(optimiser)
+
+    def _make_room(self, step: int, size: int) -> int:
+        """Let go of the state before this one where all are too many; return its step, or 0."""
+        kept = [one for one in self._states if one < step]
+        latest = max(kept, default=0)
+        if not latest or (len(kept) + 1) * size <= self._state_bytes:
+            return 0
+        self._connection.execute(
+            "UPDATE events SET theta = NULL, optimiser = NULL WHERE number = ?",
+            (self._states[latest],),
+        )
+        return latest
+
+    def _delete_after(self, length: int) -> None:
+        self._connection.execute("DELETE FROM events WHERE number > ?", (length,))
+
+    def _forget_after(self, length: int) -> None:
+        if len(self._records) > length:
+            self._records = [one for one in self._records if one.done <= length]
+            self._states = {step: n for step, n in self._states.items() if n <= length}
+
+    def _read(self, number: int) -> None:
+        """Read an event without keeping its mask, and note its state."""
+        row = self._connection.execute(
+            "SELECT step, record, seal, mask, theta IS NOT NULL FROM events WHERE number = ?",
+            (number,),
+        ).fetchone()
+        if row is None or row[2] != _seal(f"event {number} {row[0]}", row[1]):
+            raise _DamageError
+        step, text, _, mask, has_state = row
+        if number > 0:
+            _unpack(f"mask {number}", mask)
+            try:
+                values = json.loads(text)
+                record = _RECORD.validate_python({**values, **dict.fromkeys(_MASKS, _NO_MASK)})
+            except (ValueError, TypeError, RecursionError) as error:
+                raise _DamageError from error
+            if record.done != number or record.slice_index not in self.source_masks:
+                raise _DamageError
+            self._records.append(record)
+        if has_state:
+            self._states[step] = number
+
+    def _mask(self, number: int) -> np.ndarray:
+        with self._lock, _reading(self.folder):
+            sql = "SELECT mask FROM events WHERE number = ?"
+            (blob,) = self._connection.execute(sql, (number,)).fetchone() or (None,)
+            return _unpack(f"mask {number}", blob)["mask"]
+
+    def _put_masks(self, kind: str, masks: Mapping[int, np.ndarray]) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO masks VALUES (?, ?, ?)",
+            [(kind, n, _pack(f"{kind} {n}", 1, mask=np.asarray(m))) for n, m in masks.items()],
+        )
+
+    def _masks(self, kind: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the masks of a kind that can be read, by slice."""
+        with suppress(sqlite3.Error):
+            rows = self._connection.execute("SELECT slice, mask FROM masks WHERE kind = ?", (kind,))
+            for index, blob in rows:
+                with suppress(_DamageError):
+                    yield index, _unpack(f"{kind} {index}", blob)["mask"]
+
+    def _put_standing(self, changes: Mapping[str, Any]) -> None:
+        self._standing = {**self._standing, **changes}
+        if self._fixed:
+            self._put_meta("standing", self._standing)
+
+    def _put_meta(self, key: str, values: Mapping[str, Any]) -> None:
+        text = json.dumps(values, ensure_ascii=False).encode()
+        self._connection.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text.decode(), _seal(key, text))
+        )
+
+
+_FIXED = (
+    *("settings", "seed", "slices", "region", "continued", "corrections", "started", "versions"),
+    *("model", "scan", "card_sha256"),
+)
+_MASKS = {"source_mask", "adapted_mask"}
+_ANY_THREAD: dict[str, Any] = {"check_same_thread": False, "timeout": 10.0}
+_DURABLE = ("journal_mode=DELETE", "synchronous=EXTRA", "secure_delete=ON")
+_NEW = (*_DURABLE, f"application_id={_APPLICATION}", f"user_version={_FORMAT}")
+_IN_MEMORY = ("journal_mode=MEMORY", f"cache_size=-{MEMORY_KIB}")
+
+
+def _connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
+    if not (new or is_run_folder(folder)):
+        raise RunFolderError(
+            f"{folder} is no run folder: it has no {STORE_FILE}. Choose the folder that an "
+            "adaptation wrote."
+        )
+    path = os.fsencode((folder / STORE_FILE).absolute()).replace(os.sep.encode(), b"/")
+    place = urllib.parse.quote(path if path.startswith(b"/") else b"/" + path)
+    connection: sqlite3.Connection = sqlite3.connect(
+        f"file://{place}?mode={'rwc' if new else 'rw'}",
+        uri=True,
+        isolation_level=None,
+        **_ANY_THREAD,
+    )
+    connection.text_factory = bytes
+    if not new:
+        try:
+            marks = [
+                connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("application_id", "user_version")
+            ]
+            if marks != [_APPLICATION, _FORMAT]:
+                raise RunFolderError(
+                    f"{folder / STORE_FILE} is damaged, or of another format than this version "
+                    f"of napari-grata reads ({_FORMAT})."
+                )
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _read_info(connection: sqlite3.Connection) -> RunInfo:
+    values: dict[str, Any] = {}
+    if connection.execute("SELECT count(*) FROM meta").fetchone() == (0,):
+        raise RunFolderError("This run never began; there is nothing to look at.")
+    for key in ("run", "standing"):
+        row = connection.execute("SELECT value, seal FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is None or row[1] != _seal(key, row[0]):
+            raise _DamageError
+        values.update(json.loads(row[0]))
+    return _INFO.validate_python(values)
+
+
+@contextmanager
+def _reading(folder: Path | None) -> Iterator[None]:
+    """Say in words why something cannot be read."""
+    where = "This run" if folder is None else f"The run in {folder}"
+    try:
+        yield
+    except RunFolderError:
+        raise
+    except sqlite3.OperationalError as error:
+        raise RunFolderError(f"{where} cannot be read: {_why(error)}.") from error
+    except (_DamageError, sqlite3.Error, ValueError, TypeError, RecursionError) as error:
+        raise RunFolderError(
+            f"{where} cannot be read: its file {STORE_FILE} is damaged. The masks beside it are "
+            "there all the same."
+        ) from error
+
+
+def _why(error: sqlite3.Error) -> str:
+    said = str(error).lower()
+    return next((words for sign, words in _CAUSES.items() if sign in said), "it is damaged")
+
+
+def _seal(name: str, data: bytes) -> bytes:
+    """Return the checksum of what is kept under a name."""
+    if not isinstance(data, bytes):
+        raise _DamageError
+    return blake2b(data, digest_size=_SEAL, person=b"run", key=name.encode()).digest()
+
+
+def _pack(name: str, level: int, **arrays: np.ndarray) -> bytes:
+    """Return arrays as sealed bytes, compressed with zlib's ``level``."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    data = zlib.compress(buffer.getbuffer(), level)
+    return _seal(name, data) + data
+
+
+def _unpack(name: str, blob: Any) -> dict[str, np.ndarray]:
+    """Return what `_pack` was given, read-only."""
+    if not isinstance(blob, bytes) or blob[:_SEAL] != _seal(name, blob[_SEAL:]):
+        raise _DamageError
+    try:
+        with np.load(io.BytesIO(zlib.decompress(blob[_SEAL:])), allow_pickle=False) as kept:
+            found = {key: kept[key] for key in kept.files}
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise _DamageError from error
+    for array in found.values():
+        array.flags.writeable = False
+    return found
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
