@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
+from napari_grata.adaptation import flags
 from napari_grata.adaptation.flags import flag_slice, mean_entropy
 from napari_grata.segmenters import Card, Structure
 
@@ -86,6 +89,25 @@ def test_a_model_that_is_suddenly_sure_of_everything_is_flagged(card: Card) -> N
     assert codes(card, mask, mask, entropy=after, source_entropy=before) == {"entropy-collapse"}
     assert codes(card, mask, mask, entropy=before, source_entropy=before) == set()
     assert codes(card, mask, mask, entropy=after, source_entropy=after) == set()
+
+
+def test_what_is_unlike_the_training_is_flagged_by_the_structures_name(card: Card) -> None:
+    words = (("disc", "The disc fills 90 % of the picture."),)
+    (flag,) = flag_slice(card, disc(30), disc(30), unusual=words)
+    assert (flag.code, flag.text) == ("disc-unusual", "The disc fills 90 % of the picture.")
+
+
+def test_a_new_flag_is_one_entry(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flags, "RULES", list(flags.RULES))
+
+    @flags.rule("{name}-tiny", "The {name} has {pixels} pixels.")
+    def _tiny(seen: flags.Slice) -> Iterator[flags.Values]:
+        for one in seen.structures:
+            if 0 < one.area_after < 9:
+                yield {"name": one.name, "pixels": one.area_after}
+
+    assert "disc-tiny" in codes(card, disc(1), disc(1))
+    assert codes(card, disc(30), disc(30)) == set()
 
 
 def test_an_undone_step_is_flagged(card: Card) -> None:
