@@ -10,6 +10,9 @@ from .devices import DeviceChoice as DeviceChoice
 from .devices import DeviceError as DeviceError
 from .devices import list_devices as list_devices
 from .devices import resolve_device as resolve_device
+from .extent import Extent as Extent
+from .extent import implausible as implausible
+from .extent import measure_extents as measure_extents
 from .loaders import LOADERS as LOADERS
 from .loaders import LoadedModel as LoadedModel
 from .loaders import Loader as Loader
@@ -18,7 +21,7 @@ from .loaders import build_network as build_network
 from .loaders import register_loader as register_loader
 from .loaders import register_network as register_network
 from .loaders import write_model as write_model
-from .preprocessing import PreparationError as PreparationError
+from .preprocessing import PredictionError as PredictionError
 from .preprocessing import Prepared as Prepared
 from .preprocessing import prepare as prepare
 from .preprocessing import restore as restore

@@ -135,39 +135,48 @@ def lay_out(network: nn.Module, device: torch.device) -> torch.memory_format:
     return layout
 
 
+def free_bytes(device: str | torch.device) -> int | None:
+    """Free memory of a device; None where it cannot be told."""
+    import torch
+
+    kind = torch.device(device).type
+    try:
+        if kind == "cuda":
+            return int(torch.cuda.mem_get_info(device)[0])
+        if kind == "cpu":
+            import psutil
+
+            return int(psutil.virtual_memory().available)
+    except (ImportError, OSError, RuntimeError):
+        # A card that the driver lists, but that is taken by someone, or has fallen out.
+        pass
+    return None
+
+
 def _graphics() -> list[DeviceChoice]:
     import torch
 
     choices = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            try:
-                name = torch.cuda.get_device_name(index)
-                free = int(torch.cuda.mem_get_info(index)[0])
-            except RuntimeError:
-                # Listed by the driver, but not usable: taken by someone, or fallen out.
-                continue
-            choices.append(
-                DeviceChoice(f"cuda:{index}", f"GPU {index} ({name}), {_size(free)} free", free)
-            )
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        key = f"cuda:{index}"
+        free = free_bytes(key)
+        if free is not None:
+            title = f"GPU {index} ({torch.cuda.get_device_name(index)}), {size_words(free)} free"
+            choices.append(DeviceChoice(key, title, free))
     if torch.backends.mps.is_available():
         choices.append(DeviceChoice("mps", "GPU (Apple)", None))
     return choices
 
 
 def _processor() -> DeviceChoice:
-    try:
-        import psutil
-
-        free = int(psutil.virtual_memory().available)
-    except (ImportError, OSError):
-        return DeviceChoice("cpu", "CPU", None)
-    return DeviceChoice("cpu", f"CPU, {_size(free)} free", free)
+    free = free_bytes("cpu")
+    return DeviceChoice("cpu", "CPU" if free is None else f"CPU, {size_words(free)} free", free)
 
 
 def _choice(choices: list[DeviceChoice], key: str) -> DeviceChoice:
     return next((choice for choice in choices if choice.key == key), choices[-1])
 
 
-def _size(n_bytes: int) -> str:
+def size_words(n_bytes: float) -> str:
+    """Say an amount of memory: ``"22.1 GB"``."""
     return f"{n_bytes / 1e9:.1f} GB"

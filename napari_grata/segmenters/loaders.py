@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from napari_grata.scans.files import write_bytes
+from napari_grata.scans.files import make_folder, sha256_of, write_bytes
 
 from .card import (
     CARD_FILE,
@@ -282,7 +282,7 @@ class SafetensorsFolder(Loader):
         card = load_card(path)
         for name in (CARD_FILE, WEIGHTS_FILE):
             shutil.copyfile(path / name, folder / name)
-        _check_digest(path / WEIGHTS_FILE, _sha256(folder / WEIGHTS_FILE), card)
+        _check_digest(path / WEIGHTS_FILE, sha256_of(folder / WEIGHTS_FILE), card)
         return card
 
 
@@ -319,8 +319,7 @@ def write_model(
     # Distances that were measured with other weights say nothing about these.
     kept = card.shift if card.shift is not None and card.shift.weights == digest else None
     card = replace(card, weights_sha256=digest, shift=kept)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     write_bytes(folder / WEIGHTS_FILE, content)
     write_card(folder, card)
     return card
@@ -345,14 +344,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise WeightsError(f"{file} cannot be read ({error}).") from error
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_digest(file: Path, digest: str, card: Card) -> None:
@@ -513,7 +504,7 @@ def _describe(state: Mapping[str, torch.Tensor], path: Path) -> Card:
     ]
     disc_and_cup = outputs == 2
     # Files are called last-Res_Unet.pth in every centre's folder, so the content names it too.
-    digest = _sha256(path)
+    digest = sha256_of(path)
     stem = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "checkpoint"
     return Card(
         name=f"{stem[:50].strip('-')}-{digest[:6]}",
@@ -523,7 +514,7 @@ def _describe(state: Mapping[str, torch.Tensor], path: Path) -> Card:
         activation="sigmoid",
         architecture="resunet",
         arguments={"encoder": encoder, **({"heads": heads} if heads else {})},
-        channels=channels,
+        channels=3 if channels == 3 else 1,
         size=(512, 512),
         normalisation={"kind": "min-max"},
         modality="fundus",

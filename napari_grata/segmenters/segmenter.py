@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,17 @@ from torch import nn
 
 from . import preprocessing
 from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError
-from .devices import lay_out, resolve_device
+from .devices import free_bytes, lay_out, resolve_device, size_words
 from .loaders import adaptable_parameters, loader_for
-from .preprocessing import Prepared, Region
+from .preprocessing import Frame, PredictionError, Prepared, Region, frame_for
 from .registry import find_model
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
+
+
+#: Pixels of the network's input that are predicted at once, over all slices of a batch.
+BATCH_PIXELS = 2048 * 2048
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,58 @@ class Segmenter:
         return self._prepare(scan, i, region).to(self.device)
 
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
+        shape, spacing = scan.slice_shape(i), scan.slice_spacing
+        self._check_room(frame_for(self.card, shape, spacing=spacing, region=region), spacing)
         if self.card.spacing is not None and scan.slice_spacing is None:
             row, column = self.card.spacing
             self._notice(
                 f"This scan states no pixel size; it is read as {row:g} × {column:g} mm, which "
                 "the model expects. If that is wrong, so is the result."
             )
-        return preprocessing.prepare(self.card, scan, i, region)
+        prepared = preprocessing.prepare(self.card, scan, i, region)
+        if prepared.invalid is not None:
+            self._notice(
+                "Some pixels of this scan hold no number (NaN or infinite); nothing is found there."
+            )
+        return prepared
+
+    def _check_room(self, frame: Frame, spacing: tuple[float, float] | None) -> None:
+        """Refuse a slice that does not fit into memory, before memory is taken for it."""
+        pixels = frame.outer[0] * frame.outer[1]
+        if pixels <= BATCH_PIXELS:
+            return
+        restored = 4 * self.card.outputs * frame.shape[0] * frame.shape[1]
+        needed, free = pixels * self._pixel_bytes + restored, free_bytes(self.device)
+        if free is not None and needed > free:
+            at = "" if spacing is None else f" (pixels of {spacing[0]:g} × {spacing[1]:g} mm)"
+            raise PredictionError(
+                f"A slice would become {frame.outer[0]} × {frame.outer[1]} pixels for this model "
+                f"and need about {size_words(needed)}, but {size_words(free)} are free. Check the "
+                f"pixel size of the scan{at}, draw a region, or close other programs."
+            )
+
+    @cached_property
+    def _pixel_bytes(self) -> float:
+        """Memory of a prediction for each pixel of the network's input.
+
+        Four times the largest map of the network: measured with 1024² and 2048² pixels, ours
+        took 2.7 to 3.8 times it.
+        """
+        largest = 0
+
+        def note(module: nn.Module, given: object, output: object) -> None:
+            nonlocal largest
+            if isinstance(output, torch.Tensor):
+                largest = max(largest, output.numel() * output.element_size())
+
+        hooks = [module.register_forward_hook(note) for module in self.network.modules()]
+        try:
+            with torch.inference_mode():
+                self.network(torch.zeros(1, self.card.channels, 64, 64, device=self.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return 4 * largest / 64**2
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Turn logits (B, S, h, w) into probabilities of the same shape."""
@@ -142,8 +192,9 @@ class Segmenter:
             probabilities = probabilities.detach().cpu().numpy()
         values = np.array([structure.value for structure in self.card.structures], np.uint8)
         if self.card.activation == "softmax":
-            return np.concatenate([np.zeros(1, np.uint8), values])[probabilities.argmax(0)]
-        labels = np.zeros(probabilities.shape[1:], np.uint8)
+            found: np.ndarray = np.concatenate([np.zeros(1, np.uint8), values])
+            return np.asarray(found[probabilities.argmax(0)])
+        labels: np.ndarray = np.zeros(probabilities.shape[1:], np.uint8)
         for index in self.card.painting_order():
             labels[probabilities[index] >= 0.5] = values[index]
         return labels
@@ -175,12 +226,13 @@ class Segmenter:
 
         Raises
         ------
-        ValueError
-            The model does not fit the scan.
+        PredictionError
+            The model does not fit the scan, a slice is too large, or what came out of the
+            network are no numbers.
         """
         misfit = self.fits(scan)
         if misfit is not None:
-            raise ValueError(misfit)
+            raise PredictionError(misfit)
         size = batch_size or (4 if self.device.type == "cpu" else 16)
         remaining = iter(range(scan.n_slices) if slices is None else slices)
         while batch := list(islice(remaining, size)):
@@ -189,7 +241,8 @@ class Segmenter:
             for group in _same_shape(prepared):
                 start = 0
                 while start < len(group):
-                    part = group[start : start + size]
+                    fits = BATCH_PIXELS // group[0].image[0, 0].numel()
+                    part = group[start : start + max(1, min(size, fits))]
                     try:
                         outputs = self._forward(part)
                     except (RuntimeError, MemoryError) as error:
@@ -203,7 +256,15 @@ class Segmenter:
     def _forward(self, items: list[Prepared]) -> torch.Tensor:
         with torch.inference_mode():
             images = torch.cat([item.image for item in items]).to(self.device)
-            return self.probabilities(self.network(images)).float().cpu()
+            logits = self.network(images)
+            probabilities = self.probabilities(logits).float().cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise PredictionError(
+                f"The model {self.card.name!r} gives values that are no numbers on this scan. Its "
+                "weights are damaged, or the scan is far from anything it was made for: try it on "
+                "another scan, and fetch the model again if it fails there too."
+            )
+        return probabilities
 
     def _after_failure(self, error: BaseException, tried: int) -> int:
         """Make room after memory ran out: return the next batch size, or raise `error`."""

@@ -121,11 +121,11 @@ def test_all_problems_of_a_card_are_told_at_once():
         ({"size": None, "spacing": (1.0, 1.0)}, "needs dimensions: 3"),
         ({"normalisation": {"kind": "z-score"}}, "min-max"),
         ({"normalisation": {"kind": "quantile", "low": 0.9, "high": 0.1}}, "low < high"),
-        ({"structures": ()}, "structures is empty"),
+        ({"structures": ()}, "a list of what the model finds"),
         ({"structures": (DISC, replace(CUP, value=256))}, "1 to 255"),
         ({"structures": (replace(DISC, inside="cup"), CUP)}, "inside itself"),
         ({"activation": "softmax"}, "no meaning for exclusive classes"),
-        ({"arguments": {"outputs": 3}}, "need 2"),
+        ({"arguments": {"outputs": 3}}, "needs 2"),
         ({"weights_sha256": "abc"}, "64 hexadecimal"),
         ({"training_data": ({"name": "x"},)}, "'terms'"),
         ({"results": ({"dice": 1},)}, "'command'"),
@@ -137,7 +137,7 @@ def test_a_broken_rule_is_told_with_what_would_be_right(changes, said):
 
 @pytest.mark.parametrize("field", [item.name for item in fields(Card)])
 def test_a_value_of_the_wrong_kind_is_a_card_error_in_every_field(field):
-    for value in (object(), 1.5, [[1]], [{"a": [1]}], (Structure(["x"], "#000000", 1, ["y"]),)):
+    for value in (object(), 1.5, [[1]], [{"a": [1]}]):
         with pytest.raises(CardError, match=field.split("_")[0]):
             replace(FUNDUS, **{field: value})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,12 @@ from tqdm import tqdm
 
 from napari_grata.adaptation.calibrate_shift import calibrate, write_reference
 from napari_grata.scans import open_scan
-from napari_grata.segmenters import find_model, load_card, load_segmenter
+from napari_grata.segmenters import find_model, load_card, load_segmenter, write_card
+from napari_grata.segmenters.extent import measure_extents
+from tools.train.data import find_cases, labelled_scans, split_cases
 from tools.train.evaluate import evaluate
 from tools.train.loop import Progress, train
-from tools.train.recipes import home_scans
+from tools.train.recipes import RECIPES, home_scans
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -75,6 +78,35 @@ def evaluate_command(
             f"{row['structure']:>14}  Dice {row['dice_mean']:.2f}, worst tenth "
             f"{row['dice_worst_tenth']:.2f}, n = {row['n']} {row['unit']}"
         )
+
+
+@app.command()
+def extent(
+    model: Model,
+    data: Data,
+    hint: Annotated[str, typer.Option(help="what to do where a structure is otherwise")] = "",
+    seed: Seed = 0,
+) -> None:
+    """Measure extent, place and shape of the structures in the training masks; into the card.
+
+    Takes the training cases of a bundled model's recipe; for any other model, images/ and masks/
+    of the folder, with the values of its card in the masks.
+    """
+    folder = _folder(model)
+    card = load_card(folder)
+    labels = {0: 0, **{structure.value: structure.value for structure in card.structures}}
+    if card.name in RECIPES:
+        recipe = RECIPES[card.name]
+        cases = find_cases(data, recipe.folder)
+        cases = split_cases(cases, recipe.hold_out, block=recipe.block, seed=seed)[0]
+        labels, hint = recipe.labels, hint or recipe.hint
+    else:
+        cases = find_cases(data, "")
+    extents = measure_extents(card, labelled_scans(cases, labels), hint)
+    write_card(folder, replace(card, extents=extents))
+    for each in extents:
+        typer.echo(f"{each.structure}: {each.cases} cases")
+    typer.echo(f"written to {folder}")
 
 
 @app.command()

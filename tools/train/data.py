@@ -6,7 +6,7 @@ with their targets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as fn
 
-from napari_grata.scans import open_scan, read_mask
+from napari_grata.scans import Scan, open_scan, read_mask
 from napari_grata.segmenters.card import Card
 from napari_grata.segmenters.preprocessing import prepare
 
@@ -131,6 +131,15 @@ def split_cases(
     out = sorted(i for b in order[:count] for i in blocks[b])
     chosen = set(out)
     return [c for i, c in enumerate(cases) if i not in chosen], [cases[i] for i in out]
+
+
+def labelled_scans(
+    cases: Sequence[LabelledCase], labels: dict[int, int]
+) -> Iterator[tuple[Scan, np.ndarray]]:
+    """Each scan with its reference label stack; `labels` maps stored to structure values."""
+    for case in cases:
+        scan = open_scan(case.image)
+        yield scan, read_mask(case.mask, scan, labels=labels)
 
 
 @dataclass(frozen=True)

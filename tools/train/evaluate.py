@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans import open_scan, read_mask
 from napari_grata.segmenters.card import Card, load_card, structure_mask
 
-from .data import LabelledCase, find_cases, split_cases
+from .data import LabelledCase, find_cases, labelled_scans, split_cases
 
 
 def dice(predicted: np.ndarray, reference: np.ndarray) -> float:
@@ -57,9 +56,7 @@ def evaluate_model(
     segmenter = load_segmenter(str(model), device=device)
     by_case: dict[str, list[float]] = {s.name: [] for s in card.structures}
     by_slice: dict[str, list[float]] = {s.name: [] for s in card.structures}
-    for case in cases:
-        scan = open_scan(case.image)
-        reference = read_mask(case.mask, scan, labels=labels)
+    for scan, reference in labelled_scans(cases, labels):
         stack = scan.empty_mask()
         for prediction in segmenter.predict(scan):
             scan.put_mask(stack, prediction.slice_index, prediction.label_map)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from napari_grata.segmenters.devices import resolve_device
+from napari_grata.segmenters.extent import measure_extents
 from napari_grata.segmenters.loaders import build_network, write_model
 
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -23,6 +24,7 @@ from .data import (
     TrainingError,
     VolumeSource,
     find_cases,
+    labelled_scans,
     split_cases,
 )
 from .evaluate import evaluate_model
@@ -124,7 +126,10 @@ def train(
     command = f"python -m tools.train model {recipe.card.name} DATA OUT --seed {seed}"
     if epochs is not None:
         command += f" --epochs {epochs}"
-    _write(recipe, network, held_out, out, command)
+    extents = measure_extents(recipe.card, labelled_scans(cases, recipe.labels), recipe.hint)
+    _write(
+        replace(recipe, card=replace(recipe.card, extents=extents)), network, held_out, out, command
+    )
     for file in checkpoint.iterdir():
         file.unlink()
     checkpoint.rmdir()

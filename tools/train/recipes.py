@@ -51,6 +51,8 @@ class Recipe:
         the others come as prepared.
     averaging : float
         Decay of the exponential average of the weights, which is what is kept.
+    hint : str
+        What a user is to do where a structure is unlike those of the training.
     """
 
     card: Card
@@ -70,6 +72,7 @@ class Recipe:
     calm_cycles: int = 1
     home_share: float = 0.0
     averaging: float = 0.995
+    hint: str = ""
 
     @property
     def volumes(self) -> bool:
@@ -145,6 +148,7 @@ FUNDUS = Recipe(
     # As in the calm epochs; better at home and under simulated shifts than the images alone.
     home_share=0.5,
     batch_size=4,
+    hint="Draw a region around the disc, about 1.4 times as wide as it.",
 )
 
 BRAIN = Recipe(
@@ -208,6 +212,7 @@ BRAIN = Recipe(
     appearance=brain_appearance,
     hold_out=0.25,
     epochs=80,
+    hint="Check that the skull is removed, and that the voxel size is right.",
 )
 
 RECIPES = {recipe.card.name: recipe for recipe in (FUNDUS, BRAIN)}
