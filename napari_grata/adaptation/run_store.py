@@ -41,7 +41,7 @@ from .corrections import Corrections, CorrectionsError
 from .records import Record
 
 if TYPE_CHECKING:
-    from .methods import Snapshot
+    from .methods.base import Snapshot
 
 STORE_FILE = "run.sqlite"
 STATE_BYTES = 4 * 2**30
@@ -447,7 +447,7 @@ class RunStore(Sequence[Record]):
         """Return the state after ``step`` steps."""
         import torch
 
-        from .methods import Snapshot
+        from .methods.base import Snapshot
 
         found = self._state(step, "theta") | self._state(step, "optimiser")
         values: dict[str, Any] = {

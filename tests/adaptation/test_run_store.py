@@ -34,7 +34,7 @@ from napari_grata.adaptation import (
     read_info,
     reopen,
 )
-from napari_grata.adaptation.methods import Snapshot
+from napari_grata.adaptation.methods.base import Snapshot
 from napari_grata.adaptation.run_store import STORE_FILE, RunStore
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure
