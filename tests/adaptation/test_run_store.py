@@ -372,7 +372,7 @@ def test_damage_to_what_the_run_is_is_refused(
     whole: Path, tmp_path: Path, damage: Callable[..., None]
 ) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    damage(tmp_path / "run", "meta", "value", "key = 'standing'")
+    damage(tmp_path / "run", "info", "info", "number = 1")
     for read in (reopen, read_info):
         with pytest.raises(RunFolderError, match="damaged"):
             read(tmp_path / "run")
