@@ -198,8 +198,8 @@ class Event:
     episode: int
     step: int
     first_step: int
-    resets: bool = False
-    final: bool = True
+    resets: bool
+    final: bool
 
 
 def episodes(
@@ -251,15 +251,34 @@ def make_plan(
         last = {index: number for number, (index, _) in enumerate(visits)}
         for number, (index, pass_index) in enumerate(visits):
             step += settings.learns
-            place = (index, case_of(index), pass_index, episode, step, first_step)
-            resets = settings.learns and episode > 0 and step == first_step
-            final = number == last[index] and not afterwards
-            events.append(Event("adapt", *place, resets=resets, final=final))
+            events.append(
+                Event(
+                    phase="adapt",
+                    slice_index=index,
+                    case=case_of(index),
+                    pass_index=pass_index,
+                    episode=episode,
+                    step=step,
+                    first_step=first_step,
+                    resets=settings.learns and episode > 0 and step == first_step,
+                    final=number == last[index] and not afterwards,
+                )
+            )
         if afterwards:
             untaught = [index for index in members if index not in corrected]
-            place = (visits[-1][1], episode, step, first_step)
             events += [
-                Event("predict", index, case_of(index), *place) for index in [*taught, *untaught]
+                Event(
+                    phase="predict",
+                    slice_index=index,
+                    case=case_of(index),
+                    pass_index=visits[-1][1],
+                    episode=episode,
+                    step=step,
+                    first_step=first_step,
+                    resets=False,
+                    final=True,
+                )
+                for index in [*taught, *untaught]
             ]
     return tuple(events)
 
@@ -316,7 +335,17 @@ def cut_short(plan: tuple[Event, ...], position: int, settings: Settings) -> tup
         same_case = event.episode == last.episode or settings.mode != "episodic"
         if event.slice_index not in have and same_case:
             lacking.setdefault(event.slice_index, event)
-    place = (last.pass_index, last.episode, last.step, last.first_step)
     return done + tuple(
-        Event("predict", index, event.case, *place) for index, event in lacking.items()
+        Event(
+            phase="predict",
+            slice_index=index,
+            case=event.case,
+            pass_index=last.pass_index,
+            episode=last.episode,
+            step=last.step,
+            first_step=last.first_step,
+            resets=False,
+            final=True,
+        )
+        for index, event in lacking.items()
     )

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from napari_grata.scans.geometry import PLANES, Geometry
-from napari_grata.scans.nifti import is_nifti, load_nifti, nifti_geometry, read_values
-from napari_grata.scans.photographs import decode, inspect, is_photograph
+from napari_grata.scans.photographs import is_photograph
+from napari_grata.scans.readers import open_scan
 from napari_grata.scans.scan import (
     Kind,
     Pixels,
@@ -27,6 +27,7 @@ from napari_grata.scans.scan import (
     ScanError,
     check_content,
     check_dtype,
+    times,
 )
 
 _PROBES = 4096
@@ -81,14 +82,13 @@ def scan_from_array(
     spatial = shape[:-1] if rgb else shape
     if not 2 <= len(spatial) <= 4 or min(spatial) < 1:
         raise ScanError(
-            f"its shape {' × '.join(map(str, shape))} is neither a picture, a volume nor a "
-            "series of volumes",
+            f"its shape {times(shape)} is neither a picture, a volume nor a series of volumes",
             name,
             "Split or crop it first.",
         )
     check_dtype(np.dtype(data.dtype), name)
     pixels = Pixels(data, rgb)
-    check_content(pixels.read, pixels.count, name)
+    notices = check_content(pixels.read, pixels.count, name, lazy=not isinstance(data, np.ndarray))
     where = None if path is None else Path(path)
     kind: Kind
     if len(spatial) == 2:
@@ -107,7 +107,7 @@ def scan_from_array(
         spatial, spacing=spacing, units=units, axis_labels=axis_labels, affine=affine
     )
     placement |= {"units": plain.units, "axis_labels": plain.axis_labels}
-    if like is not None and like.mask_shape == spatial and like.kind != "photographs":
+    if like is not None and like.mask_shape == spatial and not like.is_list:
         geometry: Geometry | None = like.geometry
         kind, where = like.kind, like.path
     else:
@@ -121,7 +121,7 @@ def scan_from_array(
         geometry=plain if geometry is None else geometry,
         rgb=rgb,
         path=where,
-        notices=_notices(geometry, like) if len(spatial) > 2 else (),
+        notices=notices + (_notices(geometry, like) if len(spatial) > 2 else ()),
         metadata=metadata,
         placement=placement,
     )
@@ -162,38 +162,40 @@ def place_on_file(data: Any, rgb: bool, path: Path | None) -> Geometry | None:
     if path is None or not path.is_file():
         return None
     try:
-        if is_nifti(path) and not rgb:
-            return _place_on_nifti(data, path)
-        if is_photograph(path):
-            return _place_on_photograph(data, path)
+        scan = open_scan(path)
+        shown = scan.geometry
+        wanted = tuple(int(n) for n in data.shape)[: -1 if rgb else None]
+        sizes = sorted(n for n in wanted if n > 1)
+        if rgb != scan.rgb or sizes != sorted(n for n in shown.source_shape if n > 1):
+            return None
+        values = np.asanyarray(shown.to_source(scan.data))
+        for axes, flips in _arrangements(shown, wanted):
+            found = _arranged(shown, axes, flips)
+            if _same(found.to_display(values), data):
+                return found
     except (ScanError, OSError):
         # The layer is open and fine; only its file is not there to be written back to.
         return None
     return None
 
 
-def _place_on_nifti(data: Any, path: Path) -> Geometry | None:
-    image = load_nifti(path)
-    shown, _ = nifti_geometry(image, path)
-    wanted = tuple(int(n) for n in data.shape)
-    if sorted(n for n in wanted if n > 1) != sorted(n for n in shown.source_shape if n > 1):
-        return None
-    values = np.asanyarray(read_values(image, path))
-    for axes, flips in _arrangements(shown, wanted):
-        sizes = dict(zip(shown.axes, shown.spacing or (), strict=True))
-        units = dict(zip(shown.axes, shown.units, strict=True))
-        found = replace(
-            shown,
-            axes=axes,
-            flips=flips,
-            spacing=tuple(sizes.get(axis, 1.0) for axis in axes),
-            units=tuple(units.get(axis, "mm" if axis < 3 else "second") for axis in axes),
-            axis_labels=tuple("time" if axis > 2 else f"axis {axis}" for axis in axes),
-            plane=_plane(shown, axes),
-        )
-        if _same(found.to_display(values), data):
-            return found
-    return None
+def _arranged(shown: Geometry, axes: tuple[int, ...], flips: tuple[bool, ...]) -> Geometry:
+    if (axes, flips) == (shown.axes, shown.flips):
+        return shown
+    sizes = dict(zip(shown.axes, shown.spacing or (), strict=False))
+    units = dict(zip(shown.axes, shown.units, strict=True))
+    labels = {axis: "time" if axis > 2 else f"axis {axis}" for axis in axes}
+    if shown.affine is None:
+        labels = dict(zip(shown.axes, shown.axis_labels, strict=True))
+    return replace(
+        shown,
+        axes=axes,
+        flips=flips,
+        spacing=None if shown.spacing is None else tuple(sizes.get(a, 1.0) for a in axes),
+        units=tuple(units.get(axis, "mm" if axis < 3 else "second") for axis in axes),
+        axis_labels=tuple(labels[axis] for axis in axes),
+        plane=_plane(shown, axes),
+    )
 
 
 def _arrangements(
@@ -252,26 +254,3 @@ def _plane(shown: Geometry, axes: tuple[int, ...]) -> str | None:
     in_plane = {world.get(towards.get(axis, "")) for axis in axes[-2:]}
     hidden = {0, 1, 2} - in_plane
     return PLANES[hidden.pop()] if len(hidden) == 1 else None
-
-
-def _place_on_photograph(data: Any, path: Path) -> Geometry | None:
-    info = inspect(path)
-    if info.pages > 1:
-        return None
-    picture = decode(info)
-    turned = info.geometry
-    stored = replace(turned, axes=(0, 1), flips=(False, False))
-    pixels = np.asarray(data)[..., :3] if data.ndim == 3 else np.asarray(data)
-    # As stored, which is how napari shows it, or turned by its EXIF orientation.
-    for geometry in (stored, turned):
-        source = _turn_back(picture, turned)
-        shown = geometry.to_display(source)
-        if shown.shape == pixels.shape and _close(shown, pixels):
-            return geometry
-    return None
-
-
-def _turn_back(picture: np.ndarray, geometry: Geometry) -> np.ndarray:
-    if picture.ndim == 2:
-        return geometry.to_source(picture)
-    return np.stack([geometry.to_source(picture[..., c]) for c in range(3)], axis=-1)

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from .corrections import Corrections
-from .methods.base import Method, Output, Snapshot, StepRecord, method_for
-from .normalisation import is_blank
-from .objectives import Supervision
+from .methods import Method, Output, Snapshot, StepRecord, make_method
+from .scribble import Supervision
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
-class Stepper:
+class SliceAdapter:
     """Two models over one source: one that learns along the stream, one that only predicts.
 
     The second takes any θ of the history, so that a slice can be predicted as it was at any step,
@@ -69,12 +68,13 @@ class Stepper:
         self._make()
 
     def _make(self) -> None:
+        network, activation = self.segmenter.network, self.segmenter.card.activation
         learner = self._settings
         if self._corrections and learner.predict != "stream":
             # Many steps on few slices: what they look like in between is worth one view, not six.
             learner = learner.but(six_views=False)
-        self._method = method_for(learner, self.segmenter)
-        self._viewer = method_for(self._settings, self.segmenter)
+        self._method = make_method(learner, network, activation)
+        self._viewer = make_method(self._settings, network, activation)
         if self._method.precision != self._settings.precision:
             self._say(
                 f"{self.segmenter.device} does not compute in {self._settings.precision}; this "
@@ -235,9 +235,15 @@ class Stepper:
 
     def _move_viewer(self) -> None:
         """Let the CPU look back, while the learning model stays where it is."""
-        self._viewer = method_for(self._settings, self.segmenter.to("cpu"))
+        network = self.segmenter.to("cpu").network
+        self._viewer = make_method(self._settings, network, self.segmenter.card.activation)
 
     def _say(self, text: str) -> None:
         if text not in self._notices:
             self._notices.append(text)
             _log.warning("%s", text)
+
+
+def is_blank(image: torch.Tensor) -> bool:
+    """Whether an image shows nothing: one value throughout."""
+    return bool(image.amax() == image.amin())
