@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_grata.scans.files import sha256_of
 from napari_grata.segmenters.card import CARD_FILE, write_card
+from napari_grata.segmenters.extent import implausible
 
 from .corrections import Corrections
 from .flags import SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
@@ -274,6 +275,10 @@ class AdaptationRun:
                     record = self._event(self.plan[self.position])
                 yield record
             state = "finished"
+            if self.segmenter.card.dimensions == 3:
+                masks = self.adapted_masks
+                for _, words in implausible(self.segmenter.card, masks, self.scan, slices=masks):
+                    self._notice(words)
         except (GeneratorExit, KeyboardInterrupt):
             state = "finished" if self.position == len(self.plan) else "cancelled"
             raise
@@ -483,7 +488,7 @@ class AdaptationRun:
     def _notice(self, text: str) -> None:
         if text not in self.notices:
             self.notices.append(text)
-            _log.warning("A file of the run folder could not be written.")
+            _log.warning("%s", text)
 
     # -- one event -------------------------------------------------------------------------
 
@@ -529,6 +534,7 @@ class AdaptationRun:
             expected=self.scan.kind in ("photograph", "photographs"),
             undone=undone,
             far=self._far.words(self.segmenter, event.slice_index),
+            unusual=self._unusual(event.slice_index, adapted),
         )
         adapted = np.ascontiguousarray(adapted)
         adapted.flags.writeable = False
@@ -553,6 +559,19 @@ class AdaptationRun:
         self.adapted_masks[event.slice_index] = adapted
         self.position += 1
         return record
+
+    def _unusual(self, slice_index: int, mask: np.ndarray) -> tuple[tuple[str, str], ...]:
+        """Say what on a photograph is unlike those of the training; a slice alone tells nothing."""
+        if self.segmenter.card.dimensions != 2:
+            return ()
+        return implausible(
+            self.segmenter.card,
+            {slice_index: mask},
+            self.scan,
+            case=self.scan.case_of(slice_index),
+            region=self.region,
+            slices=[slice_index],
+        )
 
     def _within_region(self, label_map: np.ndarray, slice_index: int) -> np.ndarray:
         """Outside the region nothing was looked at: the source mask stays."""

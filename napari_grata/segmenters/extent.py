@@ -9,7 +9,7 @@ anybody looks at how sure the model is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .card import Card
 
+Masks = np.ndarray | Mapping[int, np.ndarray]
 LEVELS = (0.01, 0.5, 0.99)
 """Quantiles of the training cases that a card keeps."""
 FEW_CASES = 20
@@ -149,7 +150,7 @@ def _extent(name: str, shown: list[dict[str, float]], count: int, hint: str) -> 
 
 def implausible(
     card: Card,
-    masks: np.ndarray,
+    masks: Masks,
     scan: Scan,
     *,
     case: int | None = None,
@@ -161,8 +162,8 @@ def implausible(
     Parameters
     ----------
     card : Card
-    masks : ndarray of int, shape `Scan.mask_shape`
-        Of the source model or an adapted one.
+    masks : ndarray of int, shape `Scan.mask_shape`, or mapping of int to ndarray, shape (H, W)
+        Of the source model or an adapted one; all of them, or by slice.
     scan : Scan
     case : int, optional
         One photograph or volume of the scan; by default all of them.
@@ -223,7 +224,7 @@ def _words(key: str, value: float) -> str:
 
 def _figures(
     values: tuple[int, ...],
-    masks: np.ndarray,
+    masks: Masks,
     scan: Scan,
     case: int,
     *,
@@ -233,16 +234,22 @@ def _figures(
     """Measure one structure in one case; empty where it is not shown, None where it cannot be."""
     slices = scan.case_slices(case)
     if picture:
-        mask = np.isin(scan.get_mask(masks, slices[0]), values)
+        mask = np.isin(_mask(masks, scan, slices[0]), values)
         if region is not None:
             mask = mask[max(0, region[0]) : region[2], max(0, region[1]) : region[3]]
         return _of_picture(mask)
     if scan.slice_spacing is None or scan.slice_thickness is None:
         return None
     return _of_volume(
-        (np.isin(scan.get_mask(masks, i), values) for i in slices),
+        (np.isin(_mask(masks, scan, i), values) for i in slices),
         (scan.slice_thickness, *scan.slice_spacing),
     )
+
+
+def _mask(masks: Masks, scan: Scan, index: int) -> np.ndarray:
+    if not isinstance(masks, Mapping):
+        return scan.get_mask(masks, index)
+    return masks[index] if index in masks else np.zeros(scan.slice_shape(index), np.uint8)
 
 
 def _of_picture(mask: np.ndarray) -> dict[str, float]:

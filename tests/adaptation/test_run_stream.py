@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from napari_grata.adaptation import (
 from napari_grata.adaptation.plan import RunError
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure
+from napari_grata.segmenters.extent import Extent
 
 LEARN = Settings(learning_rate=0.02, six_views=False)
 CUP_INSIDE_DISC = (
@@ -465,6 +467,23 @@ def test_records_and_their_masks_cannot_be_written_to(segmenter: Segmenter, scan
         record.adapted_mask[0, 0] = 1
     with pytest.raises(ValueError, match="read-only"):
         record.source_mask[0, 0] = 1
+
+
+def test_what_is_unlike_the_training_is_flagged_on_photographs_and_told_of_volumes(
+    segmenter: Segmenter, scan: Scan
+) -> None:
+    never = Extent(structure="disc", cases=100, side=(0.01, 0.01, 0.01), hint="Draw a region.")
+    card = replace(segmenter.card, dimensions=2, modality="fundus", extents=(never,))
+    picture = scan_from_array(volume(1)[0], name="eye")
+    settings = LEARN.but(method="source")
+    (record,) = adapt(Segmenter(card, segmenter.network, "cpu"), picture, settings=settings)
+    (flag,) = [flag for flag in record.flags if flag.code == "disc-unusual"]
+    assert flag.text.endswith("Draw a region.")
+    large = Extent(structure="disc", cases=100, volume_ml=(9.0, 10.0, 11.0))
+    card = replace(segmenter.card, extents=(large,))
+    run = AdaptationRun(Segmenter(card, segmenter.network, "cpu"), scan, settings)
+    list(run.records())
+    assert any("The disc measures" in notice for notice in run.notices)
 
 
 @pytest.mark.parametrize(
