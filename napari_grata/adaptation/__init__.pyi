@@ -1,12 +1,12 @@
-from .correcting import correct_run as correct_run
-from .correcting import taught_state as taught_state
 from .corrections import Corrections as Corrections
 from .corrections import CorrectionsError as CorrectionsError
 from .flags import flag_slice as flag_slice
+from .methods import METHODS as METHODS
 from .methods import BatchNorm as BatchNorm
 from .methods import Consistency as Consistency
 from .methods import GraTa as GraTa
 from .methods import Source as Source
+from .methods import Tent as Tent
 from .methods import make_method as make_method
 from .plan import RunError as RunError
 from .plan import SlicesError as SlicesError
@@ -25,4 +25,6 @@ from .settings import Preset as Preset
 from .settings import Settings as Settings
 from .settings import SettingsError as SettingsError
 from .settings import preset as preset
-from .teaching import teaching_settings as teaching_settings
+from .settings import teaching_settings as teaching_settings
+from .teaching import correct_run as correct_run
+from .teaching import taught_state as taught_state

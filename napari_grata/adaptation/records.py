@@ -12,7 +12,7 @@ from napari_grata.segmenters.card import structure_mask
 if TYPE_CHECKING:
     from napari_grata.segmenters.card import Card
 
-    from .methods import StepRecord
+    from .methods.base import StepRecord
 
 
 @dataclass(frozen=True)

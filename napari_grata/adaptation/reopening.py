@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Segmenter
 
-    from .methods import Snapshot
+    from .methods.base import Snapshot
     from .run import AdaptationRun
 
 

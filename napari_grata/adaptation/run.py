@@ -24,13 +24,13 @@ from .run_files import describe_scan, now, versions, write_masks, write_tables, 
 from .run_store import RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
-from .slice_adapter import SliceAdapter
+from .stepper import Stepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Prediction, Segmenter
 
-    from .methods import Snapshot
+    from .methods.base import Snapshot
 
 AHEAD = 4
 """So many slices at a time are predicted with the source model, ahead of the stream."""
@@ -194,7 +194,7 @@ class AdaptationRun:
         self.continued = start is not None
         self.position = 0
         self._lock = threading.RLock()
-        self._adapter = SliceAdapter(
+        self._adapter = Stepper(
             segmenter, scan, self.settings, self.region, self.notices, self.corrections
         )
         if start is not None:

@@ -1,6 +1,6 @@
 """The one store of a run: an SQLite file with everything that happened, kept step by step.
 
-``meta`` holds what the run is and how it stands, as JSON; ``events`` a row an event, with its
+``info`` holds what the run is and how it stands, as JSON; ``events`` a row an event, with its
 figures as JSON, its mask, and θ and the optimiser's state after it; ``masks`` the source masks,
 the corrections and the masks of an earlier state that was taken as the result. A step is in the
 file, forced to the disk, before anyone is told of it; a crash at any moment leaves the steps
@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sqlite3
 import threading
 import urllib.parse
 import weakref
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -30,9 +30,10 @@ from dataclasses import fields, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
+from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import NonNegativeInt, TypeAdapter
 from typing_extensions import TypedDict
 
 from napari_grata.scans.files import make_folder, sync_folder
@@ -41,7 +42,7 @@ from .corrections import Corrections, CorrectionsError
 from .records import Record
 
 if TYPE_CHECKING:
-    from .methods import Snapshot
+    from .methods.base import Snapshot
 
 STORE_FILE = "run.sqlite"
 STATE_BYTES = 4 * 2**30
@@ -52,8 +53,9 @@ _APPLICATION = 0x47524154  # "GRAT", in the file's header
 _FORMAT = 1
 _NO_MASK = np.zeros((0, 0), dtype=np.uint8)
 _SEAL = 16
+_MOST_BYTES = 2**31  # of one mask or state
 _SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT, seal BLOB) WITHOUT ROWID;
+CREATE TABLE info (number INTEGER PRIMARY KEY, info TEXT, seal BLOB);
 CREATE TABLE events (number INTEGER PRIMARY KEY, step INTEGER, record TEXT, mask BLOB,
                      theta BLOB, optimiser BLOB, seal BLOB);
 CREATE TABLE masks (kind TEXT, slice INTEGER, mask BLOB, PRIMARY KEY (kind, slice)) WITHOUT ROWID;
@@ -92,7 +94,7 @@ class ScanInfo(TypedDict):
     shape: list[int]
     dtype: str
     sha256: str
-    mask_shape: list[int]
+    mask_shape: list[NonNegativeInt]
     n_slices: int
     slice_spacing: list[float] | None
     slice_thickness: float | None
@@ -234,8 +236,7 @@ class RunStore(Sequence[Record]):
         self.damage: list[str] = []
         self._lock = threading.RLock()
         self._state_bytes = state_bytes
-        self._fixed: dict[str, Any] = {}
-        self._standing: dict[str, Any] = {}
+        self._info: dict[str, Any] = {}
         self._records: list[Record] = []  # without masks
         self._states: dict[int, int] = {}  # step -> number of the event that holds its state
         self._pending: dict[int, np.ndarray] = {}  # source masks to be kept with the next event
@@ -271,7 +272,7 @@ class RunStore(Sequence[Record]):
             store._use(_connect(folder), _DURABLE if writable else ("query_only=ON",))
         try:
             with _reading(folder):
-                store._load(to_position)
+                store._load(to_position, (folder / STORE_FILE).stat().st_size)
             if writable and store.damage:
                 raise RunFolderError(
                     f"{' '.join(store.damage)} It can be looked at but not resumed."
@@ -281,20 +282,19 @@ class RunStore(Sequence[Record]):
             raise
         return store
 
-    def _load(self, to_position: bool) -> None:
+    def _load(self, to_position: bool, size: int) -> None:
         self._connection.execute("BEGIN")
         whole = False
         with suppress(sqlite3.DatabaseError):
             whole = self._connection.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",)
-        info = dict(_read_info(self._connection))
-        self._fixed = {key: info[key] for key in _FIXED}
-        self._standing = {key: info[key] for key in info if key not in _FIXED}
-        for index, mask in self._masks("source"):
-            self.source_masks[index] = mask
+        info = _read_info(self._connection)
+        self._info = dict(info)
+        self.source_masks.update(self._masks("source"))
         lost = []
-        count = self._standing["count"]
-        if to_position and self._standing["taken"] is None:
-            count = self._standing["position"]
+        leading = info["scan"]["mask_shape"][:-2]
+        if info["count"] > size or math.prod(leading) != info["scan"]["n_slices"]:
+            raise _DamageError
+        count = info["position" if to_position and info["taken"] is None else "count"]
         for number in range(count + 1):
             try:
                 self._read(number)
@@ -317,12 +317,12 @@ class RunStore(Sequence[Record]):
     @property
     def begun(self) -> bool:
         """Whether it is known what the run is: it was begun at least once."""
-        return bool(self._fixed)
+        return bool(self._info)
 
     @property
     def info(self) -> RunInfo:
         """What the run is and how it stands."""
-        return _INFO.validate_python({**self._fixed, **self._standing})
+        return _INFO.validate_python(self._info)
 
     def begin(self, corrections: Corrections, **info: Any) -> None:
         """Keep what the run is, before its first step: entries of `RunInfo`."""
@@ -330,18 +330,16 @@ class RunStore(Sequence[Record]):
         if corrections:
             slices, pixels = list(corrections.slices), corrections.pixels
             told = {"slices": slices, "pixels": pixels, "sha256": corrections.sha256}
-        info = {"corrections": told, "count": 0, "taken_slices": 0, **info}
         with self._transaction():
-            self._fixed = {key: info[key] for key in _FIXED}
-            self._put_meta("run", self._fixed)
+            self._info = {"corrections": told, "count": 0, "taken_slices": 0, **info}
             self._put_masks("correction", corrections.labels)
-            self._put_standing({key: info[key] for key in info if key not in _FIXED})
+            self._put_info()
 
     def stand(self, **changes: Any) -> None:
         """Keep how the run stands: entries of `RunInfo`; nothing before the run was begun."""
         if self.begun:
             with self._transaction():
-                self._put_standing(changes)
+                self._put_info(**changes)
 
     def take(self, step: int, masks: Mapping[int, np.ndarray]) -> None:
         """Keep masks of an earlier state, in place of any that were kept before."""
@@ -350,17 +348,17 @@ class RunStore(Sequence[Record]):
         with self._transaction():
             self._connection.execute("DELETE FROM masks WHERE kind = 'taken'")
             self._put_masks("taken", masks)
-            self._put_standing({"taken": step, "taken_slices": len(masks)})
+            self._put_info(taken=step, taken_slices=len(masks))
 
     def taken_masks(self) -> dict[int, np.ndarray] | None:
         """Return the masks of an earlier state that was taken; None if they are damaged."""
         with self._lock, _reading(self.folder):
             found = dict(self._masks("taken"))
-            return found if len(found) == self._standing["taken_slices"] else None
+            return found if len(found) == self._info["taken_slices"] else None
 
     def corrections(self) -> Corrections | None:
         """Return what a reviewer had drawn; None if it is damaged."""
-        told = self._fixed["corrections"]
+        told = self._info["corrections"]
         if told is None:
             return Corrections.none()
         try:
@@ -389,7 +387,7 @@ class RunStore(Sequence[Record]):
             self._put_masks("source", self._pending)
             size = self._insert(number, record.step, text, mask, state)
             dropped = self._make_room(record.step, size)
-            self._put_standing({"position": number, "count": number, "step": record.step})
+            self._put_info(position=number, count=number, step=record.step)
         self._pending.clear()
         self._forget_after(number - 1)
         self._records.append(replace(record, source_mask=_NO_MASK, adapted_mask=_NO_MASK))
@@ -400,10 +398,10 @@ class RunStore(Sequence[Record]):
 
     def truncate(self, length: int) -> None:
         """Forget every event after the first ``length``."""
-        if length < self._standing.get("count", 0):
+        if length < len(self._records):
             with self._transaction():
                 self._delete_after(length)
-                self._put_standing({"position": length, "count": length})
+                self._put_info(position=length, count=length)
             self._forget_after(length)
 
     def without_masks(self) -> list[Record]:
@@ -447,18 +445,20 @@ class RunStore(Sequence[Record]):
         """Return the state after ``step`` steps."""
         import torch
 
-        from .methods import Snapshot
+        from .methods.base import Snapshot
 
-        found = self._state(step, "theta") | self._state(step, "optimiser")
-        values: dict[str, Any] = {
-            name: torch.from_numpy(value.copy()) if value.ndim else value.item()
-            for name, value in found.items()
-        }
-        return Snapshot(**values)
+        with _reading(self.folder):
+            found = self._state(step, "theta") | self._state(step, "optimiser")
+            values: dict[str, Any] = {
+                name: torch.from_numpy(value.copy()) if value.ndim else value.item()
+                for name, value in found.items()
+            }
+            return Snapshot(**values)
 
     def theta(self, step: int) -> np.ndarray:
         """Return θ after ``step`` steps: float32 (or the method's own type), shape (n,)."""
-        return self._state(step, "theta")["theta"].copy()
+        with _reading(self.folder):
+            return self._state(step, "theta")["theta"].copy()
 
     def mean_theta(self, steps: Sequence[int]) -> np.ndarray:
         """Return the mean of θ after each of these steps.
@@ -473,15 +473,18 @@ class RunStore(Sequence[Record]):
         return (total / len(steps)).astype(first.dtype)
 
     def _state(self, step: int, column: str) -> dict[str, np.ndarray]:
-        with self._lock, _reading(self.folder):
-            if step not in self._states:
-                raise RunFolderError(
-                    f"The state after step {step} is not kept; this run keeps {len(self._states)} "
-                    f"states, of steps 0 to {self.last_step}."
-                )
+        if step not in self._states:
+            raise RunFolderError(
+                f"The state after step {step} is not kept; this run keeps {len(self._states)} "
+                f"states, of steps 0 to {self.last_step}."
+            )
+        return _unpack(f"{column} {step}", self._column(column, self._states[step]))
+
+    def _column(self, column: str, number: int) -> Any:
+        """Read one entry of an event."""
+        with self._lock:
             sql = f"SELECT {column} FROM events WHERE number = ?"
-            (blob,) = self._connection.execute(sql, (self._states[step],)).fetchone() or (None,)
-            return _unpack(f"{column} {step}", blob)
+            return (self._connection.execute(sql, (number,)).fetchone() or (None,))[0]
 
     # -- the file ----------------------------------------------------------------------------
 
@@ -511,7 +514,7 @@ class RunStore(Sequence[Record]):
     def _transaction(self) -> Iterator[None]:
         """All of what is written inside is kept, or nothing."""
         with self._lock, self._keeping():
-            before = self._fixed, self._standing
+            before = self._info
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 if self._data_version() != self._version:
@@ -522,7 +525,7 @@ class RunStore(Sequence[Record]):
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._fixed, self._standing = before
+                self._info = before
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
@@ -577,23 +580,22 @@ class RunStore(Sequence[Record]):
             raise _DamageError
         step, text, _, mask, has_state = row
         if number > 0:
-            _unpack(f"mask {number}", mask)
+            shape = _unpack_mask(f"mask {number}", mask).shape
             try:
                 values = json.loads(text)
                 record = _RECORD.validate_python({**values, **dict.fromkeys(_MASKS, _NO_MASK)})
             except (ValueError, TypeError, RecursionError) as error:
                 raise _DamageError from error
-            if record.done != number or record.slice_index not in self.source_masks:
+            source = self.source_masks.get(record.slice_index)
+            if record.done != number or source is None or source.shape != shape:
                 raise _DamageError
             self._records.append(record)
         if has_state:
             self._states[step] = number
 
     def _mask(self, number: int) -> np.ndarray:
-        with self._lock, _reading(self.folder):
-            sql = "SELECT mask FROM events WHERE number = ?"
-            (blob,) = self._connection.execute(sql, (number,)).fetchone() or (None,)
-            return _unpack(f"mask {number}", blob)["mask"]
+        with _reading(self.folder):
+            return _unpack_mask(f"mask {number}", self._column("mask", number))
 
     def _put_masks(self, kind: str, masks: Mapping[int, np.ndarray]) -> None:
         self._connection.executemany(
@@ -603,28 +605,25 @@ class RunStore(Sequence[Record]):
 
     def _masks(self, kind: str) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the masks of a kind that can be read, by slice."""
+        height, width = self._info["scan"]["mask_shape"][-2:]
         with suppress(sqlite3.Error):
             rows = self._connection.execute("SELECT slice, mask FROM masks WHERE kind = ?", (kind,))
             for index, blob in rows:
                 with suppress(_DamageError):
-                    yield index, _unpack(f"{kind} {index}", blob)["mask"]
+                    mask = _unpack_mask(f"{kind} {index}", blob)
+                    fits = mask.shape[0] <= height and mask.shape[1] <= width
+                    if fits and 0 <= index < self._info["scan"]["n_slices"]:
+                        yield index, mask
 
-    def _put_standing(self, changes: Mapping[str, Any]) -> None:
-        self._standing = {**self._standing, **changes}
-        if self._fixed:
-            self._put_meta("standing", self._standing)
-
-    def _put_meta(self, key: str, values: Mapping[str, Any]) -> None:
-        text = json.dumps(values, ensure_ascii=False).encode()
-        self._connection.execute(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text.decode(), _seal(key, text))
-        )
+    def _put_info(self, **changes: Any) -> None:
+        if self.begun:
+            self._info = {**self._info, **changes}
+            text = json.dumps(self._info, ensure_ascii=False).encode()
+            self._connection.execute(
+                "INSERT OR REPLACE INTO info VALUES (1, ?, ?)", (text.decode(), _seal("info", text))
+            )
 
 
-_FIXED = (
-    *("settings", "seed", "slices", "region", "continued", "corrections", "started", "versions"),
-    *("model", "scan", "card_sha256"),
-)
 _MASKS = {"source_mask", "adapted_mask"}
 _ANY_THREAD: dict[str, Any] = {"check_same_thread": False, "timeout": 10.0}
 _DURABLE = ("journal_mode=DELETE", "synchronous=EXTRA", "secure_delete=ON")
@@ -665,15 +664,12 @@ def _connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
 
 
 def _read_info(connection: sqlite3.Connection) -> RunInfo:
-    values: dict[str, Any] = {}
-    if connection.execute("SELECT count(*) FROM meta").fetchone() == (0,):
+    row = connection.execute("SELECT info, seal FROM info").fetchone()
+    if row is None:
         raise RunFolderError("This run never began; there is nothing to look at.")
-    for key in ("run", "standing"):
-        row = connection.execute("SELECT value, seal FROM meta WHERE key = ?", (key,)).fetchone()
-        if row is None or row[1] != _seal(key, row[0]):
-            raise _DamageError
-        values.update(json.loads(row[0]))
-    return _INFO.validate_python(values)
+    if row[1] != _seal("info", row[0]):
+        raise _DamageError
+    return _INFO.validate_json(row[0])
 
 
 @contextmanager
@@ -686,7 +682,7 @@ def _reading(folder: Path | None) -> Iterator[None]:
         raise
     except sqlite3.OperationalError as error:
         raise RunFolderError(f"{where} cannot be read: {_why(error)}.") from error
-    except (_DamageError, sqlite3.Error, ValueError, TypeError, RecursionError) as error:
+    except (_DamageError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(
             f"{where} cannot be read: its file {STORE_FILE} is damaged. The masks beside it are "
             "there all the same."
@@ -718,13 +714,22 @@ def _unpack(name: str, blob: Any) -> dict[str, np.ndarray]:
     if not isinstance(blob, bytes) or blob[:_SEAL] != _seal(name, blob[_SEAL:]):
         raise _DamageError
     try:
-        with np.load(io.BytesIO(zlib.decompress(blob[_SEAL:])), allow_pickle=False) as kept:
+        data = zlib.decompressobj().decompress(blob[_SEAL:], _MOST_BYTES)
+        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
             found = {key: kept[key] for key in kept.files}
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, BadZipFile) as error:
         raise _DamageError from error
     for array in found.values():
         array.flags.writeable = False
     return found
+
+
+def _unpack_mask(name: str, blob: Any) -> np.ndarray:
+    """Return an (H, W) label map, or what was drawn on one."""
+    mask = _unpack(name, blob).get("mask")
+    if mask is None or mask.ndim != 2 or mask.dtype not in (np.uint8, np.int16):
+        raise _DamageError
+    return mask
 
 
 def _array(value: Any) -> np.ndarray:

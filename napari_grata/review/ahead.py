@@ -26,7 +26,7 @@ from .keeping import keep_failure, keep_run
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record
-    from napari_grata.adaptation.methods import Snapshot
+    from napari_grata.adaptation.methods.base import Snapshot
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
 

@@ -22,7 +22,7 @@ from .casework import CaseWork
 from .runs import is_finished, step_in_use
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation.methods import Snapshot
+    from napari_grata.adaptation.methods.base import Snapshot
     from napari_grata.adaptation.run import AdaptationRun
     from napari_grata.adaptation.run_store import RunInfo
     from napari_grata.scans import Scan

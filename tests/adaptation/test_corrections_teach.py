@@ -21,8 +21,8 @@ from napari_grata.adaptation import (
     teaching_settings,
 )
 from napari_grata.adaptation.methods import GraTa, make_method
+from napari_grata.adaptation.objectives import Supervision, scribble_loss
 from napari_grata.adaptation.plan import make_plan
-from napari_grata.adaptation.scribble import Supervision, scribble_loss
 from napari_grata.scans import Scan, open_scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
 from napari_grata.segmenters.loaders import write_model

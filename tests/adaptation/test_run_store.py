@@ -34,7 +34,7 @@ from napari_grata.adaptation import (
     read_info,
     reopen,
 )
-from napari_grata.adaptation.methods import Snapshot
+from napari_grata.adaptation.methods.base import Snapshot
 from napari_grata.adaptation.run_store import STORE_FILE, RunStore
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure
@@ -372,7 +372,7 @@ def test_damage_to_what_the_run_is_is_refused(
     whole: Path, tmp_path: Path, damage: Callable[..., None]
 ) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    damage(tmp_path / "run", "meta", "value", "key = 'standing'")
+    damage(tmp_path / "run", "info", "info", "number = 1")
     for read in (reopen, read_info):
         with pytest.raises(RunFolderError, match="damaged"):
             read(tmp_path / "run")

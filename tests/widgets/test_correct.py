@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
-from napari_grata.adaptation.teaching import teaching_settings
+from napari_grata.adaptation.settings import teaching_settings
 from napari_grata.widgets.correct.feature import BUSY, NO_MASK, NOTHING
 from napari_grata.widgets.correct.section import CASE, REST
 from napari_grata.widgets.keys import KEYS, taken_keys

@@ -292,10 +292,10 @@ def _make_doubts(
     engine: jobs.Engine, folder: str | Path, device: str, session: Session, run: Any
 ) -> Any:
     """Load what measures; runs in the worker's thread."""
-    from napari_grata.adaptation.uncertainty import Doubts
+    from napari_grata.adaptation.uncertainty import Uncertainty
 
     segmenter = run.segmenter if run is not None else engine.get(folder, device)
-    return Doubts(segmenter, session.scan, run=run, region=session.region)
+    return Uncertainty(segmenter, session.scan, run=run, region=session.region)
 
 
 def _measure(

@@ -9,8 +9,7 @@ from typing import Any
 from qtpy.QtCore import QObject, QTimer
 
 from napari_grata.adaptation.corrections import CorrectionsError
-from napari_grata.adaptation.settings import Settings, SettingsError, preset
-from napari_grata.adaptation.teaching import teaching_settings
+from napari_grata.adaptation.settings import Settings, SettingsError, preset, teaching_settings
 from napari_grata.widgets.correct.drawn import Drawn
 from napari_grata.widgets.correct.job import correct
 from napari_grata.widgets.correct.rest import Rest

@@ -27,7 +27,7 @@ def correct(
     yield jobs.Stage("Learning from your corrections …")
     keep()
     with jobs.leave_room_for_the_interface():
-        from napari_grata.adaptation.correcting import correct_run
+        from napari_grata.adaptation.teaching import correct_run
 
         taught = correct_run(run, corrections, settings, folder)
         yield jobs.Started(taught)

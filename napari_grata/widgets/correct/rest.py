@@ -43,7 +43,7 @@ class Rest(QObject):
         cases = self._cases
         if cases is None or cases.case is None or session.run is None:
             return ""
-        from napari_grata.adaptation.correcting import taught_state
+        from napari_grata.adaptation.teaching import taught_state
 
         here = cases.case.number
         later = [case for case in cases.list.cases if case.number > here]

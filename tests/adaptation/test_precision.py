@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from napari_grata.adaptation import GraTa, Source, make_method
-from napari_grata.adaptation.settings import METHODS, PRESETS, Settings, SettingsError
+from napari_grata.adaptation import METHODS, GraTa, Source, make_method
+from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError
 from napari_grata.segmenters import load_segmenter
 from napari_grata.segmenters.devices import has_bfloat16, processor_units
 
@@ -46,14 +46,6 @@ def test_float32_is_the_default_everywhere() -> None:
     assert Settings().precision == "float32"
     assert all(preset.settings.precision == "float32" for preset in PRESETS.values())
     assert GraTa(Plain()).precision == "float32"
-
-
-def test_settings_of_a_run_from_before_the_option_are_still_read() -> None:
-    old = Settings(method="grata").to_dict()
-    del old["precision"]
-    assert Settings.from_dict(old) == Settings(method="grata")
-    new = Settings(precision="bfloat16")
-    assert Settings.from_dict(new.to_dict()) == new
 
 
 def test_another_precision_is_refused_with_those_there_are() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from .corrections import Corrections
-from .methods import Method, Output, Snapshot, StepRecord, make_method
-from .scribble import Supervision
+from .methods.base import Method, Output, Snapshot, StepRecord, method_for
+from .normalisation import is_blank
+from .objectives import Supervision
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
-class SliceAdapter:
+class Stepper:
     """Two models over one source: one that learns along the stream, one that only predicts.
 
     The second takes any θ of the history, so that a slice can be predicted as it was at any step,
@@ -68,13 +69,12 @@ class SliceAdapter:
         self._make()
 
     def _make(self) -> None:
-        network, activation = self.segmenter.network, self.segmenter.card.activation
         learner = self._settings
         if self._corrections and learner.predict != "stream":
             # Many steps on few slices: what they look like in between is worth one view, not six.
             learner = learner.but(six_views=False)
-        self._method = make_method(learner, network, activation)
-        self._viewer = make_method(self._settings, network, activation)
+        self._method = method_for(learner, self.segmenter)
+        self._viewer = method_for(self._settings, self.segmenter)
         if self._method.precision != self._settings.precision:
             self._say(
                 f"{self.segmenter.device} does not compute in {self._settings.precision}; this "
@@ -235,15 +235,9 @@ class SliceAdapter:
 
     def _move_viewer(self) -> None:
         """Let the CPU look back, while the learning model stays where it is."""
-        network = self.segmenter.to("cpu").network
-        self._viewer = make_method(self._settings, network, self.segmenter.card.activation)
+        self._viewer = method_for(self._settings, self.segmenter.to("cpu"))
 
     def _say(self, text: str) -> None:
         if text not in self._notices:
             self._notices.append(text)
             _log.warning("%s", text)
-
-
-def is_blank(image: torch.Tensor) -> bool:
-    """Whether an image shows nothing: one value throughout."""
-    return bool(image.amax() == image.amin())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_grata.adaptation import GraTa
-from napari_grata.adaptation.lean import make_lean
 from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
+from napari_grata.adaptation.resunet_cpu import use_cpu_pass
 from napari_grata.segmenters.resunet import ResUNet
 
 BLENDS = [1.0, 0.0, 0.3]
@@ -34,10 +34,10 @@ def images(batch: int = 1, height: int = 64, width: int = 96) -> Tensor:
 
 
 def pair(net: ResUNet, blend: float) -> tuple[nn.Module, nn.Module]:
-    """The network as written, and the same run the lean way."""
-    written, lean = adaptable_copy(net, blend), adaptable_copy(net, blend)
-    assert make_lean(lean) is not None
-    return written, lean
+    """The network as written, and the same run arranged by hand."""
+    written, by_hand = adaptable_copy(net, blend), adaptable_copy(net, blend)
+    assert use_cpu_pass(by_hand) is not None
+    return written, by_hand
 
 
 def gradients(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
@@ -52,9 +52,9 @@ def gradients(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
 def test_logits_and_every_gradient_are_those_of_the_network_as_written(
     encoder: str, blend: float
 ) -> None:
-    written, lean = pair(network(encoder), blend)
+    written, by_hand = pair(network(encoder), blend)
     expected, expected_gradients = gradients(written, images(2))
-    logits, found = gradients(lean, images(2))
+    logits, found = gradients(by_hand, images(2))
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-12)
     for ours, theirs in zip(found, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -62,10 +62,10 @@ def test_logits_and_every_gradient_are_those_of_the_network_as_written(
 
 @pytest.mark.parametrize("blend", BLENDS)
 def test_maps_of_one_pixel_take_the_source_statistics(blend: float) -> None:
-    written, lean = pair(network(), blend)
+    written, by_hand = pair(network(), blend)
     x = images(1, 32, 32)
     expected, expected_gradients = gradients(written, x)
-    logits, found = gradients(lean, x)
+    logits, found = gradients(by_hand, x)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-12)
     for ours, theirs in zip(found, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -73,59 +73,59 @@ def test_maps_of_one_pixel_take_the_source_statistics(blend: float) -> None:
 
 @pytest.mark.parametrize("blend", BLENDS)
 def test_prediction_without_gradient_is_the_same(blend: float) -> None:
-    _, lean = pair(network(outputs=4), blend)
+    _, by_hand = pair(network(outputs=4), blend)
     with torch.no_grad():
-        quiet = lean(images())
-    torch.testing.assert_close(quiet, lean(images()).detach(), rtol=1e-10, atol=1e-12)
+        quiet = by_hand(images())
+    torch.testing.assert_close(quiet, by_hand(images()).detach(), rtol=1e-10, atol=1e-12)
 
 
 def test_images_and_weights_are_never_written_to() -> None:
-    _, lean = pair(network(), 1.0)
+    _, by_hand = pair(network(), 1.0)
     x = images().contiguous(memory_format=torch.channels_last)
-    before, state = x.clone(), copy.deepcopy(lean.state_dict())
-    gradients(lean, x)
+    before, state = x.clone(), copy.deepcopy(by_hand.state_dict())
+    gradients(by_hand, x)
     with torch.no_grad():
-        lean(x)
+        by_hand(x)
     assert torch.equal(x, before)
-    assert all(torch.equal(state[key], value) for key, value in lean.state_dict().items())
+    assert all(torch.equal(state[key], value) for key, value in by_hand.state_dict().items())
 
 
 def test_parameters_of_unused_heads_have_no_gradient() -> None:
-    _, lean = pair(network(heads=("reconstruction",)), 1.0)
-    _, found = gradients(lean, images())
-    for (name, _), gradient in zip(norm_parameters(lean), found, strict=True):
+    _, by_hand = pair(network(heads=("reconstruction",)), 1.0)
+    _, found = gradients(by_hand, images())
+    for (name, _), gradient in zip(norm_parameters(by_hand), found, strict=True):
         assert (gradient is None) == name.startswith("recon"), name
 
 
 def test_a_gradient_for_the_images_goes_through_the_network_as_written() -> None:
-    written, lean = pair(network(), 1.0)
+    written, by_hand = pair(network(), 1.0)
     expected, found = images().requires_grad_(), images().requires_grad_()
     written(expected).square().mean().backward()
-    lean(found).square().mean().backward()
+    by_hand(found).square().mean().backward()
     torch.testing.assert_close(found.grad, expected.grad)
 
 
 def test_taking_a_gradient_twice_is_an_error_that_says_so() -> None:
-    _, lean = pair(network(), 1.0)
-    loss = lean(images()).square().mean()
+    _, by_hand = pair(network(), 1.0)
+    loss = by_hand(images()).square().mean()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="taken already"):
         loss.backward()
 
 
 def test_a_copy_of_the_network_computes_with_its_own_parameters() -> None:
-    _, lean = pair(network(), 0.0)
-    twin = copy.deepcopy(lean)
+    _, by_hand = pair(network(), 0.0)
+    twin = copy.deepcopy(by_hand)
     with torch.no_grad():
-        before = lean(images())
+        before = by_hand(images())
         twin.bnout.weight.mul_(2.0)
-        assert torch.equal(lean(images()), before)
+        assert torch.equal(by_hand(images()), before)
         assert not torch.equal(twin(images()), before)
 
 
 def test_other_networks_and_normalisations_run_as_they_are() -> None:
-    assert make_lean(nn.Sequential(nn.Conv2d(3, 2, 1))) is None
-    assert make_lean(network()) is None  # no layer of ours in it: nothing to adapt
+    assert use_cpu_pass(nn.Sequential(nn.Conv2d(3, 2, 1))) is None
+    assert use_cpu_pass(network()) is None  # no layer of ours in it: nothing to adapt
 
 
 @pytest.mark.parametrize("batch_views", [False, True])
@@ -144,7 +144,7 @@ def test_whole_steps_are_those_of_the_network_as_written(batch_views: bool) -> N
 
 
 def test_the_backward_pass_keeps_less_than_the_network_as_written() -> None:
-    written, lean = pair(network().float(), 1.0)  # type: ignore[arg-type]
+    written, by_hand = pair(network().float(), 1.0)  # type: ignore[arg-type]
     kept: set[int] = set()
     total = 0
 
@@ -160,7 +160,7 @@ def test_the_backward_pass_keeps_less_than_the_network_as_written() -> None:
         written(x)
     tape: list = []
     with torch.no_grad():
-        lean.runner.forward(x, tape)
+        by_hand.runner.forward(x, tape)
     storages: dict[int, int] = {}
 
     def walk(item: object) -> None:
