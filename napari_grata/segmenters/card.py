@@ -178,9 +178,7 @@ class Card:
     channels: Literal[1, 3] = 3
     size: tuple[Side, Side] | None = None
     spacing: tuple[Positive, Positive] | None = None
-    normalisation: Annotated[dict[str, Any], AfterValidator(_normalisation)] = Field(
-        default_factory=lambda: {"kind": "min-max"}
-    )
+    normalisation: Normalisation = Field(default_factory=lambda: {"kind": "min-max"})
     modality: Words = "fundus"
     dimensions: Literal[2, 3] = 2
     version: Words = "1"
@@ -295,7 +293,7 @@ def _disagreements(card: dict[str, Any]) -> Iterator[str]:
         yield f"views is {shortened(views)}; it should name each view once, with identity."
     named = [extent.structure for extent in card.get("extents", ())]
     if len(set(named)) < len(named) or (structures and set(named) - {s.name for s in structures}):
-        yield f"extents name {', '.join(map(shortened, named))}; each should be a structure, once."
+        yield f"extents name {shortened(named)}; each should be a structure of the card, once."
     if shift is not None and card.get("weights_sha256") not in (None, shift.weights):
         yield (
             "shift was measured with other weights than this model's; measure it again "
@@ -307,7 +305,8 @@ def _structures(structures: tuple[Structure, ...], activation: str | None) -> It
     for key in ("name", "value"):
         values = [getattr(structure, key) for structure in structures]
         if len(set(values)) < len(values):
-            yield f"two structures have the same {key} ({', '.join(map(shortened, values))})."
+            twice = next(value for value in values if values.count(value) > 1)
+            yield f"two structures have the same {key}, {shortened(twice)}."
     above = {structure.name: structure.inside for structure in structures}
     for one in structures:
         if not re.fullmatch("#[0-9A-Fa-f]{6}", one.colour):
@@ -393,7 +392,8 @@ def load_card(path: str | Path) -> Card:
     try:
         content = yaml.load(text, _CardLoader)  # a SafeLoader, with limits
     except Exception as error:  # of its constructors, whatever they meet
-        raise CardError(f"{file} is not valid YAML: {str(error)[:500]}") from error
+        told = str(error)[:500] if isinstance(error, yaml.YAMLError) else "a value has no meaning"
+        raise CardError(f"{file} is not valid YAML: {told}") from error
     if not isinstance(content, dict):
         raise CardError(f"{file} should hold 'field: value' lines, such as 'name: my-model'.")
     try:
@@ -487,7 +487,14 @@ def _list_node(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=numbers)
 
 
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML writes these as they are, and reads them back as spaces.
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 _CardDumper.add_representer(list, _list_node)
+_CardDumper.add_representer(str, _text_node)
 
 
 def _plain(value: Any) -> Any:

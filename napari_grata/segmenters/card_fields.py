@@ -19,8 +19,9 @@ from typing_extensions import dataclass_transform
 
 T = TypeVar("T")
 
-Text = Annotated[str, Strict()]
-Words = Annotated[str, Strict(), Field(pattern=r"\S")]
+LONGEST_TEXT = 10_000
+Text = Annotated[str, Strict(), Field(max_length=LONGEST_TEXT)]
+Words = Annotated[Text, Field(pattern=r"\S")]
 Count = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -65,6 +66,7 @@ HINTS = {
     "extents": "a list of entries with 'structure' and what was measured of it",
 }
 
+_TEXT = f"text of at most {LONGEST_TEXT:,} characters"
 _MOST_PROBLEMS = 20
 _fields: dict[str, list[str]] = {}
 _shortener = reprlib.Repr()
@@ -180,7 +182,7 @@ def _in_words(loc: Sequence[int | str]) -> str:
 
 def _hint(loc: Sequence[int | str]) -> str:
     names = [part for part in loc if isinstance(part, str)]
-    return HINTS.get(".".join(names[: 2 if names[0] in _fields else 1]), "text")
+    return HINTS.get(".".join(names[: 2 if names[0] in _fields else 1]), _TEXT)
 
 
 def _suggestion(loc: Sequence[int | str]) -> str:

@@ -7,16 +7,18 @@ model is loaded, and no file can run a program.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import pickletools
 import re
-import shutil
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from napari_grata.scans.files import make_folder, sha256_of, write_bytes
 
@@ -30,13 +32,14 @@ from .card import (
     load_card,
     write_card,
 )
+from .card_fields import shortened
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 #: Weights beyond this are no segmenter that fits beside a scan.
-LARGEST_FILE = 4 * 2**30
+LARGEST_FILE = 2 * 2**30
 
 
 class WeightsError(ModelError):
@@ -159,8 +162,8 @@ def build_network(card: Card) -> nn.Module:
     factory = _NETWORKS.get(card.architecture)
     if factory is None:
         raise CardError(
-            f"The card of {card.name!r} asks for the network {card.architecture!r}; this version "
-            f"knows {', '.join(sorted(_NETWORKS))}. A newer napari-grata may know it."
+            f"The card of {card.name!r} asks for the network {shortened(card.architecture)}; this "
+            f"version knows {', '.join(sorted(_NETWORKS))}. A newer napari-grata may know it."
         )
     arguments = {**card.arguments, "outputs": card.outputs, "channels": card.channels}
     try:
@@ -168,7 +171,7 @@ def build_network(card: Card) -> nn.Module:
     except (TypeError, ValueError) as error:
         raise CardError(
             f"The card of {card.name!r} gives {card.architecture!r} arguments that it does not "
-            f"take: {error}"
+            f"take: {str(error)[:300]}"
         ) from error
 
 
@@ -260,7 +263,7 @@ class SafetensorsFolder(Loader):
     kind = "safetensors"
 
     def takes(self, path: Path) -> bool:
-        return (path / WEIGHTS_FILE).is_file()
+        return os.path.isfile(path / WEIGHTS_FILE)
 
     def load(self, path: Path) -> LoadedModel:
         from safetensors import SafetensorError
@@ -279,10 +282,10 @@ class SafetensorsFolder(Loader):
         return LoadedModel(card, network, adaptable_parameters(network))
 
     def install(self, path: Path, folder: Path) -> Card:
-        card = load_card(path)
-        for name in (CARD_FILE, WEIGHTS_FILE):
-            shutil.copyfile(path / name, folder / name)
-        _check_digest(path / WEIGHTS_FILE, sha256_of(folder / WEIGHTS_FILE), card)
+        card, content = load_card(path), _read(path / WEIGHTS_FILE)
+        _check_digest(path / WEIGHTS_FILE, hashlib.sha256(content).hexdigest(), card)
+        write_bytes(folder / WEIGHTS_FILE, content)
+        write_bytes(folder / CARD_FILE, _read(path / CARD_FILE))
         return card
 
 
@@ -343,7 +346,7 @@ def _read(file: Path) -> bytes:
             raise WeightsError(f"{file} is larger than {LARGEST_FILE >> 30} GB; it is not read.")
         return file.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{file} cannot be read ({error}).") from error
+        raise WeightsError(f"{file} cannot be read ({error.strerror}).") from error
 
 
 def _check_digest(file: Path, digest: str, card: Card) -> None:
@@ -377,6 +380,13 @@ _HEADS = {
 }
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+#: A state dict of a thousand tensors is described by some hundred kilobytes.
+LARGEST_PICKLE = 16 * 2**20
+_CLAIMS = re.compile(r"\b(bytearray|\w*Tensor|(Unt|T)ypedStorage)$")
+_PROGRAM = (
+    "{path} holds more than tensors. It is not opened, because such a file can run programs or "
+    "fill the memory. Ask for a plain state dict: torch.save(model.state_dict(), …)."
+)
 # ImageNet's classifier comes along in the file; the segmenter never calls it.
 _CLASSIFIER = ("res.fc.weight", "res.fc.bias")
 
@@ -396,7 +406,7 @@ class PublishedCheckpoint(Loader):
     kind = "published checkpoint"
 
     def takes(self, path: Path) -> bool:
-        return path.is_file()
+        return os.path.isfile(path)
 
     def load(self, path: Path) -> LoadedModel:
         state = _state_dict(_unpickled(path), path)
@@ -423,7 +433,8 @@ def _unpickled(path: Path) -> Any:
     import torch
 
     try:
-        _check_archive(path)
+        _check_size(path)
+        _check_pickle(path)
         with warnings.catch_warnings():
             # Old archives of PyTorch announce their age; that is no concern of the user's.
             warnings.simplefilter("ignore")
@@ -433,29 +444,40 @@ def _unpickled(path: Path) -> Any:
     except Exception as error:
         # torch.load raises whatever its parsers meet: pickle, zip, key and runtime errors.
         if re.search(r"unsupported (global|class)", str(error), re.IGNORECASE):
-            raise WeightsError(
-                f"{path} holds more than tensors. It is not opened, because such a file can run "
-                "programs. Ask for a plain state dict: torch.save(model.state_dict(), …)."
-            ) from error
+            raise WeightsError(_PROGRAM.format(path=path)) from error
         raise WeightsError(
             f"{path} is not a PyTorch checkpoint, or it is damaged or cut short. A model is such "
             f"a .pth file, or a folder with {CARD_FILE} and {WEIGHTS_FILE}."
         ) from error
 
 
-def _check_archive(path: Path) -> None:
+def _check_size(path: Path) -> None:
     """Refuse an archive that unpacks to more than it is: PyTorch stores, it never compresses."""
-    size = path.stat().st_size
+    size = unpacked = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    else:
-        unpacked = size
     if unpacked > min(size, LARGEST_FILE):
         raise WeightsError(
             f"{path} would unpack to {unpacked / 1e9:.1f} GB from {size / 1e9:.1f} GB; it is not "
             "opened. PyTorch does not compress its checkpoints."
         )
+
+
+def _check_pickle(path: Path) -> None:
+    """Refuse what ``weights_only`` lets pass though no state dict has it: memory of any length."""
+    with contextlib.ExitStack() as stack:
+        stream: IO[bytes] = stack.enter_context(path.open("rb"))
+        pickles = 4  # an old file: a number, a version, the system, and then the mapping
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            stream, pickles = stack.enter_context(archive.open(name)), 1
+        for _ in range(pickles):
+            for operation, argument, place in pickletools.genops(stream):
+                claims = operation.name == "GLOBAL" and _CLAIMS.search(str(argument))
+                if claims or (place or 0) > LARGEST_PICKLE:
+                    raise WeightsError(_PROGRAM.format(path=path))
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 #: Pixels of the network's input that are predicted at once, over all slices of a batch.
 BATCH_PIXELS = 2048 * 2048
+
+
+class OutOfMemoryError(PredictionError, MemoryError):
+    """Not even a single slice fits into memory."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +280,7 @@ class Segmenter:
         if tried > 1:
             return tried // 2
         if self.device.type == "cpu":
-            raise MemoryError(
+            raise OutOfMemoryError(
                 "There is not enough memory for a single slice. Close other programs, or draw a "
                 "region over the part that matters."
             ) from error
@@ -336,17 +341,17 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
 
 def _place(model: str | Path) -> Path:
     """Where a model lies. A bare name means a listed model, even beside a folder of that name."""
-    path = Path(model).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(model))
+    if os.path.isfile(path):
         return path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
     if isinstance(model, Path) or len(path.parts) > 1:
-        if not path.exists():
+        if not os.path.exists(path):
             raise ModelError(f"There is no model at {path}.")
         return path
     try:
         return find_model(str(model)).folder
     except ModelError:
-        if (path / CARD_FILE).is_file():
+        if os.path.isfile(path / CARD_FILE):
             return path
         raise
 

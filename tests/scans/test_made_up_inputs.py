@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tools.generators import attempt
 
-EXAMPLES = {"nifti": 250, "photographs": 250, "masks": 100}
+EXAMPLES = {"nifti": 250, "photographs": 250, "masks": 100, "cards": 250, "weights": 150}
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)

@@ -187,7 +187,7 @@ def test_a_card_keeps_its_extents(card: Card, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"structure": "macula"}, "each should be a structure"),
+        ({"structure": "macula"}, "each should be a structure of"),
         ({"side": [0.6, 0.5, 0.7]}, "should not fall"),
         ({"cases": 0}, "cases is 0"),
         ({"sides": [0.1, 0.2, 0.3]}, "Did you mean 'side'"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
+import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +15,16 @@ import pytest
 import torch
 
 from napari_grata.scans import scan_from_array
-from napari_grata.segmenters.card import Card, CardError, Structure, load_card
+from napari_grata.segmenters import loaders
+from napari_grata.segmenters.card import Card, CardError, Structure, load_card, write_card
 from napari_grata.segmenters.loaders import (
     LoadedModel,
+    Loader,
     WeightsError,
     build_network,
     fill_network,
     loader_for,
+    register_loader,
     register_network,
     write_model,
 )
@@ -33,6 +39,9 @@ CARD = Card(
     arguments={"encoder": "compact"},
     size=(64, 64),
 )
+
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
 
 def load(path: Path) -> LoadedModel:
@@ -94,6 +103,58 @@ def test_a_card_without_a_hash_is_told_which_line_to_add(folder, compact):
     (folder / "card.yaml").write_text(text.replace(digest, "null"))
     with pytest.raises(WeightsError, match=f"weights_sha256: {digest}"):
         load_segmenter(folder, "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", ["res.conv1.weight", "res.bn1.running_var", "seg_head.bias"])
+def test_weights_that_are_not_finite_are_refused_whatever_their_hash(folder, compact, key, value):
+    # Written as any program would: with a digest that is right.
+    state = {name: tensor.clone() for name, tensor in compact.state_dict().items()}
+    state[key].view(-1)[0] = value
+    write_model(folder, CARD, state)
+    with pytest.raises(WeightsError, match=re.escape(key)):
+        load_segmenter(folder, "cpu")
+
+
+def test_a_file_that_is_no_safetensors_is_refused_though_its_hash_is_right(folder):
+    for content in (b"", b"not weights", (2**60).to_bytes(8, "little") + b"{}"):
+        (folder / "weights.safetensors").write_bytes(content)
+        card = replace(load_card(folder), weights_sha256=hashlib.sha256(content).hexdigest())
+        write_card(folder, card)
+        with pytest.raises(WeightsError, match="not a safetensors file"):
+            load_segmenter(folder, "cpu")
+
+
+def test_a_new_kind_of_model_is_one_class_in_the_register(tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "LOADERS", dict(loaders.LOADERS))
+
+    @register_loader
+    class OneLayer(Loader):
+        kind = "one layer"
+
+        def takes(self, path):
+            return path.suffix == ".layer"
+
+        def load(self, path):
+            return LoadedModel(CARD, torch.nn.Conv2d(3, 2, 1), ("weight",))
+
+        def install(self, path, folder):
+            return write_model(folder, CARD, self.load(path).network)
+
+    loaders.LOADERS = {"one layer": loaders.LOADERS.pop("one layer"), **loaders.LOADERS}
+    (tmp_path / "m.layer").write_text("")
+    segmenter = load_segmenter(tmp_path / "m.layer", "cpu")
+    assert segmenter.adaptable == ("weight",)
+    assert len(list(segmenter.predict(scan_from_array(PICTURE, name="p", rgb=True)))) == 1
+    with pytest.raises(ValueError, match="already"):
+        register_loader(OneLayer)
+
+
+def test_scale_and_shift_of_every_normalisation_can_adapt(folder):
+    segmenter = load_segmenter(folder, "cpu")
+    assert {name.rpartition(".")[2] for name in segmenter.adaptable} == {"weight", "bias"}
+    assert all("bn" in name or "downsample.1" in name for name in segmenter.adaptable)
+    assert segmenter.to("cpu").adaptable == segmenter.adaptable
 
 
 def test_weights_of_another_network_are_refused_by_name(compact):
@@ -252,6 +313,23 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, network):
         load(saved(tmp_path, state))
 
 
+def test_a_tensor_that_only_claims_to_be_large_takes_no_memory(tmp_path, network):
+    state = {**network.state_dict(), "up1.bn.weight": torch.zeros(1).expand(10**12)}
+    with pytest.raises(WeightsError, match=r"up1\.bn\.weight is 1000000000000"):
+        load(saved(tmp_path, state))
+
+
+def test_tensors_of_odd_kinds_are_refused(tmp_path, network):
+    for odd in (
+        torch.zeros(256, device="meta"),
+        torch.zeros(256, dtype=torch.complex64),
+        torch.zeros(256, dtype=torch.int64),
+        torch.zeros(256).to_sparse(),
+    ):
+        with pytest.raises(WeightsError, match=r"up1\.bn\.weight"):
+            load(saved(tmp_path, {**network.state_dict(), "up1.bn.weight": odd}))
+
+
 class _Program:
     """Makes a folder when it is unpickled freely."""
 
@@ -260,6 +338,42 @@ class _Program:
 
     def __reduce__(self):
         return (os.mkdir, (self.folder,))
+
+
+class _Memory(_Program):
+    """Takes ten gigabytes when it is unpickled, which ``weights_only`` allows."""
+
+    def __reduce__(self):
+        return (bytearray, (10**10,))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
+def test_a_file_that_would_fill_the_memory_is_not_opened(tmp_path, network, zipped):
+    path = tmp_path / "m.pth"
+    state = {"state": network.state_dict(), "more": _Memory("")}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="fill the memory"):
+        load(path)
+
+
+def test_a_checkpoint_of_an_old_pytorch_is_read(tmp_path, network):
+    path = tmp_path / "m.pth"
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False)
+    read = load(path).network.state_dict()
+    assert all(torch.equal(read[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path, network):
+    path = saved(tmp_path, {**network.state_dict(), "more": torch.zeros(10**7)})
+    packed = tmp_path / "packed.pth"
+    with (
+        zipfile.ZipFile(path) as archive,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out,
+    ):
+        for name in archive.namelist():
+            out.writestr(name, archive.read(name))
+    with pytest.raises(WeightsError, match="would unpack to"):
+        load(packed)
 
 
 def test_a_file_that_could_run_a_program_is_not_opened(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_grata.scans import scan_from_array
+from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import registry
 from napari_grata.segmenters.card import Card, Structure
 from napari_grata.segmenters.loaders import (
@@ -54,6 +55,10 @@ def folder(tmp_path, network) -> Path:
     return tmp_path / "from" / "anywhere"
 
 
+def photograph() -> Scan:
+    return scan_from_array(np.random.default_rng(0).random((9, 9, 3)), name="p", rgb=True)
+
+
 def left_in_user_folder() -> list[str]:
     folder = user_models_dir()
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -85,6 +90,50 @@ def test_a_broken_model_is_listed_with_its_error_beside_the_good_ones(tmp_path, 
     assert "weights.safetensors is missing" in cut.error
     with pytest.raises(ModelError, match="cannot be used"):
         load_segmenter("bad", "cpu")
+
+
+NEIGHBOURS = {
+    "nested": "name: " + "[" * 5_000,
+    "number": "version: " + "9" * 5_000,
+    "date": "name: !!timestamp 2024-13-45",
+    "aliases": "a: &a [x]\nb: *a\n",
+    "not-text": b"\xff\xfe\x00",
+    "nothing": "",
+    "large": "#" * 10**6,
+}
+
+
+def test_bad_neighbours_are_listed_as_bad_with_words_and_the_rest_works(tmp_path, folder):
+    for name, content in NEIGHBOURS.items():
+        (tmp_path / "shelf" / name).mkdir(parents=True)
+        raw = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "shelf" / name / "card.yaml").write_bytes(raw)
+    (tmp_path / "shelf" / "loop").symlink_to(tmp_path / "shelf" / "loop")
+    add_model(folder)
+    entries = {entry.name: entry for entry in list_models()}
+    assert set(entries) == {"tiny", *NEIGHBOURS}
+    for name in NEIGHBOURS:
+        assert entries[name].card is None
+        assert str(tmp_path / "shelf" / name) in entries[name].error
+        assert len(entries[name].error) < 3_000
+    assert load_segmenter("tiny", "cpu").card.name == "tiny"
+    assert [entry.name for entry in models_that_fit(photograph())] == ["tiny"]
+
+
+def test_places_that_cannot_be_read_are_no_error(tmp_path, folder, monkeypatch):
+    add_model(folder)
+    places = ["~nobody-of-this-name/models", str(tmp_path / "nowhere"), "x" * 5_000]
+    monkeypatch.setenv("NAPARI_GRATA_MODELS", os.pathsep.join(places))
+    assert [entry.name for entry in list_models()] == ["tiny"]
+    with pytest.raises(ModelError, match="no model"):
+        load_segmenter("x" * 5_000, "cpu")
+
+
+def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path, folder, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NAPARI_GRATA_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match="cannot be added to your models"):
+        add_model(folder)
 
 
 def test_a_name_never_silently_means_another_model(tmp_path, network):
@@ -146,7 +195,6 @@ def test_models_that_fit_leaves_out_those_that_do_not(tmp_path, folder):
     brain = replace(CARD, name="brain", channels=1, dimensions=3, modality="T1")
     write_model(tmp_path / "shelf" / "brain", brain, build_network(brain))
     random = np.random.default_rng(0)
-    photograph = scan_from_array(random.random((9, 9, 3)), name="p", rgb=True)
     volume = scan_from_array(random.random((4, 9, 9)), name="v", spacing=(1, 1, 1))
-    assert [entry.name for entry in models_that_fit(photograph)] == ["tiny"]
+    assert [entry.name for entry in models_that_fit(photograph())] == ["tiny"]
     assert [entry.name for entry in models_that_fit(volume)] == ["brain"]
