@@ -22,7 +22,6 @@ from napari_grata.scans.photographs import is_photograph
 from napari_grata.scans.readers import open_scan
 from napari_grata.scans.scan import (
     Kind,
-    Pixels,
     Scan,
     ScanError,
     check_content,
@@ -87,8 +86,6 @@ def scan_from_array(
             "Split or crop it first.",
         )
     check_dtype(np.dtype(data.dtype), name)
-    pixels = Pixels(data, rgb)
-    notices = check_content(pixels.read, pixels.count, name, lazy=not isinstance(data, np.ndarray))
     where = None if path is None else Path(path)
     kind: Kind
     if len(spatial) == 2:
@@ -114,17 +111,20 @@ def scan_from_array(
         geometry = place_on_file(data, rgb, where)
         if geometry is not None and kind == "image" and geometry.header is None:
             kind = "photograph"
-    return Scan(
+    scan = Scan(
         name=name,
         kind=kind,
-        pixels=pixels,
+        data=data,
         geometry=plain if geometry is None else geometry,
         rgb=rgb,
         path=where,
-        notices=notices + (_notices(geometry, like) if len(spatial) > 2 else ()),
         metadata=metadata,
         placement=placement,
     )
+    scan.notices = check_content(
+        scan.peek, scan.n_slices, name, lazy=not isinstance(data, np.ndarray)
+    ) + (_notices(geometry, like) if len(spatial) > 2 else ())
+    return scan
 
 
 def _notices(geometry: Geometry | None, like: Scan | None) -> tuple[str, ...]:

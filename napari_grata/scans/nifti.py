@@ -20,7 +20,6 @@ from napari_grata.scans.scan import (
     DEFLATE_LIMIT,
     LARGEST,
     Kind,
-    Pixels,
     Scan,
     ScanError,
     check_content,
@@ -75,13 +74,12 @@ def read(path: Path) -> Scan:
     """
     image = load_nifti(path)
     geometry, notices = nifti_geometry(image, path)
-    pixels = Pixels(geometry.to_display(read_values(image, path)))
+    shown = geometry.to_display(read_values(image, path))
     ndim = len(geometry.axes)
     kind: Kind = "series" if "time" in geometry.axis_labels else "image" if ndim == 2 else "volume"
-    notices += check_content(pixels.read, pixels.count, path)
-    return Scan(
-        name=stem(path), kind=kind, pixels=pixels, geometry=geometry, path=path, notices=notices
-    )
+    scan = Scan(name=stem(path), kind=kind, data=shown, geometry=geometry, path=path)
+    scan.notices = notices + check_content(scan.peek, scan.n_slices, path)
+    return scan
 
 
 def load_nifti(path: Path) -> Any:

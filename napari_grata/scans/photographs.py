@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,6 @@ from PIL import Image
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import Geometry
 from napari_grata.scans.scan import (
-    Pixels,
     Scan,
     ScanError,
     check_content,
@@ -82,7 +80,7 @@ class PhotographInfo:
     bits : int
         Bits a sample as stored.
     white_is_zero : bool
-        Whether the darkest value is stored for white.
+        Whether 0 is stored for white.
     by_tifffile : bool
         Which library decodes it.
     notices : tuple of str
@@ -117,18 +115,17 @@ def read(path: Path) -> Scan:
     """Open one photograph, or a TIFF of several pages as a stack of slices."""
     info = inspect(path)
     picture = decode(info)
-    stacked = info.pages > 1
-    pixels = Pixels(picture, info.rgb)
     picture.flags.writeable = False
-    return Scan(
+    scan = Scan(
         name=stem(path),
-        kind="volume" if stacked else "photograph",
-        pixels=pixels,
+        kind="volume" if info.pages > 1 else "photograph",
+        data=picture,
         geometry=info.geometry,
         rgb=info.rgb,
         path=path,
-        notices=info.notices + check_content(pixels.read, pixels.count, path),
     )
+    scan.notices = info.notices + check_content(scan.peek, scan.n_slices, path)
+    return scan
 
 
 def read_list(paths: Sequence[Path], name: str, folder: Path | None = None) -> Scan:
@@ -145,82 +142,46 @@ def read_list(paths: Sequence[Path], name: str, folder: Path | None = None) -> S
                 info.path,
                 "Open it on its own.",
             )
-    rgb = any(info.rgb for info in infos)
-    dtype = max((info.dtype for info in infos), key=lambda d: (d.kind == "f", d.itemsize))
-
-    def load(i: int) -> np.ndarray:
-        picture = decode(infos[i])
-        if rgb and picture.ndim == 2:
-            picture = np.repeat(picture[..., np.newaxis], 3, axis=2)
-        if picture.dtype == np.uint8 and dtype == np.uint16:
-            return picture.astype(np.uint16) * np.uint16(257)
-        return picture.astype(dtype, copy=False)
-
-    notices = {notice: None for info in infos for notice in info.notices}
-    budget = _DECODE_BUDGET
-    for i, info in enumerate(infos):
-        budget -= math.prod(info.geometry.source_shape)
-        if budget >= 0:
-            told = check_content(lambda _, i=i: load(i), 1, info.path)  # type: ignore[misc]
-            notices |= {f"Photograph {i + 1}: {notice}": None for notice in told}
-        else:
-            _check_end(info.path)
-    geometries = [info.geometry for info in infos]
-    shape = (len(paths), *np.max([g.displayed_shape for g in geometries], axis=0))
-    return Scan(
-        name=name,
-        kind="photographs",
-        pixels=PhotographPixels(paths, geometries, load, rgb=rgb, dtype=dtype),
-        geometry=Geometry.plain(shape, axis_labels=("photograph", "row", "column")),
-        rgb=rgb,
-        path=folder,
-        notices=tuple(notices),
-    )
+    return PhotographList(infos, name, folder)
 
 
-class PhotographPixels(Pixels):
+class PhotographList(Scan):
     """Photographs read from their files when asked for; smaller ones are padded with zeros.
 
-    Parameters
-    ----------
-    paths : sequence of Path
-        One file per photograph.
-    geometries : sequence of Geometry
-        Stored size and orientation of each.
-    load : callable
-        ``load(i)`` decodes photograph `i` as displayed, (H, W) or (H, W, 3).
-    rgb : bool
-        Whether the stack is shown in colour.
-    dtype : numpy dtype
-        Type of the stack.
+    All are decoded once when the list is opened, up to `_DECODE_BUDGET` pixels together.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        geometries: Sequence[Geometry],
-        load: Callable[[int], np.ndarray],
-        *,
-        rgb: bool,
-        dtype: np.dtype[Any],
-    ):
-        self.count = len(paths)
-        self._paths = tuple(paths)
-        self._geometries = tuple(geometries)
-        self._load = load
-        self._rgb = rgb
-        self._dtype = dtype
+    def __init__(self, infos: Sequence[PhotographInfo], name: str, folder: Path | None):
+        self._infos = tuple(infos)
+        dtypes = [info.dtype for info in infos]
+        self._dtype = max(dtypes, key=lambda dtype: (dtype.kind == "f", dtype.itemsize))
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        shape = (len(infos), *np.max([i.geometry.displayed_shape for i in infos], axis=0))
+        super().__init__(
+            name=name,
+            kind="photographs",
+            data=None,
+            geometry=Geometry.plain(shape, axis_labels=("photograph", "row", "column")),
+            rgb=any(info.rgb for info in infos),
+            path=folder,
+        )
+        notices = {notice: None for info in infos for notice in info.notices}
+        budget = _DECODE_BUDGET
+        for i, info in enumerate(infos):
+            budget -= math.prod(info.geometry.source_shape)
+            if budget >= 0:
+                told = check_content(lambda _, i=i: self._load(i), 1, info.path)  # type: ignore[misc]
+                notices |= {f"Photograph {i + 1}: {notice}": None for notice in told}
+            else:
+                _check_end(info.path)
+        self.notices = tuple(notices)
 
     @cached_property
-    def array(self) -> Any:
-        height = max(self.shape(i)[0] for i in range(self.count))
-        width = max(self.shape(i)[1] for i in range(self.count))
-        shape = (height, width, 3) if self._rgb else (height, width)
+    def data(self) -> Any:
+        shape = self.mask_shape[1:] + ((3,) if self.rgb else ())
 
         def padded(i: int) -> np.ndarray:
-            picture = self.read(i)
+            picture = self.peek(i)
             frame = np.zeros(shape, dtype=self._dtype)
             frame[: picture.shape[0], : picture.shape[1]] = picture
             return frame
@@ -231,10 +192,19 @@ class PhotographPixels(Pixels):
 
         delayed = make_delayed(padded, pure=False)
         return da.stack(
-            [da.from_delayed(delayed(i), shape, dtype=self._dtype) for i in range(self.count)]
+            [da.from_delayed(delayed(i), shape, dtype=self._dtype) for i in range(self.n_slices)]
         )
 
-    def read(self, i: int) -> np.ndarray:
+    def _load(self, i: int) -> np.ndarray:
+        picture = decode(self._infos[i])
+        if self.rgb and picture.ndim == 2:
+            picture = np.repeat(picture[..., np.newaxis], 3, axis=2)
+        if picture.dtype == np.uint8 and self._dtype == np.uint16:
+            return picture.astype(np.uint16) * np.uint16(257)
+        return picture.astype(self._dtype, copy=False)
+
+    def peek(self, i: int) -> np.ndarray:
+        self._check_index(i)
         with self._lock:
             if i in self._kept:
                 self._kept.move_to_end(i)
@@ -246,18 +216,17 @@ class PhotographPixels(Pixels):
                 self._kept.popitem(last=False)
         return picture
 
-    def shape(self, i: int) -> tuple[int, int]:
-        height, width = self._geometries[i].displayed_shape
-        return height, width
+    def slice_geometry(self, i: int) -> Geometry:
+        self._check_index(i)
+        return self._infos[i].geometry
 
-    def geometry(self, i: int) -> Geometry | None:
-        return self._geometries[i]
+    def slice_name(self, i: int) -> str:
+        self._check_index(i)
+        return stem(self._infos[i].path)
 
-    def name(self, i: int) -> str | None:
-        return stem(self._paths[i])
-
-    def path(self, i: int) -> Path | None:
-        return self._paths[i]
+    def slice_path(self, i: int) -> Path | None:
+        self._check_index(i)
+        return self._infos[i].path
 
 
 # -- headers -------------------------------------------------------------------------------
@@ -342,7 +311,7 @@ def _inspect_tiff(path: Path, size: int) -> PhotographInfo:
         and compression in _PLAIN
         and dtype is not None
         and bits in (8, 16, 32, 64)
-        and (bits > 8 or mode is None)
+        and (bits > 8 or mode is None or dtype.kind == "i")
         and samples in (main + len(extras), 4 if space == "RGB" else 1)
         and 1 not in extras  # colours that are multiplied by an opacity
     )
@@ -353,10 +322,9 @@ def _inspect_tiff(path: Path, size: int) -> PhotographInfo:
         and (bits <= 8 or int(planes) == 1)
         and _pillow_keeps(mode, bits, dtype, little)
     )
-    # Pillow shows 8-bit samples of 0 for white rightly, and leaves wider ones as they are.
-    white_is_zero = photometric == 0 and (by_tifffile or bits > 8)
+    white_is_zero = photometric == 0
     known = space is not None and (by_tifffile or by_pillow)
-    if not known or (white_is_zero and (dtype is None or dtype.kind != "u")):
+    if not known or (white_is_zero and bits >= 8 and (dtype is None or dtype.kind != "u")):
         raise ScanError(
             f"its colours are stored in a way that is not read ({space or photometric}, {bits} "
             f"bits, compression {compression})",
@@ -391,7 +359,7 @@ def _pillow_mode(path: Path) -> tuple[str | None, int]:
 
 def _pillow_keeps(mode: str, bits: int, dtype: np.dtype[Any] | None, little: bool) -> bool:
     """Whether Pillow's mode holds all that is stored, or colours of which it drops low bits."""
-    if mode in ("LAB", "HSV"):
+    if mode in ("LAB", "HSV") or dtype == np.int8:
         return False
     if bits <= 8 or mode in _IN_COLOUR:
         return bits <= 16
@@ -430,11 +398,11 @@ def _check_pixels(
 
 
 def _parts(page: Any) -> list[tuple[int, int]]:
-    """Place and length of each strip or tile of a TIFF page; (0, 0) for one that is not there."""
+    """Place and length of each strip or tile of a TIFF page, (0, 0) where some are not there."""
     if page is None:  # stored in one piece with the first page
         return []
     parts = [(int(o), int(n)) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
-    return parts + [(0, 0)] * (math.prod(page.chunked) - len(parts))
+    return parts if len(parts) >= math.prod(page.chunked) else [*parts, (0, 0)]
 
 
 def _check_parts(parts: Sequence[tuple[int, int]], size: int, path: Path) -> None:
@@ -470,7 +438,8 @@ def decode(info: PhotographInfo, *, as_labels: bool = False) -> np.ndarray:
         return shown
     if info.bits == 12:
         shown = (shown << 4) | (shown >> 8)
-    if info.white_is_zero:
+    # Pillow shows 8-bit samples of 0 for white rightly, and leaves wider ones as they are.
+    if info.white_is_zero and (info.by_tifffile or info.bits > 8):
         shown = np.iinfo(shown.dtype).max - shown
     return np.ascontiguousarray(shown.astype(info.dtype, copy=False))
 
@@ -595,7 +564,7 @@ def write_mask(
         tiff or (path.suffix.lower() == ".png" and labels.ndim == 2)
     ):
         raise scan.wrong_mask_type(path)
-    geometry = scan.slice_geometry(0) if labels.ndim == 2 else scan.geometry
+    geometry = scan.geometry
     write_bytes(path, _tiff(labels, geometry) if tiff else png(labels, geometry, colours, path))
     return [path]
 

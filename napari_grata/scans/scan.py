@@ -161,51 +161,6 @@ def times(shape: tuple[int, ...]) -> str:
     return " × ".join(str(int(n)) for n in shape) or "nothing"
 
 
-class Pixels:
-    """Where a scan's values come from: here, an array that is already in displayed order.
-
-    Parameters
-    ----------
-    array : array
-        (…, H, W) or (…, H, W, 3); numpy, memory map, dask, or anything that slices like them.
-    rgb : bool
-        Whether the last axis is colour.
-    """
-
-    def __init__(self, array: Any, rgb: bool = False):
-        self._array = array
-        shape = tuple(int(n) for n in array.shape)
-        self._spatial = shape[:-1] if rgb else shape
-        self.count = int(np.prod(self._spatial[:-2], dtype=int))
-
-    @property
-    def array(self) -> Any:
-        """All of it, as napari shows it."""
-        return self._array
-
-    def read(self, i: int) -> np.ndarray:
-        """Slice `i`, (H, W) or (H, W, 3); may be a view."""
-        leading = self._spatial[:-2]
-        position = tuple(int(p) for p in np.unravel_index(i, leading)) if leading else ()
-        return np.asarray(self._array[position])
-
-    def shape(self, i: int) -> tuple[int, int]:
-        """True (H, W) of slice `i`."""
-        return self._spatial[-2], self._spatial[-1]
-
-    def geometry(self, i: int) -> Geometry | None:
-        """Geometry of slice `i` where it has one of its own."""
-        return None
-
-    def name(self, i: int) -> str | None:
-        """Name of slice `i` where it has one of its own."""
-        return None
-
-    def path(self, i: int) -> Path | None:
-        """File of slice `i` where it has one of its own."""
-        return None
-
-
 class Scan:
     """A scan as napari shows it, read lazily and never changed.
 
@@ -235,7 +190,7 @@ class Scan:
         *,
         name: str,
         kind: Kind,
-        pixels: Pixels,
+        data: Any,
         geometry: Geometry,
         rgb: bool = False,
         path: Path | None = None,
@@ -244,15 +199,12 @@ class Scan:
         metadata: dict[str, Any] | None = None,
         placement: dict[str, Any] | None = None,
     ):
-        self.name = name
-        self.kind = kind
-        self.rgb = rgb
-        self.path = path
+        self.name, self.kind, self.rgb, self.path = name, kind, rgb, path
         self.geometry = geometry
         self.notices = notices
         usual = {"photograph": ".png", "photographs": ""}.get(kind, ".nii.gz")
         self.mask_suffix = usual if mask_suffix is None else mask_suffix
-        self._pixels = pixels
+        self._data = data
         self._metadata = dict(metadata or {})
         self._placement = dict(placement or {})
         self._ranges: dict[tuple[int, float, float], tuple[float, float]] = {}
@@ -310,13 +262,12 @@ class Scan:
         (H, W), (N, Hmax, Wmax), (Z, Y, X) or (T, Z, Y, X), with a last axis of 3 where `rgb`.
         A memory map, dask array or read-only view: copy before writing.
         """
-        return self._pixels.array
+        return self._data
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
         """Shape of a label stack over this scan: the data's, without the colour axis."""
-        shape = tuple(int(n) for n in self.data.shape)
-        return shape[:-1] if self.rgb else shape
+        return self.geometry.displayed_shape
 
     @property
     def leading_shape(self) -> tuple[int, ...]:
@@ -326,7 +277,7 @@ class Scan:
     @property
     def n_slices(self) -> int:
         """Number of slices (photographs): the product of the slider axes, 1 without any."""
-        return int(np.prod(self.leading_shape, dtype=int))
+        return math.prod(self.leading_shape)
 
     def slice_index(self, indices: tuple[int, ...]) -> int:
         """Flat number of the slice at these slider positions."""
@@ -344,20 +295,20 @@ class Scan:
     def slice_shape(self, i: int) -> tuple[int, int]:
         """True (H, W) of slice `i`; photographs in a list may differ."""
         self._check_index(i)
-        return self._pixels.shape(i)
+        height, width = self.slice_geometry(i).displayed_shape[-2:]
+        return height, width
 
     def slice_geometry(self, i: int) -> Geometry:
         """Geometry of one photograph of a list; of any other scan, the scan's."""
-        self._check_index(i)
-        own = self._pixels.geometry(i)
-        if own is None and self.is_list:
-            return Geometry.plain(self.slice_shape(i))
-        return own or self.geometry
+        return Geometry.plain(self.mask_shape[-2:]) if self.is_list else self.geometry
 
     def slice_path(self, i: int) -> Path | None:
         """File of slice `i`: its own in a list of photographs, the scan's otherwise."""
-        self._check_index(i)
-        return self._pixels.path(i) or self.path
+        return self.path
+
+    def peek(self, i: int) -> np.ndarray:
+        """Slice `i` as displayed, of its true size: maybe a view, not to be written to."""
+        return np.asarray(self.data[self.slice_position(i)])
 
     def read_slice(self, i: int) -> np.ndarray:
         """Read slice `i` as displayed.
@@ -368,8 +319,7 @@ class Scan:
             A fresh, writable, C-contiguous array of the slice's true size with the file's true
             values (slope and intercept applied). NaN stays NaN.
         """
-        self._check_index(i)
-        return np.array(self._pixels.read(i), order="C", copy=True)
+        return np.array(self.peek(i), order="C", copy=True)
 
     def invalid(self, i: int) -> np.ndarray | None:
         """Pixels of slice `i` that hold no number, of which nothing can be said.
@@ -379,8 +329,7 @@ class Scan:
         ndarray of bool, shape (H, W), or None
             True where a value is NaN or infinite; None where all are finite.
         """
-        self._check_index(i)
-        values = self._pixels.read(i)
+        values = self.peek(i)
         if values.dtype.kind != "f":
             return None
         finite = np.isfinite(values)
@@ -411,9 +360,6 @@ class Scan:
     def slice_name(self, i: int) -> str:
         """Name of slice `i` for people: a photograph's file stem, or e.g. "axial 34"."""
         position = self.slice_position(i)
-        own = self._pixels.name(i)
-        if own is not None:
-            return own
         if not position:
             return self.name
         plane = f"{self.geometry.plane or 'slice'} {position[-1] + 1}"
@@ -507,7 +453,7 @@ class Scan:
         step = -(-total // _QUANTILE_VALUES)
         parts, borders = [], []
         for i in slices:
-            values = np.asarray(self._pixels.read(i))
+            values = self.peek(i)
             borders += [values[0], values[-1], values[:, 0], values[:, -1]]
             parts.append(values.ravel()[::step])
         values = np.concatenate(parts)

@@ -110,7 +110,7 @@ def test_a_tiff_of_any_mode_compression_and_orientation_is_what_pillow_stored(
         compare(np.asarray(open_scan(made.path).data), made.path, made.expected, made.what)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i2", "i4", "f2", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "u4", "i2", "i4", "f2", "f4", "f8"])
 @pytest.mark.parametrize("samples", [1, 3, 4])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_a_tiff_of_any_bit_depth_and_orientation_is_what_was_stored(
@@ -230,6 +230,15 @@ def test_masks_of_turned_photographs_fit_the_stored_pixels_as_png_and_as_tiff(
     assert np.array_equal(read_mask(path, scan), labels)
     with Image.open(path) as mask, Image.open(made.path) as photograph:
         assert mask.getexif().get(274, 1) == photograph.getexif()[274]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_masks_that_store_zero_for_white_are_refused(tmp_path, dtype):
+    Image.fromarray(picture()).save(tmp_path / "eye.png")
+    labels = (picture()[..., 0] % 3).astype(dtype)
+    tifffile.imwrite(tmp_path / "mask.tif", labels, photometric="miniswhite")
+    with pytest.raises(ScanError, match="0 is stored for white"):
+        read_mask(tmp_path / "mask.tif", open_scan(tmp_path / "eye.png"))
 
 
 def test_palettes_of_masks_are_labels_in_every_format(tmp_path):

@@ -134,7 +134,7 @@ def save_tiff(image: Image.Image, folder: Path, compression: str, orientation: i
 
 def by_tifffile(random: Random, rng: np.random.Generator, folder: Path) -> File:
     """A TIFF file by tifffile: wide types, planes, tiles, either byte order, several pages."""
-    dtype = random.choice(("u1", "u2", "u4", "i2", "i4", "f2", "f4", "f8"))
+    dtype = random.choice(("u1", "i1", "u2", "u4", "i2", "i4", "f2", "f4", "f8"))
     samples = random.choice((1, 1, 3, 4))
     orientation = random.choice((1, 1, *range(2, 9)))
     white_is_zero = samples == 1 and random.random() < 0.3
@@ -249,9 +249,10 @@ def oracle(path: Path) -> np.ndarray | None:
             tags = getattr(image, "tag_v2", {})
             dark = tags.get(262) == 0 and image.mode.startswith("I;16")
             swapped = image.mode in "IF" and getattr(tags, "prefix", b"")[:1] == b"M"
-            unsigned = image.mode == "I" and tags and tags.get(339, (1,)) == (1,)
+            signs = tags.get(339, (1,))
+            signs_lost = tags and (image.mode, signs) in {("I", (1,)), ("L", (2,))}
             planes = tags and tags.get(284) == 2 and max(tags.get(258, (1,))) > 8
-            if tags and (swapped or unsigned or planes or getattr(image, "n_frames", 1) > 1):
+            if tags and (swapped or signs_lost or planes or getattr(image, "n_frames", 1) > 1):
                 return None  # what Pillow reads otherwise than it is stored, or not all of
             image.load()
             values = shown(ImageOps.exif_transpose(image))
