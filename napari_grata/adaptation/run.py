@@ -15,6 +15,7 @@ import numpy as np
 from napari_grata.scans.files import sha256_of
 from napari_grata.segmenters.card import CARD_FILE, write_card
 from napari_grata.segmenters.extent import implausible
+from napari_grata.segmenters.preprocessing import PredictionError
 
 from .corrections import Corrections
 from .flags import SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
@@ -378,6 +379,11 @@ class AdaptationRun:
         if self.settings.learns:
             theta = self.past.theta(step) if step is not None else self.theta_of(slice_index)
         prediction = self._adapter.predict(slice_index, theta)
+        if prediction is None:
+            raise PredictionError(
+                "With this state the model gives values that are no numbers, so there is no mask. "
+                "Go back to an earlier step."
+            )
         if self.region is not None and slice_index in self.source_masks:
             prediction.label_map[...] = self._within_region(prediction.label_map, slice_index)
         if slice_index in self.corrections.labels:
@@ -509,11 +515,12 @@ class AdaptationRun:
                 # What the run began with: the source model, or what it was to start from.
                 self._adapter.restore(self.past.state(0))
             result, prediction = self._adapter.step(event.slice_index)
+            undone = bool(result is not None and result.undone)
             if self.settings.learns:
                 state = self._adapter.snapshot()
         else:
             prediction = self._adapter.predict(event.slice_index, self._theta_at(event))
-        undone = bool(result is not None and result.undone)
+            undone = prediction is None
         if prediction is None:
             adapted, probabilities, entropy, source_entropy = source, None, None, None
         else:

@@ -129,21 +129,18 @@ class Stepper:
             output = self._with_room(
                 lambda: self._method, lambda: self._method.predict(prepared.image), self._move
             )
-            return None, self._prediction(output.probabilities, prepared)
-        result = self._with_room(
+            return None, self._prediction(output, prepared)
+        record = self._with_room(
             lambda: self._method, lambda: self._method.step(prepared.image, supervision), self._move
         )
-        if not bool(torch.isfinite(result.probabilities).all()):
-            return result, None
-        return result, self._prediction(result.probabilities, prepared)
+        return record, self._prediction(Output(record.logits, record.probabilities), prepared)
 
-    def predict(self, slice_index: int, theta: np.ndarray | None) -> Prediction:
-        """Predict a slice with some θ (None: as the method starts)."""
+    def predict(self, slice_index: int, theta: np.ndarray | None) -> Prediction | None:
+        """Predict a slice with some θ (None: as the method starts); None if no numbers come out."""
         prepared = self.segmenter.prepare(self._scan, slice_index, self._region)
         if is_blank(prepared.image):
             return next(iter(self.source([slice_index])))
-
-        return self._prediction(self._look(prepared, theta).probabilities, prepared)
+        return self._prediction(self._look(prepared, theta), prepared)
 
     def _look(self, prepared: Prepared, theta: np.ndarray | None) -> Output:
         def look() -> Output:
@@ -180,10 +177,12 @@ class Stepper:
             self._prepared = self.segmenter.prepare(self._scan, slice_index, self._region)
         return self._prepared
 
-    def _prediction(self, probabilities: torch.Tensor, prepared: Prepared) -> Prediction:
+    def _prediction(self, output: Output, prepared: Prepared) -> Prediction | None:
         from napari_grata.segmenters import Prediction
 
-        restored = self.segmenter.restore(probabilities[0], prepared)
+        if not output.is_finite:
+            return None
+        restored = self.segmenter.restore(output.probabilities[0], prepared)
         return Prediction(prepared.slice_index, self.segmenter.label_map(restored), restored)
 
     # -- memory ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_grata.segmenters.card import VIEWS
+from napari_grata.segmenters.preprocessing import PredictionError, restore
 
 from .augmentation import unview, view
 from .methods.base import method_for
@@ -123,10 +124,8 @@ class Uncertainty:
         Raises
         ------
         ValueError
-            If the kind is another one.
+            If the kind is another one, or what the model gives are no numbers.
         """
-        from napari_grata.segmenters.preprocessing import restore
-
         if kind not in KINDS:
             raise ValueError(f"Uncertainty is one of {', '.join(KINDS)}, not {kind!r}.")
         prepared = self._segmenter.prepare(self._scan, slice_index, self._region)
@@ -144,4 +143,10 @@ class Uncertainty:
 
     @torch.no_grad()
     def _probabilities(self, images: Tensor) -> Tensor:
-        return self._method.predict(images).probabilities
+        output = self._method.predict(images)
+        if not output.is_finite:
+            raise PredictionError(
+                "The model gives values that are no numbers here, so there is nothing to say of "
+                "how sure it is. Go back to an earlier step, or to the source model."
+            )
+        return output.probabilities

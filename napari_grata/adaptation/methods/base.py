@@ -44,6 +44,11 @@ class Output(NamedTuple):
     logits: Tensor
     probabilities: Tensor
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether they are numbers, all of them; no mask may be made of anything else."""
+        return bool(self.logits.isfinite().all() & self.probabilities.isfinite().all())
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -61,7 +66,7 @@ class StepRecord:
         Losses and Euclidean norms of the gradients.
     undone : bool
         A loss, a gradient or the output was not finite: θ, moments and generator are as before
-        the step, and the prediction is that of the old θ.
+        the step, and the prediction, which may be no numbers either, is that of the old θ.
 
     Figures are None where the method has none, and NaN where the step was undone.
     """
@@ -272,7 +277,8 @@ class Method:
         ValueError
             If the images do not fit the network.
         """
-        return StepRecord(*self.predict(images))
+        output = self.predict(images)
+        return StepRecord(*output, undone=not output.is_finite)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Output:
