@@ -538,7 +538,7 @@ class AdaptationRun:
             entropy=entropy,
             source_entropy=source_entropy,
             region=self.region,
-            expected=self.scan.kind in ("photograph", "photographs"),
+            expected=self.scan.is_photographic,
             undone=undone,
             far=self._far.words(self.segmenter, event.slice_index),
             unusual=self._unusual(event.slice_index, adapted),

@@ -17,7 +17,6 @@ What follows ``scan.json`` is written anew each time the run comes to rest, and 
 from __future__ import annotations
 
 import hashlib
-import io
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.scans.files import read_json, write_bytes, write_csv, write_json
+from napari_grata.scans.files import read_json, write_csv, write_json
 
 from .records import Record
 from .run_store import RunInfo, ScanInfo
@@ -106,7 +105,7 @@ def write_whereabouts(
     where = {
         "note": "This file may identify a patient. Delete it before you share the folder.",
         "path": _absolute(scan.path),
-        "paths": [_absolute(path) for path in paths] if scan.kind == "photographs" else None,
+        "paths": [_absolute(path) for path in paths] if scan.is_list else None,
         "model_folder": _absolute(model_folder),
         "slice_names": {str(index): scan.slice_name(index) for index in slices},
     }
@@ -151,7 +150,7 @@ def _row(record: Record) -> dict[str, Any]:
 def write_masks(
     folder: Path, name: str, masks: Mapping[int, np.ndarray], scan: Scan, card: Card
 ) -> None:
-    """Write masks in the scan's own format: ``name.nii.gz``, ``name.png`` or ``name/0001.png`` ….
+    """Write masks in the scan's own format: ``name.nii.gz``, ``name.png`` or ``name/`` ….
 
     Photographs of a list are numbered as displayed, for their own names may name patients. What
     was written for slices that have no mask any more, after a rollback, goes.
@@ -160,41 +159,16 @@ def write_masks(
     ------
     FileError, ScanError
     """
-    from napari_grata.scans import open_scan, write_mask
+    from napari_grata.scans import write_mask
 
-    colours = card.colours
-    if scan.kind == "photographs":
-        target = folder / name
-        target.mkdir(exist_ok=True)
-        pictures = {index: target / f"{index + 1:04d}.png" for index in masks}
-        for old in set(target.glob("*.png")) - set(pictures.values()):
-            old.unlink()
-        for index, picture in pictures.items():
-            path = scan.slice_path(index)
-            if path is not None and path.is_file():
-                write_mask(masks[index], open_scan(path), picture, colours=colours, overwrite=True)
-            else:
-                _write_plain(masks[index], picture, colours)
-        return
-    path = folder / f"{name}{'.png' if scan.kind == 'photograph' else '.nii.gz'}"
-    if not masks:
-        path.unlink(missing_ok=True)
-        return
-    stack = scan.empty_mask()
-    for index, mask in masks.items():
-        scan.put_mask(stack, index, mask)
-    write_mask(stack, scan, path, colours=colours, overwrite=True)
-
-
-def _write_plain(mask: np.ndarray, path: Path, colours: Mapping[int, str]) -> None:
-    """Write the mask of a picture that came from no file: a palette PNG as displayed."""
-    from PIL import Image
-
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for value, colour in colours.items():
-        palette[value] = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
-    image = Image.fromarray(np.ascontiguousarray(mask)).convert("P")
-    image.putpalette(palette.ravel().tolist())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_bytes(path, buffer.getbuffer())
+    path, kept = scan.mask_path(folder, name), []
+    if masks:
+        stack = scan.empty_mask()
+        for index, mask in masks.items():
+            scan.put_mask(stack, index, mask)
+        kept = write_mask(stack, scan, path, colours=card.colours, overwrite=True)
+    if scan.is_list:
+        kept = [kept[index] for index in masks]
+    for old in path.glob("*.png") if scan.is_list else [path]:
+        if old not in kept:
+            old.unlink(missing_ok=True)

@@ -120,8 +120,8 @@ def test_masks_of_photographs_are_numbered_not_named(tmp_path: Path, segmenter: 
     records = list(run.records())
     run.close()
     names = {path.name for path in (run.folder / "adapted").iterdir()}
-    assert names == {"0001.png", "0002.png"}
-    with Image.open(run.folder / "adapted" / "0002.png") as image:
+    assert names == {"case-0001.png", "case-0002.png"}
+    with Image.open(run.folder / "adapted" / "case-0002.png") as image:
         assert np.array_equal(np.array(image), records[1].adapted_mask)
     found = reopen(run.folder)
     assert found.scan is not None
@@ -343,7 +343,7 @@ def test_pictures_that_came_from_no_file_leave_masks_too(
     records = list(run.records())
     run.close()
     assert run.notices == []
-    with Image.open(tmp_path / "run" / "adapted" / "0001.png") as image:
+    with Image.open(tmp_path / "run" / "adapted" / "case-0001.png") as image:
         assert np.array_equal(np.array(image), records[0].adapted_mask)
 
 
