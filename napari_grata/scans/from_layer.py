@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans.geometry import PLANES, Geometry
+from napari_grata.scans.geometry import PLANES, Geometry, is_usable
 from napari_grata.scans.photographs import is_photograph
 from napari_grata.scans.readers import open_scan
 from napari_grata.scans.scan import (
@@ -61,7 +61,7 @@ def scan_from_array(
         negative, as a layer's scale may: masks' layers get it as it is.
     affine : ndarray, shape (4, 4), optional
         From the array's last three indices to world coordinates (right, anterior, superior);
-        not needed where `path` is the file.
+        not needed where `path` is the file. Left aside where it has no three axes.
     like : Scan, optional
         The scan that the array was computed from, voxel by voxel (a filtered copy of its layer):
         masks are written onto that scan's grid. Left aside where the shapes differ.
@@ -96,6 +96,8 @@ def scan_from_array(
         kind = "series"
     if units is None and spacing is not None:
         units = ("second", "mm", "mm", "mm")[4 - len(spatial) :]
+    if affine is not None and not is_usable(affine):
+        affine = None
     # The layer's own scale stays on the masks' layers, whatever the file says of its voxels.
     placement: dict[str, Any] = {"scale": tuple(spacing) if spacing else (1.0,) * len(spatial)}
     if spacing is not None:

@@ -78,7 +78,8 @@ def read(path: Path) -> Scan:
     ndim = len(geometry.axes)
     kind: Kind = "series" if "time" in geometry.axis_labels else "image" if ndim == 2 else "volume"
     scan = Scan(name=stem(path), kind=kind, data=shown, geometry=geometry, path=path)
-    scan.notices = notices + check_content(scan.peek, scan.n_slices, path)
+    whole = image.get_data_dtype().kind != "f"  # scaled or not, they are numbers
+    scan.notices = notices + check_content(scan.peek, scan.n_slices, path, lazy=whole)
     return scan
 
 

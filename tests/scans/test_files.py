@@ -1,5 +1,6 @@
 """Files are whole at every moment, tables compute nothing, paths stay where they belong."""
 
+import contextlib
 import errno
 import json
 import os
@@ -19,40 +20,19 @@ from napari_grata.scans.files import (
     read_json,
     safe_cell,
     safe_name,
-    sha256_of,
     stem,
     whole_file,
     write_bytes,
     write_csv,
     write_json,
 )
-
-
-class Log(files.System):
-    """The system, with a record of the calls, and a fault at one of them."""
-
-    def __init__(self, fail_at=None, code=errno.ENOSPC):
-        self.calls, self.fail_at, self.code = [], fail_at, code
-
-    def note(self, name):
-        self.calls.append(name)
-        if len(self.calls) == self.fail_at:
-            raise OSError(self.code, os.strerror(self.code))
-
-
-for _name in ("create", "write", "sync", "rename", "remove", "make_folder", "sync_folder"):
-
-    def _call(self, *arguments, _name=_name):
-        self.note(_name)
-        return getattr(files.System, _name)(self, *arguments)
-
-    setattr(Log, _name, _call)
+from tools.faults import FailingPower, FaultySystem
 
 
 @pytest.fixture
 def system(monkeypatch):
-    def install(**options):
-        monkeypatch.setattr(files, "system", Log(**options))
+    def install(kind=FaultySystem, **options):
+        monkeypatch.setattr(files, "system", kind(**options))
         return files.system
 
     return install
@@ -77,6 +57,30 @@ def test_whatever_fails_the_file_is_the_old_one_or_the_new_one(tmp_path, system,
     assert str(tmp_path.parent) not in str(caught.value)
     assert path.read_bytes() == (b"new" if log.calls[fail_at - 1] == "sync_folder" else b"old")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("fail_at", [None, *range(1, 6)])
+def test_when_the_power_goes_what_was_promised_is_there(tmp_path, system, fail_at):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    power = system(FailingPower, fail_at=fail_at, code=errno.EIO)
+    promised = b"old"
+    with contextlib.suppress(FileError):
+        write_bytes(path, b"new")
+        promised = b"new"
+    power.cut()
+    assert path.read_bytes() in (promised, b"new" if fail_at == 5 else promised)
+    assert (promised == b"new") == (fail_at is None)
+
+
+def test_a_disk_that_stays_full_leaves_the_old_file(tmp_path, system):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    system(fail_at=2, for_good=True)
+    for _ in range(2):
+        with pytest.raises(FileError, match="Free some space"):
+            write_bytes(path, b"new")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"old")]
 
 
 def test_a_block_that_ends_with_an_error_leaves_the_old_file(tmp_path):
@@ -148,11 +152,6 @@ def test_json_comes_back_and_what_is_none_is_refused(tmp_path):
     path.write_text(json.dumps({"a": "x" * 300}))
     with pytest.raises(ValueError, match="longer than 200 bytes"):
         read_json(path, most=200)
-
-
-def test_a_fingerprint_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "a").startswith("ba7816bf8f01cfea")
 
 
 def test_errors_survive_the_way_between_processes():

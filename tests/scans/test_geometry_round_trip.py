@@ -242,6 +242,17 @@ def test_uncompressed_files_are_mapped_and_scaled_ones_stay_lazy(tmp_path):
     assert scan.read_slice(1)[0, 0] == phantom()[0, 0, 1] * 0.5 + 3
 
 
+def test_whole_numbers_are_not_read_through_when_a_scan_is_opened(tmp_path, monkeypatch):
+    from napari_grata.scans import Scan
+
+    looked_at = []
+    peek = Scan.peek
+    monkeypatch.setattr(Scan, "peek", lambda scan, i: looked_at.append(i) or peek(scan, i))
+    write(tmp_path / "scaled.nii", phantom().astype(np.int16), AFFINES["LPS"], slope=0.5, inter=3)
+    open_scan(tmp_path / "scaled.nii")
+    assert looked_at == [2]
+
+
 def test_a_header_without_orientation_still_shows_and_round_trips(tmp_path):
     image = nib.Nifti1Image(phantom().astype(np.int16), None)
     nib.save(image, tmp_path / "scan.nii.gz")

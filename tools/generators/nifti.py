@@ -19,8 +19,9 @@ from . import damaged, expect, must_be_taken
 
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 PLANTED = b"DOE^JOHN"
-SCALES = (1.0, 1.0, 0.5, -2.0, 1e-6, 1e6, 1e-38, 1e-45, 3e38, 0.0, float("nan"), float("inf"))
-SHIFTS = (0.0, 0.0, -1024.0, 7.5, 1e9, 1e38, float("nan"))
+SANE = ((1.0, 0.0), (1.0, 0.0), (0.5, 0.0), (-2.0, 7.5), (0.5, -1024.0), (0.0, 0.0))
+SCALES = (1.0, 0.5, -2.0, 1e-6, 1e6, 1e-38, 1e-45, 3e38, 0.0, float("nan"), float("inf"))
+SHIFTS = (0.0, -1024.0, 7.5, 1e9, 1e38, float("nan"))
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def make(random: Random, folder: Path, *, damage: float = 0.4) -> File:
             header[key] = PLANTED
     if random.random() < 0.5:
         header.extensions.append(nib.nifti1.Nifti1Extension("comment", PLANTED))
-    slope, inter = random.choice(SCALES), random.choice(SHIFTS)
+    sane = random.random() < 0.75
+    slope, inter = random.choice(SANE) if sane else (random.choice(SCALES), random.choice(SHIFTS))
     buffer = io.BytesIO()
     image = cls(values, None, header)
     image.header.set_data_dtype(dtype)
@@ -80,7 +82,6 @@ def make(random: Random, folder: Path, *, damage: float = 0.4) -> File:
             content, plain = damaged(random, content), False
     path = folder / f"scan{suffix}"
     path.write_bytes(content)
-    sane = (slope, inter) in {(1.0, 0.0), (0.5, 0.0), (-2.0, 7.5), (0.5, -1024.0)}
     return File(path, good=plain and usable and sane)
 
 
