@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import json
 import numbers
@@ -265,6 +266,15 @@ def clear_leftovers(folders: Iterable[Path], older_than: float = OLD_SECONDS) ->
                         system.remove(path)
                         removed += 1
     return removed
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Fingerprint of a file's bytes, read block by block."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

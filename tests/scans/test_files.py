@@ -20,6 +20,7 @@ from napari_grata.scans.files import (
     read_json,
     safe_cell,
     safe_name,
+    sha256_of,
     stem,
     whole_file,
     write_bytes,
@@ -152,6 +153,11 @@ def test_json_comes_back_and_what_is_none_is_refused(tmp_path):
     path.write_text(json.dumps({"a": "x" * 300}))
     with pytest.raises(ValueError, match="longer than 200 bytes"):
         read_json(path, most=200)
+
+
+def test_a_fingerprint_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a").startswith("ba7816bf8f01cfea")
 
 
 def test_errors_survive_the_way_between_processes():
