@@ -221,24 +221,31 @@ def trial(random: Random, folder: Path) -> None:
 
 
 def compare(found: np.ndarray, path: Path, expected: np.ndarray | None, what: str) -> None:
-    """Raise `WrongError` unless a photograph is shown as it has to be."""
-    if expected is None:
-        expected = oracle(path)
-    if expected is None:
-        expected = second_oracle(path)
-    expect(expected is not None, f"no library reads it: {what}")
-    assert expected is not None
+    """Raise `WrongError` unless a photograph is shown as it has to be.
+
+    Of a damaged file, as one of two other readers shows it: Pillow passes over tags behind a
+    damaged one, tifffile does not.
+    """
+    theirs = [oracle(path), second_oracle(path)] if expected is None else [expected]
+    theirs = [one for one in theirs if one is not None]
+    expect(theirs, f"no library reads it: {what}")
+    shapes = [one.shape for one in theirs]
+    expect(
+        any(_same(found, one, what) for one in theirs),
+        f"other pixels, {found.shape} {found.dtype} and {shapes}: {what}",
+    )
+
+
+def _same(found: np.ndarray, expected: np.ndarray, what: str) -> bool:
     if found.shape != expected.shape and found.ndim == 3 and expected.ndim == 2:
         expected = np.repeat(expected[..., np.newaxis], 3, axis=2)
-    expect(found.shape == expected.shape, f"{found.shape}, not {expected.shape}: {what}")
+    if found.shape != expected.shape:
+        return False
     if found.dtype == np.uint16 and expected.dtype == np.uint8:
         found = found >> 8  # what Pillow keeps of sixteen bits
     if what.startswith("YCbCr"):  # libtiff rounds in its own way
-        apart = np.abs(found.astype(int) - expected)
-        expect(apart.max() <= 2, f"other pixels: {what}")
-        return
-    same = np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
-    expect(same, f"other pixels: {what}")
+        return bool(np.abs(found.astype(int) - expected).max() <= 2)
+    return np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
 
 
 def oracle(path: Path) -> np.ndarray | None:
@@ -261,22 +268,19 @@ def oracle(path: Path) -> np.ndarray | None:
 
 
 def second_oracle(path: Path) -> np.ndarray | None:
-    """What tifffile makes of a file."""
+    """What tifffile makes of a file that holds grey or RGB as they are."""
     with contextlib.suppress(Exception), tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
-        values = file.series[0].asarray()
-        values = (
-            np.moveaxis(values, file.series[0].axes.index("S"), -1)[..., :3]
-            if "S" in file.series[0].axes
-            else values
-        )
-        values = values.astype(
-            np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("=")
-        )
+        if int(page.photometric) not in (0, 1, 2):
+            return None
+        values, axes = file.series[0].asarray(), file.series[0].axes
+        if "S" in axes:
+            values = np.moveaxis(values, axes.index("S"), -1)[..., :3]
+        half = values.dtype == np.float16
+        values = values.astype(np.float32 if half else values.dtype.newbyteorder("="))
         if int(page.photometric) == 0:
             values = np.iinfo(values.dtype).max - values
-        orientation = page.tags.valueof(ORIENTATION, 1)
-        turn = TURNS.get(orientation, TURNS[1])
-        stacked = values.ndim == 3 and values.shape[-1] != 3
+        turn = TURNS.get(page.tags.valueof(ORIENTATION, 1), TURNS[1])
+        stacked = values.ndim == 3 and "S" not in axes
         return np.stack([turn(v) for v in values]) if stacked else turn(values)
     return None
