@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_grata import __version__, shift_verb
+from napari_grata.adaptation.settings import PRESETS
 
 
 class UsageError(ValueError):
@@ -82,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     adapt.add_argument(
         "--method",
         default="careful",
-        help="careful (default), as-published (= grata), consistency, batch-norm or source",
+        help=f"{', '.join(PRESETS)}; careful by default",
     )
     adapt.add_argument(
         "--precision",

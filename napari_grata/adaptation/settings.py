@@ -5,6 +5,7 @@ Loads no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -33,13 +34,12 @@ def _setting(
     description: str,
     *,
     used: str = "method",
-    enum: Mapping[str, str] | tuple[str, ...] | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
+    enum: Mapping[str, str] | tuple[str, ...] = (),
+    between: tuple[float, float] = (-math.inf, math.inf),
     unit: str = "",
     optional: bool = False,
 ) -> Any:
-    """Return a field of `Settings` that says what it is.
+    """Return a field of `Settings` that says what it is, in magicgui's and JSON Schema's words.
 
     Parameters
     ----------
@@ -50,30 +50,20 @@ def _setting(
         By the methods that name it, by all, by all that learn, or where corrections teach.
     enum : mapping or tuple of str, optional
         The choices, with words for each where their names do not say it.
-    minimum, maximum : float, optional
+    between : (float, float), optional
         Ends included.
     unit : str
     optional : bool
         Whether None is a value.
     """
-    # The names are those of magicgui's and JSON Schema's metadata.
-    words = dict.fromkeys(enum, "") if isinstance(enum, tuple) else dict(enum or {})
-    kind = float if default is None else type(default)
-    return field(
-        default=default,
-        metadata={
-            "title": title,
-            "description": description,
-            "used": used,
-            "enum": tuple(words) or None,
-            "words": words,
-            "kind": kind,
-            "minimum": minimum,
-            "maximum": maximum,
-            "unit": unit,
-            "nullable": optional,
-        },
-    )
+    about: dict[str, Any] = {"title": title, "description": description, "unit": unit}
+    about |= {"used": used, "nullable": optional}
+    about["kind"] = float if default is None else type(default)
+    if enum:
+        about |= {"enum": tuple(enum), "words": dict(enum) if isinstance(enum, Mapping) else {}}
+    elif about["kind"] is not bool:
+        about |= {"minimum": between[0], "maximum": between[1]}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -113,8 +103,7 @@ class Settings:
         1e-4,
         "Rate",
         "How fast the model may change. (β, the learning rate before the rule.)",
-        minimum=1e-9,
-        maximum=10,
+        between=(1e-9, 10),
     )
     learning_rate_rule: str = _setting(
         "quadratic",
@@ -128,8 +117,7 @@ class Settings:
         "Blend",
         "How much the new scan's own intensity statistics count: 0 only the model's, 1 only the "
         "scan's. (α of the normalisation layers; published: 1.)",
-        minimum=0,
-        maximum=1,
+        between=(0, 1),
     )
     symmetric_entropy: bool = _setting(
         False,
@@ -142,8 +130,7 @@ class Settings:
         "Move",
         "Length of the first signal's move; none is the raw gradient, as published. "
         "(ρ in θ' = θ − ρ·g/‖g‖.)",
-        minimum=1e-6,
-        maximum=1000,
+        between=(1e-6, 1000),
         optional=True,
     )
     steps_per_slice: int = _setting(
@@ -151,16 +138,14 @@ class Settings:
         "Steps",
         "How many steps the model takes on one slice before the next.",
         used="learning",
-        minimum=1,
-        maximum=10_000,
+        between=(1, 10_000),
     )
     passes: int = _setting(
         1,
         "Passes",
         "How often the model goes over all slices.",
         used="learning",
-        minimum=1,
-        maximum=10_000,
+        between=(1, 10_000),
     )
     mode: str = _setting(
         "continual",
@@ -178,8 +163,7 @@ class Settings:
         "Every",
         "After how many slices the model starts anew.",
         used="learning",
-        minimum=1,
-        maximum=1_000_000,
+        between=(1, 1_000_000),
         unit="slices",
     )
     predict: str = _setting(
@@ -206,8 +190,7 @@ class Settings:
         "Seed",
         "Runs with the same number give the same masks (on the processor).",
         used="always",
-        minimum=0,
-        maximum=2**31 - 1,
+        between=(0, 2**31 - 1),
     )
     precision: str = _setting(
         "float32",
@@ -236,8 +219,7 @@ class Settings:
         "Steps each",
         "Steps on each corrected slice, in turn with the other corrected ones.",
         used="teaching",
-        minimum=1,
-        maximum=10_000,
+        between=(1, 10_000),
     )
     uncorrected_learn: bool = _setting(
         False,
@@ -252,8 +234,7 @@ class Settings:
         "Around corrected pixels their label counts with the weight exp(−distance/τ); 0: the "
         "corrected pixels alone. (τ.)",
         used="teaching",
-        minimum=0,
-        maximum=1000,
+        between=(0, 1000),
         unit="pixels",
     )
     hold: float = _setting(
@@ -262,8 +243,7 @@ class Settings:
         "Pixels of a corrected slice that were left alone are held to what the model said of "
         "them before; each weighs so much of a corrected one.",
         used="teaching",
-        minimum=0,
-        maximum=10_000,
+        between=(0, 10_000),
     )
 
     def __post_init__(self) -> None:
@@ -334,9 +314,9 @@ def checked(name: str, value: Any) -> Any:
         The message says what is.
     """
     about = _FIELDS[name]
-    kind, low, high = about["kind"], about["minimum"], about["maximum"]
+    kind, low, high = about["kind"], about.get("minimum", 0), about.get("maximum", 0)
     # Methods may have been registered since.
-    allowed = tuple(METHODS) if name == "method" else about["enum"]
+    allowed = tuple(METHODS) if name == "method" else about.get("enum")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if value is None and about["nullable"]:
         return value

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from napari_grata.adaptation import METHODS, Settings, SettingsError, preset
 from napari_grata.adaptation.methods import Learner, register
 from napari_grata.adaptation.methods.register import _CLASSES
 from napari_grata.adaptation.settings import PRESETS, checked
+from napari_grata.cli import main
 
 
 def test_what_a_file_says_of_its_method_is_what_it_registers() -> None:
@@ -33,6 +35,22 @@ def test_a_method_is_a_preset_and_a_choice_by_itself() -> None:
             assert (found.title, found.summary) == (info.title, info.summary)
             assert found is PRESETS[name]
     assert list(METHODS) == ["consistency", "grata", "tent", "batch-norm", "source"]
+
+
+@pytest.mark.parametrize("page", ["how-it-works.md", "command-line.md"])
+def test_the_pages_name_every_preset(page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    for name, one in PRESETS.items():
+        assert f"`{name}`" in text, name
+        assert one.title in text or page == "command-line.md"
+
+
+def test_the_command_line_offers_every_preset(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main(["adapt", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(PRESETS) in told
 
 
 def test_a_method_of_the_user_can_be_chosen_and_a_taken_name_cannot() -> None:
@@ -83,7 +101,7 @@ def test_every_setting_says_what_it_is() -> None:
         ({"passes": 0}, "passes is 0"),
         (
             {"passes": 10**4300},
-            "a huge number; it is a whole number between 1 and 10,000",
+            "it is a whole number between 1 and 10,000",
         ),
         ({"seed": True}, "seed is True; it is a whole number"),
         ({"six_views": 1}, "six_views is 1; it is true or false"),

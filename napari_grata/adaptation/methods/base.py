@@ -232,9 +232,12 @@ class Method:
 
     def snapshot(self) -> Snapshot:
         """Return the state: θ, moments, step count, random generator."""
+        return self._state(torch.device("cpu"))
+
+    def _state(self, device: torch.device) -> Snapshot:
         adam = self._adam
         theta, first, second = (
-            one.detach().to("cpu", copy=True)
+            one.detach().to(device, copy=True)
             for one in (self._flat.values, adam.first, adam.second)
         )
         return Snapshot(theta, first, second, adam.count, self.generator.get_state())
@@ -326,7 +329,7 @@ class Learner(Method):
 
     def step(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
         images = self._images(images)
-        before = self._state()
+        before = self._state(self.device)
         try:
             self.objectives.supervision = supervision and supervision.to(images)
             figures = self._learn(images)
@@ -363,12 +366,6 @@ class Learner(Method):
             "pseudo_norm": torch.linalg.vector_norm(gradient),
         }
 
-    def _state(self) -> Snapshot:
-        """Return the state as `snapshot` does, but on the network's own device."""
-        adam = self._adam
-        theta, first, second = (one.clone() for one in (self._flat.values, adam.first, adam.second))
-        return Snapshot(theta, first, second, adam.count, self.generator.get_state())
-
 
 def make_method(
     settings: Settings,
@@ -385,8 +382,7 @@ def make_method(
     """
     info = METHODS[settings.method]
     chosen = {name: getattr(settings, name) for name in (*_BY_ALL, *info.settings_used)}
-    kind: type[Any] = info.load()
-    built: Method = kind(network, activation=activation, views=views, **chosen)
+    built: Method = info.load()(network, activation=activation, views=views, **chosen)
     return built
 
 

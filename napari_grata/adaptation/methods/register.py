@@ -12,13 +12,19 @@ import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-if TYPE_CHECKING:
-    from .base import Method
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 Learns = Literal["nothing", "theta"]
-_Kind = TypeVar("_Kind", bound="type[Method]")
+
+
+class Registered(Protocol):
+    """What the decorator tells a class."""
+
+    name: ClassVar[str]
+    learns: ClassVar[bool]
+
+
+_Kind = TypeVar("_Kind", bound=type[Registered])
 
 
 @dataclass(frozen=True)
@@ -44,15 +50,15 @@ class MethodInfo:
     settings_used: tuple[str, ...]
     module: str
 
-    def load(self) -> type[Method]:
-        """Return the class."""
+    def load(self) -> type[Any]:
+        """Return the class, which is a `Method`."""
         importlib.import_module(self.module)
         return _CLASSES[self.name]
 
 
 METHODS: dict[str, MethodInfo] = {}
 """Methods by name, those that learn first."""
-_CLASSES: dict[str, type[Method]] = {}
+_CLASSES: dict[str, type[Any]] = {}
 
 
 def register(
