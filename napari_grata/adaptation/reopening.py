@@ -144,7 +144,7 @@ class ReopenedRun:
                 "it can be looked at but not resumed."
             )
         self.records.close()
-        store = RunStore.open(self.folder, writable=True)
+        store = RunStore(self.folder, writable=True)
         try:
             return AdaptationRun(
                 segmenter,
@@ -182,7 +182,7 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
         If the folder is no run folder or is damaged beyond reading.
     """
     folder = Path(folder).expanduser()
-    store = RunStore.open(folder, to_position=True)
+    store = RunStore(folder, to_position=True)
     try:
         return _reopened(folder, store, scan)
     except BaseException:

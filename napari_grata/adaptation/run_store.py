@@ -38,7 +38,7 @@ from typing_extensions import TypedDict
 
 from napari_grata.scans.files import make_folder, sync_folder
 
-from .corrections import Corrections, CorrectionsError
+from .corrections import Corrections
 from .records import Record
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ MEMORY_KIB = 16 * 2**10
 _APPLICATION = 0x47524154  # "GRAT", in the file's header
 _FORMAT = 1
 _NO_MASK = np.zeros((0, 0), dtype=np.uint8)
-_SEAL = 16
+_SEAL_BYTES = 16
 _MOST_BYTES = 2**31  # of one mask or state
 _SCHEMA = """
 CREATE TABLE info (number INTEGER PRIMARY KEY, info TEXT, seal BLOB);
@@ -60,6 +60,10 @@ CREATE TABLE events (number INTEGER PRIMARY KEY, step INTEGER, record TEXT, mask
                      theta BLOB, optimiser BLOB, seal BLOB);
 CREATE TABLE masks (kind TEXT, slice INTEGER, mask BLOB, PRIMARY KEY (kind, slice)) WITHOUT ROWID;
 """
+_DURABLE = "PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA; PRAGMA secure_delete=ON;"
+_NEW = f"{_DURABLE} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_FORMAT};"
+_IN_MEMORY = f"PRAGMA journal_mode=MEMORY; PRAGMA cache_size=-{MEMORY_KIB};"
+_MASKS = {"source_mask", "adapted_mask"}
 _CAUSES = {
     "full": "the disk is full",
     "locked": "another program is using it just now",
@@ -202,11 +206,14 @@ class RunStore(Sequence[Record]):
     Parameters
     ----------
     folder : Path or None
-        An empty folder.
-    first : Snapshot
-        The state before the first step, number 0.
-    state_bytes : int
-        The budget of bytes for states.
+        An empty one for a new store, else that of a run.
+    first : Snapshot, optional
+        The state before the first step, number 0: makes a new store.
+    writable : bool
+        Go on with it; otherwise nothing in the folder is touched.
+    to_position : bool
+        Leave out what comes after where the run stands, unless a state was taken as the result:
+        then the run itself is shown to its end.
 
     Attributes
     ----------
@@ -214,93 +221,78 @@ class RunStore(Sequence[Record]):
         Source label map of each slice seen so far, read-only.
     damage : list of str
         What of the file could not be read, one sentence each.
+
+    Raises
+    ------
+    RunFolderError
+        If the store cannot be made; if there is none, or it is damaged beyond reading, or, to go
+        on with it, at all.
     """
 
     def __init__(
-        self, folder: Path | None, first: Snapshot, *, state_bytes: int = STATE_BYTES
+        self,
+        folder: Path | None,
+        first: Snapshot | None = None,
+        *,
+        writable: bool = False,
+        to_position: bool = False,
     ) -> None:
-        self._start(folder, state_bytes)
-        with self._keeping():
-            if folder is None:
-                self._use(sqlite3.connect("", isolation_level=None, **_ANY_THREAD), _IN_MEMORY)
-            else:
-                self._use(_connect(folder, new=True), _NEW)
-            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
-            self._insert(0, 0, b"", None, first)
-            self._connection.execute("COMMIT")
-        self._states[0] = 0
-
-    def _start(self, folder: Path | None, state_bytes: int = STATE_BYTES) -> None:
         self.folder = folder
         self.source_masks: dict[int, np.ndarray] = {}
         self.damage: list[str] = []
         self._lock = threading.RLock()
-        self._state_bytes = state_bytes
         self._info: dict[str, Any] = {}
         self._records: list[Record] = []  # without masks
         self._states: dict[int, int] = {}  # step -> number of the event that holds its state
         self._pending: dict[int, np.ndarray] = {}  # source masks to be kept with the next event
-
-    def _use(self, connection: sqlite3.Connection, pragmas: Sequence[str]) -> None:
-        self._connection = connection
-        weakref.finalize(self, connection.close)
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        self._version = self._data_version()
-
-    @classmethod
-    def open(cls, folder: Path, *, writable: bool = False, to_position: bool = False) -> RunStore:
-        """Open the store of a run folder.
-
-        Parameters
-        ----------
-        writable : bool
-            Go on with it; otherwise nothing in the folder is touched.
-        to_position : bool
-            Leave out what comes after where the run stands, unless a state was taken as the
-            result: then the run itself is shown to its end.
-
-        Raises
-        ------
-        RunFolderError
-            If the folder holds no run, or one that is damaged beyond reading; of a writable
-            store, if it is damaged at all.
-        """
-        store = cls.__new__(cls)
-        store._start(folder)
-        with _reading(folder):
-            store._use(_connect(folder), _DURABLE if writable else ("query_only=ON",))
+        with self._keeping() if first is not None else _reading(folder):
+            self._connection = _connect(folder, new=first is not None)
+        weakref.finalize(self, self._connection.close)
         try:
-            with _reading(folder):
-                store._load(to_position, (folder / STORE_FILE).stat().st_size)
-            if writable and store.damage:
-                raise RunFolderError(
-                    f"{' '.join(store.damage)} It can be looked at but not resumed."
-                )
+            if first is not None:
+                self._create(first)
+            else:
+                self._open(writable, to_position)
         except BaseException:
-            store.close()
+            self.close()
             raise
-        return store
 
-    def _load(self, to_position: bool, size: int) -> None:
-        self._connection.execute("BEGIN")
-        whole = False
-        with suppress(sqlite3.DatabaseError):
-            whole = self._connection.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",)
+    def _create(self, first: Snapshot) -> None:
+        with self._keeping():
+            how = _IN_MEMORY if self.folder is None else _NEW
+            self._connection.executescript(f"{how} BEGIN; {_SCHEMA}")
+            self._insert(0, 0, b"", None, first)
+            self._connection.execute("COMMIT")
+            self._states[0], self._version = 0, self._data_version()
+
+    def _open(self, writable: bool, to_position: bool) -> None:
+        with _reading(self.folder):
+            self._connection.executescript(_DURABLE if writable else "PRAGMA query_only=ON;")
+            self._connection.execute("BEGIN")
+            self._load(to_position)
+            self._connection.execute("COMMIT")
+            self._version = self._data_version()
+        if writable and self.damage:
+            raise RunFolderError(f"{' '.join(self.damage)} It can be looked at but not resumed.")
+
+    def _load(self, to_position: bool) -> None:
         info = _read_info(self._connection)
         self._info = dict(info)
-        self.source_masks.update(self._masks("source"))
-        lost = []
-        leading = info["scan"]["mask_shape"][:-2]
-        if info["count"] > size or math.prod(leading) != info["scan"]["n_slices"]:
-            raise _DamageError
+        pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
         count = info["position" if to_position and info["taken"] is None else "count"]
+        leading = info["scan"]["mask_shape"][:-2]
+        if info["count"] > 99 * pages or math.prod(leading) != info["scan"]["n_slices"]:
+            raise _DamageError
+        self.source_masks.update(self.masks("source"))
+        lost = []
         for number in range(count + 1):
             try:
                 self._read(number)
             except (_DamageError, sqlite3.Error):
                 lost.append(number)
-        self._connection.execute("COMMIT")
+        whole = False
+        with suppress(sqlite3.DatabaseError):
+            whole = self._connection.execute("PRAGMA integrity_check(1)").fetchone() == (b"ok",)
         if lost:
             named = ", ".join(map(str, lost[:5])) + (" …" if len(lost) > 5 else "")
             self.damage.append(
@@ -308,9 +300,7 @@ class RunStore(Sequence[Record]):
                 f"read and are left out ({named})."
             )
         elif not whole:
-            self.damage.append(
-                "The file of this run is damaged, though all its events can be read."
-            )
+            self.damage.append("The file of this run is damaged, though all events can be read.")
 
     # -- what the run is -------------------------------------------------------------------
 
@@ -350,22 +340,31 @@ class RunStore(Sequence[Record]):
             self._put_masks("taken", masks)
             self._put_info(taken=step, taken_slices=len(masks))
 
+    def masks(self, kind: Literal["source", "taken", "correction"]) -> dict[int, np.ndarray]:
+        """Return the masks of a kind that can be read, (H, W) label maps by slice."""
+        found = {}
+        height, width = self._info["scan"]["mask_shape"][-2:]
+        with self._lock, suppress(sqlite3.Error):
+            rows = self._connection.execute("SELECT slice, mask FROM masks WHERE kind = ?", (kind,))
+            for index, blob in rows:
+                with suppress(_DamageError):
+                    mask = _unpack_mask(f"{kind} {index}", blob)
+                    fits = mask.shape[0] <= height and mask.shape[1] <= width
+                    if fits and 0 <= index < self._info["scan"]["n_slices"]:
+                        found[index] = mask
+        return found
+
     def taken_masks(self) -> dict[int, np.ndarray] | None:
         """Return the masks of an earlier state that was taken; None if they are damaged."""
-        with self._lock, _reading(self.folder):
-            found = dict(self._masks("taken"))
-            return found if len(found) == self._info["taken_slices"] else None
+        found = self.masks("taken")
+        return found if len(found) == self._info["taken_slices"] else None
 
     def corrections(self) -> Corrections | None:
         """Return what a reviewer had drawn; None if it is damaged."""
         told = self._info["corrections"]
         if told is None:
             return Corrections.none()
-        try:
-            with self._lock, _reading(self.folder):
-                found = Corrections(dict(self._masks("correction")))
-        except CorrectionsError:
-            return None
+        found = Corrections(self.masks("correction"))
         return found if found.sha256 == told["sha256"] else None
 
     # -- events ------------------------------------------------------------------------------
@@ -383,7 +382,7 @@ class RunStore(Sequence[Record]):
         text = _RECORD.dump_json(record, exclude=_MASKS)
         mask = _pack(f"mask {number}", 1, mask=record.adapted_mask)
         with self._transaction():
-            self._delete_after(number - 1)
+            self._connection.execute("DELETE FROM events WHERE number >= ?", (number,))
             self._put_masks("source", self._pending)
             size = self._insert(number, record.step, text, mask, state)
             dropped = self._make_room(record.step, size)
@@ -400,7 +399,7 @@ class RunStore(Sequence[Record]):
         """Forget every event after the first ``length``."""
         if length < len(self._records):
             with self._transaction():
-                self._delete_after(length)
+                self._connection.execute("DELETE FROM events WHERE number > ?", (length,))
                 self._put_info(position=length, count=length)
             self._forget_after(length)
 
@@ -554,16 +553,13 @@ class RunStore(Sequence[Record]):
         """Let go of the state before this one where all are too many; return its step, or 0."""
         kept = [one for one in self._states if one < step]
         latest = max(kept, default=0)
-        if not latest or (len(kept) + 1) * size <= self._state_bytes:
+        if not latest or (len(kept) + 1) * size <= STATE_BYTES:
             return 0
         self._connection.execute(
             "UPDATE events SET theta = NULL, optimiser = NULL WHERE number = ?",
             (self._states[latest],),
         )
         return latest
-
-    def _delete_after(self, length: int) -> None:
-        self._connection.execute("DELETE FROM events WHERE number > ?", (length,))
 
     def _forget_after(self, length: int) -> None:
         if len(self._records) > length:
@@ -603,18 +599,6 @@ class RunStore(Sequence[Record]):
             [(kind, n, _pack(f"{kind} {n}", 1, mask=np.asarray(m))) for n, m in masks.items()],
         )
 
-    def _masks(self, kind: str) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the masks of a kind that can be read, by slice."""
-        height, width = self._info["scan"]["mask_shape"][-2:]
-        with suppress(sqlite3.Error):
-            rows = self._connection.execute("SELECT slice, mask FROM masks WHERE kind = ?", (kind,))
-            for index, blob in rows:
-                with suppress(_DamageError):
-                    mask = _unpack_mask(f"{kind} {index}", blob)
-                    fits = mask.shape[0] <= height and mask.shape[1] <= width
-                    if fits and 0 <= index < self._info["scan"]["n_slices"]:
-                        yield index, mask
-
     def _put_info(self, **changes: Any) -> None:
         if self.begun:
             self._info = {**self._info, **changes}
@@ -624,46 +608,31 @@ class RunStore(Sequence[Record]):
             )
 
 
-_MASKS = {"source_mask", "adapted_mask"}
-_ANY_THREAD: dict[str, Any] = {"check_same_thread": False, "timeout": 10.0}
-_DURABLE = ("journal_mode=DELETE", "synchronous=EXTRA", "secure_delete=ON")
-_NEW = (*_DURABLE, f"application_id={_APPLICATION}", f"user_version={_FORMAT}")
-_IN_MEMORY = ("journal_mode=MEMORY", f"cache_size=-{MEMORY_KIB}")
-
-
-def _connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
-    if not (new or is_run_folder(folder)):
-        raise RunFolderError(
-            f"{folder} is no run folder: it has no {STORE_FILE}. Choose the folder that an "
-            "adaptation wrote."
-        )
-    path = os.fsencode((folder / STORE_FILE).absolute()).replace(os.sep.encode(), b"/")
-    place = urllib.parse.quote(path if path.startswith(b"/") else b"/" + path)
-    connection: sqlite3.Connection = sqlite3.connect(
-        f"file://{place}?mode={'rwc' if new else 'rw'}",
-        uri=True,
-        isolation_level=None,
-        **_ANY_THREAD,
+def _connect(folder: Path | None, *, new: bool = False) -> sqlite3.Connection:
+    where = ""
+    if folder is not None:
+        if not (new or is_run_folder(folder)):
+            raise RunFolderError(
+                f"{folder} is no run folder: it has no {STORE_FILE}. Choose the folder that an "
+                "adaptation wrote."
+            )
+        path = os.fsencode((folder / STORE_FILE).absolute()).replace(os.sep.encode(), b"/")
+        place = urllib.parse.quote(path if path.startswith(b"/") else b"/" + path)
+        where = f"file://{place}?mode={'rwc' if new else 'rw'}"
+    connection = sqlite3.connect(
+        where, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0
     )
     connection.text_factory = bytes
-    if not new:
-        try:
-            marks = [
-                connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("application_id", "user_version")
-            ]
-            if marks != [_APPLICATION, _FORMAT]:
-                raise RunFolderError(
-                    f"{folder / STORE_FILE} is damaged, or of another format than this version "
-                    f"of napari-grata reads ({_FORMAT})."
-                )
-        except BaseException:
-            connection.close()
-            raise
     return connection
 
 
 def _read_info(connection: sqlite3.Connection) -> RunInfo:
+    for name, right in (("application_id", _APPLICATION), ("user_version", _FORMAT)):
+        if connection.execute(f"PRAGMA {name}").fetchone()[0] != right:
+            raise RunFolderError(
+                f"{STORE_FILE} is damaged, or of another format than this version of napari-grata "
+                f"reads ({_FORMAT})."
+            )
     row = connection.execute("SELECT info, seal FROM info").fetchone()
     if row is None:
         raise RunFolderError("This run never began; there is nothing to look at.")
@@ -680,16 +649,14 @@ def _reading(folder: Path | None) -> Iterator[None]:
         yield
     except RunFolderError:
         raise
-    except sqlite3.OperationalError as error:
-        raise RunFolderError(f"{where} cannot be read: {_why(error)}.") from error
     except (_DamageError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(
-            f"{where} cannot be read: its file {STORE_FILE} is damaged. The masks beside it are "
-            "there all the same."
+            f"{where} cannot be read: {_why(error)}. The masks beside {STORE_FILE} are there all "
+            "the same."
         ) from error
 
 
-def _why(error: sqlite3.Error) -> str:
+def _why(error: Exception) -> str:
     said = str(error).lower()
     return next((words for sign, words in _CAUSES.items() if sign in said), "it is damaged")
 
@@ -698,7 +665,7 @@ def _seal(name: str, data: bytes) -> bytes:
     """Return the checksum of what is kept under a name."""
     if not isinstance(data, bytes):
         raise _DamageError
-    return blake2b(data, digest_size=_SEAL, person=b"run", key=name.encode()).digest()
+    return blake2b(data, digest_size=_SEAL_BYTES, person=b"run", key=name.encode()).digest()
 
 
 def _pack(name: str, level: int, **arrays: np.ndarray) -> bytes:
@@ -711,10 +678,10 @@ def _pack(name: str, level: int, **arrays: np.ndarray) -> bytes:
 
 def _unpack(name: str, blob: Any) -> dict[str, np.ndarray]:
     """Return what `_pack` was given, read-only."""
-    if not isinstance(blob, bytes) or blob[:_SEAL] != _seal(name, blob[_SEAL:]):
+    if not isinstance(blob, bytes) or blob[:_SEAL_BYTES] != _seal(name, blob[_SEAL_BYTES:]):
         raise _DamageError
     try:
-        data = zlib.decompressobj().decompress(blob[_SEAL:], _MOST_BYTES)
+        data = zlib.decompressobj().decompress(blob[_SEAL_BYTES:], _MOST_BYTES)
         with np.load(io.BytesIO(data), allow_pickle=False) as kept:
             found = {key: kept[key] for key in kept.files}
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, BadZipFile) as error:

@@ -67,7 +67,7 @@ def previous_end(
             if not same_recipe(read_info(folder), segmenter, settings):
                 continue
             step = step_in_use(folder)
-            with contextlib.closing(RunStore.open(folder)) as store:
+            with contextlib.closing(RunStore(folder)) as store:
                 return Start(store.state(step), earlier.key, folder.name, step)
         except (RunFolderError, OSError, ValueError, KeyError, TypeError):
             continue

@@ -30,6 +30,7 @@ from napari_grata.adaptation import (
     adapt,
     read_info,
     reopen,
+    run_store,
 )
 from napari_grata.adaptation.methods.base import Snapshot
 from napari_grata.adaptation.run_store import STORE_FILE, RunStore
@@ -68,8 +69,8 @@ def record(step: int, **changes) -> Record:
     return Record("adapt", step, source_mask=NO_MASK, adapted_mask=NO_MASK, **values | changes)
 
 
-def a_store(steps: int, folder: Path | None = None, **more) -> RunStore:
-    store = RunStore(folder, state(0), **more)
+def a_store(steps: int, folder: Path | None = None) -> RunStore:
+    store = RunStore(folder, state(0))
     store.keep_source(0, NO_MASK)
     for step in range(1, steps + 1):
         store.append(record(step), state(step))
@@ -122,9 +123,11 @@ def test_the_mean_is_the_same_bit_for_bit_whatever_was_forgotten_in_between() ->
     store.close()
 
 
-def test_states_beyond_the_budget_go_but_for_the_first_ones_and_the_latest(tmp_path: Path) -> None:
-    (size,) = {a_store(0).theta(0).nbytes}
-    store = a_store(20, tmp_path, state_bytes=6 * (3 * size + 8000))
+def test_states_beyond_the_budget_go_but_for_the_first_ones_and_the_latest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_store, "STATE_BYTES", 50_000)
+    store = a_store(20, tmp_path)
     assert store.steps[0] == 0
     assert 3 < len(store.steps) < 8
     assert store.steps[-1] == 20
@@ -138,9 +141,7 @@ def test_states_beyond_the_budget_go_but_for_the_first_ones_and_the_latest(tmp_p
 def test_a_run_says_which_step_it_cannot_go_back_to(
     segmenter: Segmenter, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_grata.adaptation import run_store
-
-    monkeypatch.setattr(run_store.RunStore.__init__, "__kwdefaults__", {"state_bytes": 20_000})
+    monkeypatch.setattr(run_store, "STATE_BYTES", 20_000)
     run = AdaptationRun(segmenter, scan, LEARN.but(passes=3, predict="average"))
     records = list(run.records())
     assert len(records) == 16
@@ -194,7 +195,7 @@ def test_figures_that_are_no_numbers_come_back_too(
     )
     run.past.append(strange)
     run.close()
-    store = RunStore.open(tmp_path / "run")
+    store = RunStore(tmp_path / "run")
     assert store.damage == []
     assert_equal(store[0], first)
     assert_equal(store[1], strange)

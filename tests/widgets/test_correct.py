@@ -299,7 +299,7 @@ def test_cases_after_this_one_begin_with_what_was_learnt(
 
     for case in later:
         folder = cases.work(case).run_folder
-        store = RunStore.open(folder)
+        store = RunStore(folder)
         assert np.array_equal(store.theta(0), taught.theta_of(0))
         store.close()
     qtbot.waitUntil(lambda: not dock.cases.ahead.running, timeout=30_000)
