@@ -30,7 +30,7 @@ import torch
 from corrections_report import draw, print_table
 
 from napari_grata.adaptation import Corrections, Settings, make_method
-from napari_grata.adaptation.scribble import Supervision, scribble_loss
+from napari_grata.adaptation.objectives import Supervision, scribble_loss
 from napari_grata.evaluation import open_cohort
 from napari_grata.evaluation.reviewer import paint_strokes
 from napari_grata.scans import open_scan, read_mask

@@ -82,7 +82,7 @@ def stream(steps: int) -> list[Any]:
         kept.append(replace(record, source_mask=empty, adapted_mask=empty))
         if record.step % 1000 == 0:
             each, work = time.perf_counter() - began, time.process_time() - work_began
-            size = len(run.history) * run.history.record_bytes / 2**20
+            size = len(run.past.steps) * 3 * run.past.theta(0).nbytes / 2**20
             print(
                 f"| {record.step} | {each:.1f} | {work:.1f} | {resident():.0f} | {size:.0f} |",
                 flush=True,
@@ -90,7 +90,7 @@ def stream(steps: int) -> list[Any]:
             began, work_began = time.perf_counter(), time.process_time()
     for name, ask in (
         ("a mask after step 1", lambda: run.predict(50, 1)),
-        ("a mask after the last step", lambda: run.predict(50, run.history.last_step)),
+        ("a mask after the last step", lambda: run.predict(50, run.last_step)),
         ("back to half of the run", lambda: run.rollback(steps // 2)),
     ):
         began = time.perf_counter()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ import numpy as np
 from crop_discs import crop_box
 from scipy.stats import spearmanr
 
-from napari_grata.adaptation.calibrate_shift import home_scans
 from napari_grata.adaptation.shift import shift
 from napari_grata.evaluation import open_cohort
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.scans.samples import list_samples
 from napari_grata.segmenters import load_segmenter, structure_mask
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tools.train.recipes import home_scans
 
 CUP = {255: 0, 128: 1, 0: 2}
 DISCS, BRAINS = "local_disc_cup", "local_brain_T1_IBSR18"

@@ -36,8 +36,7 @@ from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans import open_scan
 from napari_grata.scans.samples import list_samples
 from napari_grata.segmenters import ResUNet, load_segmenter
-from napari_grata.segmenters.devices import has_bfloat16, processor_units
-from napari_grata.segmenters.layout import lay_out
+from napari_grata.segmenters.devices import has_bfloat16, lay_out, processor_units
 
 PRECISIONS = ["float32", *(["bfloat16"] if has_bfloat16("cpu") else [])]
 SIZES = (256, 384, 512, 768)

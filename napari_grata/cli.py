@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_grata import __version__, shift_verb
+from napari_grata.adaptation.settings import PRESETS
 
 
 class UsageError(ValueError):
@@ -82,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     adapt.add_argument(
         "--method",
         default="careful",
-        help="careful (default), as-published (= grata), consistency, batch-norm or source",
+        help=f"{', '.join(PRESETS)}; careful by default",
     )
     adapt.add_argument(
         "--precision",
@@ -99,18 +100,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="change one setting of the method, e.g. --set blend=0.2 --set passes=2",
     )
     _common(adapt)
-
-    train = verbs.add_parser("train", help="train a bundled source model again")
-    train.add_argument("recipe", help="fundus-disc-cup or brain-tissue-t1")
-    train.add_argument(
-        "--data", required=True, type=Path, help="folder of the labelled scans, or of the centre"
-    )
-    train.add_argument("--out", required=True, type=Path, help="folder of the model")
-    train.add_argument("--epochs", type=int, help="other than the recipe's own number")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    train.add_argument("--device", default="auto")
-    _common(train)
 
     benchmark = verbs.add_parser("benchmark", help="compare methods on labelled scans by centre")
     benchmark.add_argument("data", type=Path, metavar="DATA", help="<centre>/images and /masks")

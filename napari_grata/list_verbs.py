@@ -78,10 +78,10 @@ def _open(path: Path) -> CaseList:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """``napari-grata report``: one HTML file about a list, or about a single run."""
-    from napari_grata.adaptation.runfolder import RUN_FILE
+    from napari_grata.adaptation.run_store import is_run_folder
     from napari_grata.review.report import case_of_run, report_cases, write_report
 
-    if (options.list / RUN_FILE).is_file():
+    if is_run_folder(options.list):
         path = write_report(options.out, [case_of_run(options.list, "case-0001")])
         count = 1
     else:

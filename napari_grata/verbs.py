@@ -201,38 +201,6 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def train(options: argparse.Namespace) -> dict[str, Any]:
-    """``napari-grata train``."""
-    from tqdm import tqdm
-
-    from napari_grata.segmenters import load_card
-    from napari_grata.segmenters.training import train as train_model
-
-    with tqdm(desc="train", unit="epoch", disable=options.quiet) as bar:
-
-        def show(state) -> None:
-            bar.total = state.total
-            bar.set_postfix_str(state.message, refresh=False)
-            bar.update(state.done - bar.n)
-
-        folder = train_model(
-            options.recipe,
-            options.data,
-            options.out,
-            epochs=options.epochs,
-            seed=options.seed,
-            resume=options.resume,
-            progress=show,
-            device=options.device,
-        )
-    card = load_card(folder)
-    say(options, f"{card.name}: {folder}")
-    results = [dict(result) for result in card.results]
-    for result in results:
-        say(options, "  " + ", ".join(f"{key} {value}" for key, value in result.items()))
-    return {"model": card.name, "folder": str(folder), "results": results}
-
-
 def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     """``napari-grata benchmark``."""
     from napari_grata.evaluation import benchmark_from_command_line
@@ -334,7 +302,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "models": models,
     "segment": segment,
     "adapt": adapt,
-    "train": train,
     "benchmark": benchmark,
     "reopen": reopen,
     "shift": shift,

@@ -137,7 +137,7 @@ def test_a_second_demo_goes_beside_the_first(tmp_path: Path) -> None:
 
 
 def test_every_verb_has_help() -> None:
-    for verb in ("demo", "models", "segment", "adapt", "train", "benchmark", "reopen"):
+    for verb in ("demo", "models", "segment", "adapt", "benchmark", "reopen"):
         command = [sys.executable, "-m", "napari_grata", verb, "--help"]
         run = subprocess.run(command, capture_output=True, text=True)
         assert run.returncode == 0

@@ -14,7 +14,7 @@ import torch
 from napari_grata.cli import main
 from napari_grata.review.caselist import CaseList
 from napari_grata.segmenters import Card, Structure, build_network
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 
 @pytest.fixture

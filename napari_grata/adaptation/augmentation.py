@@ -1,8 +1,9 @@
-"""The strong view: a random change of intensities that a segmentation should survive.
+"""Views of an image: flips and rotations with their exact inverses, and the strong view.
 
-Random parameters are drawn by `draw_strong_view`, always on the CPU, so that one seed gives the
-same view on every device; `apply_strong_view` is a pure function of image and parameters.
-Order and ranges follow the published GraTa step (Chen et al., AAAI 2025).
+The strong view is a random change of intensities that a segmentation should survive. Its random
+parameters are drawn by `draw_strong_view`, always on the CPU, so that one seed
+gives the same view on every device; `apply_strong_view` is a pure function of image and
+parameters. Order and ranges follow the published GraTa step (Chen et al., AAAI 2025).
 """
 
 from __future__ import annotations
@@ -13,8 +14,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+_FLIPS = {"left-right": (-1,), "up-down": (-2,)}
+_TURNS = {"identity": 0, "rotation-90": 1, "rotation-180": 2, "rotation-270": 3}
 _BLUR_RADIUS = 6  # four deviations of the widest kernel
 _TINY = 1e-7
+
+
+def view(x: Tensor, name: str) -> Tensor:
+    """Return a view (see `card.VIEWS`) of ``x``, shape (…, H, W).
+
+    Rotations are anticlockwise; by 90° and 270° they swap height and width.
+    """
+    if name in _FLIPS:
+        return torch.flip(x, _FLIPS[name])
+    return torch.rot90(x, _TURNS[name], (-2, -1)) if _TURNS[name] else x
+
+
+def unview(x: Tensor, name: str) -> Tensor:
+    """Map a prediction on a view back onto the image; the exact inverse of `view`."""
+    if name in _FLIPS:
+        return torch.flip(x, _FLIPS[name])
+    return torch.rot90(x, -_TURNS[name], (-2, -1)) if _TURNS[name] else x
 
 
 @dataclass(frozen=True)

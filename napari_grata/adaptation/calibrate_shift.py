@@ -4,9 +4,6 @@
 reads the scans of a folder, without labels. Best are scans of the source centre that the model was
 *not* trained on, forty or more: with fewer, "farther than 19 of 20" cannot be told. The weights
 stay as they are; only the card's ``shift`` block is new.
-
-``--data DATA`` takes the held-out cases of a bundled model's recipe instead of a folder, and where
-those are fewer than ``--least``, all cases of its source centre.
 """
 
 from __future__ import annotations
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from napari_grata.segmenters.shift_reference import ShiftReference
 
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
-LEAST = 10
 SLICES_OF_A_VOLUME = 40
 """Single slices a volume that the slices' own quantiles are taken from."""
 
@@ -119,33 +115,9 @@ def _size(segmenter: Segmenter, scan: Scan, index: int) -> tuple[int, int]:
 
 def write_reference(folder: Path, reference: ShiftReference) -> None:
     """Put a reference into the card of a model folder; the weights are not touched."""
-    from napari_grata.segmenters.card import CARD_FILE, card_to_yaml, load_card
+    from napari_grata.segmenters import load_card, write_card
 
-    card = replace(load_card(folder), shift=reference)
-    temporary = folder / f".{CARD_FILE}.new"
-    temporary.write_text(card_to_yaml(card), encoding="utf-8")
-    temporary.replace(folder / CARD_FILE)
-
-
-def home_scans(name: str, data: Path, least: int = LEAST) -> tuple[list[Path], int, str]:
-    """Return the scans of a bundled model's own centre: paths, how many it has seen, and words.
-
-    The held-out ones of its recipe; all of them where those are fewer than ``least``.
-    """
-    from napari_grata.segmenters.training.datasets import find_cases, split_cases
-    from napari_grata.segmenters.training.recipes import find_recipe
-
-    recipe = find_recipe(name)
-    cases = find_cases(data, recipe.folder)
-    trained, held_out = split_cases(cases, recipe.hold_out, block=recipe.block)
-    centre = Path(recipe.folder).name
-    if len(held_out) >= least:
-        return [case.image for case in held_out], 0, f"{centre}, held out"
-    return (
-        [case.image for case in cases],
-        len(trained),
-        f"{centre}, {len(held_out)} held out and {len(trained)} of the training",
-    )
+    write_card(folder, replace(load_card(folder), shift=reference))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,12 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").splitlines()[0],
     )
     parser.add_argument("model", help="name of a model, or its folder")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--scans", type=Path, help="folder of scans of the source centre")
-    source.add_argument("--data", type=Path, help="data sets of a bundled model's recipe")
+    parser.add_argument(
+        "--scans", type=Path, required=True, help="folder of scans of the source centre"
+    )
     parser.add_argument("--on", default="", help="which scans these are, for the card")
     parser.add_argument("--seen", type=int, default=0, help="how many trained the model (0)")
-    parser.add_argument("--least", type=int, default=LEAST, help=f"held-out scans ({LEAST})")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dry-run", action="store_true", help="print it, change no card")
     options = parser.parse_args(arguments)
@@ -191,19 +162,15 @@ def _measure(options: argparse.Namespace) -> tuple[ShiftReference, Path]:
     given = Path(options.model)
     folder = given if (given / "card.yaml").is_file() else find_model(options.model).folder
     segmenter = load_segmenter(Path(folder).resolve(), device=options.device)
-    if options.data is not None:
-        paths, seen, on = home_scans(segmenter.card.name, options.data, options.least)
-        source = "--data DATA"
-    else:
-        paths = _scans_of(options.scans)
-        seen, on, source = options.seen, options.on or options.scans.name, "--scans FOLDER"
-    command = f"python -m napari_grata.adaptation.calibrate_shift {segmenter.card.name} {source}"
+    command = (
+        f"python -m napari_grata.adaptation.calibrate_shift {segmenter.card.name} --scans FOLDER"
+    )
     reference = calibrate(
         segmenter,
-        (open_scan(path) for path in paths),
-        on=options.on or on,
+        (open_scan(path) for path in _scans_of(options.scans)),
+        on=options.on or options.scans.name,
         command=command,
-        seen=seen,
+        seen=options.seen,
         progress=lambda text: print(text, file=sys.stderr),
     )
     return reference, Path(folder)

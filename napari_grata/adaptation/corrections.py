@@ -10,22 +10,18 @@ Loads no torch.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from napari_grata.scans.safefiles import write_bytes
-
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters.card import Card
-    from napari_grata.segmenters.frame import Frame
+    from napari_grata.segmenters.preprocessing import Frame
 
 NOT_CORRECTED = -1
 """Value of a pixel that the reviewer did not touch."""
@@ -220,36 +216,6 @@ class Corrections:
                 f"{tuple(shape)}. They belong to another scan."
             )
 
-    # -- keeping -----------------------------------------------------------------------------
-
-    def save(self, path: str | Path) -> None:
-        """Write a compressed ``.npz`` in one go: a crash leaves the old file or the new one."""
-        path = Path(path)
-        arrays = {f"slice_{index}": one for index, one in self.labels.items()}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        write_bytes(path, buffer.getvalue())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Corrections:
-        """Read what `save` wrote; nothing is unpickled.
-
-        Raises
-        ------
-        CorrectionsError
-        """
-        path = Path(path)
-        try:
-            # Opened here: NumPy leaves a damaged archive open.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                return cls({int(name.removeprefix("slice_")): found[name] for name in found.files})
-        except Exception as error:
-            # A damaged archive fails in many ways: zlib, tokens of a header, kinds of compression.
-            raise CorrectionsError(
-                f"The corrections in {path.name} cannot be read ({error}). The masks of the run "
-                "are there all the same."
-            ) from error
-
 
 @dataclass(frozen=True)
 class Lesson:
@@ -346,4 +312,5 @@ def _to_grid(
 
 def _centres(length: int, target: int) -> np.ndarray:
     """Source pixel under the centre of each target pixel."""
-    return np.minimum(((np.arange(target) + 0.5) * length / target).astype(int), length - 1)
+    centres: np.ndarray = ((np.arange(target) + 0.5) * length / target).astype(int)
+    return centres.clip(max=length - 1)

@@ -1,19 +1,26 @@
-"""What a person should look at: plain rules that compare a slice's masks before and after.
+"""What the user should look at: plain rules that compare a slice's masks before and after.
 
 Automatic detectors of harm published so far do not work well, so these point and never judge or
-block. Every threshold stands here under a name.
+block. A rule is one entry of `RULES`: a code, words, and a test with its threshold under a name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from napari_grata.segmenters.card import structure_mask
 
 from .records import Flag
+
+if TYPE_CHECKING:
+    from napari_grata.segmenters.card import Card
+
+    from .plan import Region
 
 LOST_RATIO = 0.5
 """A structure is *lost* below this share of its source area."""
@@ -61,20 +68,201 @@ def mean_entropy(probabilities: np.ndarray, activation: str) -> float:
     return float(-(p * np.log(p) + q * np.log(q)).mean())
 
 
+class StructureMasks(NamedTuple):
+    """One structure in what was worked on of a slice: bool, shape (h, w), before and after."""
+
+    name: str
+    before: np.ndarray
+    after: np.ndarray
+    area_before: int
+    area_after: int
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it is there, and large enough for its areas to be compared."""
+        return self.area_after > 0 and max(self[3:]) >= COMPARABLE_PIXELS
+
+
+@dataclass(frozen=True)
+class Slice:
+    """All that a rule may look at; see `flag_slice`."""
+
+    card: Card
+    source_mask: np.ndarray
+    adapted_mask: np.ndarray
+    probabilities: np.ndarray | None
+    entropy: float | None
+    source_entropy: float | None
+    region: Region | None
+    expected: bool
+    undone: bool
+    far: str | None
+    unusual: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def structures(self) -> list[StructureMasks]:
+        """The card's structures, within the region."""
+        r0, c0, r1, c1 = self.region or (0, 0, *self.source_mask.shape)
+        found = []
+        for structure in self.card.structures:
+            before, after = (
+                structure_mask(self.card, mask, structure)[r0:r1, c0:c1]
+                for mask in (self.source_mask, self.adapted_mask)
+            )
+            areas = int(before.sum()), int(after.sum())
+            found.append(StructureMasks(structure.name, before, after, *areas))
+        return found
+
+
+Values = dict[str, Any]
+"""What fills a rule's code and words; names of structures are written small in the code."""
+
+
+class Rule(NamedTuple):
+    """One thing to look for: yields values for each place where it is found."""
+
+    code: str
+    words: str
+    test: Callable[[Slice], Iterator[Values]]
+
+
+RULES: list[Rule] = []
+
+
+def rule(code: str, words: str) -> Callable[[Callable[[Slice], Iterator[Values]]], Any]:
+    """Enter a test among the `RULES`; flags come in their order."""
+
+    def enter(test: Callable[[Slice], Iterator[Values]]) -> Any:
+        RULES.append(Rule(code, words, test))
+        return test
+
+    return enter
+
+
+@rule(
+    "non-finite",
+    "This step produced values that are not numbers; it was undone and the model is as it was "
+    "before.",
+)
+def _undone(seen: Slice) -> Iterator[Values]:
+    if seen.undone:
+        yield {}
+
+
+@rule(FAR_CODE, "{words}")
+def _far(seen: Slice) -> Iterator[Values]:
+    if seen.far is not None:
+        yield {"words": seen.far}
+
+
+@rule("{name}-unusual", "{words}")
+def _unusual(seen: Slice) -> Iterator[Values]:
+    for name, words in seen.unusual:
+        yield {"name": name, "words": words}
+
+
+@rule("{name}-empty", "No {name} is left after adaptation; before, there was.")
+def _gone(seen: Slice) -> Iterator[Values]:
+    for one in seen.structures:
+        if not one.area_after and one.area_before >= COMPARABLE_PIXELS:
+            yield {"name": one.name}
+
+
+@rule("{name}-empty", "No {name} was found, before or after.")
+def _never_there(seen: Slice) -> Iterator[Values]:
+    for one in seen.structures:
+        if seen.expected and not one.area_after and one.area_before < COMPARABLE_PIXELS:
+            yield {"name": one.name}
+
+
+@rule("{name}-lost", "The {name} shrank to {share} % of its area before adaptation.")
+def _lost(seen: Slice) -> Iterator[Values]:
+    for one in seen.structures:
+        if one.comparable and one.area_after < LOST_RATIO * one.area_before:
+            yield {"name": one.name, "share": round(100 * one.area_after / one.area_before)}
+
+
+@rule("{name}-doubled", "The {name} grew to {times:.1f} times its area before adaptation.")
+def _doubled(seen: Slice) -> Iterator[Values]:
+    for one in seen.structures:
+        if one.comparable and one.area_after > DOUBLED_RATIO * one.area_before > 0:
+            yield {"name": one.name, "times": one.area_after / one.area_before}
+
+
+@rule("{name}-doubled", "A {name} appeared where there was none before adaptation.")
+def _appeared(seen: Slice) -> Iterator[Values]:
+    for one in seen.structures:
+        if one.comparable and not one.area_before:
+            yield {"name": one.name}
+
+
+@rule("{name}-fragments", "The {name} fell into {after} pieces (before: {before}).")
+def _fragments(seen: Slice) -> Iterator[Values]:
+    # Only here, for its import takes long and the dock opens before anything is flagged.
+    from scipy import ndimage
+
+    for one in seen.structures:
+        before, after = (int(ndimage.label(mask)[1]) for mask in (one.before, one.after))
+        more = after >= before + FRAGMENTS_MORE and after >= FRAGMENTS_RATIO * before
+        if before and more:
+            yield {"name": one.name, "before": before, "after": after}
+
+
+@rule("{name}-at-border", "The {name} touches the edge of the {where} and may be cut off.")
+def _at_border(seen: Slice) -> Iterator[Values]:
+    for one in seen.structures:
+        edge = np.ones(one.after.shape, dtype=bool)
+        edge[1:-1, 1:-1] = False
+        if int((one.after & edge).sum()) >= BORDER_PIXELS:
+            yield {"name": one.name, "where": "rectangle" if seen.region else "image"}
+
+
+@rule(
+    "{name}-outside-{outer}",
+    "{share} % of the {name} lay outside the {outer} before this was put right.",
+)
+def _outside(seen: Slice) -> Iterator[Values]:
+    # The probabilities show it; a label map cannot.
+    if seen.probabilities is None or seen.card.activation != "sigmoid":
+        return
+    shown = {
+        s.name: p >= 0.5 for s, p in zip(seen.card.structures, seen.probabilities, strict=True)
+    }
+    for structure in seen.card.structures:
+        inner, outer = shown[structure.name], shown.get(structure.inside or "")
+        outside = 0 if outer is None else int((inner & ~outer).sum())
+        if outside >= OUTSIDE_PIXELS and outside > OUTSIDE_SHARE * int(inner.sum()):
+            share = round(100 * outside / int(inner.sum()))
+            yield {"name": structure.name, "outer": structure.inside, "share": share}
+
+
+@rule(
+    "entropy-collapse",
+    "The adapted model is suspiciously sure of every pixel; it may have collapsed. Compare with "
+    "the source mask.",
+)
+def _collapsed(seen: Slice) -> Iterator[Values]:
+    if seen.entropy is None or seen.source_entropy is None:
+        return
+    if seen.source_entropy > COLLAPSE_FLOOR and seen.entropy < COLLAPSE_RATIO * seen.source_entropy:
+        yield {}
+
+
 def flag_slice(
-    card: Any,
+    card: Card,
     source_mask: np.ndarray,
     adapted_mask: np.ndarray,
     *,
     probabilities: np.ndarray | None = None,
     entropy: float | None = None,
     source_entropy: float | None = None,
-    region: tuple[int, int, int, int] | None = None,
+    region: Region | None = None,
     expected: bool = False,
     undone: bool = False,
     far: str | None = None,
+    unusual: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Flag, ...]:
-    """Look over one slice and return what a person should look at.
+    """Look over one slice and return what the user should look at.
 
     Parameters
     ----------
@@ -95,109 +283,29 @@ def flag_slice(
     far : str, optional
         What to say where the slice lies far from the source centre's own
         (`napari_grata.adaptation.shift.FarSlices`).
+    unusual : tuple of (structure, sentence)
+        What is unlike the masks of the model's training (`napari_grata.segmenters.extent`).
     """
-    flags: list[Flag] = []
-    if undone:
-        flags.append(
-            Flag(
-                "non-finite",
-                "This step produced values that are not numbers; it was undone and the model is "
-                "as it was before.",
-            )
-        )
-    if far is not None:
-        flags.append(Flag(FAR_CODE, far))
-    window = np.s_[:, :] if region is None else np.s_[region[0] : region[2], region[1] : region[3]]
-    for structure in card.structures:
-        before = structure_mask(card, source_mask, structure.name)[window]
-        after = structure_mask(card, adapted_mask, structure.name)[window]
-        flags += _compare(structure.name, before, after, expected, region is not None)
-    if probabilities is not None:
-        flags += _containment(card, probabilities)
-    if (
-        entropy is not None
-        and source_entropy is not None
-        and source_entropy > COLLAPSE_FLOOR
-        and entropy < COLLAPSE_RATIO * source_entropy
-    ):
-        flags.append(
-            Flag(
-                "entropy-collapse",
-                "The adapted model is suspiciously sure of every pixel; it may have collapsed. "
-                "Compare with the source mask.",
-            )
-        )
-    return tuple(flags)
+    seen = Slice(
+        card,
+        source_mask,
+        adapted_mask,
+        probabilities,
+        entropy,
+        source_entropy,
+        region,
+        expected,
+        undone,
+        far,
+        unusual,
+    )
+    return tuple(
+        Flag(code.format(**_small(values)), words.format(**values))
+        for code, words, test in RULES
+        for values in test(seen)
+    )
 
 
-def _slug(name: str) -> str:
-    return "-".join(name.lower().split())
-
-
-def _compare(
-    name: str, before: np.ndarray, after: np.ndarray, expected: bool, region: bool
-) -> Iterator[Flag]:
-    area_before, area_after = int(before.sum()), int(after.sum())
-    if area_after == 0:
-        if area_before >= COMPARABLE_PIXELS:
-            yield Flag(
-                f"{_slug(name)}-empty", f"No {name} is left after adaptation; before, there was."
-            )
-        elif expected:
-            yield Flag(f"{_slug(name)}-empty", f"No {name} was found, before or after.")
-        return
-    if max(area_before, area_after) >= COMPARABLE_PIXELS:
-        if area_after < LOST_RATIO * area_before:
-            share = round(100 * area_after / area_before)
-            yield Flag(
-                f"{_slug(name)}-lost",
-                f"The {name} shrank to {share} % of its area before adaptation.",
-            )
-        elif area_after > DOUBLED_RATIO * area_before:
-            text = (
-                f"The {name} grew to {area_after / area_before:.1f} times its area before "
-                "adaptation."
-                if area_before
-                else f"A {name} appeared where there was none before adaptation."
-            )
-            yield Flag(f"{_slug(name)}-doubled", text)
-    # Only here, for its import takes long and the dock opens before anything is flagged.
-    from scipy import ndimage
-
-    pieces_before = int(ndimage.label(before)[1])
-    pieces_after = int(ndimage.label(after)[1])
-    if (
-        pieces_before
-        and pieces_after >= pieces_before + FRAGMENTS_MORE
-        and pieces_after >= FRAGMENTS_RATIO * pieces_before
-    ):
-        yield Flag(
-            f"{_slug(name)}-fragments",
-            f"The {name} fell into {pieces_after} pieces (before: {pieces_before}).",
-        )
-    edge = np.ones(after.shape, dtype=bool)
-    edge[1:-1, 1:-1] = False
-    if int((after & edge).sum()) >= BORDER_PIXELS:
-        where = "rectangle" if region else "image"
-        yield Flag(
-            f"{_slug(name)}-at-border",
-            f"The {name} touches the edge of the {where} and may be cut off.",
-        )
-
-
-def _containment(card: Any, probabilities: np.ndarray) -> Iterator[Flag]:
-    if card.activation != "sigmoid":
-        return
-    channel = {structure.name: number for number, structure in enumerate(card.structures)}
-    for structure in card.structures:
-        if structure.inside is None or structure.inside not in channel:
-            continue
-        inner = probabilities[channel[structure.name]] >= 0.5
-        outside = int((inner & (probabilities[channel[structure.inside]] < 0.5)).sum())
-        if outside >= OUTSIDE_PIXELS and outside > OUTSIDE_SHARE * int(inner.sum()):
-            share = round(100 * outside / int(inner.sum()))
-            yield Flag(
-                f"{_slug(structure.name)}-outside-{_slug(structure.inside)}",
-                f"{share} % of the {structure.name} lay outside the {structure.inside} before "
-                "this was put right.",
-            )
+def _small(values: Values) -> Values:
+    """Write names as in a code: ``grey matter`` as ``grey-matter``."""
+    return {key: "-".join(str(value).lower().split()) for key, value in values.items()}

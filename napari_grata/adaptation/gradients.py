@@ -46,7 +46,7 @@ class FlatParameters:
         self.sizes = [shape.numel() for shape in self.shapes]
         flat = [p.detach().reshape(-1) for p in self.parameters]
         self.values = torch.cat(flat) if flat else torch.zeros(0)
-        pieces = self.values.split(self.sizes) if flat else ()
+        pieces = torch.split(self.values, self.sizes) if flat else ()
         for parameter, piece in zip(self.parameters, pieces, strict=True):
             parameter.data = piece.view(parameter.shape)
 

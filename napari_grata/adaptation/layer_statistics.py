@@ -18,8 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .normalisation import batch_statistics
-from .slice_adapter import is_blank
+from .normalisation import batch_statistics, is_blank
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan

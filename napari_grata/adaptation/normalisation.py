@@ -88,7 +88,7 @@ class BlendedNorm(nn.Module):
         elif blend == 1.0:
             y = fn.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
         else:
-            y = _Blended.apply(x, weight, bias, mean, var, blend, self.eps)
+            y = _Blended.apply(x, weight, bias, mean, var, blend, self.eps)  # type: ignore[no-untyped-call]
         y = _with_gradient_laid_out_alike(y)
         # Not for a single group: writing into a view, as a ReLU in place does, costs autograd a
         # copy of the whole gradient.
@@ -151,6 +151,11 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         return mean, var
     var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
     return mean, var
+
+
+def is_blank(image: Tensor) -> bool:
+    """Whether an image shows nothing: one value throughout has no statistics."""
+    return bool(image.amax() == image.amin())
 
 
 def adaptable_copy(network: nn.Module, blend: float = 1.0) -> nn.Module:
@@ -230,7 +235,8 @@ def _with_gradient_laid_out_alike(y: Tensor) -> Tensor:
     if not y.requires_grad:
         return y
     shape, stride = y.shape, y.stride()
-    y.register_hook(lambda gradient: laid_out_as(gradient, shape, stride))
+    lay_out: Any = y.register_hook
+    lay_out(lambda gradient: laid_out_as(gradient, shape, stride))
     return y
 
 

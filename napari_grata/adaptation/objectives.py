@@ -1,4 +1,4 @@
-"""The six label-free objectives, each usable as auxiliary and as pseudo objective of GraTa.
+"""What a step learns from: six label-free objectives, and the reviewer's corrections.
 
 The functions are the bare formulas; `Objectives` feeds them with a network's predictions.
 Notation: z logits, p probabilities, S structures (or classes), B images.
@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
+from napari_grata.segmenters.card import VIEWS
+
 from .augmentation import strong_view as draw_and_apply
-from .scribble import SCRIBBLE, Supervision, scribble_loss
+from .augmentation import unview, view
+from .corrections import Corrections, lesson
+from .normalisation import grouped
 from .settings import OBJECTIVES
-from .views import VIEWS, predict_views, view
+
+if TYPE_CHECKING:
+    from napari_grata.segmenters import Card, Prepared
 
 ACTIVATIONS = ("sigmoid", "softmax")
+SCRIBBLE = "scribble"
 NOISE_DEVIATION = 0.1
 _STRIDE = 32  # what a halved image is padded to, so that networks of stride 32 take it
 
@@ -69,8 +77,154 @@ def consistency_loss(logits: Tensor, target: Tensor, activation: str = "sigmoid"
     return -(target * torch.log_softmax(logits, dim=1)).sum(1).mean()
 
 
+@dataclass(frozen=True)
+class Supervision:
+    """Corrected pixels of a batch, on the model's grid and device.
+
+    Attributes
+    ----------
+    targets : Tensor, shape (B, S, h, w)
+        Probabilities that the corrected pixels should have.
+    weights : Tensor, shape (B, h, w)
+        1 on corrected pixels, less around them with soft labels, 0 elsewhere.
+    held : Tensor, shape (B, S, h, w), optional
+        What the model said of these images before it was taught: the other pixels, which the
+        reviewer saw and left alone, are held to it.
+    hold : float
+        Weight of such a pixel; that of a corrected one is 1.
+    """
+
+    targets: Tensor
+    weights: Tensor
+    held: Tensor | None = None
+    hold: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        corrections: Corrections,
+        prepared: Prepared,
+        card: Card,
+        soft_labels: float = 0.0,
+    ) -> Supervision | None:
+        """Return what the corrections of a prepared slice teach; None if nothing.
+
+        Parameters are those of `napari_grata.adaptation.corrections.lesson`.
+        """
+        labels = corrections.labels.get(prepared.slice_index)
+        if labels is None:
+            return None
+        taught = lesson(labels, card, prepared.frame, soft_labels)
+        if taught is None:
+            return None
+        return cls(
+            torch.from_numpy(taught.targets)[None].to(prepared.image),
+            torch.from_numpy(taught.weights)[None].to(prepared.image),
+        )
+
+    def to(self, like: Tensor) -> Supervision:
+        """Return the same on the device and in the type of ``like``."""
+        held = None if self.held is None else self.held.to(like)
+        return Supervision(self.targets.to(like), self.weights.to(like), held, self.hold)
+
+    def holding(self, held: Tensor, hold: float) -> Supervision:
+        """Return the same with the other pixels held to ``held`` (B, S, h, w)."""
+        return replace(self, held=held, hold=hold)
+
+
+def scribble_loss(logits: Tensor, supervision: Supervision, activation: str = "sigmoid") -> Tensor:
+    """Return the cross-entropy on the corrected pixels, with the others held to what was said.
+
+    Σ_p [w_p·CE(z_p, t_p) + h·(1 − w_p)·CE(z_p, q_p)] / Σ_p [w_p + h·(1 − w_p)], with weights w,
+    targets t, the model's earlier answer q and the weight h of a pixel that was left alone.
+    Sigmoid: CE is the binary cross-entropy, the mean over structures. Every corrected pixel counts
+    the same, whatever its class: with a whole slice corrected, the classes have the shares that
+    they truly have, and more say for small ones made models draw too much of them (measured:
+    three points of ventricles lost). What balances a few strokes of one class is h: without it
+    they pull the whole slice along.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, S, h, w)
+    """
+    weights = supervision.weights
+    loss = (weights * _cross_entropy(logits, supervision.targets, activation)).sum()
+    total = weights.sum()
+    if supervision.held is not None and supervision.hold > 0:
+        alone = supervision.hold * (1 - weights)
+        loss = loss + (alone * _cross_entropy(logits, supervision.held, activation)).sum()
+        total = total + alone.sum()
+    return loss / total
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, activation: str) -> Tensor:
+    """Per pixel, shape (B, h, w)."""
+    if activation == "sigmoid":
+        return fn.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return -(targets * torch.log_softmax(logits, dim=1)).sum(1)
+
+
+@torch.no_grad()
+def predict_views(
+    network: nn.Module,
+    images: Tensor,
+    probabilities: Callable[[Tensor], Tensor],
+    *,
+    views: Sequence[str] = VIEWS,
+    batch_views: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Predict all views without gradient; each is normalised with its own statistics.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As `adaptable_copy` makes it.
+    images : Tensor, shape (B, C, H, W)
+    probabilities : callable
+        Logits to probabilities, element by element of the image plane.
+    views : sequence of str
+        The identity is among them.
+    batch_views : bool
+        Views of equal shape run as one batch. Equal to the view-by-view path within rounding;
+        faster on a GPU.
+
+    Returns
+    -------
+    logits : Tensor, shape (B, S, H, W)
+        Of the identity view.
+    mean : Tensor, shape (B, S, H, W)
+        Mean of the probabilities over the views, mapped back onto the image.
+    """
+    together: list[list[str]] = [[name] for name in views]
+    if batch_views:
+        by_shape: dict[torch.Size, list[str]] = {}
+        for name in views:
+            by_shape.setdefault(view(images, name).shape, []).append(name)
+        together = list(by_shape.values())
+    logits = total = None
+    for names in together:
+        for name, one in zip(names, _forward(network, images, names), strict=True):
+            if name == "identity":
+                logits = one
+            back = unview(probabilities(one), name)
+            total = back if total is None else total + back
+    assert logits is not None
+    assert total is not None
+    return logits, total / len(views)
+
+
+def _forward(network: nn.Module, images: Tensor, views: Sequence[str]) -> list[Tensor]:
+    if len(views) == 1:
+        return [network(view(images, views[0]))]
+    # Rows b·G + g, as `grouped` wants them.
+    rows = torch.stack([view(images, name) for name in views], dim=1).flatten(0, 1)
+    with grouped(network, len(views)):
+        out = network(rows)
+    return list(out.unflatten(0, (images.shape[0], len(views))).unbind(1))
+
+
 class Objectives:
-    """Evaluate any of the six objectives on one network.
+    """Evaluate any of the objectives on one network.
 
     Parameters
     ----------
@@ -81,6 +235,8 @@ class Objectives:
         On the CPU; every random number comes from it.
     strong_view : callable, optional
         Images to images, in place of the seeded augmentation.
+    views : sequence of str
+        What consistency and the mean over views take; the identity is among them.
     autocast : bool
         Whether the network runs in bfloat16 where PyTorch thinks it safe. Logits are float32
         again; auxiliary heads always are.
@@ -94,9 +250,20 @@ class Objectives:
         activation: str = "sigmoid",
         symmetric_entropy: bool = False,
         strong_view: Callable[[Tensor], Tensor] | None = None,
+        views: Sequence[str] = VIEWS,
         batch_views: bool = False,
         autocast: bool = False,
     ) -> None:
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}."
+            )
+        if "identity" not in views or not set(views) <= set(VIEWS):
+            raise ValueError(
+                f"views are {', '.join(views) or 'none'}; choose identity and any of "
+                f"{', '.join(VIEWS[1:])}."
+            )
+        self.views = tuple(views)
         self.network = network
         self.autocast = autocast
         self.generator = generator
@@ -125,25 +292,30 @@ class Objectives:
         ``scribble`` needs `supervision`; ``a+b`` is the sum of two losses.
         """
         first, plus, rest = name.partition("+")
-        loss = getattr(self, "_" + first.replace("-", "_"))(images)
+        loss: Tensor = getattr(self, "_" + first.replace("-", "_"))(images)
         return loss + self.loss(rest, images) if plus else loss
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the network's logits, in the type of the images."""
         with self._casting(images):
-            logits = self.network(images)
+            logits: Tensor = self.network(images)
         return logits.to(images.dtype)
 
-    def six_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the image's own logits and the mean probability over the six views."""
+    def mean_of_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image's own logits and the mean probability over the views."""
         with self._casting(images):
             logits, mean = predict_views(
                 self.network,
                 images,
-                lambda logits: probabilities(logits.to(images.dtype), self.activation),
+                lambda logits: self.probabilities(logits.to(images.dtype)),
+                views=self.views,
                 batch_views=self.batch_views,
             )
         return logits.to(images.dtype), mean
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return what the network's activation makes of logits."""
+        return probabilities(logits, self.activation)
 
     def _casting(self, images: Tensor) -> AbstractContextManager[Any]:
         # Some devices (Apple's, before PyTorch 2.5) refuse autocast even where it is off.
@@ -155,7 +327,7 @@ class Objectives:
         return entropy_loss(self.logits(images), self.activation, self.symmetric_entropy)
 
     def _consistency(self, images: Tensor) -> Tensor:
-        target = self.six_views(images)[1]
+        target = self.mean_of_views(images)[1]
         return consistency_loss(self.logits(self._strong(images)), target, self.activation)
 
     def _scribble(self, images: Tensor) -> Tensor:
@@ -185,7 +357,7 @@ class Objectives:
 
     def _rotation(self, images: Tensor) -> Tensor:
         turns = torch.randint(len(VIEWS), (images.shape[0],), generator=self.generator).tolist()
-        turned = [view(image, turn) for image, turn in zip(images, turns, strict=True)]
+        turned = [view(image, VIEWS[turn]) for image, turn in zip(images, turns, strict=True)]
         # Images that are not square change their shape when turned by 90°: one batch per shape.
         by_shape: dict[torch.Size, list[int]] = {}
         for row, image in enumerate(turned):

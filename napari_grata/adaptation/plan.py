@@ -198,8 +198,8 @@ class Event:
     episode: int
     step: int
     first_step: int
-    resets: bool
-    final: bool
+    resets: bool = False
+    final: bool = True
 
 
 def episodes(
@@ -251,34 +251,15 @@ def make_plan(
         last = {index: number for number, (index, _) in enumerate(visits)}
         for number, (index, pass_index) in enumerate(visits):
             step += settings.learns
-            events.append(
-                Event(
-                    phase="adapt",
-                    slice_index=index,
-                    case=case_of(index),
-                    pass_index=pass_index,
-                    episode=episode,
-                    step=step,
-                    first_step=first_step,
-                    resets=settings.learns and episode > 0 and step == first_step,
-                    final=number == last[index] and not afterwards,
-                )
-            )
+            place = (index, case_of(index), pass_index, episode, step, first_step)
+            resets = settings.learns and episode > 0 and step == first_step
+            final = number == last[index] and not afterwards
+            events.append(Event("adapt", *place, resets=resets, final=final))
         if afterwards:
             untaught = [index for index in members if index not in corrected]
+            place = (visits[-1][1], episode, step, first_step)
             events += [
-                Event(
-                    phase="predict",
-                    slice_index=index,
-                    case=case_of(index),
-                    pass_index=visits[-1][1],
-                    episode=episode,
-                    step=step,
-                    first_step=first_step,
-                    resets=False,
-                    final=True,
-                )
-                for index in [*taught, *untaught]
+                Event("predict", index, case_of(index), *place) for index in [*taught, *untaught]
             ]
     return tuple(events)
 
@@ -335,17 +316,7 @@ def cut_short(plan: tuple[Event, ...], position: int, settings: Settings) -> tup
         same_case = event.episode == last.episode or settings.mode != "episodic"
         if event.slice_index not in have and same_case:
             lacking.setdefault(event.slice_index, event)
+    place = (last.pass_index, last.episode, last.step, last.first_step)
     return done + tuple(
-        Event(
-            phase="predict",
-            slice_index=index,
-            case=event.case,
-            pass_index=last.pass_index,
-            episode=last.episode,
-            step=last.step,
-            first_step=last.first_step,
-            resets=False,
-            final=True,
-        )
-        for index, event in lacking.items()
+        Event("predict", index, event.case, *place) for index, event in lacking.items()
     )

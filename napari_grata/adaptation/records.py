@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from napari_grata.segmenters.card import structure_mask
 if TYPE_CHECKING:
     from napari_grata.segmenters.card import Card
 
-    from .methods import StepRecord
+    from .methods.base import StepRecord
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,12 @@ class Record:
     final : bool
         Whether this mask is the slice's result (else a later event replaces it).
     """
+
+    # How the store of a run writes it as JSON.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "arbitrary_types_allowed": True,
+        "ser_json_inf_nan": "constants",
+    }
 
     phase: Literal["adapt", "predict"]
     step: int

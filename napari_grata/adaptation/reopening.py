@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_grata.scans.files import sha256_of
 from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 
-from .corrections import Corrections, CorrectionsError
-from .journal import STEPS_FILE, Journal
-from .runfolder import (
-    CORRECTIONS_FILE,
-    RUN_FILE,
-    SCAN_FILE,
-    THETA_FILE,
-    RunFolderError,
-    fingerprint,
-    read_info,
-)
+from .corrections import Corrections
+from .plan import Region
+from .run_files import fingerprint, read_whereabouts
+from .run_store import ModelInfo, RunFolderError, RunInfo, RunStore
 from .settings import Settings, SettingsError
-from .taken_masks import read_taken
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Segmenter
 
+    from .methods.base import Snapshot
     from .run import AdaptationRun
 
 
@@ -41,7 +34,7 @@ class ReopenedRun:
     ----------
     folder : Path
     settings : Settings
-    records : Journal
+    records : RunStore
         A sequence of `Record`, masks read when asked for; those up to where the run stood.
     source_masks, adapted_masks : dict of int to ndarray of uint8, shape (H, W)
         Label maps by slice.
@@ -53,29 +46,29 @@ class ReopenedRun:
     state : str
         ``finished``, ``cancelled``, ``failed``, or ``interrupted`` where the program ended in
         mid-run.
-    info : dict
-        All of ``run.json``.
+    info : RunInfo
+        What the run is and how it stands.
     scan : Scan or None
         The scan itself, where it was found and is the same.
     taken : int or None
-        The step of an earlier state whose masks a person took as the result; then all records are
+        The step of an earlier state whose masks were taken as the result; then all records are
         there, and the adapted masks are those.
     missing : tuple of str
-        What was not found, one sentence each; masks and curves are there all the same.
+        What was not found or is damaged, one sentence each; what is left is there all the same.
     corrections : Corrections or None
         What a reviewer had drawn, empty if nothing; None where it cannot be read.
     """
 
     folder: Path
     settings: Settings
-    records: Journal
+    records: RunStore
     source_masks: dict[int, np.ndarray]
     adapted_masks: dict[int, np.ndarray]
     card: Card
     slices: list[int]
-    region: tuple[int, int, int, int] | None
+    region: Region | None
     state: str
-    info: dict[str, Any]
+    info: RunInfo
     scan: Scan | None
     missing: tuple[str, ...]
     model_folder: Path | None
@@ -83,16 +76,11 @@ class ReopenedRun:
     taken: int | None = None
 
     def close(self) -> None:
-        """Close the folder's files."""
+        """Close the folder's file."""
         self.records.close()
 
-    def stack(self, which: str = "adapted") -> np.ndarray:
-        """All masks as one uint8 stack as displayed, also without the scan.
-
-        Parameters
-        ----------
-        which : {"source", "adapted"}
-        """
+    def stack(self, which: Literal["source", "adapted"] = "adapted") -> np.ndarray:
+        """All masks as one uint8 stack as displayed, also without the scan."""
         masks = self.source_masks if which == "source" else self.adapted_masks
         shape = tuple(self.info["scan"]["mask_shape"])
         stack = np.zeros(shape, dtype=np.uint8)
@@ -101,6 +89,10 @@ class ReopenedRun:
             rows, columns = mask.shape
             stack.reshape(-1, *shape[-2:])[index, :rows, :columns] = mask
         return stack
+
+    def state_after(self, step: int) -> Snapshot:
+        """Return θ and the optimiser's state after ``step`` steps; 0 is what the run began with."""
+        return self.records.state(step)
 
     def run(self, segmenter: Segmenter | None = None, scan: Scan | None = None) -> AdaptationRun:
         """Make the run live again: it can be rolled back, resumed and asked for any step.
@@ -117,12 +109,11 @@ class ReopenedRun:
         Raises
         ------
         RunFolderError
-            If the model or the scan is missing or is another one; the message says which.
+            If the model or the scan is missing or is another one, or the run is damaged; the
+            message says which.
         """
         from napari_grata.segmenters import load_segmenter
 
-        from .history import History, HistoryError
-        from .methods import Snapshot
         from .run import AdaptationRun
 
         scan = scan if scan is not None else self.scan
@@ -130,7 +121,7 @@ class ReopenedRun:
             raise RunFolderError(
                 "This run cannot go on without its scan. Open the scan first, then reopen the run."
             )
-        if fingerprint(scan)["sha256"] != self.info["scan"]["sha256"]:
+        if fingerprint(scan) != self.info["scan"]["sha256"]:
             raise RunFolderError(
                 "This scan is not the one that the run was made on. Open the right one."
             )
@@ -153,26 +144,21 @@ class ReopenedRun:
                 "it can be looked at but not resumed."
             )
         self.records.close()
+        store = RunStore(self.folder, writable=True)
         try:
-            journal = Journal.open(self.folder)
-            history = History.open(self.folder / THETA_FILE, Snapshot)
-        except (OSError, HistoryError, ValueError) as error:
-            raise RunFolderError(f"The run in {self.folder} cannot go on: {error}") from error
-        run = AdaptationRun(
-            segmenter,
-            scan,
-            self.settings,
-            slices=self.slices,
-            region=self.region,
-            corrections=self.corrections,
-            _kept=(self.folder, journal, history, self.info["position"]),
-            _cut=self.info.get("cut"),
-        )
-        run.continued = bool(self.info.get("continued"))
-        if self.taken is not None:
-            run.taken = self.taken
-            run.adapted_masks.update(self.adapted_masks)
-        return run
+            return AdaptationRun(
+                segmenter,
+                scan,
+                self.settings,
+                slices=self.slices,
+                region=self.region,
+                corrections=self.corrections,
+                cut=self.info["cut"],
+                store=store,
+            )
+        except BaseException:
+            store.close()
+            raise
 
 
 def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
@@ -196,96 +182,77 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
         If the folder is no run folder or is damaged beyond reading.
     """
     folder = Path(folder).expanduser()
-    info = read_info(folder)
+    store = RunStore(folder, to_position=True)
+    try:
+        return _reopened(folder, store, scan)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
+    info, missing = store.info, list(store.damage)
     try:
         settings = Settings.from_dict(info["settings"])
-        card = load_card(folder / CARD_FILE)
-        position = info["position"]
-        taken = info.get("taken")
-        # Where a state was taken, the run itself is shown to its end.
-        length = position if taken is None else None
-        journal = Journal.open(folder, writable=False, length=length)
-    except CardError as error:
-        raise RunFolderError(f"The card in this run folder cannot be read: {error}") from error
-    except (KeyError, TypeError, SettingsError) as error:
-        raise RunFolderError(f"{folder / RUN_FILE} is damaged: {error}") from error
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / STEPS_FILE} cannot be read: {error}") from error
-    where = _whereabouts(folder)
-    missing: list[str] = []
-    found = scan if scan is not None else _find_scan(where, info, missing)
-    if found is not None and fingerprint(found)["sha256"] != info["scan"]["sha256"]:
+        card = load_card(folder)
+        if sha256_of(folder / CARD_FILE) != info["card_sha256"]:
+            raise CardError(f"{CARD_FILE} is not as the run wrote it.")
+    except (OSError, CardError, SettingsError) as error:
+        raise RunFolderError(f"The run in {folder} cannot be read: {error}") from error
+    where = read_whereabouts(folder)
+    found = scan if scan is not None else _find_scan(where, missing)
+    if found is not None and fingerprint(found) != info["scan"]["sha256"]:
         missing.append("The scan is not the one that the run was made on; its masks may not fit.")
         found = None
     model_folder = where.get("model_folder")
-    _check_model(info, model_folder, missing)
-    corrections = _read_corrections(folder, info, missing)
-    adapted = journal.latest_masks(len(journal))
+    model_folder = Path(model_folder) if isinstance(model_folder, str) else None
+    _check_model(info["model"], model_folder, missing)
+    corrections = store.corrections()
+    if corrections is None:
+        missing.append(
+            "The corrections that this run was made with cannot be read. The masks of the run are "
+            "there all the same."
+        )
+    adapted, taken = store.latest_masks(len(store)), info["taken"]
     if taken is not None:
-        try:
-            adapted.update(read_taken(folder))
-        except (OSError, ValueError):
+        kept = store.taken_masks()
+        if kept is None:
             taken = None
             missing.append(
                 "The masks of the earlier state that was in use cannot be read; those of the run "
                 "are shown."
             )
-    state = info["state"] if info["state"] != "running" else "interrupted"
+        else:
+            adapted.update(kept)
     return ReopenedRun(
         folder=folder,
         settings=settings,
-        records=journal,
-        source_masks=dict(journal.source_masks),
+        records=store,
+        source_masks=dict(store.source_masks),
         adapted_masks=adapted,
         card=card,
-        slices=[int(index) for index in info["slices"]],
-        region=tuple(info["region"]) if info["region"] else None,
-        state=state,
+        slices=info["slices"],
+        region=info["region"],
+        state=info["state"] if info["state"] != "running" else "interrupted",
         info=info,
         scan=found,
         missing=tuple(missing),
-        model_folder=Path(model_folder) if model_folder else None,
+        model_folder=model_folder,
         corrections=corrections,
         taken=taken,
     )
 
 
-def _read_corrections(folder: Path, info: dict[str, Any], missing: list[str]) -> Corrections | None:
-    """Return what a reviewer had drawn; runs of earlier versions know of none."""
-    told = info.get("corrections")
-    if not told:
-        return Corrections.none()
-    try:
-        found = Corrections.load(folder / CORRECTIONS_FILE)
-    except CorrectionsError as error:
-        missing.append(str(error))
-        return None
-    if found.sha256 != told["sha256"]:
-        missing.append(
-            "The corrections in the run folder are not those that the run was made with."
-        )
-        return None
-    return found
-
-
-def _whereabouts(folder: Path) -> dict[str, Any]:
-    try:
-        where = json.loads((folder / SCAN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return where if isinstance(where, dict) else {}
-
-
-def _find_scan(where: dict[str, Any], info: dict[str, Any], missing: list[str]) -> Scan | None:
+def _find_scan(where: dict[str, Any], missing: list[str]) -> Scan | None:
     from napari_grata.scans import ScanError, open_scan
 
     path, paths = where.get("path"), where.get("paths")
     source: Any = None
-    if path and Path(path).exists():
+    if isinstance(path, str) and Path(path).exists():
         source = path
-    elif paths and all(path and Path(path).is_file() for path in paths):
+    elif isinstance(paths, list) and all(isinstance(p, str) and Path(p).is_file() for p in paths):
         source = paths
-    if source is None:
+    if not source:
         missing.append(
             "The scan was not found where it lay; open it and reopen the run to go on with it."
         )
@@ -296,20 +263,18 @@ def _find_scan(where: dict[str, Any], info: dict[str, Any], missing: list[str]) 
         # Without the file's name: this goes into reports, and names of files may name patients.
         what = f"{error.what}. {error.hint}".strip()
         missing.append(f"The scan of this run could not be opened: {what}")
-        return None
     except OSError as error:
         why = error.strerror or type(error).__name__
         missing.append(f"The scan of this run could not be opened ({why}).")
-        return None
+    return None
 
 
-def _check_model(info: dict[str, Any], model_folder: str | None, missing: list[str]) -> None:
+def _check_model(wanted: ModelInfo, model_folder: Path | None, missing: list[str]) -> None:
     """Say so if the model of the run is not there any more; needs no torch."""
     from napari_grata.segmenters.registry import list_models
 
-    wanted = info["model"]
     cards = [entry.card for entry in list_models() if entry.card is not None]
-    if model_folder:
+    if model_folder is not None:
         with contextlib.suppress(CardError):
             cards.append(load_card(model_folder))
     named = [card for card in cards if card.name == wanted["name"]]

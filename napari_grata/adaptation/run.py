@@ -1,371 +1,41 @@
-"""A run over a scan's slices: a stream of immutable records, with its history."""
+"""A run over a scan's slices: a stream of immutable records, each kept before it is told."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_grata.scans.files import sha256_of
+from napari_grata.segmenters.card import CARD_FILE, write_card
+from napari_grata.segmenters.extent import implausible
+from napari_grata.segmenters.preprocessing import PredictionError
+
 from .corrections import Corrections
-from .flags import flag_slice, mean_entropy
-from .history import History
-from .journal import Journal
+from .flags import SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
 from .records import Record, figures, measure
-from .runfolder import THETA_FILE, RunFolder, fresh_folder
+from .run_files import describe_scan, now, versions, write_masks, write_tables, write_whereabouts
+from .run_store import RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
-from .slice_adapter import SliceAdapter
-from .source_masks import SourceMasks
-from .taken_masks import write_taken
-from .theta_choice import ThetaChoice
+from .stepper import Stepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Prediction, Segmenter
 
-    from .methods import Snapshot
+    from .methods.base import Snapshot
 
-
-class AdaptationRun:
-    """One adaptation of one model to one scan, with its history.
-
-    Parameters are those of `napari_grata.adaptation.adapt`, and ``start``: the `state` of an
-    earlier run with the same model and settings, from which this one goes on in place of the
-    source model (its step 0, which resets go back to), and ``corrections``: what a reviewer drew,
-    which stays in the masks of this run, and teaches if ``settings.scribble`` says so. Nothing is
-    computed before `records` is iterated.
-
-    Attributes
-    ----------
-    settings : Settings
-    plan : tuple of Event
-        Everything that will happen, in order.
-    position : int
-        Events done, as rolled back to.
-    history : History
-        θ and optimiser state after each step.
-    corrections : Corrections
-        Of this scan; empty if there are none.
-    past : Journal
-        All records so far, masks on demand.
-    source_masks, adapted_masks : dict of int to ndarray of uint8, shape (H, W)
-        Label maps by slice: source, and as adapted so far.
-    folder : Path or None
-        The run folder.
-    taken : int or None
-        The step whose masks, of the whole stack, were made the result by `take`.
-    cut : int or None
-        After how many events the run was cut short by `finish`.
-    active : bool
-        Whether the stream is going on (or pausing between two records).
-    notices : list of str
-        What happened that the person should know, such as a move to the CPU.
-    """
-
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        scan: Scan,
-        settings: Settings | None = None,
-        *,
-        slices: Sequence[int] | str | None = None,
-        region: Region | None = None,
-        folder: str | Path | None = None,
-        source_masks: Mapping[int, np.ndarray] | None = None,
-        start: Snapshot | None = None,
-        corrections: Corrections | None = None,
-        _kept: tuple[Path, Journal, History, int | None] | None = None,
-        _cut: int | None = None,
-    ) -> None:
-        self.settings = settings if settings is not None else preset("careful").settings
-        problem = segmenter.fits(scan)
-        if problem is not None:
-            raise RunError(problem)
-        self.scan = scan
-        self.slices = checked_slices(slices, scan)
-        self.region = checked_region(region, self.slices, scan)
-        self.corrections = corrections if corrections is not None else Corrections.none()
-        self.corrections.check(segmenter.card, scan)
-        taught = self.corrections.slices if self.settings.scribble != "none" else ()
-        self.plan: tuple[Event, ...] = make_plan(self.settings, self.slices, scan.case_of, taught)
-        self.cut = _cut
-        self.taken: int | None = None
-        if _cut is not None:
-            self.plan = cut_short(self.plan, _cut, self.settings)
-        self.notices: list[str] = []
-        self._lock = threading.RLock()
-        self.active = False
-        self._adapter = SliceAdapter(
-            segmenter, scan, self.settings, self.region, self.notices, self.corrections
-        )
-        self.continued = start is not None
-        if start is not None:
-            self._adapter.restore(start)
-        self.folder: Path | None = None
-        if _kept is not None:
-            self.folder, self.past, self.history, stood = _kept
-            held = sum(event.step <= self.history.last_step for event in self.plan)
-            self.position = min(len(self.past) if stood is None else stood, len(self.past), held)
-        else:
-            if folder is not None:
-                self.folder = fresh_folder(folder)
-            self.past = Journal([s.name for s in segmenter.card.structures], self.folder)
-            self.history = History(
-                self._adapter.snapshot(),
-                self.folder and self.folder / THETA_FILE,
-                parameters=self._adapter.parameters(),
-            )
-            self.position = 0
-        self._adapter.start = self.history.theta(0)
-        self._thetas = ThetaChoice(self.settings, self.history, self.past)
-        self._keeper = None if self.folder is None else RunFolder(self.folder)
-        self._far = FarSlices(scan, self.region)
-        self._sources = SourceMasks(scan, self._adapter, self.past, source_masks)
-        self.source_masks = self.past.source_masks
-        self.adapted_masks = self.past.latest_masks(self.position)
-
-    # -- the stream ------------------------------------------------------------------------
-
-    @property
-    def total(self) -> int:
-        """Events in all."""
-        return len(self.plan)
-
-    @property
-    def segmenter(self) -> Segmenter:
-        """The source model; after out-of-memory the copy on the CPU."""
-        return self._adapter.segmenter
-
-    @property
-    def step(self) -> int:
-        """Optimiser steps taken, as rolled back to."""
-        return self.plan[self.position - 1].step if self.position else 0
-
-    @property
-    def state(self) -> Snapshot:
-        """θ, optimiser and generator as they are now: what the next scan's run can start from."""
-        return self._adapter.snapshot()
-
-    def records(self) -> Iterator[Record]:
-        """Go on from where the run stands and yield a record an event.
-
-        Closing the iterator cancels: the run folder then holds what was finished, and `resume`
-        goes on from there. An error leaves the state of the last finished step.
-        """
-        if self.active:
-            raise RunError("This run is going on already; cancel it before starting it again.")
-        self.active = True
-        self._forget_taken()
-        state = "failed"
-        try:
-            with self._lock:
-                self._adapter.restore(self.history[self.step])
-            if self._keeper is not None:
-                self._keeper.begin(self)
-            while self.position < len(self.plan):
-                with self._lock:
-                    record = self._event(self.plan[self.position])
-                yield record
-            state = "finished"
-        except (GeneratorExit, KeyboardInterrupt):
-            state = "finished" if self.position == len(self.plan) else "cancelled"
-            raise
-        finally:
-            self.active = False
-            if self._keeper is not None:
-                self._keeper.end(self, state)
-
-    def resume(self) -> Iterator[Record]:
-        """Go on after a cancel, an error or a rollback: the same as `records`."""
-        return self.records()
-
-    def finish(self) -> Iterator[Record]:
-        """Learn no more, and predict the slices that lack a result with the θ reached.
-
-        For a run that was cancelled, or rolled back: what lies ahead of where it stands is given
-        up. The same as `records` where nothing was learnt yet, or the method learns nothing.
-        """
-        if self.active:
-            raise RunError("This run is going on already; cancel it before finishing it.")
-        with self._lock:
-            plan = cut_short(self.plan, self.position, self.settings)
-            if plan != self.plan:
-                self.past.truncate(self.position)
-                self.plan, self.cut = plan, self.position
-        return self.records()
-
-    def rollback(self, step: int) -> None:
-        """Go back to the state after ``step`` optimiser steps; 0 is the source model.
-
-        Later records stay until the run goes on from here, so that a rollback can itself be
-        taken back with a rollback to a later step.
-
-        Raises
-        ------
-        RunError
-            If the run has not come to that step.
-        """
-        with self._lock:
-            last = self.history.last_step
-            if not 0 <= step <= last:
-                raise RunError(f"Step {step} is not in this run's history; it holds 0 to {last}.")
-            if step == 0:
-                self.position = 0
-            else:
-                self.position = sum(
-                    self.plan[number].step <= step for number in range(len(self.past))
-                )
-            self._adapter.restore(self.history[self.step])
-            self._thetas.forget()
-            self.taken = None
-            self.adapted_masks = self.past.latest_masks(self.position)
-            if self._keeper is not None:
-                self._keeper.rolled_back(self)
-
-    def take(self, step: int, masks: Mapping[int, np.ndarray]) -> None:
-        """Make masks as they were after a step the result, in memory and in the run folder.
-
-        A rollback alone leaves the masks of slices that had been reached by then; this keeps those
-        of a whole stack, predicted from that state. The run goes on from where it stands, as ever,
-        and forgets them then.
-        """
-        with self._lock:
-            self.adapted_masks.update(masks)
-            if self._keeper is not None and not self.active:
-                write_taken(self._keeper.path, masks)
-                self.taken = step
-                self._keeper.rolled_back(self)
-            self.taken = step
-
-    def reset(self) -> None:
-        """Go back to the source model, before the first event."""
-        self.rollback(0)
-
-    def predict(self, slice_index: int, step: int | None = None) -> Prediction:
-        """Predict a slice's mask with the model as it was after some step.
-
-        May be called from another thread while the run goes on; it disturbs nothing.
-
-        Parameters
-        ----------
-        slice_index : int
-            Any slice of the scan.
-        step : int, optional
-            Steps taken; 0 is the source model's θ (under the method's statistics). By default
-            the state the run would predict this slice with now: that whose masks were made the
-            result by `take`, else the latest or the averaged θ of the slice's episode.
-        """
-        theta = None
-        if self.settings.learns:
-            theta = self.history.theta(step) if step is not None else self.theta_of(slice_index)
-        prediction = self._adapter.predict(slice_index, theta)
-        if self.region is not None and slice_index in self.source_masks:
-            prediction.label_map[...] = self._within_region(prediction.label_map, slice_index)
-        if slice_index in self.corrections.labels:
-            label_map = self.corrections.put_into(slice_index, prediction.label_map)
-            prediction = replace(prediction, label_map=label_map)
-        return prediction
-
-    def theta_of(self, slice_index: int) -> np.ndarray:
-        """Return the θ with which a slice is predicted now, shape (n,)."""
-        if not self.settings.learns:
-            return self.history.theta(0)
-        taken = self.taken
-        if taken is not None:
-            return self.history.theta(taken)
-        return self._thetas.of_slice(slice_index, self.plan[: self.position])
-
-    def close(self) -> None:
-        """Close the files; temporary ones are removed. The masks stay in memory."""
-        with self._lock:
-            self.past.close()
-            self.history.close()
-
-    # -- one event -------------------------------------------------------------------------
-
-    def _forget_taken(self) -> None:
-        """The run goes on: its own masks are the result again."""
-        if self.taken is not None:
-            self.taken = None
-            self.adapted_masks = self.past.latest_masks(self.position)
-
-    def _event(self, event: Event) -> Record:
-        begin = time.perf_counter()
-        self._forget_taken()
-        self.past.truncate(self.position)
-        self.history.truncate(self.plan[self.position - 1].step if self.position else 0)
-        coming = (later.slice_index for later in self.plan[self.position :])
-        source = self._sources.get(event.slice_index, coming)
-        result = None
-        if event.phase == "adapt":
-            if event.resets:
-                # What the run began with: the source model, or what it was to start from.
-                self._adapter.restore(self.history[0])
-            result, prediction = self._adapter.step(event.slice_index)
-            if self.settings.learns:
-                self.history.append(self._adapter.snapshot())
-        else:
-            prediction = self._adapter.predict(event.slice_index, self._thetas.of_event(event))
-        undone = bool(result is not None and result.undone)
-        if prediction is None:
-            adapted, probabilities, entropy, source_entropy = source, None, None, None
-        else:
-            probabilities = prediction.probabilities
-            adapted = self._within_region(prediction.label_map, event.slice_index)
-            entropy = mean_entropy(probabilities, self.segmenter.card.activation)
-            source_entropy = self._sources.entropy(event.slice_index, entropy)
-        adapted = self.corrections.put_into(event.slice_index, adapted)
-        card = self.segmenter.card
-        flags = flag_slice(
-            card,
-            source,
-            adapted,
-            probabilities=probabilities,
-            entropy=entropy,
-            source_entropy=source_entropy,
-            region=self.region,
-            expected=self.scan.kind in ("photograph", "photographs"),
-            undone=undone,
-            far=self._far.words(self.segmenter, event.slice_index),
-        )
-        adapted = np.ascontiguousarray(adapted)
-        adapted.flags.writeable = False
-        record = Record(
-            phase=event.phase,
-            step=event.step,
-            done=self.position + 1,
-            total=len(self.plan),
-            slice_index=event.slice_index,
-            case=event.case,
-            pass_index=event.pass_index,
-            source_mask=source,
-            adapted_mask=adapted,
-            **figures(result),
-            **measure(card, source, adapted),
-            flags=flags,
-            undone=undone,
-            seconds=time.perf_counter() - begin,
-            final=event.final,
-        )
-        self.past.append(record)
-        self.adapted_masks[event.slice_index] = adapted
-        self.position += 1
-        return record
-
-    def _within_region(self, label_map: np.ndarray, slice_index: int) -> np.ndarray:
-        """Outside the region nothing was looked at: the source mask stays."""
-        if self.region is None:
-            return label_map
-        row0, col0, row1, col1 = self.region
-        merged = np.array(self.source_masks[slice_index])
-        merged[row0:row1, col0:col1] = label_map[row0:row1, col0:col1]
-        return merged
+AHEAD = 4
+"""So many slices at a time are predicted with the source model, ahead of the stream."""
+_log = logging.getLogger(__name__)
 
 
 def adapt(
@@ -413,6 +83,8 @@ def adapt(
     ------
     RunError
         If the model cannot read the scan, or the slices or region are not the scan's.
+    RunFolderError
+        If the run cannot be kept, such as on a full disk; also in mid-run.
     """
     chosen = settings if settings is not None else preset(method).settings
     if seed is not None:
@@ -434,3 +106,555 @@ def adapt(
             run.close()
 
     return stream()
+
+
+class AdaptationRun:
+    """One adaptation of one model to one scan, with its past.
+
+    Nothing is computed before `records` is iterated.
+
+    Parameters
+    ----------
+    segmenter, scan, settings, slices, region, folder, source_masks
+        As for `adapt`.
+    start : Snapshot, optional
+        The `state` of an earlier run with the same model and settings, from which this one goes
+        on in place of the source model (its step 0, which resets go back to).
+    corrections : Corrections, optional
+        What a reviewer drew, which stays in the masks of this run, and teaches if
+        ``settings.scribble`` says so.
+    cut : int, optional
+        Finish after so many events, as `finish` does.
+    store : RunStore, optional
+        Of a run that goes on; in place of ``folder`` and ``start``.
+
+    Attributes
+    ----------
+    settings : Settings
+    plan : tuple of Event
+        Everything that will happen, in order.
+    position : int
+        Events done, as rolled back to.
+    past : RunStore
+        All records so far, masks on demand, and θ and optimiser state after each step.
+    corrections : Corrections
+        Of this scan; empty if there are none.
+    source_masks, adapted_masks : dict of int to ndarray of uint8, shape (H, W)
+        Label maps by slice: source, and as adapted so far.
+    folder : Path or None
+        The run folder.
+    taken : int or None
+        The step whose masks, of the whole stack, were made the result by `take`.
+    cut : int or None
+        After how many events the run was cut short by `finish`.
+    active : bool
+        Whether the stream is going on (or pausing between two records).
+    notices : list of str
+        What happened that the user should know, such as a move to the CPU.
+
+    Raises
+    ------
+    RunError, CorrectionsError
+        If the model cannot read the scan, or slices, region or corrections are not the scan's.
+    RunFolderError
+        If the run cannot be kept.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        scan: Scan,
+        settings: Settings | None = None,
+        *,
+        slices: Sequence[int] | str | None = None,
+        region: Region | None = None,
+        folder: str | Path | None = None,
+        source_masks: Mapping[int, np.ndarray] | None = None,
+        start: Snapshot | None = None,
+        corrections: Corrections | None = None,
+        cut: int | None = None,
+        store: RunStore | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else preset("careful").settings
+        problem = segmenter.fits(scan)
+        if problem is not None:
+            raise RunError(problem)
+        self.scan = scan
+        self.slices = checked_slices(slices, scan)
+        self.region = checked_region(region, self.slices, scan)
+        self.corrections = corrections if corrections is not None else Corrections.none()
+        self.corrections.check(segmenter.card, scan)
+        taught = self.corrections.slices if self.settings.scribble != "none" else ()
+        self.plan: tuple[Event, ...] = make_plan(self.settings, self.slices, scan.case_of, taught)
+        self.cut = cut
+        if cut is not None:
+            self.plan = cut_short(self.plan, cut, self.settings)
+        self.taken: int | None = None
+        self.notices: list[str] = []
+        self.active = False
+        self.continued = start is not None
+        self.position = 0
+        self._lock = threading.RLock()
+        self._adapter = Stepper(
+            segmenter, scan, self.settings, self.region, self.notices, self.corrections
+        )
+        if start is not None:
+            self._adapter.restore(start)
+        if store is None:
+            self.folder = None if folder is None else fresh_folder(folder)
+            self.past = RunStore(self.folder, self._adapter.snapshot())
+        else:
+            self.folder, self.past = store.folder, store
+            self._check_plan(store)
+            self.position = store.info["position"]
+            self.continued = store.info["continued"]
+        self._adapter.start = self.past.theta(0)
+        self._mean: tuple[tuple[int, int], np.ndarray] | None = None
+        self._far = FarSlices(scan, self.region)
+        self._given = dict(source_masks or {})
+        self._entropy: dict[int, float] = {}
+        self.source_masks = self.past.source_masks
+        self.adapted_masks = self.past.latest_masks(self.position)
+        if store is not None and store.info["taken"] is not None:
+            taken = store.taken_masks()
+            if taken is not None:
+                self.taken = store.info["taken"]
+                self.adapted_masks.update(taken)
+
+    def _check_plan(self, store: RunStore) -> None:
+        planned = [event.slice_index for event in self.plan]
+        if planned[: len(store)] != [record.slice_index for record in store.without_masks()]:
+            raise RunFolderError(
+                "The steps of this run are not those that its settings ask for; it was made by "
+                "another version. It can be looked at but not resumed."
+            )
+
+    # -- the stream ------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """Events in all."""
+        return len(self.plan)
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The source model; after out-of-memory the copy on the CPU."""
+        return self._adapter.segmenter
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken, as rolled back to."""
+        return self.plan[self.position - 1].step if self.position else 0
+
+    @property
+    def last_step(self) -> int:
+        """The latest step that `rollback` can go to."""
+        return self.past.last_step
+
+    @property
+    def state(self) -> Snapshot:
+        """θ, optimiser and generator as they are now: what the next scan's run can start from."""
+        return self._adapter.snapshot()
+
+    def records(self) -> Iterator[Record]:
+        """Go on from where the run stands and yield a record an event.
+
+        Closing the iterator cancels: the run folder then holds what was finished, and `resume`
+        goes on from there. An error leaves the state of the last finished step.
+        """
+        if self.active:
+            raise RunError("This run is going on already; cancel it before starting it again.")
+        self.active = True
+        self._forget_taken()
+        state = "failed"
+        try:
+            with self._lock:
+                self._adapter.restore(self.past.state(self.step))
+                self._begin()
+            while self.position < len(self.plan):
+                with self._lock:
+                    record = self._event(self.plan[self.position])
+                yield record
+            state = "finished"
+            if self.segmenter.card.dimensions == 3:
+                masks = self.adapted_masks
+                for _, words in implausible(self.segmenter.card, masks, self.scan, slices=masks):
+                    self._notice(words)
+        except (GeneratorExit, KeyboardInterrupt):
+            state = "finished" if self.position == len(self.plan) else "cancelled"
+            raise
+        finally:
+            self.active = False
+            self._rest(state)
+
+    def resume(self) -> Iterator[Record]:
+        """Go on after a cancel, an error or a rollback: the same as `records`."""
+        return self.records()
+
+    def finish(self) -> Iterator[Record]:
+        """Learn no more, and predict the slices that lack a result with the θ reached.
+
+        For a run that was cancelled, or rolled back: what lies ahead of where it stands is given
+        up. The same as `records` where nothing was learnt yet, or the method learns nothing.
+        """
+        if self.active:
+            raise RunError("This run is going on already; cancel it before finishing it.")
+        with self._lock:
+            plan = cut_short(self.plan, self.position, self.settings)
+            if plan != self.plan:
+                self.past.truncate(self.position)
+                self.plan, self.cut = plan, self.position
+        return self.records()
+
+    def rollback(self, step: int) -> None:
+        """Go back to the state after ``step`` optimiser steps; 0 is the source model.
+
+        Later records stay until the run goes on from here, so that a rollback can itself be
+        taken back with a rollback to a later step.
+
+        Raises
+        ------
+        RunError
+            If the run has not come to that step, or its state is not kept.
+        RunFolderError
+            If it cannot be kept where the run stands; then it stands where it stood.
+        """
+        with self._lock:
+            if step not in self.past.steps:
+                kept = f"it holds 0 to {self.past.last_step}"
+                if 0 <= step < self.past.last_step:
+                    kept += f", of which it keeps {len(self.past.steps)}"
+                raise RunError(f"Step {step} is not in this run's history; {kept}.")
+            past = self.past.without_masks()
+            position = sum(record.step <= step for record in past) if step else 0
+            reached = self.plan[position - 1].step if position else 0
+            state = self.past.state(reached)
+            if not self.active:
+                self.past.stand(position=position, step=reached, taken=None)
+            self._adapter.restore(state)
+            self.position, self.taken, self._mean = position, None, None
+            self.adapted_masks = self.past.latest_masks(position)
+            if not self.active:
+                self._rest()
+
+    def take(self, step: int, masks: Mapping[int, np.ndarray]) -> None:
+        """Make masks as they were after a step the result, in memory and in the run folder.
+
+        A rollback alone leaves the masks of slices that had been reached by then; this keeps those
+        of a whole stack, predicted from that state. The run goes on from where it stands, as ever,
+        and forgets them then.
+
+        Raises
+        ------
+        RunFolderError
+            If they cannot be kept; then nothing has changed.
+        """
+        with self._lock:
+            if not self.active:
+                self.past.take(step, masks)
+            self.taken = step
+            self.adapted_masks.update(masks)
+            if not self.active:
+                self._rest()
+
+    def reset(self) -> None:
+        """Go back to the source model, before the first event."""
+        self.rollback(0)
+
+    def predict(self, slice_index: int, step: int | None = None) -> Prediction:
+        """Predict a slice's mask with the model as it was after some step.
+
+        May be called from another thread while the run goes on; it disturbs nothing.
+
+        Parameters
+        ----------
+        slice_index : int
+            Any slice of the scan.
+        step : int, optional
+            Steps taken; 0 is the source model's θ (under the method's statistics). By default
+            the state the run would predict this slice with now: that whose masks were made the
+            result by `take`, else the latest or the averaged θ of the slice's episode.
+        """
+        theta = None
+        if self.settings.learns:
+            theta = self.past.theta(step) if step is not None else self.theta_of(slice_index)
+        prediction = self._adapter.predict(slice_index, theta)
+        if prediction is None:
+            raise PredictionError(
+                "With this state the model gives values that are no numbers, so there is no mask. "
+                "Go back to an earlier step."
+            )
+        if self.region is not None and slice_index in self.source_masks:
+            prediction.label_map[...] = self._within_region(prediction.label_map, slice_index)
+        if slice_index in self.corrections.labels:
+            label_map = self.corrections.put_into(slice_index, prediction.label_map)
+            prediction = replace(prediction, label_map=label_map)
+        return prediction
+
+    def theta_of(self, slice_index: int) -> np.ndarray:
+        """Return the θ with which a slice is predicted now, shape (n,).
+
+        It is that of the state that was taken as the result; else that of the slice's own
+        episode, if that has begun; in continual mode of the one there is; else the source model's.
+        """
+        if not self.settings.learns:
+            return self.past.theta(0)
+        if self.taken is not None:
+            return self.past.theta(self.taken)
+        done = self.plan[: self.position]
+        own = [event for event in done if event.slice_index == slice_index]
+        if not done or (not own and self.settings.mode != "continual"):
+            return self.past.theta(0)
+        if not own:
+            return self._theta_at(done[-1])
+        if self.settings.predict == "stream":
+            return self.past.theta(own[-1].step)
+        return self._theta_at([event for event in done if event.episode == own[-1].episode][-1])
+
+    def close(self) -> None:
+        """Close the file; a temporary one is removed. The masks stay in memory."""
+        with self._lock:
+            self.past.close()
+
+    # -- what is kept ------------------------------------------------------------------------
+
+    def _standing(self, state: str) -> dict[str, Any]:
+        return {
+            "state": state,
+            "position": self.position,
+            "step": self.step,
+            "total": self.total,
+            "cut": self.cut,
+            "taken": self.taken,
+            "ended": None if state == "running" else now(),
+            "device": str(self.segmenter.device),
+            "notices": list(self.notices),
+        }
+
+    def _begin(self) -> None:
+        """Keep what is known before the first step, or that the run goes on."""
+        if self.past.begun or self.folder is None:
+            self.past.stand(**self._standing("running"))
+            return
+        card, drawn = self.segmenter.card, self.corrections
+        model = getattr(self.segmenter, "folder", None)
+        try:
+            write_card(self.folder, card)
+            write_whereabouts(self.folder, self.scan, self.slices, model)
+        except OSError as error:
+            raise RunFolderError(
+                f"The run cannot be kept in its folder ({error.strerror}). Choose another "
+                "place, or run without a folder."
+            ) from error
+        self.past.begin(
+            drawn,
+            settings=self.settings.to_dict(),
+            seed=self.settings.seed,
+            slices=self.slices,
+            region=self.region,
+            continued=self.continued,
+            started=now(),
+            versions=versions(),
+            model={
+                "name": card.name,
+                "version": card.version,
+                "weights_sha256": card.weights_sha256,
+            },
+            scan=describe_scan(self.scan),
+            card_sha256=sha256_of(self.folder / CARD_FILE),
+            **self._standing("running"),
+        )
+
+    def _rest(self, state: str | None = None) -> None:
+        """The run comes to rest: write the files for others, and keep how it stands.
+
+        Nothing of it may hide how the run ended: the events are kept already.
+        """
+        if self.folder is None or not self.past.begun:
+            return
+        if state is None:
+            state = "finished" if self.position == self.total else "cancelled"
+        for name, masks in (("source", self.source_masks), ("adapted", self.adapted_masks)):
+            try:
+                write_masks(self.folder, name, masks, self.scan, self.segmenter.card)
+            except (OSError, ValueError) as error:
+                # Not the whole message: it may hold a path, and that may name a patient.
+                why = getattr(error, "strerror", None) or getattr(error, "what", None)
+                self._notice(
+                    f"The {name} masks could not be written{f' ({why})' if why else ''}. They are "
+                    "kept in the run folder all the same; reopen it to have them back."
+                )
+        try:
+            self.past.stand(**self._standing(state))
+            write_tables(self.folder, self.past.info, self.past.without_masks()[: self.position])
+        except (OSError, RunFolderError) as error:
+            why = getattr(error, "strerror", None) or error
+            self._notice(f"How the run ended could not be written ({why}). Its steps are kept.")
+
+    def _notice(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
+            _log.warning("%s", text)
+
+    # -- one event -------------------------------------------------------------------------
+
+    def _forget_taken(self) -> None:
+        """The run goes on: its own masks are the result again."""
+        if self.taken is not None:
+            self.taken = None
+            self.adapted_masks = self.past.latest_masks(self.position)
+
+    def _event(self, event: Event) -> Record:
+        begin = time.perf_counter()
+        self._forget_taken()
+        coming = (later.slice_index for later in self.plan[self.position :])
+        source = self._source(event.slice_index, coming)
+        result = state = None
+        if event.phase == "adapt":
+            if event.resets:
+                # What the run began with: the source model, or what it was to start from.
+                self._adapter.restore(self.past.state(0))
+            result, prediction = self._adapter.step(event.slice_index)
+            undone = bool(result is not None and result.undone)
+            if self.settings.learns:
+                state = self._adapter.snapshot()
+        else:
+            prediction = self._adapter.predict(event.slice_index, self._theta_at(event))
+            undone = prediction is None
+        if prediction is None:
+            adapted, probabilities, entropy, source_entropy = source, None, None, None
+        else:
+            probabilities = prediction.probabilities
+            adapted = self._within_region(prediction.label_map, event.slice_index)
+            entropy = mean_entropy(probabilities, self.segmenter.card.activation)
+            source_entropy = self._source_entropy(event.slice_index, entropy)
+        adapted = self.corrections.put_into(event.slice_index, adapted)
+        card = self.segmenter.card
+        flags = flag_slice(
+            card,
+            source,
+            adapted,
+            probabilities=probabilities,
+            entropy=entropy,
+            source_entropy=source_entropy,
+            region=self.region,
+            expected=self.scan.is_photographic,
+            undone=undone,
+            far=self._far.words(self.segmenter, event.slice_index),
+            unusual=self._unusual(event.slice_index, adapted),
+        )
+        adapted = np.ascontiguousarray(adapted)
+        adapted.flags.writeable = False
+        record = Record(
+            phase=event.phase,
+            step=event.step,
+            done=self.position + 1,
+            total=len(self.plan),
+            slice_index=event.slice_index,
+            case=event.case,
+            pass_index=event.pass_index,
+            source_mask=source,
+            adapted_mask=adapted,
+            **figures(result),
+            **measure(card, source, adapted),
+            flags=flags,
+            undone=undone,
+            seconds=time.perf_counter() - begin,
+            final=event.final,
+        )
+        self.past.append(record, state)
+        self.adapted_masks[event.slice_index] = adapted
+        self.position += 1
+        return record
+
+    def _unusual(self, slice_index: int, mask: np.ndarray) -> tuple[tuple[str, str], ...]:
+        """Say what on a photograph is unlike those of the training; a slice alone tells nothing."""
+        if self.segmenter.card.dimensions != 2:
+            return ()
+        return implausible(
+            self.segmenter.card,
+            {slice_index: mask},
+            self.scan,
+            case=self.scan.case_of(slice_index),
+            region=self.region,
+            slices=[slice_index],
+        )
+
+    def _within_region(self, label_map: np.ndarray, slice_index: int) -> np.ndarray:
+        """Outside the region nothing was looked at: the source mask stays."""
+        if self.region is None:
+            return label_map
+        row0, col0, row1, col1 = self.region
+        merged = np.array(self.source_masks[slice_index])
+        merged[row0:row1, col0:col1] = label_map[row0:row1, col0:col1]
+        return merged
+
+    def _theta_at(self, event: Event) -> np.ndarray:
+        """Return the final or averaged θ of the episode up to an event.
+
+        Means are taken when they are needed, so that they are right after any rollback, and the
+        latest is kept, for slices ask in turn.
+        """
+        if self.settings.predict != "average":
+            return self.past.theta(event.step)
+        span = (event.first_step, event.step)
+        if self._mean is None or self._mean[0] != span:
+            kept = set(self.past.steps)
+            # Blank slices and undone steps taught nothing, so that they have no say either.
+            learnt = [
+                record.step
+                for record in self.past.without_masks()
+                if record.phase == "adapt"
+                and span[0] <= record.step <= span[1]
+                and record.learning_rate is not None
+                and not record.undone
+                and record.step in kept
+            ]
+            self._mean = (span, self.past.mean_theta(learnt or [event.step]))
+        return self._mean[1]
+
+    # -- source masks ------------------------------------------------------------------------
+
+    def _source(self, slice_index: int, coming: Iterable[int]) -> np.ndarray:
+        """Return a slice's source mask; ``coming`` are the slices of the stream from here on.
+
+        Masks that are there already are taken, others are predicted a few slices ahead.
+        """
+        known = self.source_masks
+        if slice_index in known:
+            return known[slice_index]
+        if slice_index in self._given:
+            mask, shape = np.asarray(self._given[slice_index]), self.scan.slice_shape(slice_index)
+            if mask.shape != tuple(shape):
+                raise RunError(
+                    f"The source mask of slice {slice_index + 1} is {mask.shape}, the slice "
+                    f"{tuple(shape)}. Segment the scan again."
+                )
+            self.past.keep_source(slice_index, mask)
+            return known[slice_index]
+        ahead: dict[int, None] = {slice_index: None}
+        for index in coming:
+            if len(ahead) == AHEAD:
+                break
+            if index not in known and index not in self._given:
+                ahead[index] = None
+        for prediction in self._adapter.source(list(ahead)):
+            self.past.keep_source(prediction.slice_index, prediction.label_map)
+            self._remember(prediction)
+        return known[slice_index]
+
+    def _source_entropy(self, slice_index: int, adapted: float) -> float | None:
+        """Return the mean entropy of the source model on a slice.
+
+        Where the mask was given, the source model is asked only if the ``adapted`` entropy is
+        low enough to be suspicious; else the answer is None.
+        """
+        if slice_index not in self._entropy and adapted < SUSPICIOUS_ENTROPY:
+            for prediction in self._adapter.source([slice_index]):
+                self._remember(prediction)
+        return self._entropy.get(slice_index)
+
+    def _remember(self, prediction: Prediction) -> None:
+        self._entropy[prediction.slice_index] = mean_entropy(
+            prediction.probabilities, self.segmenter.card.activation
+        )

@@ -1,11 +1,17 @@
-"""What a person chooses for one adaptation, and the presets that name good choices."""
+"""What a user chooses for one adaptation, and the presets that name good choices.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
-METHODS = ("source", "batch-norm", "consistency", "grata")
+from .methods.register import METHODS
+
 OBJECTIVES = (
     "entropy",
     "consistency",
@@ -15,136 +21,266 @@ OBJECTIVES = (
     "rotation",
 )
 LEARNING_RATE_RULES = ("quadratic", "linear", "softplus", "fixed")
-MODES = ("continual", "episodic", "every-n")
 PRECISIONS = ("float32", "bfloat16")
-PREDICTIONS = ("stream", "final", "average")
-SCRIBBLE_ROLES = ("none", "auxiliary", "pseudo", "both")
 
 
 class SettingsError(ValueError):
     """A setting outside its range; the message says which one, and what is allowed."""
 
 
+def _setting(
+    default: Any,
+    title: str,
+    description: str,
+    *,
+    used: str = "method",
+    enum: Mapping[str, str] | tuple[str, ...] = (),
+    between: tuple[float, float] = (-math.inf, math.inf),
+    unit: str = "",
+    optional: bool = False,
+) -> Any:
+    """Return a field of `Settings` that says what it is, in magicgui's and JSON Schema's words.
+
+    Parameters
+    ----------
+    default : bool, int, float, str or None
+    title, description : str
+        A word or two for a form, and a sentence.
+    used : {"method", "always", "learning", "teaching"}
+        By the methods that name it, by all, by all that learn, or where corrections teach.
+    enum : mapping or tuple of str, optional
+        The choices, with words for each where their names do not say it.
+    between : (float, float), optional
+        Ends included.
+    unit : str
+    optional : bool
+        Whether None is a value.
+    """
+    about: dict[str, Any] = {"title": title, "description": description, "unit": unit}
+    about |= {"used": used, "nullable": optional}
+    about["kind"] = float if default is None else type(default)
+    if enum:
+        about |= {"enum": tuple(enum), "words": dict(enum) if isinstance(enum, Mapping) else {}}
+    elif about["kind"] is not bool:
+        about |= {"minimum": between[0], "maximum": between[1]}
+    return field(default=default, metadata=about)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the numbers of one adaptation, the scan and the model aside.
 
-    Parameters
-    ----------
-    method : {"source", "batch-norm", "consistency", "grata"}
-        See ``docs/how-it-works.md``; ``GraTa`` is Chen et al., AAAI 2025.
-    auxiliary, pseudo : str
-        Objectives of GraTa, one of ``OBJECTIVES``.
-    learning_rate : float
-        β of GraTa's rule, or the fixed rate of ``consistency``.
-    learning_rate_rule : {"quadratic", "linear", "softplus", "fixed"}
-        How the cosine similarity scales β.
-    blend : float
-        α in [0, 1]: statistics are ``α·current + (1−α)·source``. 1 is the published step.
-    symmetric_entropy : bool
-        Bernoulli entropy in place of the one-sided published form (sigmoid outputs only).
-    perturbation : float or None
-        Length of the auxiliary move θ' = θ − ρ·g/‖g‖; None is the published raw gradient θ − g.
-    steps_per_slice : int
-        Optimiser steps on one slice before the next one.
-    passes : int
-        How often the stream goes over the slices.
-    mode : {"continual", "episodic", "every-n"}
-        Whether θ lives on over the stream, is reset at each case, or every ``reset_every`` slices.
-    predict : {"stream", "final", "average"}
-        Masks as the stream goes by (published), or for the whole stack afterwards with the last θ,
-        or with the mean of θ over all steps.
-    six_views : bool
-        Predict as the mean probability over the six flips and rotations.
-    seed : int
-        Seed of the strong view and of every other random draw.
-    scribble : {"none", "auxiliary", "pseudo", "both"}
-        What the reviewer's corrections are on slices that have some: not a teacher; GraTa's
-        auxiliary objective, aligned with consistency; its pseudo objective, aligned with
-        consistency; or the auxiliary and, together with consistency, the pseudo objective. With
-        the method ``consistency``, ``pseudo`` is plain fine-tuning of θ on the corrected pixels,
-        and ``both`` adds consistency. Other slices keep ``auxiliary`` and ``pseudo``.
-    correction_steps : int
-        Steps on each corrected slice, in turn with the other corrected ones.
-    uncorrected_learn : bool
-        Whether slices without corrections take their own steps in between; else the corrected
-        ones alone teach. All slices are predicted afterwards.
-    soft_labels : float
-        τ in pixels of the slice: around corrected pixels their label counts with the weight
-        exp(−distance/τ). 0: the corrected pixels alone.
-    precision : {"float32", "bfloat16"}
-        What the network computes in. bfloat16 is faster where the device has it; its effect on
-        masks is in ``docs/performance.md``.
-    hold : float
-        The other pixels of a corrected slice, which the reviewer saw and left alone, are held to
-        what the model said of them before the run; each weighs so much of a corrected one.
+    What each field means, its range or choices and its unit stand in its metadata, where forms,
+    the command line and pages find them.
+
+    Raises
+    ------
+    SettingsError
+        If a value is outside its range, or two do not go together.
     """
 
-    method: Literal["source", "batch-norm", "consistency", "grata"] = "grata"
-    auxiliary: str = "entropy"
-    pseudo: str = "consistency"
-    learning_rate: float = 1e-4
-    learning_rate_rule: str = "quadratic"
-    blend: float = 1.0
-    symmetric_entropy: bool = False
-    perturbation: float | None = None
-    steps_per_slice: int = 1
-    passes: int = 1
-    mode: Literal["continual", "episodic", "every-n"] = "continual"
-    reset_every: int = 10
-    predict: Literal["stream", "final", "average"] = "stream"
-    six_views: bool = False
-    seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    scribble: Literal["none", "auxiliary", "pseudo", "both"] = "none"
-    correction_steps: int = 10
-    uncorrected_learn: bool = False
-    soft_labels: float = 0.0
-    hold: float = 0.0
+    method: str = _setting(
+        "grata",
+        "Does",
+        "What the model does with the new scan.",
+        used="always",
+        enum={name: info.title for name, info in METHODS.items()},
+    )
+    auxiliary: str = _setting(
+        "entropy",
+        "Signal 1",
+        "The first signal: it moves the model a little before the second one is measured. "
+        "(Auxiliary objective.)",
+        enum=OBJECTIVES,
+    )
+    pseudo: str = _setting(
+        "consistency",
+        "Signal 2",
+        "The second signal: the model learns from this one. (Pseudo objective.)",
+        enum=OBJECTIVES,
+    )
+    learning_rate: float = _setting(
+        1e-4,
+        "Rate",
+        "How fast the model may change. (β, the learning rate before the rule.)",
+        between=(1e-9, 10),
+    )
+    learning_rate_rule: str = _setting(
+        "quadratic",
+        "Rule",
+        "How the agreement of the two signals sets the size of a step. (Learning rate from the "
+        "cosine similarity: quadratic is the published (cos + 1)²/4.)",
+        enum=LEARNING_RATE_RULES,
+    )
+    blend: float = _setting(
+        1.0,
+        "Blend",
+        "How much the new scan's own intensity statistics count: 0 only the model's, 1 only the "
+        "scan's. (α of the normalisation layers; published: 1.)",
+        between=(0, 1),
+    )
+    symmetric_entropy: bool = _setting(
+        False,
+        "Symmetric entropy",
+        "Uncertain pixels are pulled to neither side. (Bernoulli entropy instead of the published "
+        "one-sided form; for structures that may overlap.)",
+    )
+    perturbation: float | None = _setting(
+        None,
+        "Move",
+        "Length of the first signal's move; none is the raw gradient, as published. "
+        "(ρ in θ' = θ − ρ·g/‖g‖.)",
+        between=(1e-6, 1000),
+        optional=True,
+    )
+    steps_per_slice: int = _setting(
+        1,
+        "Steps",
+        "How many steps the model takes on one slice before the next.",
+        used="learning",
+        between=(1, 10_000),
+    )
+    passes: int = _setting(
+        1,
+        "Passes",
+        "How often the model goes over all slices.",
+        used="learning",
+        between=(1, 10_000),
+    )
+    mode: str = _setting(
+        "continual",
+        "Memory",
+        "Whether what was learned stays from case to case.",
+        used="learning",
+        enum={
+            "continual": "Goes on over all cases",
+            "episodic": "Starts anew at each case",
+            "every-n": "Starts anew every … slices",
+        },
+    )
+    reset_every: int = _setting(
+        10,
+        "Every",
+        "After how many slices the model starts anew.",
+        used="learning",
+        between=(1, 1_000_000),
+        unit="slices",
+    )
+    predict: str = _setting(
+        "stream",
+        "Masks",
+        "Whether masks are made as the slices go by (published), or for all slices once the model "
+        "has seen them.",
+        used="learning",
+        enum={
+            "stream": "As the slices go by",
+            "final": "Afterwards, last state",
+            "average": "Afterwards, mean state",
+        },
+    )
+    six_views: bool = _setting(
+        False,
+        "Mean of six views",
+        "Average over flips and rotations that the model is used to, six unless its card names "
+        "others: slower, usually smoother masks.",
+        used="always",
+    )
+    seed: int = _setting(
+        0,
+        "Seed",
+        "Runs with the same number give the same masks (on the processor).",
+        used="always",
+        between=(0, 2**31 - 1),
+    )
+    precision: str = _setting(
+        "float32",
+        "Numbers",
+        "bfloat16, on devices that have it: about half the time with large models, less with "
+        "small ones. Masks differ a little (mean Dice by at most 0.02 points on the development "
+        "centres, single masks by up to 0.2).",
+        used="always",
+        enum=PRECISIONS,
+    )
+    scribble: str = _setting(
+        "none",
+        "Corrections",
+        "How corrections teach, on the slices that have some. (Pseudo objective, aligned with "
+        "consistency; auxiliary objective, aligned with consistency; auxiliary and, together with "
+        "consistency, pseudo objective. Other slices keep their two signals.)",
+        enum={
+            "none": "Do not teach",
+            "auxiliary": "Only steer the views",
+            "pseudo": "As far as views agree",
+            "both": "Together with the views",
+        },
+    )
+    correction_steps: int = _setting(
+        10,
+        "Steps each",
+        "Steps on each corrected slice, in turn with the other corrected ones.",
+        used="teaching",
+        between=(1, 10_000),
+    )
+    uncorrected_learn: bool = _setting(
+        False,
+        "Others learn",
+        "Whether slices without corrections take their own steps in between; all slices are "
+        "predicted afterwards.",
+        used="teaching",
+    )
+    soft_labels: float = _setting(
+        0.0,
+        "Reach",
+        "Around corrected pixels their label counts with the weight exp(−distance/τ); 0: the "
+        "corrected pixels alone. (τ.)",
+        used="teaching",
+        between=(0, 1000),
+        unit="pixels",
+    )
+    hold: float = _setting(
+        0.0,
+        "Hold",
+        "Pixels of a corrected slice that were left alone are held to what the model said of "
+        "them before; each weighs so much of a corrected one.",
+        used="teaching",
+        between=(0, 10_000),
+    )
 
     def __post_init__(self) -> None:
-        def one_of(name: str, allowed: tuple[str, ...]) -> None:
-            value = getattr(self, name)
-            if value not in allowed:
-                raise SettingsError(f"{name} is {value!r}; choose one of {', '.join(allowed)}.")
-
-        one_of("method", METHODS)
-        one_of("auxiliary", OBJECTIVES)
-        one_of("pseudo", OBJECTIVES)
-        one_of("learning_rate_rule", LEARNING_RATE_RULES)
-        one_of("mode", MODES)
-        one_of("predict", PREDICTIONS)
-        one_of("precision", PRECISIONS)
-        one_of("scribble", SCRIBBLE_ROLES)
-        if not 0 <= self.blend <= 1:
-            raise SettingsError(f"blend is {self.blend}; it lies between 0 (source) and 1 (scan).")
-        if not 0 < self.learning_rate < 10:
-            raise SettingsError(f"learning_rate is {self.learning_rate}; it lies between 0 and 10.")
-        if self.perturbation is not None and not self.perturbation > 0:
-            raise SettingsError(f"perturbation is {self.perturbation}; it is above 0, or None.")
-        if not 0 <= self.soft_labels < 1000:
-            raise SettingsError(f"soft_labels is {self.soft_labels}; it is 0 or a few pixels.")
-        if not 0 <= self.hold < 1e4:
-            raise SettingsError(f"hold is {self.hold}; it is 0 or above.")
-        if self.scribble != "none" and not self.learns:
+        for name in _FIELDS:
+            checked(name, getattr(self, name))
+        if self.scribble == "none":
+            return
+        if "scribble" not in METHODS[self.method].settings_used:
+            able = [name for name, info in METHODS.items() if "scribble" in info.settings_used]
             raise SettingsError(
-                f"The method {self.method} learns nothing, so corrections cannot teach it; choose "
-                "grata or consistency."
+                f"The method {self.method} learns nothing from corrections; choose "
+                f"{' or '.join(able)}."
             )
-        if self.scribble == "auxiliary" and self.method != "grata":
+        if self.scribble == "auxiliary" and not self.uses("auxiliary"):
             raise SettingsError("Corrections as the auxiliary objective need the method grata.")
-        if self.scribble != "none" and self.predict == "stream":
+        if self.predict == "stream":
             raise SettingsError(
                 "Corrections teach before the masks are predicted; set predict to final or average."
             )
-        for name in ("steps_per_slice", "passes", "reset_every", "correction_steps"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; it is at least 1.")
 
     @property
     def learns(self) -> bool:
         """Whether the method changes θ at all."""
-        return self.method in ("consistency", "grata")
+        return METHODS[self.method].learns != "nothing"
+
+    def uses(self, name: str) -> bool:
+        """Whether a field changes anything, the others being as they are."""
+        used = _FIELDS[name]["used"]
+        if used == "method" and name not in METHODS[self.method].settings_used:
+            return False
+        if used in ("learning", "teaching") and not self.learns:
+            return False
+        if used == "teaching" and self.scribble == "none":
+            return False
+        if name == "symmetric_entropy":
+            return "entropy" in (self.auxiliary, self.pseudo)
+        return name != "reset_every" or self.mode == "every-n"
 
     def but(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
@@ -155,13 +291,53 @@ class Settings:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
         """Read what `to_dict` wrote; unknown names are an error, not ignored."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"Settings are names with values, not {values!r:.80}.")
+        unknown = sorted(str(name) for name in values if name not in _FIELDS)
         if unknown:
-            raise SettingsError(f"Unknown setting {', '.join(unknown)}; known: {', '.join(known)}.")
+            known = ", ".join(_FIELDS)
+            raise SettingsError(f"Unknown setting {', '.join(unknown)}; known: {known}.")
         return cls(**values)
+
+
+_FIELDS: dict[str, Mapping[str, Any]] = {one.name: one.metadata for one in fields(Settings)}
+
+
+def checked(name: str, value: Any) -> Any:
+    """Return the value of one setting if it is allowed.
+
+    Raises
+    ------
+    SettingsError
+        The message says what is.
+    """
+    about = _FIELDS[name]
+    kind, low, high = about["kind"], about.get("minimum", 0), about.get("maximum", 0)
+    # Methods may have been registered since.
+    allowed = tuple(METHODS) if name == "method" else about.get("enum")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None and about["nullable"]:
+        return value
+    if allowed is not None:
+        fits, wanted = value in allowed, f"choose one of {', '.join(allowed)}"
+    elif kind is bool:
+        fits, wanted = isinstance(value, bool), "it is true or false"
+    elif kind is int:
+        fits = number and isinstance(value, int) and low <= value <= high
+        wanted = f"it is a whole number between {low:,} and {high:,}"
+    else:
+        fits = number and low <= value <= high
+        wanted = f"it lies between {low:,} and {high:,}"
+    if not fits:
+        try:
+            shown = f"{value!r:.60}"
+        except ValueError:  # more digits than Python writes
+            shown = "a huge number"
+        also = ", or none" if about["nullable"] else ""
+        raise SettingsError(f"{name} is {shown}; {wanted}{also}.")
+    return value
 
 
 @dataclass(frozen=True)
@@ -174,55 +350,43 @@ class Preset:
     settings: Settings
 
 
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            "careful",
-            "Careful",
-            "Keeps the model's own statistics, learns gently where two signals agree, and predicts "
-            "with the average over the whole stack and over six views. Recommended.",
-            Settings(
-                method="grata",
-                auxiliary="consistency",
-                pseudo="entropy",
-                symmetric_entropy=True,
-                perturbation=0.05,
-                blend=0.0,
-                learning_rate=1e-4,
-                passes=1,
-                predict="average",
-                six_views=True,
-            ),
+def _of_method(name: str) -> Preset:
+    return Preset(name, METHODS[name].title, METHODS[name].summary, Settings(method=name))
+
+
+_CHOSEN = (
+    Preset(
+        "careful",
+        "Careful",
+        "Keeps the model's own statistics, learns gently where two signals agree, and predicts "
+        "with the average over the whole stack and over six views. Recommended.",
+        Settings(
+            method="grata",
+            auxiliary="consistency",
+            pseudo="entropy",
+            symmetric_entropy=True,
+            perturbation=0.05,
+            blend=0.0,
+            learning_rate=1e-4,
+            passes=1,
+            predict="average",
+            six_views=True,
         ),
-        Preset(
-            "as-published",
-            "As published",
-            "GraTa exactly as in the paper. Can make masks worse where the model already "
-            "copes well with the new centre.",
-            Settings(method="grata"),
-        ),
-        Preset(
-            "consistency",
-            "Consistency only",
-            "Learns to give the same answer for flipped, rotated and disturbed copies of a slice.",
-            Settings(method="consistency"),
-        ),
-        Preset(
-            "batch-norm",
-            "Statistics only",
-            "Takes intensity statistics from the new scan; learns nothing.",
-            Settings(method="batch-norm"),
-        ),
-        Preset(
-            "source",
-            "No adaptation",
-            "The model as it was trained.",
-            Settings(method="source"),
-        ),
-    )
-}
+    ),
+    Preset(
+        "as-published",
+        "As published",
+        "GraTa exactly as in the paper. Can make masks worse where the model already "
+        "copes well with the new centre.",
+        Settings(method="grata"),
+    ),
+)
 ALIASES = {"grata": "as-published"}
+PRESETS: dict[str, Preset] = {
+    one.name: one
+    for one in (*_CHOSEN, *(_of_method(name) for name in METHODS if name not in ALIASES))
+}
+"""Choices by name: those made with care, then each method with its defaults."""
 
 
 def preset(name: str) -> Preset:
@@ -234,7 +398,37 @@ def preset(name: str) -> Preset:
         If there is no such preset; the message lists those there are.
     """
     found = PRESETS.get(ALIASES.get(name, name))
+    if found is None and name in METHODS:
+        found = _of_method(name)
     if found is None:
         names = ", ".join([*PRESETS, *ALIASES])
         raise SettingsError(f"There is no method called {name!r}. Choose one of: {names}.")
     return found
+
+
+def teaching_settings(base: Settings) -> Settings:
+    """Return the settings with which corrections teach after a run with ``base``.
+
+    The statistics stay as they were, for θ and statistics belong together. What else is here was
+    chosen on development centres with ``benchmarks/corrections.py``; see ``docs/results.md``.
+    """
+    return base.but(
+        method="grata",
+        auxiliary="consistency",
+        pseudo="entropy",
+        symmetric_entropy=True,
+        perturbation=0.05,
+        scribble="pseudo",
+        learning_rate=3e-3,
+        learning_rate_rule="quadratic",
+        blend=0.0 if base.method == "source" else base.blend,
+        correction_steps=10,
+        uncorrected_learn=False,
+        soft_labels=0.0,
+        hold=0.2,
+        passes=1,
+        steps_per_slice=1,
+        mode="continual",
+        predict="final",
+        six_views=True,
+    )

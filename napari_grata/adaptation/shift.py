@@ -188,7 +188,7 @@ def _more(layers: Sequence[LayerShift], found: float, reference: ShiftReference)
 
 def _of_several(middle: Shift, found: Sequence[Shift], scan: Scan) -> Shift:
     """Return the middle one's figures with words about all of them."""
-    noun = "volumes" if scan.kind == "series" else "photographs"
+    noun = f"{scan.case_noun}s"
     far = sum(one.level == "far" for one in found)
     beyond = sum(one.level != "near" for one in found)
     if beyond == 0:

@@ -1,4 +1,4 @@
-"""Where a model is unsure: how far six views of a slice disagree, how near to 0.5 it decides.
+"""Where a model is unsure: how far views of a slice disagree, how near to 0.5 it decides.
 
 Neither is a probability of error: a model can be sure and wrong. Both point to where a look is
 worth most.
@@ -6,17 +6,20 @@ worth most.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .methods import make_method
+from napari_grata.segmenters.card import VIEWS
+from napari_grata.segmenters.preprocessing import PredictionError, restore
+
+from .augmentation import unview, view
+from .methods.base import method_for
+from .normalisation import is_blank
 from .settings import Settings
-from .slice_adapter import is_blank
-from .views import VIEWS, unview, view
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -30,23 +33,26 @@ HIGHEST = {"disagreement": 0.5, "margin": 1.0}
 
 
 @torch.no_grad()
-def disagreement(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Spread of the probabilities over the six flips and rotations, mapped back onto the image.
+def disagreement(
+    predict: Callable[[Tensor], Tensor], images: Tensor, views: Sequence[str] = VIEWS
+) -> Tensor:
+    """Spread of the probabilities over flips and rotations, mapped back onto the image.
 
     Parameters
     ----------
     predict : callable
         Images (B, C, H, W) to probabilities (B, S, H, W); also for W × H, as turned views are.
     images : Tensor, shape (B, C, H, W)
+    views : sequence of str
 
     Returns
     -------
     Tensor, shape (B, H, W)
-        Standard deviation over the views (of these six, not an estimate for more), of the channel
-        in which it is largest: 0 where all agree, 0.5 where three say 0 and three say 1.
+        Standard deviation over the views (of these, not an estimate for more), of the channel
+        in which it is largest: 0 where all agree, 0.5 where half say 0 and half say 1.
     """
     # Kept side by side: sums of squares would need float64, which not every device knows.
-    found = [unview(predict(view(images, index)), index) for index in range(len(VIEWS))]
+    found = [unview(predict(view(images, name)), name) for name in views]
     return torch.stack(found).std(dim=0, correction=0).amax(dim=1).to(images.dtype)
 
 
@@ -70,7 +76,7 @@ def margin(probabilities: Tensor, activation: str = "sigmoid") -> Tensor:
     return 1 - (2 * (probabilities - 0.5).abs()).amin(dim=1)
 
 
-class Doubts:
+class Uncertainty:
     """Measures uncertainty slice by slice, with the model as adapted or the source model.
 
     It has a network of its own for normalisation and θ, so that a run may go on undisturbed.
@@ -99,9 +105,8 @@ class Doubts:
         self._region = region if run is None else run.region
         settings = Settings(method="source") if run is None else run.settings
         self._activation = self._segmenter.card.activation
-        self._method = make_method(
-            settings.but(six_views=False), self._segmenter.network, self._activation
-        )
+        self._views = self._segmenter.card.views
+        self._method = method_for(settings.but(six_views=False), self._segmenter)
 
     def measure(self, slice_index: int, kind: str = "disagreement") -> np.ndarray:
         """Measure one slice.
@@ -119,10 +124,8 @@ class Doubts:
         Raises
         ------
         ValueError
-            If the kind is another one.
+            If the kind is another one, or what the model gives are no numbers.
         """
-        from napari_grata.segmenters.preprocessing import restore
-
         if kind not in KINDS:
             raise ValueError(f"Uncertainty is one of {', '.join(KINDS)}, not {kind!r}.")
         prepared = self._segmenter.prepare(self._scan, slice_index, self._region)
@@ -131,7 +134,7 @@ class Doubts:
         if self._run is not None and self._run.settings.learns:
             self._method.load_theta(torch.from_numpy(self._run.theta_of(slice_index)))
         if kind == "disagreement":
-            found = disagreement(self._probabilities, prepared.image)
+            found = disagreement(self._probabilities, prepared.image, self._views)
             return np.asarray(restore(found, prepared)[0]).clip(0, HIGHEST[kind])
         # On the slice's own grid, where the mask is decided too: 1 lies on its border.
         fine = self._segmenter.restore(self._probabilities(prepared.image)[0], prepared)
@@ -140,4 +143,10 @@ class Doubts:
 
     @torch.no_grad()
     def _probabilities(self, images: Tensor) -> Tensor:
-        return self._method.predict(images).probabilities
+        output = self._method.predict(images)
+        if not output.is_finite:
+            raise PredictionError(
+                "The model gives values that are no numbers here, so there is nothing to say of "
+                "how sure it is. Go back to an earlier step, or to the source model."
+            )
+        return output.probabilities

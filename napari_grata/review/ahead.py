@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_grata.adaptation.runfolder import RunFolderError
+from napari_grata.adaptation.run_store import RunFolderError
 from napari_grata.adaptation.settings import Settings, preset
-from napari_grata.scans.safefiles import write_json
+from napari_grata.scans.files import write_json
 
 from .casefinding import ListError, bare_name
 from .cases import Case, CaseSummary
@@ -26,7 +26,7 @@ from .keeping import keep_failure, keep_run
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record
-    from napari_grata.adaptation.methods import Snapshot
+    from napari_grata.adaptation.methods.base import Snapshot
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
 

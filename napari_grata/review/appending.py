@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_grata.scans.safefiles import sync_folder, write_bytes
+from napari_grata.scans.files import sync_folder, write_bytes
 
 _mutex = threading.RLock()
 """One thread of this program at a time appends, whichever log it is."""

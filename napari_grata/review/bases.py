@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_grata.scans.safefiles import write_json
+from napari_grata.scans.files import write_json
 
 BASES_FILE = "edit-bases.json"
 

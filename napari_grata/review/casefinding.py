@@ -116,7 +116,7 @@ def _complain(root: Path):
 
 def _is_ours(files: Sequence[str], folders: Sequence[str]) -> bool:
     """A run folder, or the folder of a list."""
-    return ("run.json" in files and "steps.csv" in files) or (
+    return "run.sqlite" in files or (
         "list.json" in files and ("cases" in folders or "options.json" in files)
     )
 
@@ -135,4 +135,4 @@ def _is_result(path: Path) -> bool:
         return True
     if bare_name(path) not in ("source", "adapted"):
         return False
-    return (path.parent / "run" / "run.json").exists()
+    return (path.parent / "run" / "run.sqlite").exists()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_grata.adaptation.runfolder import fingerprint
+from napari_grata.adaptation.run_files import fingerprint
 
 from .casefinding import ListError
 from .cases import (
@@ -226,7 +226,7 @@ def case_of_scan(scan: Scan) -> CaseList:
     ListError
         If the list cannot be kept.
     """
-    identity = f"scan-{fingerprint(scan)['sha256']}"
+    identity = f"scan-{fingerprint(scan)}"
     place = Path(os.path.realpath(lists_dir() / identity[:21]))
     paths = [scan.slice_path(index) for index in range(scan.n_slices)]
     sources = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths if path))

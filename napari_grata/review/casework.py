@@ -15,8 +15,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from napari_grata.adaptation.runfolder import fingerprint
-from napari_grata.scans.safefiles import read_json, sync_folder, write_bytes, write_json
+from napari_grata.adaptation.run_files import fingerprint
+from napari_grata.scans.files import read_json, sync_folder, write_bytes, write_json
 
 from .casefinding import ListError
 from .cases import CaseSummary
@@ -207,7 +207,7 @@ class CaseWork:
         found = [entry for entry in self.edits if version in (None, entry.number)]
         if not found:
             return None
-        identity = fingerprint(scan)["sha256"]
+        identity = fingerprint(scan)
         for entry in reversed(found):
             try:
                 labels, about = unpack(entry.path)

@@ -8,17 +8,23 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_grata.adaptation.runfolder import RUN_FILE, THETA_FILE, RunFolderError, read_info
+from napari_grata.adaptation.run_store import (
+    RunFolderError,
+    RunStore,
+    is_run_folder,
+    read_info,
+)
 from napari_grata.adaptation.settings import Settings
-from napari_grata.scans.safefiles import OLD_SECONDS, clear_leftovers, read_json
+from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, read_json
 
 from .cases import Case
 from .casework import CaseWork
 from .runs import is_finished, step_in_use
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation.methods import Snapshot
+    from napari_grata.adaptation.methods.base import Snapshot
     from napari_grata.adaptation.run import AdaptationRun
+    from napari_grata.adaptation.run_store import RunInfo
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
 
@@ -53,9 +59,6 @@ def previous_end(
     """
     if not settings.learns or settings.mode != "continual":
         return None
-    from napari_grata.adaptation.history import History, HistoryError
-    from napari_grata.adaptation.methods import Snapshot
-
     for earlier in reversed([other for other in caselist.cases if other.number < case.number]):
         folder = caselist.work(earlier).run_folder
         if folder is None:
@@ -64,12 +67,9 @@ def previous_end(
             if not same_recipe(read_info(folder), segmenter, settings):
                 continue
             step = step_in_use(folder)
-            history = History.open(folder / THETA_FILE, Snapshot, writable=False)
-            try:
-                return Start(history[step], earlier.key, folder.name, step)
-            finally:
-                history.close()
-        except (RunFolderError, HistoryError, OSError, ValueError, KeyError, TypeError):
+            with contextlib.closing(RunStore(folder)) as store:
+                return Start(store.state(step), earlier.key, folder.name, step)
+        except (RunFolderError, OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
@@ -97,7 +97,7 @@ def resumed(
         ):
             return None
         info = read_info(folder)
-        if info["position"] is not None or not same_recipe(info, segmenter, settings):
+        if info["position"] != info["count"] or not same_recipe(info, segmenter, settings):
             return None
         clear_leftovers([folder], older_than=0)
         found = reopen(folder, scan)
@@ -111,7 +111,7 @@ def resumed(
         return None
 
 
-def same_recipe(info: dict[str, Any], segmenter: Segmenter, settings: Settings) -> bool:
+def same_recipe(info: RunInfo, segmenter: Segmenter, settings: Settings) -> bool:
     """Whether a run was made with this model and these settings."""
     weights = info["model"]["weights_sha256"]
     same = Settings.from_dict(info["settings"]) == settings
@@ -125,5 +125,5 @@ def clear_unfinished(work: CaseWork) -> None:
             continue
         with contextlib.suppress(OSError):
             old = time.time() - folder.stat().st_mtime > OLD_SECONDS
-            if (folder / ORIGIN_FILE).exists() or (old and not (folder / RUN_FILE).exists()):
+            if (folder / ORIGIN_FILE).exists() or (old and not is_run_folder(folder)):
                 shutil.rmtree(folder, ignore_errors=True)

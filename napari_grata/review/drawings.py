@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.adaptation.runfolder import fingerprint
+from napari_grata.adaptation.run_files import fingerprint
 
 from .casefinding import ListError
 
@@ -40,7 +40,7 @@ def pack(stack: np.ndarray, scan: Scan) -> bytes:
     about = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
-        "scan_sha256": fingerprint(scan)["sha256"],
+        "scan_sha256": fingerprint(scan),
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, labels=labels, about=np.array(json.dumps(about)))

@@ -168,10 +168,10 @@ def _row(cases: CaseList, key: str, found: Standing, path: Path | None) -> dict[
 
 
 def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    from napari_grata.adaptation.runfolder import write_whole
+    from napari_grata.scans.files import write_bytes
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_bytes(path, text.getvalue().encode("utf-8"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.records import Record
-from napari_grata.adaptation.runfolder import fingerprint
+from napari_grata.adaptation.run_files import fingerprint
 
 from .cases import Case, CaseSummary, CountedFlag, file_marks
 from .compare import Summary, latest_flags, summarise
@@ -95,7 +95,7 @@ def keep_run(
         settings=digest(run.settings.to_dict()),
         run=run.folder.name if run.folder is not None else "",
         step=run.step,
-        scan_sha256=fingerprint(scan)["sha256"],
+        scan_sha256=fingerprint(scan),
         files=file_marks(case.sources),
         continued_from=continued_from,
         notices=tuple(run.notices),

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_grata.adaptation.runfolder import fingerprint
-from napari_grata.scans.safefiles import clear_leftovers
+from napari_grata.adaptation.run_files import fingerprint
+from napari_grata.scans.files import clear_leftovers
 
 from .casefinding import ListError
 from .cases import STATE_OF_VERDICT, Case, CaseState, CaseSummary, Progress, file_marks
@@ -199,7 +199,7 @@ class KnownCases(ListChoices):
         summary = self._summaries.get(key)
         if summary is None or not summary.scan_sha256:
             return False
-        if fingerprint(scan)["sha256"] != summary.scan_sha256:
+        if fingerprint(scan) != summary.scan_sha256:
             self._summaries[key] = summary.but(stale=_CHANGED)
             return False
         if summary.stale and self.writable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_grata.adaptation.settings import Settings, SettingsError
-from napari_grata.scans.safefiles import read_json, write_json
+from napari_grata.scans.files import read_json, write_json
 
 from .listfile import OPTIONS_FILE
 

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from napari_grata.scans.safefiles import read_json, write_json
+from napari_grata.scans.files import read_json, write_json
 
 from .appending import read
 from .casefinding import ListError, bare_name, find_sources, is_scan_file

@@ -22,7 +22,7 @@ from napari_grata.review.measurements import (
     VOLUME,
     Measurement,
 )
-from napari_grata.scans.safefiles import write_bytes
+from napari_grata.scans.files import write_bytes
 
 _SHORT = {
     AREA: "area",

@@ -170,10 +170,7 @@ class Again:
     def __init__(
         self, saved: ReopenedRun, segmenter: Segmenter, folder: Path | None = None
     ) -> None:
-        from napari_grata.adaptation.history import History
-        from napari_grata.adaptation.methods import Snapshot
         from napari_grata.adaptation.run import AdaptationRun
-        from napari_grata.adaptation.runfolder import THETA_FILE
 
         if saved.scan is None:
             raise ReproduceError(" ".join(saved.missing) or "The scan of this run was not found.")
@@ -184,11 +181,7 @@ class Again:
                 f"The weights of the model {segmenter.card.name} are not those that the run was "
                 "made with, so it cannot be done again."
             )
-        start = None
-        if saved.info.get("continued"):
-            history = History.open(saved.folder / THETA_FILE, Snapshot, writable=False)
-            start = history[0]
-            history.close()
+        start = saved.state_after(0) if saved.info["continued"] else None
         self.saved = saved
         self.run: AdaptationRun = AdaptationRun(
             segmenter,
@@ -199,7 +192,7 @@ class Again:
             folder=folder,
             start=start,
             corrections=saved.corrections,
-            _cut=saved.info.get("cut"),
+            cut=saved.info["cut"],
         )
 
     def records(self) -> Iterator[Record]:

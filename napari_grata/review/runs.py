@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
-from napari_grata.adaptation.journal import STEPS_FILE
-from napari_grata.adaptation.runfolder import RunFolderError, read_info
+from napari_grata.adaptation.run_store import RunFolderError, read_info
 
 from .decisions import Fact, digest
 
@@ -25,15 +23,7 @@ def is_finished(folder: Path) -> bool:
         info = read_info(folder)
     except RunFolderError:
         return False
-    if info.get("state") == "finished":
-        return True
-    if info.get("position") is None or not isinstance(info.get("total"), int):
-        return False
-    try:
-        rows = (folder / STEPS_FILE).read_bytes().count(b"\n") - 1
-    except OSError:
-        return False
-    return rows >= info["total"]
+    return info["state"] == "finished" or info["count"] >= info["total"]
 
 
 def step_in_use(folder: Path) -> int:
@@ -44,11 +34,7 @@ def step_in_use(folder: Path) -> int:
     OSError, ValueError
         If the folder cannot be read.
     """
-    position = read_info(folder)["position"]
-    with (folder / STEPS_FILE).open(encoding="utf-8", newline="") as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file)]
-    chosen = steps if position is None else steps[: int(position)]
-    return chosen[-1] if chosen else 0
+    return read_info(folder)["step"]
 
 
 def run_order(path: Path) -> tuple[int, int]:

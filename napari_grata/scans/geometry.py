@@ -27,6 +27,18 @@ _TOWARDS = {
     (2, -1): "inferior",
 }
 PLANES = {0: "sagittal", 1: "coronal", 2: "axial"}
+#: Voxel axes that span less than this share of their box lie in one plane, as good as.
+_FLAT = 1e-3
+
+
+def is_usable(affine: np.ndarray) -> bool:
+    """Whether an affine says where voxels lie: finite, and with three axes of their own."""
+    matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
+    with np.errstate(all="ignore"):
+        sizes = np.linalg.norm(matrix, axis=0)
+        if not (np.isfinite(affine).all() and np.isfinite(sizes).all() and sizes.all()):
+            return False
+        return bool(abs(np.linalg.det(matrix / sizes)) > _FLAT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +100,25 @@ class Geometry:
         turned = turned[(...,) + (0,) * len(rest)]
         return turned[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
 
-    def to_source(self, array: np.ndarray) -> np.ndarray:
-        """Turn an array of the displayed shape back onto the source grid (a view, no copy)."""
-        if array.shape != self.displayed_shape:
+    def to_source(self, array: Any) -> Any:
+        """Turn an array of the displayed shape back onto the source grid (a view, no copy).
+
+        Parameters
+        ----------
+        array : array
+            Shape `displayed_shape`, or that followed by a colour axis.
+        """
+        ndim = len(self.axes)
+        if array.shape[:ndim] != self.displayed_shape or array.ndim > ndim + 1:
             raise ValueError(
                 f"Expected an array of the displayed shape {self.displayed_shape}, "
                 f"got {array.shape}."
             )
         turned = array[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
-        turned = turned[(...,) + (np.newaxis,) * len(self._unit_axes)]
-        return turned.transpose(np.argsort(self.axes + self._unit_axes))
+        rest = self._unit_axes
+        turned = turned[(slice(None),) * ndim + (np.newaxis,) * len(rest)]
+        colour = tuple(range(len(self.source_shape), turned.ndim))
+        return turned.transpose((*(int(k) for k in np.argsort(self.axes + rest)), *colour))
 
     def source_index(self, index: Sequence[int]) -> tuple[int, ...]:
         """Index in the file of the voxel displayed at `index`."""
@@ -159,26 +180,27 @@ class Geometry:
 
     @classmethod
     def exif(cls, shape: Sequence[int], orientation: int) -> Geometry:
-        """Geometry of a photograph with an EXIF orientation.
+        """Geometry of a photograph, or a stack of pages, with an EXIF orientation.
 
         Parameters
         ----------
-        shape : (int, int)
-            Rows and columns as stored.
+        shape : (int, int) or (int, int, int)
+            (Pages,) rows and columns as stored.
         orientation : int
             EXIF tag 274, 1 (as stored) to 8; other values count as 1.
         """
         orientation = orientation if 1 <= orientation <= 8 else 1
+        pages = len(shape) - 2
         turned = orientation in (5, 6, 7, 8)
         up_down = orientation in (3, 4, 7, 8)
         left_right = orientation in (2, 3, 6, 7)
         return cls(
-            source_shape=(int(shape[0]), int(shape[1])),
-            axes=(1, 0) if turned else (0, 1),
-            flips=(up_down, left_right),
+            source_shape=tuple(int(n) for n in shape),
+            axes=(*range(pages), *((pages + 1, pages) if turned else (pages, pages + 1))),
+            flips=(*(False,) * pages, up_down, left_right),
             spacing=None,
-            units=("pixel", "pixel"),
-            axis_labels=("row", "column"),
+            units=("pixel",) * len(shape),
+            axis_labels=("slice", "row", "column")[1 - pages :],
             orientation=orientation,
         )
 

@@ -1,27 +1,17 @@
-"""Write label stacks onto the grid of the scan they belong to."""
+"""Masks: label stacks written onto the grid of their scan, and read from it."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import tifffile
-from PIL import Image
 
-from napari_grata.scans.errors import ScanError
-from napari_grata.scans.geometry import Geometry
-from napari_grata.scans.nifti import is_nifti
-from napari_grata.scans.photographs import TIFF_SUFFIXES
-from napari_grata.scans.scan import Scan
-
-#: Okabe and Ito's colours, for structures without one of their own.
-DEFAULT_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00")
-_ORIENTATION = 274
+from napari_grata.scans.files import make_folder, name_of_case, write_bytes
+from napari_grata.scans.photographs import is_photograph, png
+from napari_grata.scans.readers import reader_of
+from napari_grata.scans.scan import Scan, ScanError
 
 
 def write_mask(
@@ -29,8 +19,9 @@ def write_mask(
     scan: Scan,
     path: str | os.PathLike[str],
     *,
-    colours: dict[int, str] | None = None,
+    colours: Mapping[int, str] | None = None,
     overwrite: bool = False,
+    scan_names: bool = False,
 ) -> list[Path]:
     """Write a label stack on the source grid of its scan.
 
@@ -44,37 +35,36 @@ def write_mask(
         ``.nii.gz`` or ``.nii`` for volumes: shape, affine, codes, zooms and units are the
         source's own. ``.png`` for a photograph: a palette picture whose indices are the label
         values, in the orientation in which the photograph is stored. A folder for a list of
-        photographs: one ``<stem>.png`` each, at true size. ``.tif`` for stacks without affine.
-    colours : dict of int to "#RRGGBB", optional
+        photographs: one ``.png`` each, at true size. ``.tif`` for stacks without affine.
+    colours : mapping of int to "#RRGGBB", optional
         Palette of PNG masks.
     overwrite : bool
         Whether an existing mask may be replaced. The scan's own file never is.
+    scan_names : bool
+        Whether masks of a list are named after their photographs, which may name patients,
+        instead of ``case-0001.png`` ….
 
     Returns
     -------
     list of Path
         The files written. Each appears whole or not at all.
+
+    Raises
+    ------
+    ScanError
+        The stack does not fit the scan, or the file cannot keep it.
+    FileError
+        The file cannot be written.
     """
     path = Path(path).expanduser()
     labels = _checked_labels(stack, scan)
-    if scan.kind == "photographs":
-        return _write_photographs(labels, scan, path, colours, overwrite)
+    if scan.is_list:
+        return _write_list(labels, scan, path, colours or {}, overwrite, scan_names)
     _refuse_target(path, scan.path, overwrite)
-    if is_nifti(path) and scan.kind != "photograph":
-        _replace(path, lambda temporary: _save_nifti(labels, scan, temporary))
-    elif path.suffix.lower() in TIFF_SUFFIXES and scan.geometry.header is None:
-        pages = np.ascontiguousarray(labels)
-        _replace(path, lambda p: tifffile.imwrite(p, pages, photometric="minisblack"))
-    elif path.suffix.lower() == ".png" and labels.ndim == 2 and scan.geometry.header is None:
-        _replace(path, lambda p: _save_png(labels, p, colours, scan.slice_geometry(0)))
-    else:
-        wanted = ".png" if scan.kind == "photograph" else ".nii.gz"
-        raise ScanError(
-            "the mask cannot be kept on the scan's grid in this type of file",
-            path,
-            f"Choose a name that ends in {wanted}.",
-        )
-    return [path]
+    reader = reader_of(path)
+    if reader is None:
+        raise scan.wrong_mask_type(path)
+    return reader.write_mask(labels, scan, path, colours or {})
 
 
 def _checked_labels(stack: np.ndarray, scan: Scan) -> np.ndarray:
@@ -98,90 +88,124 @@ def _refuse_target(path: Path, source: Path | None, overwrite: bool) -> None:
         raise ScanError("there is such a file already", path, "Choose another name or remove it.")
 
 
-def _replace(path: Path, save: Callable[[Path], object]) -> None:
-    """Write beside the target and rename, so that no half-written mask is ever found."""
-    suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _save_nifti(labels: np.ndarray, scan: Scan, path: Path) -> None:
-    geometry = scan.geometry
-    source = geometry.to_source(labels)
-    if isinstance(geometry.header, nib.Nifti1Header):
-        header = geometry.header.copy()
-        # What belongs to the scan's intensities, or may name the patient, is not the mask's.
-        header.extensions.clear()
-        for key in ("scl_slope", "scl_inter"):
-            header[key] = np.nan
-        for key in ("cal_min", "cal_max"):
-            header[key] = 0
-        header.set_data_dtype(labels.dtype)
-        cls = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        # No affine is given: the header's own sform and qform stay as they are, bit for bit.
-        image = cls(source, None, header)
-    else:
-        image = nib.Nifti1Image(source, geometry.affine)
-        if geometry.affine is None and geometry.spacing is not None:
-            # The voxel size is known, how the patient lies is not: neither qform nor sform.
-            zooms = dict(zip(geometry.axes, geometry.spacing, strict=True))
-            image.header.set_zooms([zooms[axis] for axis in range(source.ndim)])
-        image.header.set_xyzt_units("mm" if geometry.units[-1] == "mm" else "unknown")
-    nib.save(image, path)
-
-
-def _write_photographs(
+def _write_list(
     labels: np.ndarray,
     scan: Scan,
     folder: Path,
-    colours: dict[int, str] | None,
+    colours: Mapping[int, str],
     overwrite: bool,
+    scan_names: bool,
 ) -> list[Path]:
-    if folder.suffix.lower() in (".png", ".gz", ".nii", *TIFF_SUFFIXES) or folder.is_file():
+    if reader_of(folder) is not None or folder.suffix.lower() == ".gz" or folder.is_file():
         raise ScanError(
             "masks of a list of photographs go into a folder", folder, "Give a folder's name."
         )
-    targets = [folder / f"{scan.slice_name(i)}.png" for i in range(scan.n_slices)]
-    for i, target in enumerate(targets):
-        if target in targets[:i]:
-            raise ScanError(
-                f"two photographs are called {target.stem}", scan.name, "Rename one of them."
-            )
+    sources = {path.resolve().parent for i in range(scan.n_slices) if (path := scan.slice_path(i))}
+    if folder.resolve() in sources:
+        raise ScanError(
+            "this is the folder of the photographs themselves", folder, "Choose one for the masks."
+        )
+    written: dict[Path, bytes] = {}
+    for i, name in enumerate(_names(scan, scan_names)):
+        target = folder / f"{name}.png"
+        if target in written:
+            raise ScanError(f"two photographs are called {name}", scan.name, "Rename one of them.")
         _refuse_target(target, scan.slice_path(i), overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, target in enumerate(targets):
-        save = partial(_save_png, scan.get_mask(labels, i), colours=colours)
-        _replace(target, partial(save, geometry=scan.slice_geometry(i)))
-    return targets
+        written[target] = png(scan.get_mask(labels, i), scan.slice_geometry(i), colours, target)
+    make_folder(folder)
+    for target, data in written.items():
+        write_bytes(target, data)
+    return list(written)
 
 
-def _save_png(
-    labels: np.ndarray, path: Path, colours: dict[int, str] | None, geometry: Geometry
-) -> None:
-    source = geometry.to_source(labels)
-    if source.dtype != np.uint8:
-        raise ScanError("a PNG mask holds label values up to 255", path, "Use fewer labels.")
-    image = Image.fromarray(np.ascontiguousarray(source)).convert("P")
-    image.putpalette(_palette(colours))
-    # The same tag as the photograph's: programs that turn the one turn the other.
-    exif = Image.Exif()
-    if geometry.orientation != 1:
-        exif[_ORIENTATION] = geometry.orientation
-    image.save(path, exif=exif)
+def _names(scan: Scan, scan_names: bool) -> list[str]:
+    """What the masks of a list are called."""
+    return [
+        name_of_case(i + 1, scan.slice_name(i), scan_names=scan_names) for i in range(scan.n_slices)
+    ]
 
 
-def _palette(colours: dict[int, str] | None) -> list[int]:
-    table = np.zeros((256, 3), dtype=np.uint8)
-    for value in range(1, 256):
-        code = (colours or {}).get(value, DEFAULT_COLOURS[(value - 1) % len(DEFAULT_COLOURS)])
-        table[value] = [int(code[k : k + 2], 16) for k in (1, 3, 5)]
-    return table.ravel().tolist()
+def read_mask(
+    path: str | os.PathLike[str], scan: Scan, *, labels: Mapping[int, int] | None = None
+) -> np.ndarray:
+    """Read a mask onto the displayed grid of a scan.
+
+    Parameters
+    ----------
+    path : path
+        A mask file, or for a list of photographs a folder with a mask for each: all of the
+        photographs' own names, or all of the names that `write_mask` gives.
+    labels : mapping of int to int, optional
+        Label value for each value in the file; every value in the file has to be named.
+
+    Returns
+    -------
+    ndarray of uint8, shape ``scan.mask_shape``
+
+    Raises
+    ------
+    ScanError
+        The mask is missing, on another grid, in colours, or holds unknown values.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ScanError("there is no such mask", path, "Check its name.")
+    stack = scan.empty_mask()
+    if scan.is_list:
+        for i, found in enumerate(_masks_of_list(path, scan)):
+            scan.put_mask(stack, i, _labels(found, scan, i, labels))
+    else:
+        stack[...] = _labels(path, scan, None, labels)
+    return stack
+
+
+def _masks_of_list(folder: Path, scan: Scan) -> list[Path]:
+    """The mask of each photograph of a list."""
+    if not folder.is_dir():
+        raise ScanError("it is not a folder of masks", folder, "Choose the folder of its masks.")
+    there = {p.stem: p for p in sorted(folder.iterdir()) if is_photograph(p)}
+    own = [scan.slice_name(i) for i in range(scan.n_slices)]
+    given = _names(scan, False)
+    if own != given and there.keys() >= set(own) | set(given):
+        raise ScanError(
+            "it holds masks by the photographs' names and by numbers", folder, "Remove one set."
+        )
+    chosen = given if there.keys() >= set(given) else own
+    missing = [name for name in chosen if name not in there]
+    if missing:
+        raise ScanError(f"there is no mask for {missing[0]}", folder, "Add it or leave it out.")
+    return [there[name] for name in chosen]
+
+
+def _labels(path: Path, scan: Scan, i: int | None, labels: Mapping[int, int] | None) -> np.ndarray:
+    reader = reader_of(path)
+    if reader is None:
+        raise ScanError("this type of file holds no mask", path, "Choose the scan's own mask.")
+    try:
+        values = np.asarray(reader.read_mask(path, scan, i))
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ScanError(f"it cannot be read ({why})", path, "Ask for access to it.") from error
+    if not np.isfinite(values).all():
+        raise ScanError("the mask holds values that are no numbers", path, "Export it again.")
+    whole = np.rint(values).astype(np.int64) if values.dtype.kind == "f" else values
+    if values.dtype.kind == "f" and not np.allclose(values, whole, rtol=0, atol=1e-3):
+        raise ScanError("the mask holds fractions, not labels", path, "Threshold it first.")
+    found = [int(value) for value in np.unique(whole)]
+    if labels is None:
+        if found[0] < 0 or found[-1] > 255:
+            raise ScanError(
+                f"its values run from {found[0]} to {found[-1]}", path, "Say what they mean."
+            )
+        return whole.astype(np.uint8)
+    unknown = [value for value in found if value not in labels]
+    if unknown:
+        raise ScanError(
+            f"the mask holds values without a meaning: {unknown[:8]}",
+            path,
+            f"Say which structure they are; known are {sorted(labels)}.",
+        )
+    result = np.zeros(whole.shape, dtype=np.uint8)
+    for value in found:
+        result[whole == value] = labels[value]
+    return result

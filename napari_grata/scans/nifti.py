@@ -1,9 +1,11 @@
-"""Read NIfTI scans: any orientation, 2-D to 4-D, scaled or not, lazily where the file allows."""
+"""The NIfTI reader: any orientation, 2-D to 4-D, scaled or not, lazily where the file allows."""
 
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +14,39 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from napari_grata.scans.checks import (
+from napari_grata.scans.files import stem, write_bytes
+from napari_grata.scans.geometry import Geometry, is_usable
+from napari_grata.scans.scan import (
     DEFLATE_LIMIT,
+    LARGEST,
+    Kind,
+    Scan,
+    ScanError,
     check_content,
     check_dtype,
     check_size,
+    times,
 )
-from napari_grata.scans.errors import ScanError
-from napari_grata.scans.geometry import Geometry
-from napari_grata.scans.pixels import ArrayPixels
-from napari_grata.scans.scan import Kind, Scan
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES: tuple[str, ...] = (".nii", ".nii.gz")
+WORDS = "NIfTI files (.nii, .nii.gz)"
 _TO_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _TIME = {"sec": "second", "msec": "millisecond", "usec": "microsecond", "hz": "hertz"}
 _AGAIN = "The file is damaged or not complete: copy or export it again."
 _BLOCK = 1 << 24
+#: Voxels thinner or thicker than this, in mm, are none: the header is damaged.
+_VOXEL_SIZES = (1e-6, 1e4)
+#: What a mask's header takes from the scan's: its place, and nothing that can hold a name.
+_PLACE = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 _BROKEN = (
     ImageFileError,
     HeaderDataError,
     EOFError,
     OSError,
     zlib.error,
-    gzip.BadGzipFile,
     ValueError,
     OverflowError,
 )
@@ -45,16 +57,12 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def stem(path: Path) -> str:
-    """File name without ``.nii`` or ``.nii.gz``."""
-    name = path.name
-    for suffix in (".gz", ".nii"):
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-    return name
+def find(files: Sequence[Path]) -> list[Path]:
+    """The NIfTI scans among the files of one folder."""
+    return [path for path in files if is_nifti(path)]
 
 
-def open_nifti(path: Path) -> Scan:
+def read(path: Path) -> Scan:
     """Open a NIfTI scan.
 
     Uncompressed files are mapped, not read; compressed ones have to be read whole.
@@ -69,16 +77,10 @@ def open_nifti(path: Path) -> Scan:
     shown = geometry.to_display(read_values(image, path))
     ndim = len(geometry.axes)
     kind: Kind = "series" if "time" in geometry.axis_labels else "image" if ndim == 2 else "volume"
-    pixels = ArrayPixels(shown)
-    check_content(pixels.read, pixels.count, path)
-    return Scan(
-        name=stem(path),
-        kind=kind,
-        pixels=pixels,
-        geometry=geometry,
-        path=path,
-        notices=notices,
-    )
+    scan = Scan(name=stem(path), kind=kind, data=shown, geometry=geometry, path=path)
+    whole = image.get_data_dtype().kind != "f"  # scaled or not, they are numbers
+    scan.notices = notices + check_content(scan.peek, scan.n_slices, path, lazy=whole)
+    return scan
 
 
 def load_nifti(path: Path) -> Any:
@@ -87,40 +89,35 @@ def load_nifti(path: Path) -> Any:
         raise ScanError("the file is empty (0 bytes)", path, _AGAIN)
     try:
         image: Any = nib.load(path, mmap="c")
+        if not isinstance(image, nib.Nifti1Pair):
+            raise ScanError("it is not a NIfTI file", path, "Convert it to .nii or .nii.gz first.")
         shape = tuple(int(n) for n in image.shape)
         dtype = image.get_data_dtype()
+        offset = int(image.dataobj.offset)  # type: ignore[attr-defined]
+    except ScanError:
+        raise
     except _BROKEN as error:
         raise ScanError("it cannot be read as NIfTI", path, _AGAIN) from error
-    if not isinstance(image, nib.Nifti1Pair):
-        raise ScanError("it is not a NIfTI file", path, "Convert it to .nii or .nii.gz first.")
     check_dtype(dtype, path)
     check_size(shape, dtype.itemsize, path)
     long_axes = [n for n in shape[3:] if n > 1]
     if len(long_axes) > 1 or sum(n > 1 for n in shape[:3]) < 2:
         raise ScanError(
-            f"its shape {' × '.join(map(str, shape))} is neither a picture, a volume nor a "
-            "series of volumes",
+            f"its shape {times(shape)} is neither a picture, a volume nor a series of volumes",
             path,
             "Split it into volumes of three axes first.",
         )
-    _check_file_holds(path, shape, dtype, image)
-    return image
-
-
-def _check_file_holds(path: Path, shape: tuple[int, ...], dtype: np.dtype, image: Any) -> None:
-    """Refuse files too short for what their header promises."""
-    needed = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    size = path.stat().st_size
+    needed, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
     packed = path.name.lower().endswith(".gz")
-    short = needed > size * DEFLATE_LIMIT if packed else needed + image.dataobj.offset > size
-    if short:
+    there = size * DEFLATE_LIMIT if packed else size
+    if needed + offset > there:
         raise ScanError(
             f"it is cut short: the header promises {needed:,} bytes of voxels and the file "
-            f"{'can hold at most' if packed else 'has'} "
-            f"{size * DEFLATE_LIMIT if packed else max(size - image.dataobj.offset, 0):,}",
+            f"{'can hold at most' if packed else 'has'} {max(there - offset, 0):,}",
             path,
             _AGAIN,
         )
+    return image
 
 
 def nifti_geometry(image: Any, path: Path) -> tuple[Geometry, tuple[str, ...]]:
@@ -131,15 +128,15 @@ def nifti_geometry(image: Any, path: Path) -> tuple[Geometry, tuple[str, ...]]:
         space, time = header.get_xyzt_units()
     except KeyError:
         space, time = "unknown", "unknown"
-    affine = image.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    affine, sized = image.affine, True
+    if not is_usable(affine):
         affine = header.get_base_affine()
         notices.append(
             "The header's orientation is not usable; left and right may be swapped on the screen. "
             "Masks still fit the file."
         )
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-            affine = np.eye(4)
+        sized = is_usable(affine)
+        affine = affine if sized else np.eye(4)
     elif int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         notices.append("The file does not say how the patient lies; the usual order is assumed.")
     zooms = header.get_zooms()
@@ -152,6 +149,16 @@ def nifti_geometry(image: Any, path: Path) -> tuple[Geometry, tuple[str, ...]]:
         time_step=time_step if np.isfinite(time_step) and time_step > 0 else 1.0,
         time_unit=_TIME.get(time, "second"),
     )
+    sizes = [
+        s for s, unit in zip(geometry.spacing or (), geometry.units, strict=True) if unit == "mm"
+    ]
+    least, most = _VOXEL_SIZES
+    if sized and not (least <= min(sizes) and max(sizes) <= most):
+        raise ScanError(
+            f"its voxels would measure {' × '.join(f'{s:.3g}' for s in sizes)} mm",
+            path,
+            "The header is damaged, or its unit is wrong: export the scan again.",
+        )
     return geometry, tuple(notices)
 
 
@@ -174,9 +181,24 @@ def read_values(image: Any, path: Path) -> Any:
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
     if (slope, inter) == (1.0, 0.0):
         return raw
-    # float32 holds what scanners write; values beyond its range need float64.
-    dtype = np.float64 if raw.dtype in (np.float64, np.int64, np.uint64) else np.float32
-    return _scale(raw, slope, inter, dtype)
+    return _scale(raw, slope, inter, _scaled_dtype(raw.dtype, slope, inter, path))
+
+
+def _scaled_dtype(raw: np.dtype[Any], slope: float, inter: float, path: Path) -> Any:
+    """The type that keeps scaled values apart: float32 for what scanners write."""
+    reach = 1.0
+    if raw.kind != "f":
+        limits = np.iinfo(raw)
+        reach = float(max(limits.max, -limits.min))
+    largest, step = abs(slope) * reach + abs(inter), abs(slope)
+    if not (largest <= LARGEST and step >= 1 / LARGEST):
+        raise ScanError(
+            f"its values are scaled by {slope:g} and shifted by {inter:g}, beyond what a picture "
+            "can show",
+            path,
+            "The header is damaged (scl_slope, scl_inter): export the scan again.",
+        )
+    return np.float32 if raw.kind != "f" and largest < step * 2**20 else np.float64
 
 
 def _unpack(image: Any, path: Path) -> np.ndarray:
@@ -186,7 +208,7 @@ def _unpack(image: Any, path: Path) -> np.ndarray:
     would pass unseen as noise.
     """
     dtype, shape, offset = image.dataobj.dtype, image.shape, int(image.dataobj.offset)
-    buffer = np.empty(offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, np.uint8)
+    buffer = np.empty(offset + math.prod(shape) * dtype.itemsize, np.uint8)
     view, filled = memoryview(buffer.data), 0
     with gzip.open(path, "rb") as file:
         while filled < len(view):
@@ -196,7 +218,8 @@ def _unpack(image: Any, path: Path) -> np.ndarray:
             filled += count
         # The checksum is compared on reading past the end; whatever else follows is not ours.
         file.read(_BLOCK)
-    return buffer[offset:].view(dtype).reshape(shape, order="F")
+    values: np.ndarray = buffer[offset:].view(dtype).reshape(shape, order="F")
+    return values
 
 
 def _scale(raw: np.ndarray, slope: float, inter: float, dtype: Any) -> Any:
@@ -211,7 +234,103 @@ def _scale(raw: np.ndarray, slope: float, inter: float, dtype: Any) -> Any:
 
     # One block per index of the slowest axis: what lies together in the file.
     chunks = (*raw.shape[:-1], 1) if raw.ndim > 2 else raw.shape
-    lazy = da.from_array(raw, chunks=chunks, name=False, asarray=False)
+    lazy: Any = da.from_array(raw, chunks=chunks, name=False, asarray=False)
     return lazy.map_blocks(
         lambda block: block.astype(dtype) * dtype(slope) + dtype(inter), dtype=dtype
     )
+
+
+# -- masks ---------------------------------------------------------------------------------
+
+
+def write_mask(
+    labels: np.ndarray, scan: Scan, path: Path, colours: Mapping[int, str]
+) -> list[Path]:
+    """Write a label stack on the grid of its scan, under a header that says where it lies.
+
+    The header is a new one: of the scan's own it takes what names its place, bit for bit, and
+    neither texts nor extensions, for those may name the patient.
+    """
+    if scan.is_photographic:
+        raise scan.wrong_mask_type(path)
+    geometry = scan.geometry
+    own = geometry.header if isinstance(geometry.header, nib.Nifti1Header) else None
+    # NIfTI-1 counts to 32,767 on each axis.
+    second = isinstance(own, nib.Nifti2Header) or (own is None and max(labels.shape) > 32767)
+    cls: Any = nib.Nifti2Image if second else nib.Nifti1Image
+    image = cls(geometry.to_source(labels), geometry.affine if own is None else None)
+    if own is not None:
+        for key in _PLACE:
+            image.header[key] = own[key]
+        if int(own["xyzt_units"]) > 63:
+            image.header["xyzt_units"] = 0
+    else:
+        if geometry.affine is None and geometry.spacing is not None:
+            # The voxel size is known, how the patient lies is not: neither qform nor sform.
+            zooms = dict(zip(geometry.axes, geometry.spacing, strict=True))
+            image.header.set_zooms([abs(zooms[axis]) for axis in range(labels.ndim)])
+        image.header.set_xyzt_units("mm" if geometry.units[-1] == "mm" else "unknown")
+    data = _bytes_of(image)
+    if path.name.lower().endswith(".gz"):
+        # Neither a name nor a time in it: the same mask is the same file.
+        data = gzip.compress(data, compresslevel=4, mtime=0)
+    write_bytes(path, data)
+    return [path]
+
+
+def _bytes_of(image: Any) -> bytes:
+    """A NIfTI file in memory, its header as it is.
+
+    nibabel's own writer would work out sform and qform anew from the affine.
+    """
+    header = image.header
+    header.set_data_offset(544 if isinstance(header, nib.Nifti2Header) else 352)
+    header["magic"] = b"n+2" if isinstance(header, nib.Nifti2Header) else b"n+1"
+    values = np.asanyarray(image.dataobj).astype(header.get_data_dtype(), copy=False)
+    return bytes(header.binaryblock + b"\0\0\0\0" + values.tobytes(order="F"))
+
+
+def read_mask(path: Path, scan: Scan, i: int | None) -> np.ndarray:
+    """Read a mask's values onto the displayed grid of its scan."""
+    image = load_nifti(path)
+    values = np.asarray(read_values(image, path))
+    theirs, _ = nifti_geometry(image, path)
+    mine = scan.geometry
+    silent = int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0
+    found: np.ndarray
+    if _long(values.shape) == _long(mine.source_shape) and (
+        silent or mine.affine is None or _same_grid(theirs.affine, mine.affine, mine.source_shape)
+    ):
+        found = mine.to_display(values.reshape(mine.source_shape))
+        return found
+    # Another tool may have turned the axes; the voxels are the same if they lie in one place.
+    if theirs.displayed_shape == scan.mask_shape and _same_grid(
+        theirs.display_affine,
+        mine.display_affine,
+        (*(1,) * (3 - len(scan.mask_shape)), *scan.mask_shape)[-3:],
+    ):
+        found = theirs.to_display(values)
+        return found
+    raise ScanError(
+        "the mask lies on another grid than the scan",
+        path,
+        "Resample it onto the scan, or choose the scan's own mask.",
+    )
+
+
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape without trailing axes of one voxel."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return tuple(int(n) for n in shape)
+
+
+def _same_grid(first: np.ndarray | None, second: np.ndarray | None, shape: tuple[int, ...]) -> bool:
+    """Whether two affines agree to a quarter of a voxel at the corners of a grid."""
+    if first is None or second is None:
+        return False
+    last = np.array([*shape[:3], 1, 1][:3]) - 1
+    corners = np.array(np.meshgrid(*[[0, n] for n in last])).reshape(3, -1)
+    apart = (first[:3, :3] - second[:3, :3]) @ corners + (first - second)[:3, 3:]
+    size = np.linalg.norm(second[:3, :3], axis=0).min()
+    return bool(np.linalg.norm(apart, axis=0).max() <= size / 4)

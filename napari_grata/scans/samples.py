@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from napari_grata.scans.errors import ScanError
+from napari_grata.scans.scan import ScanError
 
 _PACKAGE = "napari_grata.sample_data"
 

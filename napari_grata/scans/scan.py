@@ -2,32 +2,163 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
+from napari_grata.scans.files import short_path
 from napari_grata.scans.geometry import Geometry
 
 Kind = Literal["photograph", "photographs", "image", "volume", "series"]
 
 #: Beyond this many values, quantiles are taken from an evenly spaced subset.
 _QUANTILE_VALUES = 8_000_000
+#: A value that fills this share of the slices' borders is background, not tissue.
+_BACKGROUND_SHARE = 0.25
+#: One file may not ask for more than this share of the machine's memory.
+_MEMORY_SHARE = 0.8
+#: Ratio that deflate can reach at best; a file that claims more has a wrong header.
+DEFLATE_LIMIT = 1040
+#: Intensities beyond this, or closer together than its inverse, are lost in float32.
+LARGEST = 1e30
 
 
-class Pixels(Protocol):
-    """Where a scan's values come from; see `pixels.py`."""
+class ScanError(ValueError):
+    """A scan or mask cannot be read, written or used.
 
-    count: int
+    The message is written for the user; napari shows it as a notification.
 
-    @property
-    def array(self) -> Any: ...
-    def read(self, i: int) -> np.ndarray: ...
-    def shape(self, i: int) -> tuple[int, int]: ...
-    def geometry(self, i: int) -> Geometry | None: ...
-    def name(self, i: int) -> str | None: ...
-    def path(self, i: int) -> Path | None: ...
+    Parameters
+    ----------
+    what : str
+        What is wrong, a phrase without a full stop.
+    where : str or path, optional
+        The file, layer or slice concerned. Of a path only the last two parts are told, since
+        folders higher up often name people.
+    hint : str, optional
+        What to do next, a whole sentence.
+    """
+
+    def __init__(self, what: str, where: str | os.PathLike[str] | None = None, hint: str = ""):
+        self.what = what
+        self.where = "" if where is None else short_path(where)
+        self.hint = hint
+        head = f"{self.where}: {what}" if self.where else what
+        super().__init__(f"{head}. {hint}".strip() if hint else f"{head}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.where or None, self.hint)
+
+
+def check_dtype(dtype: np.dtype[Any], where: str | os.PathLike[str]) -> None:
+    """Refuse element types that no segmenter can read."""
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        kinds = {
+            "c": "complex numbers",
+            "V": "colour or compound values",
+            "f": "numbers of more than 64 bits",
+        }
+        kind = kinds.get(dtype.kind, "objects")
+        raise ScanError(
+            f"its voxels are {kind} ({dtype}), not plain intensities",
+            where,
+            "Convert it to a plain greyscale image first (for complex data: the magnitude).",
+        )
+
+
+def check_size(shape: tuple[int, ...], itemsize: int, where: str | os.PathLike[str]) -> None:
+    """Refuse empty images and images too large for this machine, before anything is allocated."""
+    if not shape or min(shape) < 1:
+        raise ScanError(
+            f"it is empty: the header gives the shape {times(shape)}",
+            where,
+            "Export it again from where it came.",
+        )
+    needed = math.prod(shape) * itemsize
+    limit = int(memory_bytes() * _MEMORY_SHARE)
+    if needed > limit:
+        raise ScanError(
+            f"it is too large: {times(shape)} needs {needed / 2**30:,.1f} GiB "
+            f"and this machine can spare {limit / 2**30:,.1f} GiB",
+            where,
+            "If that shape is right, crop or downsample it first; if not, the header is damaged.",
+        )
+
+
+def check_content(
+    read: Callable[[int], np.ndarray],
+    count: int,
+    where: str | os.PathLike[str],
+    *,
+    lazy: bool = False,
+) -> tuple[str, ...]:
+    """Refuse images without contrast, and tell of pixels that hold no number.
+
+    Reads slices from the middle outwards. Whole numbers are looked at until two of them differ,
+    so that mapped files stay mostly unread; floating-point numbers all are, unless `lazy`.
+
+    Returns
+    -------
+    tuple of str
+        Notices for the user.
+
+    Raises
+    ------
+    ScanError
+        Every value is the same, NaN or infinite, or beyond what float32 can tell apart.
+    """
+    low, high = np.inf, -np.inf
+    bad = bad_slices = 0
+    for i in sorted(range(count), key=lambda i: abs(i - count // 2)):
+        values = np.asarray(read(i))
+        least, most = values.min(), values.max()
+        if not (np.isfinite(least) and np.isfinite(most)):
+            finite = np.isfinite(values)
+            missing = values.size - int(np.count_nonzero(finite))
+            bad, bad_slices = bad + missing, bad_slices + 1
+            if missing == values.size:
+                continue
+            least, most = values[finite].min(), values[finite].max()
+        low, high = min(low, float(least)), max(high, float(most))
+        if low < high and (lazy or values.dtype.kind != "f"):
+            break
+    again = "Export it again from where it came."
+    if low > high:
+        raise ScanError("it holds no image: every voxel is NaN or infinite", where, again)
+    if low == high:
+        raise ScanError(
+            f"it holds no image: every voxel is {low:g}",
+            where,
+            "Check that this is the scan and not an empty mask, and export it again.",
+        )
+    if max(-low, high) > LARGEST or high - low < 1 / LARGEST:
+        raise ScanError(
+            f"its values run from {low:g} to {high:g}, which no picture can show", where, again
+        )
+    if not bad:
+        return ()
+    return (
+        f"{bad:,} values in {bad_slices} of {count} slices are no numbers (NaN or infinite): "
+        "nothing can be found there.",
+    )
+
+
+def memory_bytes() -> int:
+    """Memory of this machine in bytes (a cautious 8 GiB where it cannot be asked)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 2**30
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """Return a shape for people: ``"512 × 512"``."""
+    return " × ".join(str(int(n)) for n in shape) or "nothing"
 
 
 class Scan:
@@ -49,7 +180,9 @@ class Scan:
     geometry : Geometry
         Place of the displayed array on the source grid, spacing, units, affine.
     notices : tuple of str
-        What was peculiar about the file, one sentence each, for the person to know.
+        What was peculiar about the file, one sentence each, for the user to know.
+    mask_suffix : str
+        Ending of its masks: ``".nii.gz"``, ``".png"``, or "" where they go into a folder.
     """
 
     def __init__(
@@ -57,21 +190,21 @@ class Scan:
         *,
         name: str,
         kind: Kind,
-        pixels: Pixels,
+        data: Any,
         geometry: Geometry,
         rgb: bool = False,
         path: Path | None = None,
         notices: tuple[str, ...] = (),
+        mask_suffix: str | None = None,
         metadata: dict[str, Any] | None = None,
         placement: dict[str, Any] | None = None,
     ):
-        self.name = name
-        self.kind = kind
-        self.rgb = rgb
-        self.path = path
+        self.name, self.kind, self.rgb, self.path = name, kind, rgb, path
         self.geometry = geometry
         self.notices = notices
-        self._pixels = pixels
+        usual = {"photograph": ".png", "photographs": ""}.get(kind, ".nii.gz")
+        self.mask_suffix = usual if mask_suffix is None else mask_suffix
+        self._data = data
         self._metadata = dict(metadata or {})
         self._placement = dict(placement or {})
         self._ranges: dict[tuple[int, float, float], tuple[float, float]] = {}
@@ -86,8 +219,39 @@ class Scan:
     def __copy__(self) -> Scan:
         return self
 
-    def __deepcopy__(self, memo: dict) -> Scan:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Scan:
         return self
+
+    # -- what it is, so that nobody has to ask for its kind ----------------------------------
+
+    @property
+    def is_photographic(self) -> bool:
+        """Whether it is a photograph or a list of them, each a whole picture of its subject."""
+        return self.kind in ("photograph", "photographs")
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list of photographs, which may differ in size."""
+        return self.kind == "photographs"
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether neighbouring slices are neighbours in the body."""
+        return self.kind in ("volume", "series")
+
+    @property
+    def noun(self) -> str:
+        """What one of its slices is called: "photograph" or "slice"."""
+        return "photograph" if self.is_photographic else "slice"
+
+    @property
+    def case_noun(self) -> str:
+        """What one of its cases is called: "photograph", "volume" or "image"."""
+        return self.noun if self.is_photographic else "volume" if self.is_stack else "image"
+
+    def counts(self, n: int) -> str:
+        """Say how many: ``"1 slice"``, ``"3 photographs"``."""
+        return f"{n} {self.noun}{'' if n == 1 else 's'}"
 
     # -- shape and slices ------------------------------------------------------------------
 
@@ -98,13 +262,12 @@ class Scan:
         (H, W), (N, Hmax, Wmax), (Z, Y, X) or (T, Z, Y, X), with a last axis of 3 where `rgb`.
         A memory map, dask array or read-only view: copy before writing.
         """
-        return self._pixels.array
+        return self._data
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
         """Shape of a label stack over this scan: the data's, without the colour axis."""
-        shape = tuple(int(n) for n in self.data.shape)
-        return shape[:-1] if self.rgb else shape
+        return self.geometry.displayed_shape
 
     @property
     def leading_shape(self) -> tuple[int, ...]:
@@ -114,7 +277,7 @@ class Scan:
     @property
     def n_slices(self) -> int:
         """Number of slices (photographs): the product of the slider axes, 1 without any."""
-        return int(np.prod(self.leading_shape, dtype=int))
+        return math.prod(self.leading_shape)
 
     @property
     def noun(self) -> str:
@@ -137,17 +300,20 @@ class Scan:
     def slice_shape(self, i: int) -> tuple[int, int]:
         """True (H, W) of slice `i`; photographs in a list may differ."""
         self._check_index(i)
-        return self._pixels.shape(i)
+        height, width = self.slice_geometry(i).displayed_shape[-2:]
+        return height, width
 
     def slice_geometry(self, i: int) -> Geometry:
         """Geometry of one photograph of a list; of any other scan, the scan's."""
-        self._check_index(i)
-        return self._pixels.geometry(i) or self.geometry
+        return Geometry.plain(self.mask_shape[-2:]) if self.is_list else self.geometry
 
     def slice_path(self, i: int) -> Path | None:
         """File of slice `i`: its own in a list of photographs, the scan's otherwise."""
-        self._check_index(i)
-        return self._pixels.path(i) or self.path
+        return self.path
+
+    def peek(self, i: int) -> np.ndarray:
+        """Slice `i` as displayed, of its true size: maybe a view, not to be written to."""
+        return np.asarray(self.data[self.slice_position(i)])
 
     def read_slice(self, i: int) -> np.ndarray:
         """Read slice `i` as displayed.
@@ -158,13 +324,28 @@ class Scan:
             A fresh, writable, C-contiguous array of the slice's true size with the file's true
             values (slope and intercept applied). NaN stays NaN.
         """
-        self._check_index(i)
-        return np.array(self._pixels.read(i), order="C", copy=True)
+        return np.array(self.peek(i), order="C", copy=True)
+
+    def invalid(self, i: int) -> np.ndarray | None:
+        """Pixels of slice `i` that hold no number, of which nothing can be said.
+
+        Returns
+        -------
+        ndarray of bool, shape (H, W), or None
+            True where a value is NaN or infinite; None where all are finite.
+        """
+        values = self.peek(i)
+        if values.dtype.kind != "f":
+            return None
+        finite = np.isfinite(values)
+        if self.rgb:
+            finite = finite.all(axis=-1)
+        return None if finite.all() else ~finite
 
     def holds(self, data: Any) -> bool:
         """Whether an array is this scan's data, as far as a quick look tells.
 
-        A layer carries its scan in its metadata, and so do copies of the layer that a person has
+        A layer carries its scan in its metadata, and so do copies of the layer that somebody has
         filtered since. Looks at some thousand voxels in at most three slices.
         """
         mine = self.data
@@ -184,9 +365,6 @@ class Scan:
     def slice_name(self, i: int) -> str:
         """Name of slice `i` for people: a photograph's file stem, or e.g. "axial 34"."""
         position = self.slice_position(i)
-        own = self._pixels.name(i)
-        if own is not None:
-            return own
         if not position:
             return self.name
         plane = f"{self.geometry.plane or 'slice'} {position[-1] + 1}"
@@ -194,6 +372,12 @@ class Scan:
         if len(position) == 1:
             return f"time {position[0] + 1}" if labels == ("time",) else plane
         return f"{labels[0]} {position[0] + 1}, {plane}"
+
+    def place_name(self, i: int) -> str:
+        """Name of slice `i` that names nobody: ``"photograph 3"``, ``"axial 34"``, ``"image"``."""
+        if self.is_photographic:
+            return f"photograph {i + 1}"
+        return self.slice_name(i) if self.leading_shape else "image"
 
     @property
     def slice_spacing(self) -> tuple[float, float] | None:
@@ -228,8 +412,8 @@ class Scan:
         return position[0] if self._cases_along_first_axis else 0
 
     def case_name(self, case: int) -> str:
-        """Name of a case for tables and files."""
-        if self.kind == "photographs":
+        """The case's own name, which may name a patient; see `files.name_of_case`."""
+        if self.is_list:
             return self.slice_name(case)
         return f"{self.name} time {case + 1}" if self._cases_along_first_axis else self.name
 
@@ -243,7 +427,10 @@ class Scan:
         return self.kind in ("photographs", "series")
 
     def intensity_range(self, case: int, low: float, high: float) -> tuple[float, float]:
-        """Quantiles of a case's foreground: its finite values other than zero.
+        """Quantiles of a case's foreground: its finite values other than the background's.
+
+        Background is the one value that fills a quarter or more of the slices' borders, such as
+        the 0 around a stripped brain or the −1000 around a patient; often there is none.
 
         Parameters
         ----------
@@ -267,13 +454,20 @@ class Scan:
 
     def _quantiles(self, case: int, low: float, high: float) -> tuple[float, float]:
         slices = self.case_slices(case)
-        total = sum(int(np.prod(self.slice_shape(i))) for i in slices) * (3 if self.rgb else 1)
+        total = sum(math.prod(self.slice_shape(i)) for i in slices) * (3 if self.rgb else 1)
         step = -(-total // _QUANTILE_VALUES)
-        parts = []
+        parts, borders = [], []
         for i in slices:
-            values = np.asarray(self._pixels.read(i)).ravel()[::step]
-            parts.append(values[np.isfinite(values) & (values != 0)])
-        values = np.concatenate(parts) if parts else np.empty(0)
+            values = self.peek(i)
+            borders += [values[0], values[-1], values[:, 0], values[:, -1]]
+            parts.append(values.ravel()[::step])
+        values = np.concatenate(parts)
+        border = np.concatenate(borders).ravel()
+        foreground = np.isfinite(values)
+        found, counts = np.unique(border[np.isfinite(border)], return_counts=True)
+        if counts.size and counts.max() >= _BACKGROUND_SHARE * border.size:
+            foreground &= values != found[counts.argmax()]
+        values = values[foreground]
         if not values.size:
             return 0.0, 1.0
         bottom, top = (float(q) for q in np.quantile(values, [low, high]))
@@ -284,6 +478,19 @@ class Scan:
     def empty_mask(self) -> np.ndarray:
         """Label stack of zeros, uint8, shape `mask_shape`."""
         return np.zeros(self.mask_shape, dtype=np.uint8)
+
+    def mask_path(self, folder: Path, name: str) -> Path:
+        """Where a mask goes by default: a file, or a folder for a list of photographs."""
+        return folder / f"{name}{self.mask_suffix}"
+
+    def wrong_mask_type(self, path: Path) -> ScanError:
+        """The error for a mask's name whose type cannot keep the scan's grid."""
+        named = f"that ends in {self.mask_suffix}" if self.mask_suffix else "of a folder"
+        return ScanError(
+            "the mask cannot be kept on the scan's grid in this type of file",
+            path,
+            f"Choose a name {named}.",
+        )
 
     def put_mask(self, stack: np.ndarray, i: int, label_map: np.ndarray) -> None:
         """Write the (H, W) label map of slice `i` into a stack of shape `mask_shape`."""

@@ -1,35 +1,75 @@
 """The model card: what a source segmenter reads, what it finds, and where it comes from.
 
-A model is a folder with ``card.yaml`` and ``weights.safetensors``. This module knows the card
-alone and loads no torch, so that models can be listed and matched to scans at once.
+A model is a folder with ``card.yaml`` and its weights. This module knows the card alone and loads
+no torch, so that models can be listed and matched to scans at once.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 import yaml
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from . import card_rules
+from napari_grata.scans.files import write_bytes
+
+from .card_fields import (
+    HINTS,
+    Count,
+    Digest,
+    Positive,
+    Text,
+    Words,
+    card_part,
+    read_part,
+    shortened,
+)
+from .card_fields import CardError as CardError
+from .card_fields import ModelError as ModelError
+from .extent import Extent
 from .shift_reference import ShiftReference
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
 
+# Named here and not in `loaders`: a card alone needs no loader.
 CARD_FILE = "card.yaml"
 WEIGHTS_FILE = "weights.safetensors"
+#: A card of some hundred lines has a few thousand characters.
+LARGEST_CARD = 128 * 1024
+
+View = Literal["identity", "left-right", "up-down", "rotation-90", "rotation-180", "rotation-270"]
+VIEWS: tuple[View, ...] = get_args(View)
+
+# Fields without which a card in a file is of no use, though a card in memory has defaults.
+_REQUIRED = [
+    "name",
+    "title",
+    "structures",
+    "activation",
+    "architecture",
+    "channels",
+    "normalisation",
+    "modality",
+    "dimensions",
+]
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+# What a modality is called in a sentence; others are named as the card names them.
+_MODALITIES = {
+    "fundus": "photographs of the eye",
+    "t1": "T1-weighted MR volumes",
+    "t2": "T2-weighted MR volumes",
+    "ct": "CT volumes",
+}
 
 
-class CardError(ValueError):
-    """A card that cannot be used; the message lists what is wrong, where, and what to do."""
-
-
-@dataclass(frozen=True)
+@card_part(at="structures")
 class Structure:
     """One thing that a model finds.
 
@@ -46,13 +86,40 @@ class Structure:
         contained structure belong to the containing one too.
     """
 
-    name: str
-    colour: str
-    value: int
-    inside: str | None = None
+    name: Words
+    colour: Text
+    value: Count
+    inside: Text | None = None
 
 
-@dataclass(frozen=True)
+def _names(*keys: str) -> AfterValidator:
+    """Each entry of a list has to say these things."""
+
+    def check(entry: dict[str, Any]) -> dict[str, Any]:
+        missing = [key for key in keys if not entry.get(key)]
+        if missing:
+            raise ValueError("\n".join(f"names no {key!r}." for key in missing))
+        return entry
+
+    return AfterValidator(check)
+
+
+def _normalisation(value: dict[str, Any]) -> dict[str, Any]:
+    kind = value.get("kind")
+    ends: list[Any] = [value.get("low"), value.get("high")]
+    quantiles = all(type(end) in (int, float) for end in ends) and 0 <= ends[0] < ends[1] <= 1
+    if kind not in ("min-max", "unit") and not (kind == "quantile" and quantiles):
+        raise ValueError(
+            f"normalisation is {shortened(value)}; it should be {HINTS['normalisation']}."
+        )
+    return value
+
+
+Normalisation = Annotated[dict[str, Any], AfterValidator(_normalisation)]
+Side = Annotated[int, Field(strict=True, ge=32, le=8192, multiple_of=32)]
+
+
+@card_part()
 class Card:
     """Everything that is known about a source segmenter, its weights aside.
 
@@ -67,7 +134,7 @@ class Card:
     activation : {"sigmoid", "softmax"}
         Independent structures (one output each), or exclusive classes with background first.
     architecture, arguments : str, dict
-        Network name as in `napari_grata.segmenters.networks`, and its keyword arguments.
+        Network name as in `napari_grata.segmenters.loaders`, and its keyword arguments.
         The number of outputs and of channels follows from this card and need not be repeated.
     channels : int
         Input channels: 1 grey, 3 colour.
@@ -88,6 +155,10 @@ class Card:
         Measured figures, each with the ``command`` that measured them.
     weights_sha256 : str or None
         SHA-256 of ``weights.safetensors`` (64 hexadecimal digits); None before they are written.
+    views : tuple of str
+        Flips and rotations of an image that the model is used to, out of `VIEWS`.
+    extents : tuple of Extent
+        Usual extent, place and shape of the structures, measured on the training masks.
     shift : ShiftReference or None
         How far the source centre's own scans lie from the model's statistics; None where that
         was not measured. A mapping of its fields is taken too.
@@ -98,50 +169,48 @@ class Card:
         With one line per problem.
     """
 
-    name: str
-    title: str
-    structures: tuple[Structure, ...]
-    activation: str = "sigmoid"
-    architecture: str = "resunet"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    channels: int = 3
-    size: tuple[int, int] | None = None
-    spacing: tuple[float, float] | None = None
-    normalisation: dict[str, Any] = field(default_factory=lambda: {"kind": "min-max"})
-    modality: str = "fundus"
-    dimensions: int = 2
-    version: str = "1"
-    task: str = ""
-    source_centre: str = ""
-    training_data: tuple[dict[str, Any], ...] = ()
-    results: tuple[dict[str, Any], ...] = ()
-    weights_sha256: str | None = None
-    intended_use: str = ""
-    limits: str = ""
-    licence: str = ""
+    name: Annotated[Text, Field(pattern="^[a-z0-9][a-z0-9._-]{0,79}$")]
+    title: Words
+    structures: Annotated[tuple[Structure, ...], Field(min_length=1)]
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    architecture: Words = "resunet"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    channels: Literal[1, 3] = 3
+    size: tuple[Side, Side] | None = None
+    spacing: tuple[Positive, Positive] | None = None
+    normalisation: Normalisation = Field(default_factory=lambda: {"kind": "min-max"})
+    modality: Words = "fundus"
+    dimensions: Literal[2, 3] = 2
+    version: Words = "1"
+    task: Text = ""
+    source_centre: Text = ""
+    training_data: tuple[Annotated[dict[str, Any], _names("name", "terms")], ...] = ()
+    results: tuple[Annotated[dict[str, Any], _names("command")], ...] = ()
+    weights_sha256: Digest | None = None
+    intended_use: Text = ""
+    limits: Text = ""
+    licence: Text = ""
+    views: tuple[View, ...] = VIEWS
+    extents: tuple[Extent, ...] = ()
     shift: ShiftReference | None = None
 
-    def __post_init__(self) -> None:
-        # Lists are what YAML and people write; tuples are what a frozen record keeps.
-        for name in ("structures", "size", "spacing", "training_data", "results"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-        problems: list[str] = []
-        if isinstance(self.shift, Mapping):
-            try:
-                object.__setattr__(self, "shift", ShiftReference.from_mapping(self.shift))
-            except ValueError as error:
-                problems = str(error).splitlines()
-                object.__setattr__(self, "shift", None)
-        problems += card_rules.problems(self)
+    @field_validator("shift")
+    @classmethod
+    def _agree(cls, shift: Any, info: ValidationInfo) -> Any:
+        """Check what fields have to do with one another, at the last of them.
+
+        ``info.data`` holds those that are right by themselves, so nearly every problem of a card
+        is told at once.
+        """
+        problems = list(_disagreements({**info.data, "shift": shift}))
         if problems:
-            raise CardError(_several(f"The card of the model {str(self.name)!r}", problems))
+            raise ValueError("\n".join(problems))
+        return shift
 
     @property
     def outputs(self) -> int:
         """Output channels of the network: one per structure, and background with softmax."""
-        return len(self.structures) + (self.activation == "softmax")
+        return _outputs(self.structures, self.activation)
 
     @property
     def colours(self) -> dict[int, str]:
@@ -175,12 +244,99 @@ class Card:
         return 0 if structure.inside is None else 1 + self._depth(self.structure(structure.inside))
 
     def reads(self) -> str:
-        """Say what the model reads: ``"colour photographs of the eye"``."""
-        return card_rules.reads(self)
+        """Say what the model reads, in the plural: ``"colour photographs of the eye"``."""
+        phrase = _MODALITIES.get(self.modality.lower())
+        if phrase is None:
+            phrase = f"{self.modality} {'pictures' if self.dimensions == 2 else 'volumes'}"
+        return f"colour {phrase}" if self.channels == 3 and self.dimensions == 2 else phrase
 
     def fits(self, scan: Scan) -> str | None:
-        """Return None if the model can read `scan`, else one sentence that says why not."""
-        return card_rules.misfit(self, scan)
+        """Return None if the model can read `scan`, else one sentence that says why not.
+
+        A grey photograph passes for a colour model (its values are repeated in all channels), and
+        a single slice for a volume model; whether the scan shows the right organ no file says.
+        """
+        volume = scan.kind in ("volume", "series") and not scan.rgb
+        # A picture on its own with a pixel size in mm is a slice, without one a photograph.
+        slice_of_volume = scan.kind == "image" and not scan.rgb and scan.slice_spacing is not None
+        if self.dimensions == 2:
+            fits = not volume and not slice_of_volume
+        else:
+            fits = not scan.rgb and scan.kind not in ("photograph", "photographs")
+        if fits:
+            return None
+        return f"This model reads {self.reads()}; this scan is {_says(scan)}."
+
+
+def _outputs(structures: tuple[Structure, ...], activation: str) -> int:
+    return len(structures) + (activation == "softmax")
+
+
+def _disagreements(card: dict[str, Any]) -> Iterator[str]:
+    """Say what is wrong between the fields of a card; those that are wrong alone are not there."""
+    structures, activation = card.get("structures", ()), card.get("activation")
+    yield from _structures(structures, activation)
+    expected = {"channels": card.get("channels")}
+    if structures and activation:
+        expected["outputs"] = _outputs(structures, activation)
+    for key, value in expected.items():
+        given = card.get("arguments", {}).get(key)
+        if value is not None and given not in (None, value):
+            yield f"arguments say {key}: {shortened(given)}, but the card needs {value}."
+    if card.get("spacing") is not None:
+        if card.get("size") is not None:
+            yield "size and spacing are both given; keep one (pictures: size, slices: spacing)."
+        if card.get("dimensions") == 2:
+            yield "spacing needs dimensions: 3; a photograph has no pixel size, use size."
+    views, shift = card.get("views", VIEWS), card["shift"]
+    if "identity" not in views or len(set(views)) < len(views):
+        yield f"views is {shortened(views)}; it should name each view once, with identity."
+    named = [extent.structure for extent in card.get("extents", ())]
+    if len(set(named)) < len(named) or (structures and set(named) - {s.name for s in structures}):
+        yield f"extents name {shortened(named)}; each should be a structure of the card, once."
+    if shift is not None and card.get("weights_sha256") not in (None, shift.weights):
+        yield (
+            "shift was measured with other weights than this model's; measure it again "
+            "(python -m napari_grata.adaptation.calibrate_shift), or take the block out."
+        )
+
+
+def _structures(structures: tuple[Structure, ...], activation: str | None) -> Iterator[str]:
+    for key in ("name", "value"):
+        values = [getattr(structure, key) for structure in structures]
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            yield f"two structures have the same {key}, {shortened(twice)}."
+    above = {structure.name: structure.inside for structure in structures}
+    for one in structures:
+        if not re.fullmatch("#[0-9A-Fa-f]{6}", one.colour):
+            yield f"{one.name}: colour is {shortened(one.colour)}; it should be '#RRGGBB'."
+        if not 1 <= one.value <= 255:
+            yield f"{one.name}: value is {one.value}; it should be {HINTS['structures.value']}."
+        if one.inside is None:
+            continue
+        if activation == "softmax":
+            yield f"{one.name}: 'inside' has no meaning for exclusive classes (softmax)."
+        if one.inside not in above:
+            yield f"{one.name} lies inside {shortened(one.inside)}, but there is none of that name."
+        inside: str | None = one.inside
+        seen: set[str] = set()
+        while inside is not None and inside not in seen:
+            seen.add(inside)
+            inside = above.get(inside)
+        if one.name in seen:
+            yield f"{one.name} lies inside itself, by way of {one.inside}."
+
+
+def _says(scan: Scan) -> str:
+    colour = "colour" if scan.rgb else "grey"
+    return {
+        "photograph": f"a {colour} photograph",
+        "photographs": f"a list of {colour} photographs",
+        "image": f"a single {colour} {'picture' if scan.rgb else 'slice'}",
+        "volume": f"a volume of {colour} slices",
+        "series": f"a series of volumes of {colour} slices",
+    }.get(scan.kind, f"a {scan.kind}")
 
 
 def structure_mask(card: Card, label_map: np.ndarray, structure: Structure | str) -> np.ndarray:
@@ -199,10 +355,13 @@ def structure_mask(card: Card, label_map: np.ndarray, structure: Structure | str
         With the cup inside the disc: the disc is disc ∪ cup.
     """
     values = card.values_within(structure)
-    mask = label_map == values[0]
+    mask: np.ndarray = label_map == values[0]
     for value in values[1:]:
         mask |= label_map == value
     return mask
+
+
+# -- files -----------------------------------------------------------------------------------
 
 
 def load_card(path: str | Path) -> Card:
@@ -211,12 +370,14 @@ def load_card(path: str | Path) -> Card:
     Raises
     ------
     CardError
-        The file is missing, is no YAML, or breaks a rule of the card.
+        The file is missing, is too large, is no YAML, or breaks a rule of the card.
     """
     path = Path(path)
     file = path / CARD_FILE if path.is_dir() else path
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            raw = stream.read(LARGEST_CARD + 1)
+        text = raw.decode("utf-8")
     except FileNotFoundError:
         raise CardError(
             f"{file.parent} holds no {CARD_FILE}. A model is a folder with {CARD_FILE} and "
@@ -224,29 +385,84 @@ def load_card(path: str | Path) -> Card:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CardError(f"{file} cannot be read as text ({error}).") from error
-    except yaml.YAMLError as error:
-        raise CardError(f"{file} is not valid YAML: {error}") from error
+    if len(raw) > LARGEST_CARD:
+        raise CardError(
+            f"{file} is longer than {LARGEST_CARD >> 10} KB, which no card is; it is not read."
+        )
+    try:
+        content = yaml.load(text, _CardLoader)  # a SafeLoader, with limits
+    except Exception as error:  # of its constructors, whatever they meet
+        told = str(error)[:500] if isinstance(error, yaml.YAMLError) else "a value has no meaning"
+        raise CardError(f"{file} is not valid YAML: {told}") from error
     if not isinstance(content, dict):
         raise CardError(f"{file} should hold 'field: value' lines, such as 'name: my-model'.")
     try:
-        return _from_mapping(content)
+        return _card(content)
     except CardError as error:
         raise CardError(f"{file}: {error}") from None
 
 
+def _card(content: Mapping[Any, Any]) -> Card:
+    missing = [
+        f"{key!r} is missing: {HINTS[key]}." for key in _REQUIRED if content.get(key) in _EMPTY
+    ]
+    values = {str(key): value for key, value in content.items() if value not in _EMPTY}
+    if isinstance(values.get("version"), (int, float)):
+        # YAML reads 1.0 as a number.
+        values["version"] = str(values["version"])
+    try:
+        card = read_part(Card, values)
+    except CardError as error:
+        raise CardError("the card", [*missing, *error.problems]) from None
+    if missing:
+        raise CardError("the card", missing)
+    return card
+
+
+class _CardLoader(yaml.SafeLoader):
+    """Safe YAML within limits: no aliases, no deep nests, no dates, no endless numbers."""
+
+    most_deep = 20
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to another place by '*name', which no card needs")
+        if self.depth >= self.most_deep:
+            raise yaml.YAMLError(f"it is nested more than {self.most_deep} deep")
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [child.value for child, _ in node.value if isinstance(child, yaml.ScalarNode)]
+        (key, times), *_ = Counter(keys).most_common(1) or [("", 0)]
+        if times > 1:
+            raise yaml.YAMLError(f"{shortened(key)} is given {times} times")
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            raise yaml.YAMLError("it holds a whole number of more than 64 bits")
+        return value
+
+
+_CardLoader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
+    for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_CardLoader.add_constructor("tag:yaml.org,2002:int", _CardLoader.construct_yaml_int)
+
+
 def card_to_yaml(card: Card) -> str:
     """Write a card as YAML text; `load_card` reads it back to an equal card."""
-    content: dict[str, Any] = {}
-    for item in fields(card):
-        value = getattr(card, item.name)
-        if item.name == "structures":
-            value = [
-                {k: v for k, v in vars(structure).items() if v is not None} for structure in value
-            ]
-        elif isinstance(value, ShiftReference):
-            value = {k: _Inline(v) if isinstance(v, tuple) else v for k, v in vars(value).items()}
-        if item.name != "shift" or value is not None:
-            content[item.name] = _plain(value)
+    content = {item.name: _plain(getattr(card, item.name)) for item in fields(card)}
+    for key in ("shift", "extents"):
+        if not content[key]:
+            del content[key]
     order = ("name", "title", "version", "task")
     head = {key: content.pop(key) for key in order}
     return yaml.dump(
@@ -254,78 +470,41 @@ def card_to_yaml(card: Card) -> str:
     )
 
 
-class _Inline(tuple):
-    """Numbers that stand on one line."""
+def write_card(folder: Path, card: Card) -> None:
+    """Put a card into a model folder, whole; the weights are not touched."""
+    write_bytes(folder / CARD_FILE, card_to_yaml(card).encode("utf-8"))
 
 
 class _CardDumper(yaml.SafeDumper):
-    """Safe YAML that knows `_Inline`."""
+    """Safe YAML in which the numbers of a list stand on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
-_CardDumper.add_representer(
-    _Inline,
-    lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True),
-)
+def _list_node(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+    numbers = bool(items) and all(isinstance(item, (int, float)) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=numbers)
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML writes these as they are, and reads them back as spaces.
+    style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_CardDumper.add_representer(list, _list_node)
+_CardDumper.add_representer(str, _text_node)
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and NumPy scalars as the types that safe YAML knows."""
-    if isinstance(value, _Inline):
-        return value
+    """Parts, tuples and NumPy scalars as the types that safe YAML knows."""
+    if isinstance(value, (Structure, Extent, ShiftReference)):
+        found = {item.name: getattr(value, item.name) for item in fields(value)}
+        optional = isinstance(value, (Structure, Extent))
+        return {k: _plain(v) for k, v in found.items() if not (optional and v is None)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
-def _from_mapping(content: Mapping[str, Any]) -> Card:
-    known = {item.name for item in fields(Card)}
-    problems = [
-        f"{key!r} is no field of a card.{_suggest(str(key), known)}"
-        for key in content
-        if key not in known
-    ]
-    problems += [
-        f"{key!r} is missing: {hint}."
-        for key, hint in card_rules.REQUIRED.items()
-        if content.get(key) in (None, "", [], {})
-    ]
-    structures = content.get("structures") or []
-    if not isinstance(structures, list):
-        problems.append("'structures' should be a list of '- name: …, colour: …, value: …'.")
-        structures = []
-    read = [_structure(item, number, problems) for number, item in enumerate(structures, 1)]
-    if problems:
-        raise CardError(_several("the card", problems))
-    values = {key: value for key, value in content.items() if value is not None}
-    values["structures"] = tuple(item for item in read if item is not None)
-    if isinstance(values.get("version"), (int, float)):
-        # YAML reads 1.0 as a number.
-        values["version"] = str(values["version"])
-    return Card(**values)
-
-
-def _structure(item: Any, number: int, problems: list[str]) -> Structure | None:
-    known = {entry.name for entry in fields(Structure)}
-    if not isinstance(item, dict):
-        problems.append(f"structure {number} should have name, colour and value.")
-        return None
-    wrong = [key for key in item if key not in known]
-    missing = [key for key in ("name", "colour", "value") if key not in item]
-    problems += [f"structure {number}: {key!r} is unknown.{_suggest(key, known)}" for key in wrong]
-    problems += [f"structure {number}: {key!r} is missing." for key in missing]
-    return None if wrong or missing else Structure(**item)
-
-
-def _suggest(word: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(str(word), sorted(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _several(subject: str, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return f"{subject}: {problems[0]}"
-    return "\n  - ".join([f"{subject} has {len(problems)} problems:", *problems])
+    return value.item() if isinstance(value, np.generic) else value

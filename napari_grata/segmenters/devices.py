@@ -1,4 +1,4 @@
-"""Where networks can run here, and how much memory is free there."""
+"""Where networks can run here, how much memory is free there, and how they lie in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class DeviceError(ValueError):
@@ -104,39 +105,78 @@ def processor_units() -> dict[str, bool]:
     return units
 
 
+def memory_layout(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Return the layout in which ``network`` runs fastest on ``device``.
+
+    On a CPU, convolutions take half the time with the channels of a pixel together; numbers
+    change by rounding only. Elsewhere nothing was measured, so nothing is changed.
+
+    Notes
+    -----
+    Networks with group normalisation keep the usual layout: PyTorch's backward pass of it (seen
+    in 2.13) reads beyond its memory in the other one and ends the program.
+    """
+    import torch
+    from torch import nn
+
+    if device.type != "cpu" or any(isinstance(one, nn.GroupNorm) for one in network.modules()):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def lay_out(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Bring ``network`` into its `memory_layout`, in place, and return that layout.
+
+    Weights that lie so already keep their storage, so that copies go on sharing it.
+    """
+    layout = memory_layout(network, device)
+    # The usual one too: weights that come from a CPU would bring theirs along.
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    return layout
+
+
+def free_bytes(device: str | torch.device) -> int | None:
+    """Free memory of a device; None where it cannot be told."""
+    import torch
+
+    kind = torch.device(device).type
+    try:
+        if kind == "cuda":
+            return int(torch.cuda.mem_get_info(device)[0])
+        if kind == "cpu":
+            import psutil
+
+            return int(psutil.virtual_memory().available)
+    except (ImportError, OSError, RuntimeError):
+        # A card that the driver lists, but that is taken by someone, or has fallen out.
+        pass
+    return None
+
+
 def _graphics() -> list[DeviceChoice]:
     import torch
 
     choices = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            try:
-                name = torch.cuda.get_device_name(index)
-                free = int(torch.cuda.mem_get_info(index)[0])
-            except RuntimeError:
-                # Listed by the driver, but not usable: taken by someone, or fallen out.
-                continue
-            choices.append(
-                DeviceChoice(f"cuda:{index}", f"GPU {index} ({name}), {_size(free)} free", free)
-            )
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        key = f"cuda:{index}"
+        free = free_bytes(key)
+        if free is not None:
+            title = f"GPU {index} ({torch.cuda.get_device_name(index)}), {size_words(free)} free"
+            choices.append(DeviceChoice(key, title, free))
     if torch.backends.mps.is_available():
         choices.append(DeviceChoice("mps", "GPU (Apple)", None))
     return choices
 
 
 def _processor() -> DeviceChoice:
-    try:
-        import psutil
-
-        free = int(psutil.virtual_memory().available)
-    except (ImportError, OSError):
-        return DeviceChoice("cpu", "CPU", None)
-    return DeviceChoice("cpu", f"CPU, {_size(free)} free", free)
+    free = free_bytes("cpu")
+    return DeviceChoice("cpu", "CPU" if free is None else f"CPU, {size_words(free)} free", free)
 
 
 def _choice(choices: list[DeviceChoice], key: str) -> DeviceChoice:
     return next((choice for choice in choices if choice.key == key), choices[-1])
 
 
-def _size(n_bytes: int) -> str:
+def size_words(n_bytes: float) -> str:
+    """Say an amount of memory: ``"22.1 GB"``."""
     return f"{n_bytes / 1e9:.1f} GB"

@@ -8,6 +8,7 @@ same numbers on every machine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,114 @@ import torch
 from torch.nn import functional
 
 from .card import Card
-from .frame import Frame, PreparationError, Region, frame_for
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
+
+
+Region = tuple[int, int, int, int]
+
+#: Networks halve the image five times, ...
+STRIDE = 32
+#: ... and statistics of a single value mean nothing: the smallest map is to be 2 × 2.
+SMALLEST = 64
+#: A slice larger than this after resampling, or enlarged more, has a wrong pixel size.
+LARGEST = 8192
+MOST_ENLARGED = 8.0
+
+
+class PredictionError(ValueError):
+    """A slice that cannot be brought to the model's grid or predicted; the message says why."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a slice lies in the network's input.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Rows and columns of the slice.
+    region : (int, int, int, int)
+        Part of the slice that is read: (row0, column0, row1, column1), half-open.
+    inner : (int, int)
+        Size of that part after resampling.
+    padding : (int, int)
+        Rows above and columns to the left of it.
+    outer : (int, int)
+        Size of the input, multiples of 32.
+    """
+
+    shape: tuple[int, int]
+    region: Region
+    inner: tuple[int, int]
+    padding: tuple[int, int]
+    outer: tuple[int, int]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Input pixels per slice pixel, (rows, columns)."""
+        row0, column0, row1, column1 = self.region
+        return self.inner[0] / (row1 - row0), self.inner[1] / (column1 - column0)
+
+
+def frame_for(
+    card: Card,
+    shape: tuple[int, int],
+    *,
+    spacing: tuple[float, float] | None = None,
+    region: Region | None = None,
+) -> Frame:
+    """Return how a slice of this shape lies in the input of a card's model."""
+    height, width = int(shape[0]), int(shape[1])
+    row0, column0, row1, column1 = _clip(region, height, width)
+    rows, columns = row1 - row0, column1 - column0
+    if card.size is not None:
+        outer = card.size
+        scale = min(outer[0] / rows, outer[1] / columns)
+        inner = min(outer[0], _length(rows * scale)), min(outer[1], _length(columns * scale))
+    else:
+        if card.spacing is not None and spacing is not None:
+            inner = (
+                _length(rows * spacing[0] / card.spacing[0]),
+                _length(columns * spacing[1] / card.spacing[1]),
+            )
+        else:
+            inner = rows, columns
+        outer = _padded(inner[0]), _padded(inner[1])
+    enlarged = card.size is None and max(inner[0] / rows, inner[1] / columns) > MOST_ENLARGED
+    if max(inner) > LARGEST or enlarged:
+        raise PredictionError(
+            f"A slice of {rows} × {columns} pixels{_pixel_size(spacing)} would become {inner[0]} × "
+            f"{inner[1]} for this model. Check the pixel size of the scan, or choose a region."
+        )
+    padding = (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
+    return Frame((height, width), (row0, column0, row1, column1), inner, padding, outer)
+
+
+def _pixel_size(spacing: tuple[float, float] | None) -> str:
+    return "" if spacing is None else f" at {spacing[0]:g} × {spacing[1]:g} mm a pixel"
+
+
+def _clip(region: Region | None, height: int, width: int) -> Region:
+    if region is None:
+        return 0, 0, height, width
+    row0, column0, row1, column1 = (int(v) for v in region)
+    clipped = max(0, row0), max(0, column0), min(height, row1), min(width, column1)
+    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        raise PredictionError(
+            f"The region of rows {row0} to {row1} and columns {column0} to {column1} holds no "
+            f"pixel of this slice of {height} × {width}. Draw it over the scan."
+        )
+    return clipped
+
+
+def _length(length: float) -> int:
+    return max(1, math.floor(length + 0.5))
+
+
+def _padded(length: int) -> int:
+    return max(SMALLEST, -(-length // STRIDE) * STRIDE)
 
 
 @dataclass(frozen=True)
@@ -33,11 +138,14 @@ class Prepared:
     frame : Frame
         What `restore` needs.
     slice_index : int
+    invalid : ndarray of bool, shape (H, W), or None
+        Pixels of the slice that hold no number: nothing is found there. None where all do.
     """
 
     image: torch.Tensor
     frame: Frame
     slice_index: int = 0
+    invalid: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,7 +176,7 @@ def prepare(card: Card, scan: Scan, i: int, region: Region | None = None) -> Pre
 
     Raises
     ------
-    PreparationError
+    PredictionError
         The region lies outside the slice, or the pixel size is absurd.
     """
     intensities = None
@@ -112,7 +220,15 @@ def prepare_array(
     if card.normalisation["kind"] == "min-max":
         image = _min_max(image)
     image = _pad(image.clamp_(0, 1), frame)
-    return Prepared(image.contiguous(), frame, slice_index)
+    return Prepared(image.contiguous(), frame, slice_index, _invalid(values))
+
+
+def _invalid(values: np.ndarray) -> np.ndarray | None:
+    if values.dtype.kind != "f":
+        return None
+    finite = np.isfinite(values)
+    finite = finite if values.ndim == 2 else finite.all(axis=-1)
+    return None if finite.all() else ~finite
 
 
 def restore(
@@ -128,7 +244,7 @@ def restore(
     probabilities : Tensor or ndarray, shape (S, h, w) or (1, S, h, w)
     prepared : Prepared or Frame
     outside : ndarray, shape (S,), optional
-        Probabilities outside the region; 0 by default.
+        Probabilities outside the region, and of pixels that hold no number; 0 by default.
 
     Returns
     -------
@@ -146,12 +262,15 @@ def restore(
     maps = maps[..., top : top + frame.inner[0], left : left + frame.inner[1]]
     row0, column0, row1, column1 = frame.region
     maps = _resample(maps, (row1 - row0, column1 - column0))[0]
-    if (row0, column0, row1, column1) == (0, 0, *frame.shape):
-        return maps.contiguous().numpy()
+    invalid = prepared.invalid if isinstance(prepared, Prepared) else None
+    if (row0, column0, row1, column1) == (0, 0, *frame.shape) and invalid is None:
+        return np.asarray(maps.contiguous().numpy())
     whole = np.zeros((maps.shape[0], *frame.shape), np.float32)
-    if outside is not None:
-        whole += np.asarray(outside, np.float32)[:, None, None]
+    background = np.zeros(len(whole), np.float32) if outside is None else np.asarray(outside)
+    whole += background[:, None, None]
     whole[:, row0:row1, column0:column1] = maps.numpy()
+    if invalid is not None:
+        whole[:, invalid] = background[:, None]
     return whole
 
 
@@ -207,7 +326,7 @@ def _with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
         # Luminance of ITU-R BT.709.
         weights = image.new_tensor([0.2126, 0.7152, 0.0722]).view(1, 3, 1, 1)
         return (image * weights).sum(1, keepdim=True)
-    raise PreparationError(f"A picture with {given} channels cannot be read as {channels}.")
+    raise PredictionError(f"A picture with {given} channels cannot be read as {channels}.")
 
 
 def _resample(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

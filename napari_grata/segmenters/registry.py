@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .card import CARD_FILE, WEIGHTS_FILE, Card, CardError, load_card
-from .weights import WeightsError, check_folder
+from napari_grata.scans.files import make_folder, sync_folder, system
+
+from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError, load_card
+from .loaders import loader_for
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -19,10 +21,6 @@ ENVIRONMENT_VARIABLE = "NAPARI_GRATA_MODELS"
 HOME_VARIABLE = "NAPARI_GRATA_HOME"
 
 Origin = Literal["bundled", "user", "environment"]
-
-
-class ModelError(ValueError):
-    """A model that is not there or cannot be added; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def user_models_dir() -> Path:
     """
     home = os.environ.get(HOME_VARIABLE, "").strip()
     if home:
-        return Path(home).expanduser() / "models"
+        return Path(os.path.expanduser(home)) / "models"
     import platformdirs
 
     return Path(platformdirs.user_data_path("napari-grata", appauthor=False)) / "models"
@@ -71,8 +69,9 @@ def user_models_dir() -> Path:
 def list_models() -> list[ModelEntry]:
     """List all models: bundled, the user's, then those of ``NAPARI_GRATA_MODELS``.
 
-    Cards are read, weights are not. A folder whose card is wrong is listed with its error, and
-    so is one whose name an earlier model has: a name never silently means another model.
+    Cards are read, weights are not. A folder whose card is wrong, whatever it holds, is listed
+    with its error beside the others, and so is one whose name an earlier model has: a name never
+    silently means another model.
     """
     places: list[tuple[Origin, Path]] = [
         ("bundled", bundled_models_dir()),
@@ -80,15 +79,15 @@ def list_models() -> list[ModelEntry]:
     ]
     for named in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep):
         if named.strip():
-            places.append(("environment", Path(named).expanduser()))
+            places.append(("environment", Path(os.path.expanduser(named.strip()))))
     entries: list[ModelEntry] = []
     taken: dict[str, Path] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for origin, place in places:
         for folder in _model_folders(place):
-            if folder.resolve() in seen:
+            if os.path.realpath(folder) in seen:
                 continue
-            seen.add(folder.resolve())
+            seen.add(os.path.realpath(folder))
             entry = _entry(folder, origin)
             if entry.card is not None and entry.name in taken:
                 error = (
@@ -140,28 +139,21 @@ def add_model(path: str | Path) -> ModelEntry:
 
     Raises
     ------
-    ModelError, CardError, WeightsError, ForeignModelError
+    ModelError
         Nothing is left behind in the user's folder then.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(path))
+    if not os.path.exists(path):
         raise ModelError(f"There is nothing at {path}.")
-    if path.is_file() and path.name in (CARD_FILE, WEIGHTS_FILE):
+    if os.path.isfile(path) and path.name in (CARD_FILE, WEIGHTS_FILE):
         path = path.parent
     user = user_models_dir()
-    user.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".adding-", dir=user))
+    staging = user / f".adding-{secrets.token_hex(4)}"
     try:
-        if path.is_dir():
-            card = load_card(path)
-            check_folder(path, card)
-            for name in (CARD_FILE, WEIGHTS_FILE):
-                shutil.copyfile(path / name, staging / name)
-        else:
-            from .foreign import convert_checkpoint
-
-            card = convert_checkpoint(path, staging)
+        card = loader_for(path).install(path, make_folder(staging))
         return _settle(staging, card, user)
+    except OSError as error:
+        raise ModelError(f"{path.name} cannot be added to your models: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -183,13 +175,13 @@ def _settle(staging: Path, card: Card, user: Path) -> ModelEntry:
             f"{target} is in the way: a folder of that name whose model cannot be used. Remove or "
             "mend it, then add the model again."
         )
-    staging.chmod(0o755)
-    staging.rename(target)
+    system.rename(staging, target)
+    sync_folder(user)
     return ModelEntry(card.name, card.title, target, "user", card)
 
 
 def _model_folders(place: Path) -> list[Path]:
-    if (place / CARD_FILE).is_file():
+    if os.path.isfile(place / CARD_FILE):
         return [place]
     try:
         inside = sorted(place.iterdir())
@@ -198,15 +190,14 @@ def _model_folders(place: Path) -> list[Path]:
     return [
         folder
         for folder in inside
-        if not folder.name.startswith(".") and (folder / CARD_FILE).is_file()
+        if not folder.name.startswith(".") and os.path.isfile(folder / CARD_FILE)
     ]
 
 
 def _entry(folder: Path, origin: Origin) -> ModelEntry:
     try:
         card = load_card(folder)
-        if not (folder / WEIGHTS_FILE).is_file():
-            raise WeightsError(f"{folder / WEIGHTS_FILE} is missing.")
-    except (CardError, WeightsError) as error:
+        loader_for(folder)
+    except ModelError as error:
         return ModelEntry(folder.name, folder.name, folder, origin, None, str(error))
     return ModelEntry(card.name, card.title, folder, origin, card)

@@ -133,7 +133,8 @@ class _DecoderBlock(nn.Module):
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         both = torch.cat([self.tr_conv(deep), self.x_conv(skip)], dim=1)
-        return self.bn(fn.relu(both, inplace=True))
+        y: Tensor = self.bn(fn.relu(both, inplace=True))
+        return y
 
 
 class _HeadBlock(nn.Module):
@@ -146,7 +147,8 @@ class _HeadBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # A 1×1 convolution commutes with interpolation; before it, it costs a quarter.
-        return self.bn(fn.relu(_twice(self.conv(x)), inplace=True))
+        y: Tensor = self.bn(fn.relu(_twice(self.conv(x)), inplace=True))
+        return y
 
 
 def _twice(x: Tensor) -> Tensor:
@@ -233,15 +235,17 @@ class ResUNet(nn.Module):
             If the shape does not fit the network.
         """
         self._check(x)
+        y: Tensor
         if self.runner is not None and self.runner.takes(x):
-            return self.runner(x)
+            y = self.runner(x)
+            return y
         stem, first, second, third, deep = self.res(x)
         y = self.up1(deep, third)
         y = self.up2(y, second)
         y = self.up3(y, first)
         y = self.up4(y, stem)
-        y = fn.relu(self.bnout(self.up5(y)), inplace=True)
-        return self.seg_head(y)
+        y = self.seg_head(fn.relu(self.bnout(self.up5(y)), inplace=True))
+        return y
 
     def forward_head(self, x: Tensor, head: str) -> Tensor:
         """Return the output of one auxiliary head.
@@ -270,13 +274,15 @@ class ResUNet(nn.Module):
                 f"or a model trained with ResUNet(heads=({head!r},))."
             )
         self._check(x)
-        y = self.res(x)[4]
+        y: Tensor = self.res(x)[4]
         if head == "rotation":
-            return self.rotate_head(y.mean(dim=(2, 3)))
+            y = self.rotate_head(y.mean(dim=(2, 3)))
+            return y
         prefix = _PREFIX[head]
         for index in range(1, 5):
             y = getattr(self, f"{prefix}{index}")(y)
-        return getattr(self, f"{prefix}_head")(_twice(y))
+        y = getattr(self, f"{prefix}_head")(_twice(y))
+        return y
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +16,22 @@ import torch
 from torch import nn
 
 from . import preprocessing
-from .card import Card, load_card
-from .devices import resolve_device
-from .layout import lay_out
-from .networks import build_network
-from .preprocessing import Prepared, Region
-from .weights import fill_network, load_weights
+from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError
+from .devices import free_bytes, lay_out, resolve_device, size_words
+from .loaders import adaptable_parameters, loader_for
+from .preprocessing import Frame, PredictionError, Prepared, Region, frame_for
+from .registry import find_model
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
+
+
+#: Pixels of the network's input that are predicted at once, over all slices of a batch.
+BATCH_PIXELS = 2048 * 2048
+
+
+class OutOfMemoryError(PredictionError, MemoryError):
+    """Not even a single slice fits into memory."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,9 @@ class Segmenter:
     network : nn.Module
         Kept in evaluation mode without gradients; adaptation works on its own copy.
     device : str or torch.device
+    adaptable : tuple of str, optional
+        Names of the parameters that adaptation may move; by default scale and shift of every
+        normalisation layer.
 
     Attributes
     ----------
@@ -63,8 +75,15 @@ class Segmenter:
 
     folder: Path | None = None
 
-    def __init__(self, card: Card, network: nn.Module, device: str | torch.device = "auto"):
+    def __init__(
+        self,
+        card: Card,
+        network: nn.Module,
+        device: str | torch.device = "auto",
+        adaptable: tuple[str, ...] | None = None,
+    ):
         self.card = card
+        self.adaptable = adaptable_parameters(network) if adaptable is None else adaptable
         self.device = resolve_device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         lay_out(self.network, self.device)
@@ -82,7 +101,7 @@ class Segmenter:
         target = resolve_device(device)
         if target == self.device:
             return self
-        other = Segmenter(self.card, _copy_on(self.network, target), target)
+        other = Segmenter(self.card, _copy_on(self.network, target), target, self.adaptable)
         other.notices, other.folder = self.notices, self.folder
         return other
 
@@ -94,13 +113,58 @@ class Segmenter:
         return self._prepare(scan, i, region).to(self.device)
 
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
+        shape, spacing = scan.slice_shape(i), scan.slice_spacing
+        self._check_room(frame_for(self.card, shape, spacing=spacing, region=region), spacing)
         if self.card.spacing is not None and scan.slice_spacing is None:
             row, column = self.card.spacing
             self._notice(
                 f"This scan states no pixel size; it is read as {row:g} × {column:g} mm, which "
                 "the model expects. If that is wrong, so is the result."
             )
-        return preprocessing.prepare(self.card, scan, i, region)
+        prepared = preprocessing.prepare(self.card, scan, i, region)
+        if prepared.invalid is not None:
+            self._notice(
+                "Some pixels of this scan hold no number (NaN or infinite); nothing is found there."
+            )
+        return prepared
+
+    def _check_room(self, frame: Frame, spacing: tuple[float, float] | None) -> None:
+        """Refuse a slice that does not fit into memory, before memory is taken for it."""
+        pixels = frame.outer[0] * frame.outer[1]
+        if pixels <= BATCH_PIXELS:
+            return
+        restored = 4 * self.card.outputs * frame.shape[0] * frame.shape[1]
+        needed, free = pixels * self._pixel_bytes + restored, free_bytes(self.device)
+        if free is not None and needed > free:
+            at = "" if spacing is None else f" (pixels of {spacing[0]:g} × {spacing[1]:g} mm)"
+            raise PredictionError(
+                f"A slice would become {frame.outer[0]} × {frame.outer[1]} pixels for this model "
+                f"and need about {size_words(needed)}, but {size_words(free)} are free. Check the "
+                f"pixel size of the scan{at}, draw a region, or close other programs."
+            )
+
+    @cached_property
+    def _pixel_bytes(self) -> float:
+        """Memory of a prediction for each pixel of the network's input.
+
+        Four times the largest map of the network: measured with 1024² and 2048² pixels, ours
+        took 2.7 to 3.8 times it.
+        """
+        largest = 0
+
+        def note(module: nn.Module, given: object, output: object) -> None:
+            nonlocal largest
+            if isinstance(output, torch.Tensor):
+                largest = max(largest, output.numel() * output.element_size())
+
+        hooks = [module.register_forward_hook(note) for module in self.network.modules()]
+        try:
+            with torch.inference_mode():
+                self.network(torch.zeros(1, self.card.channels, 64, 64, device=self.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return 4 * largest / 64**2
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Turn logits (B, S, h, w) into probabilities of the same shape."""
@@ -133,8 +197,9 @@ class Segmenter:
             probabilities = probabilities.detach().cpu().numpy()
         values = np.array([structure.value for structure in self.card.structures], np.uint8)
         if self.card.activation == "softmax":
-            return np.concatenate([np.zeros(1, np.uint8), values])[probabilities.argmax(0)]
-        labels = np.zeros(probabilities.shape[1:], np.uint8)
+            found: np.ndarray = np.concatenate([np.zeros(1, np.uint8), values])
+            return np.asarray(found[probabilities.argmax(0)])
+        labels: np.ndarray = np.zeros(probabilities.shape[1:], np.uint8)
         for index in self.card.painting_order():
             labels[probabilities[index] >= 0.5] = values[index]
         return labels
@@ -166,12 +231,13 @@ class Segmenter:
 
         Raises
         ------
-        ValueError
-            The model does not fit the scan.
+        PredictionError
+            The model does not fit the scan, a slice is too large, or what came out of the
+            network are no numbers.
         """
         misfit = self.fits(scan)
         if misfit is not None:
-            raise ValueError(misfit)
+            raise PredictionError(misfit)
         size = batch_size or (4 if self.device.type == "cpu" else 16)
         remaining = iter(range(scan.n_slices) if slices is None else slices)
         while batch := list(islice(remaining, size)):
@@ -180,7 +246,8 @@ class Segmenter:
             for group in _same_shape(prepared):
                 start = 0
                 while start < len(group):
-                    part = group[start : start + size]
+                    fits = BATCH_PIXELS // group[0].image[0, 0].numel()
+                    part = group[start : start + max(1, min(size, fits))]
                     try:
                         outputs = self._forward(part)
                     except (RuntimeError, MemoryError) as error:
@@ -194,7 +261,15 @@ class Segmenter:
     def _forward(self, items: list[Prepared]) -> torch.Tensor:
         with torch.inference_mode():
             images = torch.cat([item.image for item in items]).to(self.device)
-            return self.probabilities(self.network(images)).float().cpu()
+            logits = self.network(images)
+            probabilities = self.probabilities(logits).float().cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise PredictionError(
+                f"The model {self.card.name!r} gives values that are no numbers on this scan. Its "
+                "weights are damaged, or the scan is far from anything it was made for: try it on "
+                "another scan, and fetch the model again if it fails there too."
+            )
+        return probabilities
 
     def _after_failure(self, error: BaseException, tried: int) -> int:
         """Make room after memory ran out: return the next batch size, or raise `error`."""
@@ -205,7 +280,7 @@ class Segmenter:
         if tried > 1:
             return tried // 2
         if self.device.type == "cpu":
-            raise MemoryError(
+            raise OutOfMemoryError(
                 "There is not enough memory for a single slice. Close other programs, or draw a "
                 "region over the part that matters."
             ) from error
@@ -253,43 +328,30 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
 
     Raises
     ------
-    ModelError, CardError, WeightsError, ForeignModelError, DeviceError
-        All are ValueErrors whose message says what to do.
+    ModelError, DeviceError
+        Both are ValueErrors whose message says what to do.
     """
-    from .registry import ModelError, find_model
-
     target = resolve_device(device)
-    path = Path(model).expanduser()
-    if path.is_file() and path.suffix in (".yaml", ".safetensors"):
-        path = path.parent
-    if path.is_file():
-        from .foreign import read_checkpoint
-
-        card, state = read_checkpoint(path)
-        folder = path
-    else:
-        looks_like_path = isinstance(model, Path) or len(path.parts) > 1
-        if looks_like_path and not path.exists():
-            raise ModelError(f"There is no model at {path}.")
-        # A bare name means a listed model, even where a folder of that name lies about.
-        folder = path if looks_like_path else _named(str(model), path, find_model)
-        card = load_card(folder)
-        state = load_weights(folder, card)
-    network = build_network(card)
-    fill_network(network, state, origin=str(folder))
-    segmenter = Segmenter(card, network, target)
-    segmenter.folder = folder
+    path = _place(model)
+    loaded = loader_for(path).load(path)
+    segmenter = Segmenter(loaded.card, loaded.network, target, loaded.adaptable)
+    segmenter.folder = path
     return segmenter
 
 
-def _named(name: str, path: Path, find_model) -> Path:
-    from .card import CARD_FILE
-    from .registry import ModelError
-
+def _place(model: str | Path) -> Path:
+    """Where a model lies. A bare name means a listed model, even beside a folder of that name."""
+    path = Path(os.path.expanduser(model))
+    if os.path.isfile(path):
+        return path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
+    if isinstance(model, Path) or len(path.parts) > 1:
+        if not os.path.exists(path):
+            raise ModelError(f"There is no model at {path}.")
+        return path
     try:
-        return find_model(name).folder
+        return find_model(str(model)).folder
     except ModelError:
-        if (path / CARD_FILE).is_file():
+        if os.path.isfile(path / CARD_FILE):
             return path
         raise
 

@@ -6,12 +6,13 @@ of scans that the model is at home with. `napari_grata.adaptation.calibrate_shif
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from .card_fields import Count, Digest, NotNegative, Positive, Words, card_part
 
 STEPS = 21
 """Quantiles are kept at 0, 5, 10 … 100 %."""
@@ -21,7 +22,18 @@ FEW_SCANS = 20
 """… but of fewer scans than this all, since nineteen of twenty cannot be told from them."""
 
 
-@dataclass(frozen=True)
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    if values and (len(values) != STEPS or list(values) != sorted(values) or values[-1] <= 0):
+        raise ValueError(f"shift needs {STEPS} rising distances (0, 5, 10 … 100 % of the scans).")
+    return values
+
+
+Quantiles = Annotated[tuple[NotNegative, ...], AfterValidator(_rising)]
+Side = Annotated[Count, Field(gt=0, multiple_of=32)]
+Several = Annotated[Count, Field(ge=1)]
+
+
+@card_part(at="shift")
 class ShiftReference:
     """Distances of scans of the source centre, to compare others with.
 
@@ -31,12 +43,16 @@ class ShiftReference:
         Which scans were measured.
     scans : int
         How many.
-    seen : int
-        How many of them the model was trained on; such scans lie a little nearer than others.
-    slices : int
-        Slices a scan, evenly spaced: 1 for photographs.
     quantiles : tuple of 21 floats
         Distance within which 0, 5, 10 … 100 % of these scans lie.
+    weights : str
+        SHA-256 of the weights that were measured.
+    command : str
+        What measured it.
+    seen : int
+        How many of the scans the model was trained on; such scans lie a little nearer than others.
+    slices : int
+        Slices a scan, evenly spaced: 1 for photographs.
     slice_quantiles : tuple of 21 floats
         The same for single slices; empty for photographs, where a slice is a scan.
     frame : (int, int) or None
@@ -45,49 +61,28 @@ class ShiftReference:
     layers : dict of str to float
         Median distance at each layer, in the network's order.
     near, far : float
-        Up to ``near`` times the edge a scan is near, beyond ``far`` times
-        the edge it is far.
-    weights : str
-        SHA-256 of the weights that were measured.
-    command : str
-        What measured it.
+        Up to ``near`` times the edge a scan is near, beyond ``far`` times the edge it is far.
     """
 
-    measured_on: str
-    scans: int
-    quantiles: tuple[float, ...]
-    weights: str
-    command: str
-    seen: int = 0
-    slices: int = 1
-    slice_quantiles: tuple[float, ...] = ()
-    frame: tuple[int, int] | None = None
-    layers: dict[str, float] = field(default_factory=dict)
-    near: float = 1.0
-    far: float = 1.5
+    measured_on: Words
+    scans: Several
+    quantiles: Annotated[Quantiles, Field(min_length=STEPS)]
+    weights: Digest
+    command: Words
+    seen: Count = 0
+    slices: Several = 1
+    slice_quantiles: Quantiles = ()
+    frame: tuple[Side, Side] | None = None
+    layers: dict[str, NotNegative] = Field(default_factory=dict)
+    near: Positive = 1.0
+    far: Positive = 1.5
 
+    @field_validator("far")
     @classmethod
-    def from_mapping(cls, content: Any) -> ShiftReference:
-        """Read a card's block.
-
-        Raises
-        ------
-        ValueError
-            One line per problem.
-        """
-        if not isinstance(content, Mapping):
-            raise ValueError("shift should hold 'field: value' lines, or be left out.")
-        known = {item.name for item in fields(cls)}
-        needed = ("measured_on", "scans", "quantiles", "weights", "command")
-        found = [f"shift: {key!r} is unknown." for key in content if key not in known]
-        found += [f"shift: {key!r} is missing." for key in needed if key not in content]
-        if found:
-            raise ValueError("\n".join(found))
-        values = dict(content)
-        for key in ("quantiles", "slice_quantiles", "frame"):
-            if isinstance(values.get(key), list):
-                values[key] = tuple(values[key])
-        return cls(**values)
+    def _beyond_near(cls, far: float, info: ValidationInfo) -> float:
+        if far < info.data.get("near", 0):
+            raise ValueError("shift: near and far are multiples of the edge, near the smaller one.")
+        return far
 
     @property
     def edge(self) -> float:
@@ -110,8 +105,7 @@ class ShiftReference:
 
     def share_within(self, distance: float) -> float:
         """Return the share (0 … 1) of the source centre's scans that lie nearer than this."""
-        levels, values = _levels(), np.asarray(self.quantiles)
-        return float(np.interp(distance, values, levels, left=0.0, right=1.0))
+        return float(np.interp(distance, self.quantiles, _levels(), left=0.0, right=1.0))
 
 
 def quantiles(distances: Iterable[float]) -> tuple[float, ...]:
@@ -120,64 +114,5 @@ def quantiles(distances: Iterable[float]) -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in found)
 
 
-def problems(reference: Any, weights: str | None) -> list[str]:
-    """Return what is wrong with a card's block, one sentence each."""
-    if reference is None:
-        return []
-    if not isinstance(reference, ShiftReference):
-        return [f"shift is {type(reference).__name__}; it should hold 'field: value' lines."]
-    found = [
-        f"shift: {key} is {getattr(reference, key)!r}; it should be text."
-        for key in ("measured_on", "command")
-        if not isinstance(getattr(reference, key), str) or not getattr(reference, key).strip()
-    ]
-    for key, least in (("scans", 1), ("slices", 1), ("seen", 0)):
-        value = getattr(reference, key)
-        if type(value) is not int or value < least:
-            found.append(
-                f"shift: {key} is {value!r}; it should be a whole number, {least} or more."
-            )
-    found += _rising("quantiles", reference.quantiles)
-    if reference.slice_quantiles:
-        found += _rising("slice_quantiles", reference.slice_quantiles)
-    if not (_is_positive(reference.near) and _is_positive(reference.far)) or (
-        reference.near > reference.far
-    ):
-        found.append(
-            f"shift: near is {reference.near!r}, far is {reference.far!r}; both are multiples of "
-            "the edge, near the smaller one."
-        )
-    frame = reference.frame
-    if frame is not None and not (
-        isinstance(frame, tuple)
-        and len(frame) == 2
-        and all(type(side) is int and side > 0 and side % 32 == 0 for side in frame)
-    ):
-        found.append(f"shift: frame is {frame!r}; it should be [rows, columns], multiples of 32.")
-    layers = reference.layers
-    if not isinstance(layers, dict) or not all(_is_positive(v, 0) for v in layers.values()):
-        found.append("shift: layers should be 'layer: distance' lines.")
-    if not re.fullmatch(r"[0-9a-f]{64}", str(reference.weights)):
-        found.append(f"shift: weights is {reference.weights!r}; it should be their SHA-256.")
-    elif weights is not None and reference.weights != weights:
-        found.append(
-            "shift was measured with other weights than this model's; measure it again "
-            "(python -m napari_grata.adaptation.calibrate_shift), or take the block out."
-        )
-    return found
-
-
 def _levels() -> np.ndarray:
     return np.linspace(0, 1, STEPS)
-
-
-def _rising(key: str, values: Any) -> Iterable[str]:
-    right = isinstance(values, tuple) and len(values) == STEPS
-    right = right and all(_is_positive(value, 0) for value in values)
-    if not right or list(values) != sorted(values) or values[-1] <= 0:
-        yield f"shift: {key} should be {STEPS} rising distances (0, 5, 10 … 100 % of the scans)."
-
-
-def _is_positive(value: Any, least: float = 1e-9) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and least <= value < float("inf")

@@ -9,7 +9,7 @@ from napari_grata.adaptation import Corrections, CorrectionsError
 from napari_grata.adaptation.corrections import lesson
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters.card import Card, Structure
-from napari_grata.segmenters.frame import frame_for
+from napari_grata.segmenters.preprocessing import frame_for
 
 STRUCTURES = (
     Structure("disc", "#56B4E9", 1),
@@ -99,33 +99,6 @@ def test_corrected_pixels_stay_in_a_mask_as_they_were_drawn():
         corrections.put_into(2, np.zeros((3, 3), np.uint8))
 
 
-def test_saved_corrections_come_back_the_same_and_leave_no_other_file(tmp_path):
-    shown, adapted = masks()
-    corrections = Corrections.of_slice(3, shown, adapted).with_(
-        Corrections({11: np.array([[0, -1, 255]])})
-    )
-    path = tmp_path / "corrections.npz"
-    corrections.save(path)
-    assert Corrections.load(path) == corrections
-    assert Corrections.load(path).sha256 == corrections.sha256
-    assert [file.name for file in tmp_path.iterdir()] == ["corrections.npz"]
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no archive at all"])
-def test_a_damaged_file_is_an_error_with_words(tmp_path, content):
-    path = tmp_path / "corrections.npz"
-    path.write_bytes(content)
-    with pytest.raises(CorrectionsError, match=r"corrections\.npz cannot be read"):
-        Corrections.load(path)
-
-
-def test_pickled_arrays_are_not_read(tmp_path):
-    path = tmp_path / "corrections.npz"
-    np.savez(path, slice_0=np.array([{}], dtype=object))
-    with pytest.raises(CorrectionsError):
-        Corrections.load(path)
-
-
 def test_corrections_of_another_scan_or_model_are_refused():
     data = np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
     scan = scan_from_array(data, name="volume")
@@ -206,19 +179,3 @@ def test_soft_labels_fall_off_around_strokes_and_end():
     assert (np.diff(along[:13]) < 0).all()
     assert not along[13:].any()
     assert (taught.targets[1] == (taught.weights > 0)).all()
-
-
-def test_wherever_a_byte_of_the_file_changed_it_is_read_or_refused_in_words(tmp_path):
-    rng = np.random.default_rng(0)
-    Corrections({3: rng.integers(-1, 3, (24, 24))}).save(tmp_path / "whole.npz")
-    whole = (tmp_path / "whole.npz").read_bytes()
-    refused = 0
-    for place in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0xFF
-        (tmp_path / "corrections.npz").write_bytes(damaged)
-        try:
-            Corrections.load(tmp_path / "corrections.npz")
-        except CorrectionsError:
-            refused += 1
-    assert refused > len(whole) / 2

@@ -21,11 +21,11 @@ from napari_grata.adaptation import (
     teaching_settings,
 )
 from napari_grata.adaptation.methods import GraTa, make_method
+from napari_grata.adaptation.objectives import Supervision, scribble_loss
 from napari_grata.adaptation.plan import make_plan
-from napari_grata.adaptation.scribble import Supervision, scribble_loss
 from napari_grata.scans import Scan, open_scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 BASE = Settings(learning_rate=1e-3, predict="average", blend=0.0)
 TEACH = teaching_settings(BASE).but(correction_steps=3, six_views=False)
@@ -238,10 +238,10 @@ def test_without_corrections_the_plan_is_that_of_the_base_settings():
 def test_a_run_on_corrections_starts_where_the_old_one_stood_and_leaves_it_alone(segmenter, scan):
     old = finished(AdaptationRun(segmenter, scan, BASE))
     before = {index: mask.copy() for index, mask in old.adapted_masks.items()}
-    steps = old.history.last_step
+    steps = old.last_step
     new = finished(correct_run(old, strokes(1), TEACH))
-    assert np.array_equal(new.history.theta(0), old.theta_of(1))
-    assert old.history.last_step == steps
+    assert np.array_equal(new.past.theta(0), old.theta_of(1))
+    assert old.last_step == steps
     for index, mask in before.items():
         assert np.array_equal(old.adapted_masks[index], mask)
     old.close(), new.close()
@@ -288,14 +288,14 @@ def test_a_second_round_keeps_the_corrections_of_the_first(segmenter, scan):
 def test_what_is_drawn_outside_the_region_teaches_nothing(segmenter, scan):
     region = (40, 0, 72, 66)
     outside = finished(AdaptationRun(segmenter, scan, TEACH, region=region, corrections=strokes(1)))
-    assert np.array_equal(outside.history.theta(3), outside.history.theta(0))
+    assert np.array_equal(outside.past.theta(3), outside.past.theta(0))
     assert all(record.learning_rate is None for record in outside.past)
     # It stays as it was drawn all the same.
     assert (outside.adapted_masks[1][20:30, 10:50] == 1).all()
     half = finished(
         AdaptationRun(segmenter, scan, TEACH, region=(25, 0, 72, 66), corrections=strokes(1))
     )
-    assert not np.array_equal(half.history.theta(3), half.history.theta(0))
+    assert not np.array_equal(half.past.theta(3), half.past.theta(0))
 
 
 def test_without_a_corrected_slice_nothing_is_started(segmenter, scan):
@@ -318,7 +318,7 @@ def test_the_same_corrections_give_the_same_numbers_whatever_was_rolled_back(seg
     stream.close()
     again.rollback(2)
     finished(again)
-    assert np.array_equal(first.history.theta(6), again.history.theta(6))
+    assert np.array_equal(first.past.theta(6), again.past.theta(6))
     for index, mask in first.adapted_masks.items():
         assert np.array_equal(mask, again.adapted_masks[index])
 
@@ -331,15 +331,15 @@ def test_a_case_can_begin_with_what_another_was_taught(segmenter, scan):
     assert not state.first_moment.any()
     assert not state.second_moment.any()
     other = AdaptationRun(segmenter, scan, BASE, start=state)
-    assert np.array_equal(other.history.theta(0), new.theta_of(0))
+    assert np.array_equal(other.past.theta(0), new.theta_of(0))
 
 
 def test_corrections_teach_a_run_that_learned_nothing_itself(segmenter, scan):
     old = finished(AdaptationRun(segmenter, scan, Settings(method="source")))
     new = finished(correct_run(old, strokes(1), None))
     assert new.settings.blend == 0.0
-    assert new.history.last_step == new.settings.correction_steps
-    assert not np.array_equal(new.history.theta(0), new.theta_of(1))
+    assert new.last_step == new.settings.correction_steps
+    assert not np.array_equal(new.past.theta(0), new.theta_of(1))
 
 
 # --- the run folder ------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def model(tmp_path):
     return tmp_path / "tiny"
 
 
-def test_a_reopened_run_on_corrections_goes_on_with_the_same_numbers(model, tmp_path):
+def test_a_reopened_run_on_corrections_goes_on_with_the_same_numbers(model, tmp_path, damage):
     import nibabel as nib
 
     data = np.moveaxis(volume(3), 0, -1)
@@ -380,29 +380,17 @@ def test_a_reopened_run_on_corrections_goes_on_with_the_same_numbers(model, tmp_
     found = reopen(tmp_path / "broken")
     assert found.corrections == Corrections({1: labels})
     again = finished(found.run(segmenter))
-    assert np.array_equal(again.history.theta(3), whole.history.theta(3))
+    assert np.array_equal(again.past.theta(3), whole.past.theta(3))
     for index, mask in whole.adapted_masks.items():
         assert np.array_equal(again.adapted_masks[index], mask)
     again.close()
 
     once_more = finished(correct_run(reopen(tmp_path / "whole"), Corrections({0: labels}), TEACH))
     assert once_more.corrections.slices == (0, 1)
-    (tmp_path / "broken" / "corrections.npz").write_bytes(b"damaged")
+    damage(tmp_path / "broken", "masks", "mask", "kind = 'correction'")
     damaged = reopen(tmp_path / "broken")
     assert damaged.corrections is None
     assert any("corrections" in word for word in damaged.missing)
     assert (damaged.adapted_masks[1][20:30, 20:30] == 1).all()
     with pytest.raises(ValueError, match="cannot be read"):
         damaged.run(segmenter)
-
-
-def test_run_folders_of_earlier_versions_know_of_no_corrections(model, tmp_path):
-    segmenter = load_segmenter(model, "cpu")
-    scan = scan_from_array(volume(2), name="volume")
-    finished(AdaptationRun(segmenter, scan, BASE, folder=tmp_path / "run")).close()
-    path = tmp_path / "run" / "run.json"
-    told = json.loads(path.read_text())
-    assert told.pop("corrections") is None
-    path.write_text(json.dumps(told))
-    assert not (tmp_path / "run" / "corrections.npz").exists()
-    assert reopen(tmp_path / "run", scan).corrections == Corrections.none()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from napari_grata.adaptation import AdaptationRun, Settings, reopen, taught_state
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 LEARN = Settings(learning_rate=0.02)
 
@@ -62,7 +63,7 @@ def test_slices_without_a_result_are_predicted_with_the_mean_of_what_was_learnt(
     assert [record.slice_index for record in records] == [0, 1, 2, 3, 4]
     assert all(record.final and record.step == 3 for record in records)
     assert sorted(run.adapted_masks) == [0, 1, 2, 3, 4]
-    mean = run.history.mean_theta([1, 2, 3])
+    mean = run.past.mean_theta([1, 2, 3])
     expected = run._adapter.predict(4, mean).label_map
     np.testing.assert_array_equal(run.adapted_masks[4], expected)
     assert run.position == run.total == 8
@@ -84,7 +85,7 @@ def test_a_run_that_was_rolled_back_finishes_from_there(segmenter: Segmenter, sc
     list(run.records())
     run.rollback(2)
     assert all(record.step == 2 for record in run.finish())
-    assert run.history.last_step == 2
+    assert run.last_step == 2
     np.testing.assert_array_equal(run.adapted_masks[0], run.predict(0, 2).label_map)
 
 
@@ -146,15 +147,14 @@ def test_a_state_that_was_taken_comes_back_from_the_folder(
 
 
 def test_masks_of_a_taken_state_that_are_lost_are_told(
-    segmenter: Segmenter, scan: Scan, tmp_path: Path
+    segmenter: Segmenter, scan: Scan, tmp_path: Path, damage: Callable[..., None]
 ) -> None:
     run = AdaptationRun(segmenter, scan, LEARN, folder=tmp_path / "run")
     list(run.records())
     run.rollback(1)
     run.take(1, {index: run.predict(index, 1).label_map for index in range(5)})
     run.close()
-    kept = tmp_path / "run" / "taken_masks.npz"
-    kept.write_bytes(kept.read_bytes()[:200])
+    damage(tmp_path / "run", "masks", "mask", "kind = 'taken' AND slice = 3")
     back = reopen(tmp_path / "run", scan)
     assert back.taken is None
     assert sorted(back.adapted_masks) == [0, 1, 2, 3, 4]
@@ -168,7 +168,7 @@ def test_where_a_state_was_taken_it_is_what_the_run_predicts_and_teaches_with(
     run = AdaptationRun(segmenter, scan, LEARN.but(predict="average"), folder=tmp_path / "run")
     list(run.records())
     run.rollback(3)
-    drew = run.history.theta(3)
+    drew = run.past.theta(3)
     assert not np.array_equal(run.theta_of(0), drew)  # the mean of three steps
     run.take(3, {index: run.predict(index, 3).label_map for index in range(5)})
     np.testing.assert_array_equal(run.theta_of(0), drew)

@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+from napari_grata.adaptation.augmentation import unview, view
 from napari_grata.adaptation.normalisation import adaptable_copy
 from napari_grata.adaptation.objectives import (
     Objectives,
     consistency_loss,
     entropy_loss,
+    predict_views,
     probabilities,
 )
-from napari_grata.adaptation.views import VIEWS, predict_views, unview, view
+from napari_grata.segmenters.card import VIEWS
 from napari_grata.segmenters.resunet import HEADS, ResUNet
 
 
@@ -112,7 +114,7 @@ def test_consistency_learns_through_the_strong_view_alone(activation: str) -> No
     x = torch.rand(1, 3, 32, 32)
     theta = [p for p in task.network.parameters() if p.requires_grad]
     grads = torch.autograd.grad(task.loss("consistency", x), theta)
-    target = task.six_views(x)[1]
+    target = task.mean_of_views(x)[1]
     assert not target.requires_grad
     held = torch.autograd.grad(consistency_loss(task.network(strong), target, activation), theta)
     assert all(torch.equal(one, other) for one, other in zip(grads, held, strict=True))
@@ -127,40 +129,47 @@ def test_a_network_that_ignores_flips_agrees_with_its_six_views() -> None:
     assert task.loss("consistency", x).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("index", range(6))
-def test_views_are_undone_exactly(index: int) -> None:
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_are_undone_exactly(name: str) -> None:
     x = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
-    seen = view(x, index)
-    assert torch.equal(unview(seen, index), x)
-    assert (index == 0) is (seen.shape == x.shape and torch.equal(seen, x))
+    seen = view(x, name)
+    assert torch.equal(unview(seen, name), x)
+    assert (name == "identity") is (seen.shape == x.shape and torch.equal(seen, x))
 
 
 def test_views_are_the_named_ones() -> None:
     x = torch.tensor([[1, 2], [3, 4]])
     expected = {
         "identity": [[1, 2], [3, 4]],
-        "horizontal flip": [[2, 1], [4, 3]],
-        "vertical flip": [[3, 4], [1, 2]],
-        "rotation 90": [[2, 4], [1, 3]],
-        "rotation 180": [[4, 3], [2, 1]],
-        "rotation 270": [[3, 1], [4, 2]],
+        "left-right": [[2, 1], [4, 3]],
+        "up-down": [[3, 4], [1, 2]],
+        "rotation-90": [[2, 4], [1, 3]],
+        "rotation-180": [[4, 3], [2, 1]],
+        "rotation-270": [[3, 1], [4, 2]],
     }
-    assert {name: view(x, i).tolist() for i, name in enumerate(VIEWS)} == expected
+    assert {name: view(x, name).tolist() for name in VIEWS} == expected
 
 
 @pytest.mark.parametrize("batch_views", [False, True])
 @pytest.mark.parametrize("shape", [(2, 1, 6, 6), (1, 1, 4, 6)])
-def test_mean_over_views_is_mapped_back(batch_views: bool, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("views", [VIEWS, ("left-right", "identity"), ("identity",)])
+def test_mean_over_views_is_mapped_back(batch_views: bool, shape, views) -> None:
     class Lopsided(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.cumsum(-1)
 
     x = torch.rand(shape)
     network = Lopsided()
-    expected = torch.stack([unview(view(x, i).cumsum(-1), i) for i in range(6)]).mean(0)
-    logits, mean = predict_views(network, x, lambda z: z, batch_views=batch_views)
+    expected = torch.stack([unview(view(x, name).cumsum(-1), name) for name in views]).mean(0)
+    logits, mean = predict_views(network, x, lambda z: z, views=views, batch_views=batch_views)
     torch.testing.assert_close(mean, expected)
     assert torch.equal(logits, x.cumsum(-1))
+
+
+def test_views_that_are_none_are_refused() -> None:
+    for views in ((), ("left-right",), ("identity", "diagonal")):
+        with pytest.raises(ValueError, match="choose identity and any of left-right"):
+            objectives(views=views)
 
 
 def test_reconstruction_compares_with_the_image() -> None:
@@ -204,8 +213,10 @@ def test_rotation_asks_which_view_each_image_is(shape: tuple[int, ...]) -> None:
     assert len(set(turns)) > 3
     expected, shown = 0.0, {tuple(image.shape) for image in task.network.seen}
     for batch in list(task.network.seen):
-        rows = [i for i, turn in enumerate(turns) if view(x[i], turn).shape == batch.shape[1:]]
-        torch.testing.assert_close(batch, torch.stack([view(x[i], turns[i]) for i in rows]))
+        rows = [
+            i for i, turn in enumerate(turns) if view(x[i], VIEWS[turn]).shape == batch.shape[1:]
+        ]
+        torch.testing.assert_close(batch, torch.stack([view(x[i], VIEWS[turns[i]]) for i in rows]))
         logits = task.network.forward_head(batch, "rotation").detach()
         for row, i in enumerate(rows):
             expected -= logits[row].log_softmax(0)[turns[i]].item() / 12
@@ -225,4 +236,4 @@ def test_a_device_that_knows_no_autocast_serves() -> None:
     evaluate = objectives(Pixelwise().to("meta"))
     images = torch.zeros(1, 1, 8, 8, device="meta")
     assert evaluate.logits(images).shape == images.shape
-    assert evaluate.six_views(images)[1].shape == images.shape
+    assert evaluate.mean_of_views(images)[1].shape == images.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from napari_grata.adaptation import (
 from napari_grata.adaptation.plan import RunError
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure
+from napari_grata.segmenters.extent import Extent
 
 LEARN = Settings(learning_rate=0.02, six_views=False)
 CUP_INSIDE_DISC = (
@@ -143,7 +145,7 @@ def test_the_source_model_stays_as_it_was(segmenter: Segmenter, scan: Scan) -> N
     before = {key: value.clone() for key, value in segmenter.network.state_dict().items()}
     run = AdaptationRun(segmenter, scan, LEARN.but(predict="average"))
     list(run.records())
-    assert not np.array_equal(run.history.theta(0), run.history.theta(5))
+    assert not np.array_equal(run.past.theta(0), run.past.theta(5))
     after = segmenter.network.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not segmenter.network.training
@@ -254,7 +256,7 @@ def test_the_averaged_mask_is_that_of_the_mean_of_theta(segmenter: Segmenter, sc
     stream.close()
     run.rollback(1)
     records = [r for r in run.resume() if r.phase == "predict"]
-    mean = np.mean([run.history.theta(step).astype(np.float64) for step in range(1, 6)], axis=0)
+    mean = np.mean([run.past.theta(step).astype(np.float64) for step in range(1, 6)], axis=0)
     adapter = run._adapter
     for record in records:
         expected = adapter.predict(record.slice_index, mean.astype(np.float32)).label_map
@@ -274,10 +276,10 @@ def test_blank_slices_and_undone_steps_have_no_say_in_the_average(segmenter: Seg
     records = list(run.records())
     assert [r.cosine is None for r in records[:5]] == [True, True, False, False, False]
     assert [r.undone for r in records[:5]] == [False, False, False, True, False]
-    mean = run.history.mean_theta([3, 5])
+    mean = run.past.mean_theta([3, 5])
     expected = run._adapter.predict(2, mean).label_map
     assert np.array_equal(records[7].adapted_mask, expected)
-    source = run._adapter.predict(2, run.history.theta(0)).label_map
+    source = run._adapter.predict(2, run.past.theta(0)).label_map
     assert not np.array_equal(expected, source)
 
 
@@ -307,7 +309,7 @@ def test_another_thread_may_look_while_the_run_goes_on(segmenter: Segmenter, sca
 
     def look() -> None:
         while not over.is_set():
-            step = run.history.last_step
+            step = run.last_step
             seen[step % 5, step] = run.predict(step % 5, step=step).label_map
             run.predict(0)
 
@@ -387,9 +389,9 @@ def test_a_step_that_is_not_finite_is_undone_and_says_so(segmenter: Segmenter, s
     assert np.isnan(records[2].cosine)
     assert records[2].flags[0].code == "non-finite"
     assert "undone" in records[2].flags[0].text
-    assert np.array_equal(run.history.theta(2), run.history.theta(3))
+    assert np.array_equal(run.past.theta(2), run.past.theta(3))
     assert np.array_equal(records[2].adapted_mask, records[2].source_mask)
-    assert np.isfinite(run.history.theta(5)).all()
+    assert np.isfinite(run.past.theta(5)).all()
 
 
 def test_running_out_of_memory_loses_no_finished_step(segmenter: Segmenter, scan: Scan) -> None:
@@ -455,8 +457,8 @@ def test_every_case_begins_with_the_state_that_the_run_was_given(
     still = LEARN.but(learning_rate=1e-9, mode=mode, reset_every=2)
     run = AdaptationRun(segmenter, series, still, start=state)
     list(run.records())
-    for step in range(1, run.history.last_step + 1):
-        np.testing.assert_allclose(run.history.theta(step), state.theta.numpy(), atol=1e-6)
+    for step in range(1, run.last_step + 1):
+        np.testing.assert_allclose(run.past.theta(step), state.theta.numpy(), atol=1e-6)
 
 
 def test_records_and_their_masks_cannot_be_written_to(segmenter: Segmenter, scan: Scan) -> None:
@@ -465,6 +467,23 @@ def test_records_and_their_masks_cannot_be_written_to(segmenter: Segmenter, scan
         record.adapted_mask[0, 0] = 1
     with pytest.raises(ValueError, match="read-only"):
         record.source_mask[0, 0] = 1
+
+
+def test_what_is_unlike_the_training_is_flagged_on_photographs_and_told_of_volumes(
+    segmenter: Segmenter, scan: Scan
+) -> None:
+    never = Extent(structure="disc", cases=100, side=(0.01, 0.01, 0.01), hint="Draw a region.")
+    card = replace(segmenter.card, dimensions=2, modality="fundus", extents=(never,))
+    picture = scan_from_array(volume(1)[0], name="eye")
+    settings = LEARN.but(method="source")
+    (record,) = adapt(Segmenter(card, segmenter.network, "cpu"), picture, settings=settings)
+    (flag,) = [flag for flag in record.flags if flag.code == "disc-unusual"]
+    assert flag.text.endswith("Draw a region.")
+    large = Extent(structure="disc", cases=100, volume_ml=(9.0, 10.0, 11.0))
+    card = replace(segmenter.card, extents=(large,))
+    run = AdaptationRun(Segmenter(card, segmenter.network, "cpu"), scan, settings)
+    list(run.records())
+    assert any("The disc measures" in notice for notice in run.notices)
 
 
 @pytest.mark.parametrize(

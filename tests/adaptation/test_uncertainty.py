@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from napari_grata.adaptation.augmentation import unview, view
 from napari_grata.adaptation.layer_statistics import slice_statistics, source_statistics
 from napari_grata.adaptation.run import AdaptationRun
 from napari_grata.adaptation.settings import Settings
-from napari_grata.adaptation.uncertainty import Doubts, disagreement, margin
-from napari_grata.adaptation.views import unview, view
+from napari_grata.adaptation.uncertainty import Uncertainty, disagreement, margin
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure
+from napari_grata.segmenters.card import VIEWS
 
 
 def network(outputs: int) -> torch.nn.Module:
@@ -77,7 +78,7 @@ def test_disagreement_is_the_standard_deviation_of_the_views_where_it_is_largest
     def predict(x):
         return net(x).sigmoid()
 
-    views = torch.stack([unview(predict(view(images, k)), k) for k in range(6)])
+    views = torch.stack([unview(predict(view(images, name)), name) for name in VIEWS])
     wanted = views.std(0, correction=0).amax(1)
     torch.testing.assert_close(disagreement(predict, images), wanted, atol=1e-5, rtol=1e-4)
     assert wanted.max() > 0.001
@@ -101,7 +102,7 @@ def test_margin_of_classes_is_between_the_two_most_probable():
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("kind", ["disagreement", "margin"])
 def test_a_slice_is_measured_on_its_own_grid(scan, activation, kind):
-    doubts = Doubts(segmenter(activation), scan)
+    doubts = Uncertainty(segmenter(activation), scan)
     found = doubts.measure(1, kind)
     assert found.shape == (30, 40)
     assert found.dtype == np.float32
@@ -110,7 +111,7 @@ def test_a_slice_is_measured_on_its_own_grid(scan, activation, kind):
 
 
 def test_outside_the_region_there_is_no_doubt(scan):
-    found = Doubts(segmenter(), scan, region=(4, 6, 20, 30)).measure(0, "margin")
+    found = Uncertainty(segmenter(), scan, region=(4, 6, 20, 30)).measure(0, "margin")
     assert found[4:20, 6:30].any()
     found[4:20, 6:30] = 0
     assert not found.any()
@@ -121,10 +122,10 @@ def test_an_adapted_model_has_doubts_of_its_own_and_the_run_goes_on_undisturbed(
     for _ in run.records():
         pass
     before = run.predict(1).probabilities
-    adapted = Doubts(run.segmenter, scan, run=run)
+    adapted = Uncertainty(run.segmenter, scan, run=run)
     found = adapted.measure(1, "margin")
     np.testing.assert_allclose(found, (1 - 2 * abs(before - 0.5)).max(0), atol=1e-4)
-    source = Doubts(run.segmenter, scan).measure(1, "margin")
+    source = Uncertainty(run.segmenter, scan).measure(1, "margin")
     assert abs(found - source).max() > 1e-3
     np.testing.assert_array_equal(run.predict(1).probabilities, before)
     run.close()
@@ -132,7 +133,7 @@ def test_an_adapted_model_has_doubts_of_its_own_and_the_run_goes_on_undisturbed(
 
 def test_another_kind_is_refused(scan):
     with pytest.raises(ValueError, match="disagreement"):
-        Doubts(segmenter(), scan).measure(0, "entropy")
+        Uncertainty(segmenter(), scan).measure(0, "entropy")
 
 
 class NoDoubles(TorchDispatchMode):
@@ -145,7 +146,7 @@ class NoDoubles(TorchDispatchMode):
 
 
 def test_devices_without_float64_can_measure_it(scan):
-    doubts = Doubts(segmenter(), scan)
+    doubts = Uncertainty(segmenter(), scan)
     with NoDoubles():
         assert doubts.measure(0, "disagreement").any()
         assert doubts.measure(0, "margin").any()

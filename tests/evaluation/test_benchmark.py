@@ -265,7 +265,8 @@ def test_workers_give_the_numbers_of_one_process(fundus, eyes, tmp_path):
 
 
 def test_the_state_lives_on_over_the_volumes_of_a_centre(brain, heads, tmp_path):
-    settings = preset("grata").settings.but(learning_rate=0.05)
+    # A method and a rate that move masks by a third: no rounding of any processor does.
+    settings = preset("tent").settings.but(learning_rate=0.05)
     run_benchmark(heads, brain, {"lively": settings}, None, tmp_path / "out")
     truths, areas, fresh = [], [], []
     state = None
@@ -290,7 +291,7 @@ def test_the_state_lives_on_over_the_volumes_of_a_centre(brain, heads, tmp_path)
     ]  # fmt: skip
     assert [int(row["area"]) for row in rows] == areas
     assert areas[0] == fresh[0]
-    assert areas[1] != fresh[1]
+    assert fresh[1] > 1.2 * areas[1]
     assert float(rows[1]["hd95"]) == pytest.approx(expected.hd95, rel=1e-5)
     details = json.loads((tmp_path / "out" / "details.json").read_text())
     assert details["lively"]["Scanner"]["grey matter"]["unit"] == "mm"

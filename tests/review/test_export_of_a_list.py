@@ -19,7 +19,7 @@ from napari_grata.review.report import report_cases, write_report
 from napari_grata.review.standing import standing
 from napari_grata.scans import open_scan
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1.0, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1]])
 

@@ -71,8 +71,7 @@ def test_masks_hidden_files_and_results_of_ours_are_no_cases(tmp_path: Path) -> 
     volume(root / "B" / "two_seg.nii.gz")
     volume(root / "B" / "._two.nii.gz")
     (root / "B" / "run").mkdir()
-    for name in ("run.json", "steps.csv"):
-        (root / "B" / "run" / name).write_text("{}")
+    (root / "B" / "run" / "run.sqlite").write_bytes(b"")
     volume(root / "B" / "run" / "adapted.nii.gz")
     photograph(root / "B" / "before_after.png")
     volume(root / "B" / "adapted.nii.gz")
@@ -209,14 +208,14 @@ def test_a_changed_file_makes_its_summary_stale_and_a_touched_one_is_cleared(
     cases = CaseList.make(centre)
     case = cases.cases[0]
     scan = open_scan(case.sources[0])
-    from napari_grata.adaptation.runfolder import fingerprint
+    from napari_grata.adaptation.run_files import fingerprint
     from napari_grata.review.cases import file_marks
 
     made = CaseSummary(
         segmented=True,
         adapted=True,
         files=file_marks(case.sources),
-        scan_sha256=fingerprint(scan)["sha256"],
+        scan_sha256=fingerprint(scan),
     )
     cases.work(case).write_summary(made)
     assert cases.summary(case) == made

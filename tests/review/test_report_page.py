@@ -17,7 +17,7 @@ from napari_grata.review.report import ReportCase, ReportDecision, case_of_run, 
 from napari_grata.review.report.page import ReportError
 from napari_grata.scans import open_scan
 from napari_grata.segmenters import Card, Structure, build_network, load_segmenter
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from napari_grata.review.reproduce import (
 )
 from napari_grata.scans import open_scan, scan_from_array
 from napari_grata.segmenters import Card, Structure, build_network, load_segmenter
-from napari_grata.segmenters.weights import write_model
+from napari_grata.segmenters.loaders import write_model
 
 
 @pytest.fixture(scope="module")

@@ -310,7 +310,7 @@ def test_a_list_whose_folder_vanishes_stops_and_loses_nothing(
             break
     away = tmp_path / "away"
     cases.folder.rename(away)
-    with pytest.raises(ListError, match="share connected"):
+    with pytest.raises(ListError, match="bring the drive back"):
         list(items)
     assert not cases.folder.exists()
     away.rename(cases.folder)

@@ -172,6 +172,14 @@ def test_a_series_without_a_file_has_time_last_in_its_mask(tmp_path):
     assert (scan.slice_spacing, scan.slice_thickness) == ((1.5, 1.25), 8)
 
 
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4)), np.full((4, 4), np.nan)])
+def test_an_affine_without_three_axes_is_left_aside(tmp_path, wrong):
+    scan = scan_from_array(STORED, name="x", affine=wrong, spacing=(3, 2, 1))
+    assert scan.geometry.affine is None
+    (path,) = write_mask((STORED % 4).astype(np.uint8), scan, tmp_path / "mask.nii.gz")
+    assert nib.load(path).header.get_zooms() == (3, 2, 1)
+
+
 def test_an_affine_given_with_an_array_is_written(tmp_path):
     scan = scan_from_array(STORED, name="x", affine=OBLIQUE)
     (path,) = write_mask((STORED % 4).astype(np.uint8), scan, tmp_path / "mask.nii.gz")

@@ -242,6 +242,17 @@ def test_uncompressed_files_are_mapped_and_scaled_ones_stay_lazy(tmp_path):
     assert scan.read_slice(1)[0, 0] == phantom()[0, 0, 1] * 0.5 + 3
 
 
+def test_whole_numbers_are_not_read_through_when_a_scan_is_opened(tmp_path, monkeypatch):
+    from napari_grata.scans import Scan
+
+    looked_at = []
+    peek = Scan.peek
+    monkeypatch.setattr(Scan, "peek", lambda scan, i: looked_at.append(i) or peek(scan, i))
+    write(tmp_path / "scaled.nii", phantom().astype(np.int16), AFFINES["LPS"], slope=0.5, inter=3)
+    open_scan(tmp_path / "scaled.nii")
+    assert looked_at == [2]
+
+
 def test_a_header_without_orientation_still_shows_and_round_trips(tmp_path):
     image = nib.Nifti1Image(phantom().astype(np.int16), None)
     nib.save(image, tmp_path / "scan.nii.gz")
@@ -299,6 +310,41 @@ def test_mask_layers_carry_the_true_affine_and_a_copy_of_the_header(tmp_path):
         assert len(arguments["scale"]) == len(arguments["units"]) == 3
     scan.mask_layer_kwargs()["metadata"]["affine"][:] = 0
     assert np.array_equal(scan.geometry.affine, original.affine)
+
+
+@pytest.mark.parametrize("cls", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_no_text_of_the_scans_header_comes_into_a_mask(tmp_path, cls, suffix):
+    header = cls.header_class()
+    for key in ("descrip", "db_name", "intent_name", "aux_file"):
+        if key in header:
+            header[key] = b"DOE^JOHN"
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JOHN, 1970-01-01"))
+    nib.save(cls(phantom().astype(np.int16), AFFINES["oblique"], header), tmp_path / "scan.nii")
+    content = (tmp_path / "scan.nii").read_bytes()
+    # Bytes of the header that mean nothing have room for a name, too.
+    content = bytearray(content)
+    if cls is nib.Nifti1Image:
+        content[4:12] = b"DOE^JOHN"
+    (tmp_path / "scan.nii").write_bytes(content)
+    scan = open_scan(tmp_path / "scan.nii")
+    (path,) = write_mask(scan.empty_mask() + 2, scan, tmp_path / f"mask{suffix}")
+    mask = path.read_bytes()
+    assert b"mask" not in mask, "gzip keeps names"
+    mask = gzip.decompress(mask) if suffix.endswith("gz") else mask
+    assert b"DOE" not in mask
+    assert type(nib.load(path)) is cls
+    assert np.array_equal(nib.load(path).affine, nib.load(tmp_path / "scan.nii").affine)
+
+
+def test_the_same_mask_is_the_same_file(tmp_path):
+    write(tmp_path / "scan.nii", phantom().astype(np.int16), AFFINES["RAS"])
+    scan = open_scan(tmp_path / "scan.nii")
+    first, second = (
+        write_mask(scan.empty_mask() + 2, scan, tmp_path / name)[0].read_bytes()
+        for name in ("a.nii.gz", "b.nii.gz")
+    )
+    assert first == second
 
 
 def test_masks_leave_out_extensions_and_the_scans_intensity_scaling(tmp_path):

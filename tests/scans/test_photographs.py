@@ -1,11 +1,16 @@
 """Photographs of every common kind are shown upright, and their masks fit the stored pixels."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
 
 from napari_grata.scans import ScanError, open_scan, read_mask, write_mask
+from tools.generators.photographs import COMPRESSIONS, compare, save_tiff, save_wide
+from tools.generators.photographs import picture as made_up
 
 ORIENTATION = 274
 
@@ -93,11 +98,91 @@ def test_tiff_pictures_keep_their_sixteen_bits(tmp_path, dtype, channels, planar
     assert scan.data.dtype == dtype
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "jpeg"])
-def test_compressed_tiff_pictures_open(tmp_path, compression):
+@pytest.mark.parametrize(
+    ("compression", "mode"), [(c, mode) for c, modes in COMPRESSIONS.items() for mode in modes]
+)
+def test_a_tiff_of_any_mode_compression_and_orientation_is_what_pillow_stored(
+    tmp_path, compression, mode
+):
+    rng = np.random.default_rng(0)
+    for orientation in range(1, 9):
+        made = save_tiff(made_up(rng, mode), tmp_path, compression, orientation)
+        compare(np.asarray(open_scan(made.path).data), made.path, made.expected, made.what)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "u4", "i2", "i4", "f2", "f4", "f8"])
+@pytest.mark.parametrize("samples", [1, 3, 4])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_of_any_bit_depth_and_orientation_is_what_was_stored(
+    tmp_path, dtype, samples, compression
+):
+    rng = np.random.default_rng(0)
+    for orientation in range(1, 9):
+        for byteorder in "<>":
+            made = save_wide(
+                rng,
+                tmp_path,
+                dtype,
+                samples,
+                orientation,
+                compression=compression,
+                byteorder=byteorder,
+            )
+            compare(np.asarray(open_scan(made.path).data), made.path, made.expected, made.what)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_white_that_is_stored_as_zero_is_shown_white(tmp_path, dtype, compression):
+    pixels = picture(channels=0, dtype=dtype)
     path = tmp_path / "eye.tif"
-    Image.fromarray(picture(32, 48)).save(path, compression=compression)
-    assert np.array_equal(open_scan(path).data, np.array(Image.open(path)))
+    tifffile.imwrite(path, pixels, photometric="miniswhite", compression=compression)
+    assert np.array_equal(open_scan(path).data, np.iinfo(dtype).max - pixels)
+    tifffile.imwrite(path, pixels.astype(np.float32), photometric="miniswhite")
+    with pytest.raises(ScanError, match="stored in a way that is not read"):
+        open_scan(path)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_colour_spaces_become_rgb(tmp_path, mode, compression):
+    colours = Image.fromarray(picture(32, 48)).convert(mode)
+    colours.save(tmp_path / "eye.tif", compression=None if compression == "raw" else compression)
+    shown = np.asarray(open_scan(tmp_path / "eye.tif").data).astype(int)
+    assert np.abs(shown - np.array(colours.convert("RGB"))).max() <= 2
+
+
+def test_colour_spaces_that_are_not_known_are_refused(tmp_path):
+    made_up(np.random.default_rng(0), "LAB").save(tmp_path / "lab.tif")
+    Image.fromarray(picture(32, 48)).convert("YCbCr").save(tmp_path / "chroma.tif")
+    with tifffile.TiffFile(tmp_path / "chroma.tif", mode="r+") as file:
+        file.pages[0].tags[530].overwrite((2, 2))
+    for name in ("lab.tif", "chroma.tif"):
+        with pytest.raises(ScanError, match=r"stored in a way that is not read.*8-bit RGB"):
+            open_scan(tmp_path / name)
+
+
+def test_sixteen_bit_colours_that_are_read_as_eight_are_told(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "eight.png")
+    assert open_scan(tmp_path / "eight.png").notices == ()
+    wide = png_of_sixteen_bits(picture(dtype=np.uint16))
+    (tmp_path / "sixteen.png").write_bytes(wide)
+    scan = open_scan(tmp_path / "sixteen.png")
+    assert scan.notices == ("Of its 16 bits a colour, the upper 8 are read.",)
+    assert np.array_equal(scan.data, picture(dtype=np.uint16) >> 8)
+    assert open_scan([tmp_path / "eight.png", tmp_path / "sixteen.png"]).notices == scan.notices
+
+
+def png_of_sixteen_bits(pixels):
+    """A PNG of 16-bit RGB, which Pillow does not write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data
+        content += struct.pack(">I", zlib.crc32(kind + data))
+    return content
 
 
 def test_float_tiff_and_tiff_orientation(tmp_path):
@@ -119,6 +204,54 @@ def test_a_tiff_of_several_pages_is_a_stack_of_slices(tmp_path):
     (path,) = write_mask(labels, scan, tmp_path / "mask.tif")
     assert np.array_equal(tifffile.imread(path), labels)
     assert np.array_equal(read_mask(path, scan), labels)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_a_stack_that_is_stored_turned_is_shown_upright_and_its_masks_fit(tmp_path, orientation):
+    made = save_wide(np.random.default_rng(0), tmp_path, "u2", 1, orientation, pages=3)
+    scan = open_scan(made.path)
+    assert np.array_equal(scan.data, made.expected)
+    labels = (made.expected % 7).astype(np.uint8)
+    for name in ("mask.tif", "mask.nii.gz"):
+        (path,) = write_mask(labels, scan, tmp_path / name)
+        assert np.array_equal(read_mask(path, scan), labels)
+    assert np.array_equal(tifffile.imread(tmp_path / "mask.tif"), tifffile.imread(made.path) % 7)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_masks_of_turned_photographs_fit_the_stored_pixels_as_png_and_as_tiff(
+    tmp_path, suffix, orientation
+):
+    made = save_tiff(made_up(np.random.default_rng(0), "L"), tmp_path, "tiff_lzw", orientation)
+    scan = open_scan(made.path)
+    labels = (made.expected % 5).astype(np.uint8)
+    (path,) = write_mask(labels, scan, tmp_path / f"mask{suffix}")
+    assert np.array_equal(read_mask(path, scan), labels)
+    with Image.open(path) as mask, Image.open(made.path) as photograph:
+        assert mask.getexif().get(274, 1) == photograph.getexif()[274]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_masks_that_store_zero_for_white_are_refused(tmp_path, dtype):
+    Image.fromarray(picture()).save(tmp_path / "eye.png")
+    labels = (picture()[..., 0] % 3).astype(dtype)
+    tifffile.imwrite(tmp_path / "mask.tif", labels, photometric="miniswhite")
+    with pytest.raises(ScanError, match="0 is stored for white"):
+        read_mask(tmp_path / "mask.tif", open_scan(tmp_path / "eye.png"))
+
+
+def test_palettes_of_masks_are_labels_in_every_format(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "eye.png")
+    scan = open_scan(tmp_path / "eye.png")
+    labels = (picture()[..., 0] % 3).astype(np.uint8)
+    mask = Image.fromarray(labels).convert("P")
+    mask.putpalette([0, 0, 0, 200, 10, 10, 10, 200, 10])
+    for name in ("mask.png", "mask.tif", "mask.bmp"):
+        mask.save(tmp_path / name)
+        assert np.array_equal(read_mask(tmp_path / name, scan), labels)
+    Image.fromarray(np.dstack([labels, labels + 9])).save(tmp_path / "alpha.png")
+    assert np.array_equal(read_mask(tmp_path / "alpha.png", scan), labels)
 
 
 @pytest.fixture
@@ -175,7 +308,7 @@ def test_photographs_of_a_list_are_decoded_only_when_looked_at(folder):
     assert scan.data.chunks[0] == (1, 1, 1)
 
 
-def test_masks_of_a_list_are_written_at_true_sizes_under_the_photographs_names(folder, tmp_path):
+def test_masks_of_a_list_are_written_at_true_sizes_and_name_nobody(folder, tmp_path):
     scan = open_scan(folder)
     stack = scan.empty_mask()
     expected = []
@@ -185,12 +318,48 @@ def test_masks_of_a_list_are_written_at_true_sizes_under_the_photographs_names(f
         expected.append(labels)
         assert np.array_equal(scan.get_mask(stack, i), labels)
     paths = write_mask(stack, scan, tmp_path / "masks", colours={1: "#102030"})
-    assert [p.name for p in paths] == ["a.png", "b.png", "c.png"]
+    assert [p.name for p in paths] == ["case-0001.png", "case-0002.png", "case-0003.png"]
     with Image.open(paths[0]) as mask:
         assert mask.size == (7, 20)
         assert mask.mode == "P"
         assert mask.getpalette()[3:6] == [0x10, 0x20, 0x30]
     assert np.array_equal(read_mask(tmp_path / "masks", scan), stack)
+    named = write_mask(stack, scan, tmp_path / "named", scan_names=True)
+    assert [p.name for p in named] == ["a.png", "b.png", "c.png"]
+    assert np.array_equal(read_mask(tmp_path / "named", scan), stack)
+
+
+def test_masks_by_name_and_by_number_are_not_mixed_up(folder, tmp_path):
+    # Their own names look like numbers, and count otherwise than the list.
+    paths = []
+    for k, name in enumerate(("b.png", "c.png")):
+        paths.append((folder / name).rename(folder / f"case-000{2 - k}.png"))
+    scan = open_scan(paths)
+    stack = scan.empty_mask()
+    for i in range(2):
+        scan.put_mask(stack, i, np.full(scan.slice_shape(i), i + 1, np.uint8))
+    write_mask(stack, scan, tmp_path / "masks")
+    with pytest.raises(ScanError, match="by the photographs' names and by numbers"):
+        read_mask(tmp_path / "masks", scan)
+
+
+@pytest.mark.parametrize("scan_names", [True, False])
+def test_masks_never_lie_among_the_photographs(folder, scan_names):
+    scan = open_scan(folder)
+    before = sorted(folder.iterdir())
+    with pytest.raises(ScanError, match="folder of the photographs"):
+        write_mask(scan.empty_mask(), scan, folder / ".", overwrite=True, scan_names=scan_names)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_two_photographs_of_one_name_are_told_before_anything_is_written(folder, tmp_path):
+    (folder / "sub").mkdir()
+    paths = [folder / "b.png", (folder / "c.png").rename(folder / "sub" / "b.png")]
+    scan = open_scan(paths)
+    with pytest.raises(ScanError, match="two photographs are called b"):
+        write_mask(scan.empty_mask(), scan, tmp_path / "masks", scan_names=True)
+    assert not (tmp_path / "masks").exists()
+    assert len(write_mask(scan.empty_mask(), scan, tmp_path / "masks")) == 2
 
 
 def test_eight_bit_photographs_among_sixteen_bit_ones_share_their_range(tmp_path):

@@ -54,6 +54,74 @@ def test_quantiles_leave_out_the_background_and_what_is_not_finite(volume):
         volume.intensity_range(0, 5, 95)
 
 
+@pytest.mark.parametrize("shift", [0, -1000, 3.5])
+def test_the_background_is_what_lies_around_not_what_is_zero(shift):
+    data = np.zeros((5, 40, 40), np.float32)
+    data[1:4, 8:32, 8:32] = np.random.default_rng(0).normal(60, 25, (3, 24, 24))
+    brain = data[data != 0]
+    scan = scan_from_array(data + np.float32(shift), name="brain")
+    low, high = np.quantile(brain, [0.01, 0.99])
+    assert scan.intensity_range(0, 0.01, 0.99) == pytest.approx(
+        (low + shift, high + shift), rel=1e-4
+    )
+
+
+def test_where_nothing_lies_around_everything_counts():
+    data = np.random.default_rng(0).normal(0, 9, (3, 20, 20)).astype(np.float32)
+    found = scan_from_array(data, name="filled").intensity_range(0, 0.1, 0.9)
+    assert found == pytest.approx(np.quantile(data, [0.1, 0.9]), rel=1e-5)
+
+
+def test_values_that_are_no_numbers_are_told_and_shown_where_they_are(tmp_path):
+    data = np.random.default_rng(0).normal(100, 20, (6, 5, 4)).astype(np.float32)
+    data[2, 3, :2] = np.nan
+    data[0, 0, 3] = -np.inf
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "holed.nii.gz")
+    scan = open_scan(tmp_path / "holed.nii.gz")
+    assert scan.notices[-1].startswith("3 values in 3 of 4 slices are no numbers")
+    found = [scan.invalid(i) for i in range(4)]
+    assert found[2] is None
+    assert [int(mask.sum()) for mask in (found[0], found[1], found[3])] == [1, 1, 1]
+    assert np.array_equal(found[0], ~np.isfinite(scan.read_slice(0)))
+    whole = scan_from_array(np.arange(60).reshape(3, 4, 5), name="whole")
+    assert (whole.notices, whole.invalid(1)) == ((), None)
+    colour = np.ones((4, 5, 3), np.float32)
+    colour[1, 2, 0], colour[0, 0, 0] = np.nan, 0
+    invalid = scan_from_array(colour, name="colour", rgb=True).invalid(0)
+    assert np.argwhere(invalid).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rgb", "words"),
+    [
+        ((6, 7), False, ("slice", "image", "image", False, False)),
+        ((6, 7), True, ("photograph", "photograph", "photograph 1", True, False)),
+        ((3, 6, 7), False, ("slice", "volume", "slice 1", False, True)),
+        ((3, 6, 7), True, ("photograph", "photograph", "photograph 1", True, False)),
+        ((2, 3, 6, 7), False, ("slice", "volume", "time 1, slice 1", False, True)),
+    ],
+)
+def test_a_scan_says_what_it_is_so_that_nobody_asks_for_its_kind(tmp_path, shape, rgb, words):
+    data = np.random.default_rng(0).integers(1, 99, (*shape, 3) if rgb else shape)
+    scan = scan_from_array(data.astype(np.uint8), name="Jane Doe", rgb=rgb)
+    found = (
+        scan.noun,
+        scan.case_noun,
+        scan.place_name(0),
+        scan.is_photographic,
+        scan.is_stack,
+    )
+    assert found == words
+    assert scan.counts(1) == f"1 {scan.noun}"
+    assert scan.counts(3) == f"3 {scan.noun}s"
+    labels = (data % 3).astype(np.uint8)[..., 0] if rgb else (data % 3).astype(np.uint8)
+    target = scan.mask_path(tmp_path, "adapted")
+    assert target.is_dir() is False
+    write_mask(labels, scan, target)
+    assert target.is_dir() == scan.is_list
+    assert np.array_equal(read_mask(target, scan), labels)
+
+
 def test_each_case_has_its_own_range():
     data = np.random.default_rng(0).normal(100, 5, (2, 3, 8, 8))
     data[1] *= 10
@@ -155,7 +223,7 @@ def test_reading_scans_needs_neither_qt_nor_napari_nor_torch():
     import subprocess
 
     code = (
-        "import sys; import napari_grata.scans.opening, napari_grata.scans.samples, "
+        "import sys; import napari_grata.scans.readers, napari_grata.scans.samples, "
         "napari_grata.widgets.reader, napari_grata.widgets.samples; "
         "print([m for m in ('qtpy', 'napari', 'torch') if m in sys.modules])"
     )

@@ -10,8 +10,13 @@ import torch
 
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters.card import Card, Structure
-from napari_grata.segmenters.frame import PreparationError, frame_for
-from napari_grata.segmenters.preprocessing import prepare, prepare_array, restore
+from napari_grata.segmenters.preprocessing import (
+    PredictionError,
+    frame_for,
+    prepare,
+    prepare_array,
+    restore,
+)
 
 PHOTO = Card(
     name="photo",
@@ -124,12 +129,12 @@ def test_a_region_reads_the_same_pixels_as_the_cropped_slice():
 
 def test_a_region_over_the_edge_is_cut_and_one_beside_the_slice_is_refused():
     assert frame_for(PHOTO, (50, 60), region=(-5, 40, 20, 90)).region == (0, 40, 20, 60)
-    with pytest.raises(PreparationError, match="holds no pixel"):
+    with pytest.raises(PredictionError, match="holds no pixel"):
         frame_for(PHOTO, (50, 60), region=(50, 0, 80, 20))
 
 
 def test_an_absurd_pixel_size_is_told_instead_of_filling_the_memory():
-    with pytest.raises(PreparationError, match="pixel size"):
+    with pytest.raises(PredictionError, match="pixel size"):
         frame_for(SLICES, (512, 512), spacing=(1000.0, 1000.0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from napari_grata.scans import scan_from_array
+from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import registry
-from napari_grata.segmenters.card import Card, CardError, Structure, load_card
-from napari_grata.segmenters.networks import build_network, register_network
+from napari_grata.segmenters.card import Card, Structure
+from napari_grata.segmenters.loaders import (
+    build_network,
+    write_model,
+)
 from napari_grata.segmenters.registry import (
     ModelError,
     add_model,
@@ -22,12 +26,6 @@ from napari_grata.segmenters.registry import (
     user_models_dir,
 )
 from napari_grata.segmenters.segmenter import load_segmenter
-from napari_grata.segmenters.weights import (
-    WeightsError,
-    fill_network,
-    load_weights,
-    write_model,
-)
 
 CARD = Card(
     name="tiny",
@@ -57,84 +55,13 @@ def folder(tmp_path, network) -> Path:
     return tmp_path / "from" / "anywhere"
 
 
+def photograph() -> Scan:
+    return scan_from_array(np.random.default_rng(0).random((9, 9, 3)), name="p", rgb=True)
+
+
 def left_in_user_folder() -> list[str]:
     folder = user_models_dir()
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-
-
-def test_written_weights_come_back_with_little_loss_from_half_precision(tmp_path, network):
-    bn = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    bn.running_var.fill_(1e6)  # beyond float16
-    card = write_model(tmp_path / "m", CARD, network)
-    assert load_card(tmp_path / "m") == card
-    loaded = build_network(card)
-    fill_network(loaded, load_weights(tmp_path / "m", card), origin="m")
-    for (key, was), now in zip(
-        network.state_dict().items(), loaded.state_dict().values(), strict=True
-    ):
-        assert now.dtype == was.dtype, key
-        assert torch.allclose(now.double(), was.double(), rtol=1e-3, atol=1e-6), key
-        if was.ndim < 2:
-            assert torch.equal(now, was), key
-
-
-def test_half_precision_halves_the_file_and_full_precision_loses_nothing(tmp_path, network):
-    write_model(tmp_path / "half", CARD, network)
-    card = write_model(tmp_path / "full", CARD, network, half=False)
-    sizes = [(tmp_path / n / "weights.safetensors").stat().st_size for n in ("half", "full")]
-    assert sizes[0] < 0.55 * sizes[1]
-    state = load_weights(tmp_path / "full", card)
-    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
-
-
-def test_writing_a_model_leaves_two_files_and_nothing_else(folder):
-    assert sorted(p.name for p in folder.iterdir()) == ["card.yaml", "weights.safetensors"]
-
-
-def test_exchanged_weights_are_refused(folder):
-    file = folder / "weights.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(WeightsError, match="not the file that its card describes"):
-        load_segmenter(folder, "cpu")
-
-
-def test_a_card_without_a_hash_is_told_which_line_to_add(folder, network):
-    text = (folder / "card.yaml").read_text()
-    digest = load_card(folder).weights_sha256
-    (folder / "card.yaml").write_text(text.replace(digest, "null"))
-    with pytest.raises(WeightsError, match=f"weights_sha256: {digest}"):
-        load_segmenter(folder, "cpu")
-
-
-def test_weights_of_another_network_are_refused_by_name(network):
-    state = dict(network.state_dict())
-    state["seg_head.weight"] = state["seg_head.weight"][:1]
-    del state["up1.bn.weight"]
-    state["extra.weight"] = torch.zeros(1)
-    with pytest.raises(WeightsError) as caught:
-        fill_network(network, state, origin="this file")
-    for part in ("up1.bn.weight", "extra.weight", "seg_head.weight is 1×", "this file"):
-        assert part in str(caught.value)
-
-
-def test_an_unknown_architecture_or_argument_is_a_card_error():
-    with pytest.raises(CardError, match="'transformer'; this version knows resunet"):
-        build_network(replace(CARD, architecture="transformer"))
-    with pytest.raises(CardError, match="does not take"):
-        build_network(replace(CARD, arguments={"depth": 7}))
-
-
-def test_a_registered_network_is_built_from_the_card():
-    def factory(outputs, channels, width):
-        return torch.nn.Conv2d(channels, outputs, width, padding="same")
-
-    register_network("one-layer", factory)
-    built = build_network(replace(CARD, architecture="one-layer", arguments={"width": 3}))
-    assert tuple(built.weight.shape) == (2, 3, 3, 3)
-    with pytest.raises(ValueError, match="already"):
-        register_network("one-layer", lambda: None)
 
 
 def test_models_are_found_in_all_three_places(tmp_path, network):
@@ -163,6 +90,50 @@ def test_a_broken_model_is_listed_with_its_error_beside_the_good_ones(tmp_path, 
     assert "weights.safetensors is missing" in cut.error
     with pytest.raises(ModelError, match="cannot be used"):
         load_segmenter("bad", "cpu")
+
+
+NEIGHBOURS = {
+    "nested": "name: " + "[" * 5_000,
+    "number": "version: " + "9" * 5_000,
+    "date": "name: !!timestamp 2024-13-45",
+    "aliases": "a: &a [x]\nb: *a\n",
+    "not-text": b"\xff\xfe\x00",
+    "nothing": "",
+    "large": "#" * 10**6,
+}
+
+
+def test_bad_neighbours_are_listed_as_bad_with_words_and_the_rest_works(tmp_path, folder):
+    for name, content in NEIGHBOURS.items():
+        (tmp_path / "shelf" / name).mkdir(parents=True)
+        raw = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "shelf" / name / "card.yaml").write_bytes(raw)
+    (tmp_path / "shelf" / "loop").symlink_to(tmp_path / "shelf" / "loop")
+    add_model(folder)
+    entries = {entry.name: entry for entry in list_models()}
+    assert set(entries) == {"tiny", *NEIGHBOURS}
+    for name in NEIGHBOURS:
+        assert entries[name].card is None
+        assert str(tmp_path / "shelf" / name) in entries[name].error
+        assert len(entries[name].error) < 3_000
+    assert load_segmenter("tiny", "cpu").card.name == "tiny"
+    assert [entry.name for entry in models_that_fit(photograph())] == ["tiny"]
+
+
+def test_places_that_cannot_be_read_are_no_error(tmp_path, folder, monkeypatch):
+    add_model(folder)
+    places = ["~nobody-of-this-name/models", str(tmp_path / "nowhere"), "x" * 5_000]
+    monkeypatch.setenv("NAPARI_GRATA_MODELS", os.pathsep.join(places))
+    assert [entry.name for entry in list_models()] == ["tiny"]
+    with pytest.raises(ModelError, match="no model"):
+        load_segmenter("x" * 5_000, "cpu")
+
+
+def test_a_place_that_cannot_be_written_is_told_in_a_sentence(tmp_path, folder, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NAPARI_GRATA_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match="cannot be added to your models"):
+        add_model(folder)
 
 
 def test_a_name_never_silently_means_another_model(tmp_path, network):
@@ -224,7 +195,6 @@ def test_models_that_fit_leaves_out_those_that_do_not(tmp_path, folder):
     brain = replace(CARD, name="brain", channels=1, dimensions=3, modality="T1")
     write_model(tmp_path / "shelf" / "brain", brain, build_network(brain))
     random = np.random.default_rng(0)
-    photograph = scan_from_array(random.random((9, 9, 3)), name="p", rgb=True)
     volume = scan_from_array(random.random((4, 9, 9)), name="v", spacing=(1, 1, 1))
-    assert [entry.name for entry in models_that_fit(photograph)] == ["tiny"]
+    assert [entry.name for entry in models_that_fit(photograph())] == ["tiny"]
     assert [entry.name for entry in models_that_fit(volume)] == ["brain"]

@@ -120,7 +120,7 @@ def test_saved_photograph_masks_have_the_layers_colours(folder, tmp_path):
     layer.colormap = DirectLabelColormap(color_dict={None: "gray", 0: "transparent", 1: "#E69F00"})
     layer.data[1, 2, 3] = 1
     paths = write_labels(str(tmp_path / "masks.png"), *layer.as_layer_data_tuple()[:2])
-    assert [p.rsplit("/", 2)[1:] for p in paths] == [["masks", "a.png"], ["masks", "b.png"]]
+    assert [p.rsplit("/", 2)[1:] for p in paths] == [["masks", f"case-000{k}.png"] for k in (1, 2)]
     with Image.open(paths[1]) as mask:
         assert mask.size == (8, 11)
         assert mask.getpixel((3, 2)) == 1
@@ -131,7 +131,7 @@ def test_masks_never_replace_the_photographs_themselves(folder):
     ((data, arguments, kind),) = get_reader(str(folder))(str(folder))
     layer = labels_layer(Layer.create(data, arguments, kind))
     before = (folder / "a.png").read_bytes()
-    with pytest.raises(ScanError, match="the scan itself"):
+    with pytest.raises(ScanError, match="the photographs themselves"):
         write_labels(f"{folder}.png", *layer.as_layer_data_tuple()[:2])
     assert (folder / "a.png").read_bytes() == before
 

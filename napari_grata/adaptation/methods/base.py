@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
-from napari_grata.adaptation.lean import make_lean
 from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
-from napari_grata.adaptation.objectives import ACTIVATIONS, Objectives, probabilities
-from napari_grata.adaptation.scribble import Supervision
-from napari_grata.adaptation.settings import PRECISIONS
-from napari_grata.segmenters.devices import has_bfloat16
-from napari_grata.segmenters.layout import lay_out
+from napari_grata.adaptation.objectives import Objectives, Supervision
+from napari_grata.adaptation.resunet_cpu import use_cpu_pass
+from napari_grata.adaptation.settings import Settings, checked
+from napari_grata.segmenters.card import VIEWS
+from napari_grata.segmenters.devices import has_bfloat16, lay_out
+
+from .register import METHODS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from napari_grata.segmenters import Segmenter
+
+
+_BY_ALL = ("seed", "six_views", "precision")
 
 
 class Output(NamedTuple):
@@ -34,6 +43,11 @@ class Output(NamedTuple):
 
     logits: Tensor
     probabilities: Tensor
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether they are numbers, all of them; no mask may be made of anything else."""
+        return bool(self.logits.isfinite().all() & self.probabilities.isfinite().all())
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class StepRecord:
         Losses and Euclidean norms of the gradients.
     undone : bool
         A loss, a gradient or the output was not finite: θ, moments and generator are as before
-        the step, and the prediction is that of the old θ.
+        the step, and the prediction, which may be no numbers either, is that of the old θ.
 
     Figures are None where the method has none, and NaN where the step was undone.
     """
@@ -89,6 +103,20 @@ class Snapshot:
     generator: Tensor
 
 
+class Common(TypedDict, total=False):
+    """Arguments that every method takes; see `Method`."""
+
+    seed: int
+    activation: str
+    blend: float
+    six_views: bool
+    views: Sequence[str]
+    batch_views: bool | None
+    symmetric_entropy: bool
+    strong_view: Callable[[Tensor], Tensor] | None
+    precision: str
+
+
 class Method:
     """Base of the adaptation methods: predicts, never learns.
 
@@ -98,24 +126,30 @@ class Method:
         The source model, on the device to work on. It is never changed: the method works on a
         copy that shares all weights but those of the normalisation layers.
     seed : int
-        Seed of every random draw.
+        Seed of every random draw; one seed gives the same numbers on the CPU.
     activation : {"sigmoid", "softmax"}
         Independent structures or exclusive classes.
     blend : float
-        α in [0, 1]: statistics are α·current + (1 − α)·source.
+        α in [0, 1]: statistics are α·current + (1 − α)·source. 1 is published.
     six_views : bool
-        Probabilities are the mean over the six flips and rotations.
+        Probabilities are the mean over the views.
+    views : sequence of str
+        Flips and rotations that the model is used to, the identity among them.
     batch_views : bool, optional
         Whether views of equal shape run as one batch. By default only on a GPU: on a CPU six
         small batches keep to the cache and are faster.
+    symmetric_entropy : bool
+        Bernoulli entropy in place of the published one-sided form (sigmoid only).
+    strong_view : callable, optional
+        Images to images; None for the seeded augmentation.
     precision : {"float32", "bfloat16"}
         What the network computes in. bfloat16 is faster where the device has it, and changes the
         numbers; θ, statistics, losses and predictions stay in the network's type. Where the
         device lacks it, the attribute of this name says ``"float32"``.
     """
 
-    name = ""
-    learns = False
+    name: ClassVar[str] = ""
+    learns: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -125,31 +159,24 @@ class Method:
         activation: str = "sigmoid",
         blend: float = 1.0,
         six_views: bool = False,
+        views: Sequence[str] = VIEWS,
         batch_views: bool | None = None,
         symmetric_entropy: bool = False,
         strong_view: Callable[[Tensor], Tensor] | None = None,
         precision: str = "float32",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}.")
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}."
-            )
-        if not 0 <= blend <= 1:
-            raise ValueError(f"blend is {blend}; it lies between 0 (source) and 1 (current).")
         first = next(network.parameters(), None)
         self.device = torch.device("cpu") if first is None else first.device
         self.dtype = torch.float32 if first is None else first.dtype
-        self.seed = int(seed)
+        self.seed: int = checked("seed", seed)
         self.activation = activation
-        self.blend = float(blend)
+        self.blend = float(checked("blend", blend))
         self.six_views = six_views
-        self.network = adaptable_copy(network, blend)
+        self.network = adaptable_copy(network, self.blend)
         self._layout = lay_out(self.network, self.device)
-        low = precision == "bfloat16" and has_bfloat16(self.device)
+        low = checked("precision", precision) == "bfloat16" and has_bfloat16(self.device)
         self.precision = "bfloat16" if low else "float32"
-        lean = make_lean(self.network, torch.bfloat16 if low else None)
+        by_hand = use_cpu_pass(self.network, torch.bfloat16 if low else None)
         self.generator = torch.Generator().manual_seed(self.seed)
         self.objectives = Objectives(
             self.network,
@@ -157,8 +184,9 @@ class Method:
             activation=activation,
             symmetric_entropy=symmetric_entropy,
             strong_view=strong_view,
+            views=views,
             batch_views=self.device.type != "cpu" if batch_views is None else batch_views,
-            autocast=low and lean is None,
+            autocast=low and by_hand is None,
         )
         self._flat = FlatParameters(norm_parameters(self.network))
         if self.learns and not self._flat.names:
@@ -204,9 +232,12 @@ class Method:
 
     def snapshot(self) -> Snapshot:
         """Return the state: θ, moments, step count, random generator."""
+        return self._state(torch.device("cpu"))
+
+    def _state(self, device: torch.device) -> Snapshot:
         adam = self._adam
         theta, first, second = (
-            one.detach().to("cpu", copy=True)
+            one.detach().to(device, copy=True)
             for one in (self._flat.values, adam.first, adam.second)
         )
         return Snapshot(theta, first, second, adam.count, self.generator.get_state())
@@ -249,16 +280,17 @@ class Method:
         ValueError
             If the images do not fit the network.
         """
-        return StepRecord(*self.predict(images))
+        output = self.predict(images)
+        return StepRecord(*output, undone=not output.is_finite)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Output:
         """Predict ``images``, as for `step`, with the present θ and without learning."""
         images = self._images(images)
         if self.six_views:
-            return Output(*self.objectives.six_views(images))
+            return Output(*self.objectives.mean_of_views(images))
         logits = self.objectives.logits(images)
-        return Output(logits, probabilities(logits, self.activation))
+        return Output(logits, self.objectives.probabilities(logits))
 
     def _images(self, images: Tensor) -> Tensor:
         if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
@@ -277,42 +309,84 @@ class Method:
 
 
 class Learner(Method):
-    """Base of the methods that learn: takes one guarded step and undoes it where it must."""
+    """Base of the methods that learn: takes one guarded step and undoes it where it must.
+
+    Parameters
+    ----------
+    network : nn.Module
+    learning_rate : float
+    **common
+        See `Method`.
+    """
 
     learns = True
 
+    def __init__(
+        self, network: nn.Module, learning_rate: float = 1e-4, **common: Unpack[Common]
+    ) -> None:
+        super().__init__(network, **common)
+        self.learning_rate = float(checked("learning_rate", learning_rate))
+
     def step(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
         images = self._images(images)
-        before = self._state()
+        before = self._state(self.device)
         try:
             self.objectives.supervision = supervision and supervision.to(images)
             figures = self._learn(images)
             output = self.predict(images)
+            # One transfer from the device for all figures of the step.
+            finite = torch.stack([one.isfinite().all() for one in (*output, self._flat.values)])
+            numbers = [*(one.reshape(()) for one in figures.values()), finite.all().to(self.dtype)]
+            *values, is_finite = torch.stack(numbers).tolist()
+            told: dict[str, Any] = dict(zip(figures, values, strict=True))
         except BaseException:
             # Out of memory or interrupted halfway: the step did not take place.
             self.restore(before)
             raise
         finally:
             self.objectives.supervision = None
-        # One transfer from the device for all figures of the step.
-        finite = torch.isfinite(output.logits).all() & torch.isfinite(self._flat.values).all()
-        numbers = torch.stack(
-            [*(one.reshape(()) for one in figures.values()), finite.to(self.dtype)]
-        )
-        *values, is_finite = numbers.tolist()
-        undone = not is_finite or not all(map(math.isfinite, values))
-        if undone:
-            self.restore(before)
-            output, values = self.predict(images), [math.nan] * len(figures)
-        named = dict(zip(figures, values, strict=True))
-        return replace(StepRecord(*output, undone=undone), **named)
+        if is_finite and all(map(math.isfinite, values)):
+            return StepRecord(*output, **told)
+        self.restore(before)
+        unknown: dict[str, Any] = dict.fromkeys(figures, math.nan)
+        return StepRecord(*self.predict(images), undone=True, **unknown)
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
         """Change θ on ``images`` and return the figures of the step, by `StepRecord` name."""
         raise NotImplementedError
 
-    def _state(self) -> Snapshot:
-        """Return the state as `snapshot` does, but on the network's own device."""
-        adam = self._adam
-        theta, first, second = (one.clone() for one in (self._flat.values, adam.first, adam.second))
-        return Snapshot(theta, first, second, adam.count, self.generator.get_state())
+    def _descend(self, loss: Tensor) -> dict[str, Tensor]:
+        """Take one Adam step along −∂loss/∂θ at the fixed rate; return the step's figures."""
+        gradient, _ = self._flat.gradient(loss)
+        rate = torch.full_like(loss.detach(), self.learning_rate)
+        self._adam.step(self._flat.values, gradient, rate)
+        return {
+            "learning_rate": rate,
+            "pseudo_loss": loss.detach(),
+            "pseudo_norm": torch.linalg.vector_norm(gradient),
+        }
+
+
+def make_method(
+    settings: Settings,
+    network: nn.Module,
+    activation: str = "sigmoid",
+    views: Sequence[str] = VIEWS,
+) -> Method:
+    """Build the method that ``settings`` describe, on ``network`` and its device.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot serve the settings (a head or every normalisation layer missing).
+    """
+    info = METHODS[settings.method]
+    chosen = {name: getattr(settings, name) for name in (*_BY_ALL, *info.settings_used)}
+    built: Method = info.load()(network, activation=activation, views=views, **chosen)
+    return built
+
+
+def method_for(settings: Settings, segmenter: Segmenter) -> Method:
+    """Build the method that ``settings`` describe on a segmenter, with the views of its card."""
+    card = segmenter.card
+    return make_method(settings, segmenter.network, card.activation, card.views)

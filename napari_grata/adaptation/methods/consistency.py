@@ -2,70 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from napari_grata.adaptation.scribble import SCRIBBLE
+from napari_grata.adaptation.objectives import SCRIBBLE
+from napari_grata.adaptation.settings import checked
 
 from .base import Learner
+from .register import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from typing_extensions import Unpack
+
+    from .base import Common
 
 
+@register(
+    name="consistency",
+    title="Consistency only",
+    summary="Learns to give the same answer for flipped, rotated and disturbed copies of a slice.",
+    learns="theta",
+    settings_used=("learning_rate", "blend", "scribble"),
+)
 class Consistency(Learner):
     """One Adam step at a fixed rate on the consistency loss at θ; no auxiliary gradient.
 
-    Parameters are those of `GraTa`. ``objective`` may name any other of the six objectives; with
-    ``"entropy"`` the step is that of Tent (Wang et al., 2021). ``scribble`` ``"pseudo"`` puts the
-    corrected pixels in its place where there are some: plain fine-tuning of θ; ``"both"`` adds
-    them to consistency.
+    Parameters are those of `Learner`, and ``scribble``: ``"pseudo"`` puts the corrected pixels in
+    the place of consistency where there are some, which is plain fine-tuning of θ; ``"both"``
+    adds them to consistency.
     """
-
-    name = "consistency"
 
     def __init__(
         self,
         network: nn.Module,
         learning_rate: float = 1e-4,
-        strong_view: Callable[[Tensor], Tensor] | None = None,
-        seed: int = 0,
-        activation: str = "sigmoid",
-        blend: float = 1.0,
-        six_views: bool = False,
-        batch_views: bool | None = None,
-        objective: str = "consistency",
-        symmetric_entropy: bool = False,
+        *,
         scribble: str = "none",
-        precision: str = "float32",
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            network,
-            seed=seed,
-            activation=activation,
-            blend=blend,
-            six_views=six_views,
-            batch_views=batch_views,
-            symmetric_entropy=symmetric_entropy,
-            strong_view=strong_view,
-            precision=precision,
-        )
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate is {learning_rate}; it is above 0.")
-        self.objectives.check(objective)
-        self.learning_rate = float(learning_rate)
-        self.objective = objective
-        self.scribble = scribble
+        super().__init__(network, learning_rate, **common)
+        self.scribble: str = checked("scribble", scribble)
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
-        objective = self.objective
+        objective = "consistency"
         if self.objectives.supervision is not None and self.scribble != "none":
             objective = SCRIBBLE if self.scribble == "pseudo" else f"{SCRIBBLE}+consistency"
-        loss = self.objectives.loss(objective, images)
-        gradient, _ = self._flat.gradient(loss)
-        rate = torch.full_like(loss.detach(), self.learning_rate)
-        self._adam.step(self._flat.values, gradient, rate)
-        return {
-            "learning_rate": rate,
-            "pseudo_loss": loss.detach(),
-            "pseudo_norm": torch.linalg.vector_norm(gradient),
-        }
+        return self._descend(self.objectives.loss(objective, images))

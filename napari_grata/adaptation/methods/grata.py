@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from napari_grata.adaptation.gradients import aligned_rate, alignment
-from napari_grata.adaptation.scribble import SCRIBBLE
-from napari_grata.adaptation.settings import LEARNING_RATE_RULES, SCRIBBLE_ROLES
+from napari_grata.adaptation.objectives import SCRIBBLE
+from napari_grata.adaptation.settings import checked
 
 from .base import Learner
+from .register import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from typing_extensions import Unpack
+
+    from .base import Common
 
 _TINY = 1e-12
 _TAUGHT = {
@@ -22,6 +28,22 @@ _TAUGHT = {
 """(auxiliary, pseudo) objective by the role of the corrections."""
 
 
+@register(
+    name="grata",
+    title="GraTa: gradient alignment",
+    summary="Learns from one signal as far as another agrees with it.",
+    learns="theta",
+    settings_used=(
+        "learning_rate",
+        "auxiliary",
+        "pseudo",
+        "learning_rate_rule",
+        "blend",
+        "symmetric_entropy",
+        "perturbation",
+        "scribble",
+    ),
+)
 class GraTa(Learner):
     """Learn from the pseudo gradient, as far as the auxiliary gradient agrees with it.
 
@@ -40,25 +62,12 @@ class GraTa(Learner):
         Objectives, one of ``settings.OBJECTIVES``.
     learning_rate_rule : {"quadratic", "linear", "softplus", "fixed"}
         See `aligned_rate`.
-    strong_view : callable, optional
-        Images to images; None for the seeded augmentation.
-    seed : int
-        Seed of every random draw; one seed gives the same numbers on the CPU.
-    activation : {"sigmoid", "softmax"}
-    blend : float
-        α in [0, 1]: statistics are α·current + (1 − α)·source. 1 is published.
-    symmetric_entropy : bool
-        Bernoulli entropy in place of the published one-sided form (sigmoid only).
     perturbation : float, optional
         Length ρ of the auxiliary move, θ' = θ − ρ·g_a/‖g_a‖. None is the published raw gradient.
-    six_views : bool
-        Predict the mean probability over six flips and rotations.
-    batch_views : bool, optional
-        Run views of equal shape as one batch; by default on a GPU only.
     scribble : {"none", "auxiliary", "pseudo", "both"}
         Role of corrected pixels in steps that are given some; see `Settings`.
-    precision : {"float32", "bfloat16"}
-        What the network computes in; see `Method`.
+    **common
+        See `Method`.
 
     Raises
     ------
@@ -67,8 +76,6 @@ class GraTa(Learner):
         normalisation layer with scale and shift.
     """
 
-    name = "grata"
-
     def __init__(
         self,
         network: nn.Module,
@@ -76,54 +83,22 @@ class GraTa(Learner):
         auxiliary: str = "entropy",
         pseudo: str = "consistency",
         learning_rate_rule: str = "quadratic",
-        strong_view: Callable[[Tensor], Tensor] | None = None,
-        seed: int = 0,
-        activation: str = "sigmoid",
-        blend: float = 1.0,
-        symmetric_entropy: bool = False,
+        *,
         perturbation: float | None = None,
-        six_views: bool = False,
-        batch_views: bool | None = None,
         scribble: str = "none",
-        precision: str = "float32",
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            network,
-            seed=seed,
-            activation=activation,
-            blend=blend,
-            six_views=six_views,
-            batch_views=batch_views,
-            symmetric_entropy=symmetric_entropy,
-            strong_view=strong_view,
-            precision=precision,
-        )
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate is {learning_rate}; it is above 0.")
-        if perturbation is not None and not perturbation > 0:
-            raise ValueError(f"perturbation is {perturbation}; it is above 0, or None.")
-        if learning_rate_rule not in LEARNING_RATE_RULES:
-            raise ValueError(
-                f"learning_rate_rule is {learning_rate_rule!r}; choose one of "
-                f"{', '.join(LEARNING_RATE_RULES)}."
-            )
-        if scribble not in SCRIBBLE_ROLES:
-            raise ValueError(
-                f"scribble is {scribble!r}; choose one of {', '.join(SCRIBBLE_ROLES)}."
-            )
+        super().__init__(network, learning_rate, **common)
+        self.learning_rate_rule: str = checked("learning_rate_rule", learning_rate_rule)
+        self.perturbation: float | None = checked("perturbation", perturbation)
+        self.scribble: str = checked("scribble", scribble)
+        self.auxiliary, self.pseudo = auxiliary, pseudo
         self.objectives.check(auxiliary)
         self.objectives.check(pseudo)
-        self.learning_rate = float(learning_rate)
-        self.learning_rate_rule = learning_rate_rule
-        self.auxiliary = auxiliary
-        self.pseudo = pseudo
-        self.perturbation = perturbation
-        self.scribble = scribble
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
         theta = self._flat.values
         start = theta.clone()
-
         objectives = self.auxiliary, self.pseudo
         if self.objectives.supervision is not None:
             objectives = _TAUGHT.get(self.scribble, objectives)

@@ -1,0 +1,14 @@
+from .base import Learner as Learner
+from .base import Method as Method
+from .base import Output as Output
+from .base import Snapshot as Snapshot
+from .base import StepRecord as StepRecord
+from .base import make_method as make_method
+from .batch_norm import BatchNorm as BatchNorm
+from .consistency import Consistency as Consistency
+from .grata import GraTa as GraTa
+from .register import METHODS as METHODS
+from .register import MethodInfo as MethodInfo
+from .register import register as register
+from .source import Source as Source
+from .tent import Tent as Tent

@@ -1,0 +1,174 @@
+"""The files of a run folder beside its store: for people and other programs.
+
+===================  =============================================================================
+``run.sqlite``       the store: everything that happened (`run_store`)
+``card.yaml``        the model's card as it was
+``scan.json``        where the scan and the model lie, and the slices' names: may identify a
+                     patient, so delete it before sharing the folder; nothing else needs it
+``run.json``         what the run is and how it stands, as in the store
+``steps.csv``        a row an event
+``source.*``         the masks in the scan's own format and grid
+``adapted.*``
+===================  =============================================================================
+
+What follows ``scan.json`` is written anew each time the run comes to rest, and is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_grata.scans.files import read_json, write_csv, write_json
+
+from .records import Record
+from .run_store import RunInfo, ScanInfo
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card
+
+SCAN_FILE = "scan.json"
+RUN_FILE = "run.json"
+STEPS_FILE = "steps.csv"
+FINGERPRINT_SLICES = 8
+"""The scan's fingerprint is taken from this many evenly spaced slices: a long list of photographs
+is not decoded twice."""
+_PLAIN = (
+    *("phase", "step", "done", "total", "slice_index", "case", "pass_index", "cosine"),
+    *("learning_rate", "auxiliary_loss", "pseudo_loss", "undone", "final", "seconds"),
+)
+
+
+def now() -> str:
+    """Return the time in UTC, as a run keeps it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    import torch
+
+    from napari_grata import __version__
+
+    return {
+        "napari_grata": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def fingerprint(scan: Scan) -> str:
+    """Tell a scan from others without naming it: SHA-256 of evenly spaced slices' values."""
+    count = min(scan.n_slices, FINGERPRINT_SLICES)
+    chosen = np.unique(np.linspace(0, scan.n_slices - 1, count).round().astype(int))
+    digest = hashlib.sha256()
+    for index in chosen:
+        values = scan.read_slice(int(index))
+        digest.update(repr((int(index), values.shape, values.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def describe_scan(scan: Scan) -> ScanInfo:
+    """Return a scan's fingerprint and grid."""
+    return {
+        "kind": scan.kind,
+        "shape": [int(size) for size in scan.data.shape],
+        "dtype": str(scan.data.dtype),
+        "sha256": fingerprint(scan),
+        "mask_shape": [int(size) for size in scan.mask_shape],
+        "n_slices": int(scan.n_slices),
+        "slice_spacing": scan.slice_spacing and [float(size) for size in scan.slice_spacing],
+        "slice_thickness": scan.slice_thickness and float(scan.slice_thickness),
+    }
+
+
+def write_whereabouts(
+    folder: Path, scan: Scan, slices: Sequence[int], model_folder: Path | None
+) -> None:
+    """Write ``scan.json``: paths and names, which may identify a patient.
+
+    Raises
+    ------
+    FileError
+    """
+    paths = [scan.slice_path(index) for index in range(scan.n_slices)]
+    where = {
+        "note": "This file may identify a patient. Delete it before you share the folder.",
+        "path": _absolute(scan.path),
+        "paths": [_absolute(path) for path in paths] if scan.is_list else None,
+        "model_folder": _absolute(model_folder),
+        "slice_names": {str(index): scan.slice_name(index) for index in slices},
+    }
+    write_json(folder / SCAN_FILE, where)
+
+
+def read_whereabouts(folder: Path) -> dict[str, Any]:
+    """Read ``scan.json``; empty where it was deleted or is damaged."""
+    try:
+        return read_json(folder / SCAN_FILE)
+    except (OSError, ValueError):
+        return {}
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def write_tables(folder: Path, info: RunInfo, records: Iterable[Record]) -> None:
+    """Write ``run.json`` and ``steps.csv``.
+
+    Raises
+    ------
+    FileError
+    """
+    write_json(folder / RUN_FILE, info)
+    rows = [_row(record) for record in records]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(folder / STEPS_FILE, columns, [[row.get(name) for name in columns] for row in rows])
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in _PLAIN}
+    row["auxiliary_norm"], row["pseudo_norm"] = record.gradient_norms
+    for table in ("source_area", "adapted_area", "agreement"):
+        row |= {f"{table}:{name}": value for name, value in getattr(record, table).items()}
+    row["flags"] = "; ".join(flag.code for flag in record.flags)
+    row["flag_texts"] = " | ".join(flag.text for flag in record.flags)
+    return row
+
+
+def write_masks(
+    folder: Path, name: str, masks: Mapping[int, np.ndarray], scan: Scan, card: Card
+) -> None:
+    """Write masks in the scan's own format: ``name.nii.gz``, ``name.png`` or ``name/`` ….
+
+    Photographs of a list are numbered as displayed, for their own names may name patients. What
+    was written for slices that have no mask any more, after a rollback, goes.
+
+    Raises
+    ------
+    FileError, ScanError
+    """
+    from napari_grata.scans import write_mask
+
+    path, kept = scan.mask_path(folder, name), []
+    if masks:
+        stack = scan.empty_mask()
+        for index, mask in masks.items():
+            scan.put_mask(stack, index, mask)
+        kept = write_mask(stack, scan, path, colours=card.colours, overwrite=True)
+    if scan.is_list:
+        kept = [kept[index] for index in masks]
+    for old in path.glob("*.png") if scan.is_list else [path]:
+        if old not in kept:
+            old.unlink(missing_ok=True)

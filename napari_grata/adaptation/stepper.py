@@ -1,0 +1,242 @@
+"""The method at work on a scan's slices: devices, memory and a second model for looking back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from .corrections import Corrections
+from .methods.base import Method, Output, Snapshot, StepRecord, method_for
+from .normalisation import is_blank
+from .objectives import Supervision
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Prediction, Prepared, Segmenter
+
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+class Stepper:
+    """Two models over one source: one that learns along the stream, one that only predicts.
+
+    The second takes any θ of the history, so that a slice can be predicted as it was at any step,
+    from another thread too, while the first goes on undisturbed.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    scan : Scan
+    settings : Settings
+    region : (row0, col0, row1, col1) or None
+    notices : list of str
+        Where to say what the person should know.
+    corrections : Corrections, optional
+        What a reviewer corrected; teaches if the settings say so.
+
+    Attributes
+    ----------
+    start : ndarray or None
+        θ before the run, of what the reviewer saw; None: the source model's.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        scan: Scan,
+        settings: Settings,
+        region: tuple[int, int, int, int] | None,
+        notices: list[str],
+        corrections: Corrections | None = None,
+    ) -> None:
+        self.segmenter = segmenter
+        self._scan = scan
+        self._settings = settings
+        self._region = region
+        self._notices = notices
+        self._corrections = corrections if settings.scribble != "none" else None
+        self.start: np.ndarray | None = None
+        self._said: dict[int, torch.Tensor] = {}
+        self._looking = threading.Lock()
+        self._prepared: Prepared | None = None
+        self._make()
+
+    def _make(self) -> None:
+        learner = self._settings
+        if self._corrections and learner.predict != "stream":
+            # Many steps on few slices: what they look like in between is worth one view, not six.
+            learner = learner.but(six_views=False)
+        self._method = method_for(learner, self.segmenter)
+        self._viewer = method_for(self._settings, self.segmenter)
+        if self._method.precision != self._settings.precision:
+            self._say(
+                f"{self.segmenter.device} does not compute in {self._settings.precision}; this "
+                "run computes in float32, and its numbers differ a little."
+            )
+
+    # -- state -----------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """State of the learning model."""
+        return self._method.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the learning model back."""
+        self._method.restore(snapshot)
+
+    def parameters(self) -> list[tuple[str, list[int]]]:
+        """Names and shapes of what θ holds, in order."""
+        names, shapes = self._method.theta_names, self._method.theta_shapes
+        return [(name, list(shape)) for name, shape in zip(names, shapes, strict=True)]
+
+    # -- work ------------------------------------------------------------------------------
+
+    def source(self, slices: list[int]) -> Iterator[Prediction]:
+        """Predict slices with the source model."""
+        seen = len(self.segmenter.notices)
+        yield from self.segmenter.predict(self._scan, slices, region=self._region)
+        for notice in self.segmenter.notices[seen:]:
+            self._say(notice)
+
+    def step(self, slice_index: int) -> tuple[StepRecord | None, Prediction | None]:
+        """Take one step on a slice; one with nothing on it teaches nothing.
+
+        Returns
+        -------
+        (StepRecord or None, Prediction or None)
+            No prediction where the source mask is the answer: the method is the source model
+            itself, the slice is one single value, or what came out are no numbers, even with the
+            step undone. No record of a step where there is nothing to learn from.
+        """
+        if self._settings.method == "source" and not self._settings.six_views:
+            return None, None
+        prepared = self._prepare(slice_index)
+        if is_blank(prepared.image):
+            # Such as the air above a skull-stripped brain, a third of a volume. One value has no
+            # statistics to normalise with (the masks would be noise), and its strong view would
+            # be noise stretched to the full range, which should not be learnt.
+            return None, None
+        supervision = self._supervision(prepared)
+        if supervision is None and self._only_corrections_teach(slice_index):
+            # Drawn outside the region: the model never sees it, and the rest is not to teach.
+            output = self._with_room(
+                lambda: self._method, lambda: self._method.predict(prepared.image), self._move
+            )
+            return None, self._prediction(output, prepared)
+        record = self._with_room(
+            lambda: self._method, lambda: self._method.step(prepared.image, supervision), self._move
+        )
+        return record, self._prediction(Output(record.logits, record.probabilities), prepared)
+
+    def predict(self, slice_index: int, theta: np.ndarray | None) -> Prediction | None:
+        """Predict a slice with some θ (None: as the method starts); None if no numbers come out."""
+        prepared = self.segmenter.prepare(self._scan, slice_index, self._region)
+        if is_blank(prepared.image):
+            return next(iter(self.source([slice_index])))
+        return self._prediction(self._look(prepared, theta), prepared)
+
+    def _look(self, prepared: Prepared, theta: np.ndarray | None) -> Output:
+        def look() -> Output:
+            viewer = self._viewer
+            if theta is not None:
+                viewer.load_theta(torch.from_numpy(theta))
+            return viewer.predict(prepared.image)
+
+        with self._looking:
+            return self._with_room(lambda: self._viewer, look, self._move_viewer)
+
+    def _supervision(self, prepared: Prepared) -> Supervision | None:
+        """Return what the reviewer's corrections of a slice teach, if there are any."""
+        if not self._corrections:
+            return None
+        settings, index = self._settings, prepared.slice_index
+        found = Supervision.of(
+            self._corrections, prepared, self.segmenter.card, settings.soft_labels
+        )
+        if found is None or settings.hold == 0:
+            return found
+        if index not in self._said:
+            self._said[index] = self._look(prepared, self.start).probabilities
+        return found.holding(self._said[index], settings.hold)
+
+    def _only_corrections_teach(self, slice_index: int) -> bool:
+        """Whether a slice takes steps for its corrections alone."""
+        drawn = () if self._corrections is None else self._corrections.labels
+        return slice_index in drawn and not self._settings.uncorrected_learn
+
+    def _prepare(self, slice_index: int) -> Prepared:
+        """Several steps on one slice prepare it once."""
+        if self._prepared is None or self._prepared.slice_index != slice_index:
+            self._prepared = self.segmenter.prepare(self._scan, slice_index, self._region)
+        return self._prepared
+
+    def _prediction(self, output: Output, prepared: Prepared) -> Prediction | None:
+        from napari_grata.segmenters import Prediction
+
+        if not output.is_finite:
+            return None
+        restored = self.segmenter.restore(output.probabilities[0], prepared)
+        return Prediction(prepared.slice_index, self.segmenter.label_map(restored), restored)
+
+    # -- memory ----------------------------------------------------------------------------
+
+    def _with_room(
+        self, worker: Callable[[], Method], work: Callable[[], _Result], move: Callable[[], None]
+    ) -> _Result:
+        """Do some work; when memory runs out, make room and do it again.
+
+        First the views run one by one, then the CPU takes over from the worker. A step that
+        failed has put its state back, so that it can be taken again.
+        """
+        from napari_grata.segmenters.segmenter import is_out_of_memory
+
+        while True:
+            methods = self._method, self._viewer
+            moves = False
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if any(method.objectives.batch_views for method in methods):
+                    for method in methods:
+                        method.objectives.batch_views = False
+                elif worker().device.type == "cpu":
+                    raise MemoryError(
+                        "There is not enough memory to adapt on this slice. Close other programs, "
+                        "or draw a region over the part that matters."
+                    ) from error
+                else:
+                    moves = True
+            # Outside the handler: the error's traceback holds on to what did not fit.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if moves:
+                move()
+
+    def _move(self) -> None:
+        """Let the CPU go on, from the state that the learning model is in."""
+        self._say(
+            f"The graphics card ({self.segmenter.device}) ran out of memory; the CPU goes on from "
+            "here, more slowly. Nothing is lost."
+        )
+        state = self._method.snapshot()
+        self.segmenter = self.segmenter.to("cpu")
+        self._make()
+        self._method.restore(state)
+
+    def _move_viewer(self) -> None:
+        """Let the CPU look back, while the learning model stays where it is."""
+        self._viewer = method_for(self._settings, self.segmenter.to("cpu"))
+
+    def _say(self, text: str) -> None:
+        if text not in self._notices:
+            self._notices.append(text)
+            _log.warning("%s", text)

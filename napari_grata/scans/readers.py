@@ -1,0 +1,141 @@
+"""The formats of scans, in one register, and the one door into this room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from napari_grata.scans import nifti, photographs
+from napari_grata.scans.scan import Scan, ScanError
+
+
+class Reader(Protocol):
+    """A format of scans: what a module has to hold to stand in `READERS`.
+
+    Attributes
+    ----------
+    SUFFIXES : tuple of str
+        Endings of its files, in small letters.
+    WORDS : str
+        Its name for the user, with the endings.
+    """
+
+    SUFFIXES: tuple[str, ...]
+    WORDS: str
+
+    def find(self, files: Sequence[Path]) -> list[Path]:
+        """The scans among the files of one folder."""
+
+    def read(self, path: Path) -> Scan:
+        """Open a scan. Raises ScanError, whatever is wrong with it."""
+
+    def write_mask(
+        self, labels: np.ndarray, scan: Scan, path: Path, colours: Mapping[int, str]
+    ) -> list[Path]:
+        """Write a label stack of the scan's displayed shape onto the scan's own grid.
+
+        What is written begins blank and takes the place of the voxels from the scan's geometry,
+        field by field: no text of the scan's file goes into its mask.
+        """
+
+    def read_mask(self, path: Path, scan: Scan, i: int | None) -> np.ndarray:
+        """Read a mask's values onto the displayed grid of a scan, or of its slice `i`."""
+
+
+READERS: tuple[Reader, ...] = (nifti, photographs)
+_HINTS = {
+    ".dcm": "Convert DICOM to NIfTI first, for example with dcm2niix.",
+    ".mha": "Convert it to .nii.gz first.",
+    ".mhd": "Convert it to .nii.gz first.",
+    ".nrrd": "Convert it to .nii.gz first.",
+    ".mgz": "Convert it to .nii.gz first, for example with mri_convert.",
+    ".hdr": "Convert the .hdr/.img pair to .nii.gz first.",
+    ".img": "Convert the .hdr/.img pair to .nii.gz first.",
+}
+
+
+def reader_of(path: Path) -> Reader | None:
+    """The reader of a file by its name; None for other types of file."""
+    name = path.name.lower()
+    return next((reader for reader in READERS if name.endswith(reader.SUFFIXES)), None)
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether a file's name says that it is a scan."""
+    return not path.name.startswith(".") and reader_of(path) is not None
+
+
+def open_scan(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Scan:
+    """Open a file, a folder of photographs, or a list of photographs.
+
+    Parameters
+    ----------
+    source : path or sequence of paths
+        ``.nii``/``.nii.gz`` (2-D to 4-D), a ``.png``/``.jpg``/``.tif`` photograph, a folder of
+        photographs (taken in the order of their names), or a list of photographs (in its order).
+
+    Returns
+    -------
+    Scan
+
+    Raises
+    ------
+    ScanError
+        Whatever is wrong: what, where, and what to do. Nothing is left open.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return _open_list([Path(item).expanduser() for item in source])
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return _open_folder(path)
+        if not path.exists():
+            raise ScanError("there is no such file or folder", path, "Check its name.")
+        reader = reader_of(path)
+        if reader is not None:
+            return reader.read(path)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ScanError(f"it cannot be read ({why})", path, "Ask for access to it.") from error
+    raise ScanError("this type of file is not known", path, _hint([path]))
+
+
+def _open_list(paths: Sequence[Path]) -> Scan:
+    if not paths:
+        raise ScanError("no file was given", None, _hint([]))
+    if len(paths) == 1:
+        return open_scan(paths[0])
+    for path in paths:
+        if not path.is_file():
+            raise ScanError("there is no such file", path, "Check its name.")
+        if not photographs.is_photograph(path):
+            raise ScanError(
+                "only photographs can be opened as one list", path, "Open other scans one by one."
+            )
+    return photographs.read_list(paths, f"{paths[0].stem} and {len(paths) - 1} more")
+
+
+def _open_folder(folder: Path) -> Scan:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    found = photographs.find(files)
+    if found:
+        # Centres side by side would otherwise all be called "images".
+        name = folder.name
+        if name.lower() in ("images", "image"):
+            name = f"{folder.absolute().parent.name} {name}"
+        return photographs.read_list(found, name, folder)
+    raise ScanError("there are no photographs in this folder", folder, _hint(files))
+
+
+def _hint(files: Sequence[Path]) -> str:
+    """What to do with files that cannot be opened as they are."""
+    if any(reader.find(files) for reader in READERS):
+        return "Open its scans one by one."
+    for path in files:
+        if path.suffix.lower() in _HINTS:
+            return _HINTS[path.suffix.lower()]
+    return f"Scans are {' or '.join(reader.WORDS for reader in READERS)}."

@@ -1,0 +1,120 @@
+"""Dice of a model folder on labelled cases, through the same path that a user takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_grata.segmenters.card import Card, load_card, structure_mask
+
+from .data import LabelledCase, find_cases, labelled_scans, split_cases
+
+
+def dice(predicted: np.ndarray, reference: np.ndarray) -> float:
+    """Dice in percent of two masks of one shape; 100 where both are empty."""
+    total = int(predicted.sum()) + int(reference.sum())
+    return 100.0 * 2 * int((predicted & reference).sum()) / total if total else 100.0
+
+
+def worst_tenth(values: Sequence[float]) -> float:
+    """Mean of the lowest tenth, at least one value."""
+    ordered = np.sort(np.asarray(values, float))
+    return float(ordered[: max(1, round(len(ordered) / 10))].mean())
+
+
+def evaluate_model(
+    model: str | Path,
+    cases: Sequence[LabelledCase],
+    labels: dict[int, int],
+    *,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Measure a model without adaptation.
+
+    Parameters
+    ----------
+    model : path
+        A model folder.
+    cases : sequence of LabelledCase
+    labels : dict of int to int
+        Stored mask value to structure value.
+    device : str
+
+    Returns
+    -------
+    list of dict
+        One per structure: ``structure``, ``dice_mean``, ``dice_worst_tenth`` (percent), ``n``
+        and ``unit``: what was averaged over. A volume counts as one case for the mean; its worst
+        tenth is over the slices in which the reference holds at least 20 pixels of the structure.
+    """
+    from napari_grata.segmenters.segmenter import load_segmenter
+
+    card = load_card(Path(model))
+    segmenter = load_segmenter(str(model), device=device)
+    by_case: dict[str, list[float]] = {s.name: [] for s in card.structures}
+    by_slice: dict[str, list[float]] = {s.name: [] for s in card.structures}
+    for scan, reference in labelled_scans(cases, labels):
+        stack = scan.empty_mask()
+        for prediction in segmenter.predict(scan):
+            scan.put_mask(stack, prediction.slice_index, prediction.label_map)
+        for name in by_case:
+            found = structure_mask(card, stack, name)
+            true = structure_mask(card, reference, name)
+            by_case[name].append(dice(found, true))
+            if card.dimensions == 3:
+                by_slice[name] += [
+                    dice(f, t) for f, t in zip(found, true, strict=True) if t.sum() >= 20
+                ]
+    return [_row(card, name, by_case[name], by_slice[name]) for name in by_case]
+
+
+def _row(card: Card, name: str, cases: list[float], slices: list[float]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "structure": name,
+        "dice_mean": round(float(np.mean(cases)), 2),
+        "dice_worst_tenth": round(worst_tenth(slices or cases), 2),
+        "n": len(cases),
+        "unit": "volumes" if card.dimensions == 3 else "photographs",
+    }
+    if slices:
+        row["slices"] = len(slices)
+    return row
+
+
+def evaluate(
+    model: str | Path,
+    data_root: str | Path,
+    *,
+    centre: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Measure a model on the held-out cases of its recipe, or on another centre.
+
+    Parameters
+    ----------
+    model : path
+        A model folder whose card has the name of a recipe.
+    data_root : path
+        Folder of the data sets.
+    centre : str, optional
+        Folder of another centre below it, with the recipe's mask values.
+    seed : int
+        Seed of the training, which decided the split.
+    device : str
+
+    Returns
+    -------
+    list of dict
+        As `evaluate_model`.
+    """
+    from .recipes import find_recipe
+
+    recipe = find_recipe(load_card(Path(model)).name)
+    cases = find_cases(Path(data_root), centre or recipe.folder)
+    if centre is None:
+        cases = split_cases(cases, recipe.hold_out, block=recipe.block, seed=seed)[1]
+    return evaluate_model(model, cases, recipe.labels, device=device)
