@@ -279,11 +279,6 @@ class Scan:
         """Number of slices (photographs): the product of the slider axes, 1 without any."""
         return math.prod(self.leading_shape)
 
-    @property
-    def noun(self) -> str:
-        """What a slice of this scan is called: "photograph" or "slice"."""
-        return "photograph" if self.kind in ("photograph", "photographs") else "slice"
-
     def slice_index(self, indices: tuple[int, ...]) -> int:
         """Flat number of the slice at these slider positions."""
         if not self.leading_shape:

@@ -66,6 +66,7 @@ class AdaptSection(QWidget):
             layout.addWidget(widget)
         self.method.activated.connect(self._on_method)
         self.form.changed.connect(self._on_form)
+        self.form.failed.connect(context.fail)
         self.keep.activated.connect(self._on_keep)
         context.settings_changed.connect(self._show_settings)
         context.changed.connect(self.refresh)

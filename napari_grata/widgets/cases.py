@@ -156,6 +156,7 @@ class CurrentCase:
         context.look_back(None)
         context.set_painting(False)
         self._keep_sight()
+        context.leaving.emit()
         safe = not context.save_drawings()
         sessions = context.sessions.of(self._layer)
         kept: list[Layer] = []

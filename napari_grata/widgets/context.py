@@ -18,8 +18,10 @@ from qtpy.QtWidgets import QWidget
 
 from napari_grata.adaptation.plan import SlicesError, make_plan, parse_slices
 from napari_grata.adaptation.settings import PRESETS, Settings, preset
+from napari_grata.scans.files import safe_name
+from napari_grata.segmenters.extent import implausible
 from napari_grata.segmenters.registry import ModelEntry, list_models
-from napari_grata.widgets.background import Outcome, Queue
+from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections
 from napari_grata.widgets.keys import Actions
 from napari_grata.widgets.runner import Runner, about
@@ -170,6 +172,8 @@ class Context(QObject):
         Another step is looked back at (int), or the result again (None).
     mode_changed(str)
         Masks are to be shown another way.
+    leaving()
+        The scan in view is about to be taken out: what is drawn over it must go first.
     case_changed(), list_changed(), decisions_changed()
     theme_changed(ThemeColours)
     painting_changed(bool)
@@ -198,6 +202,7 @@ class Context(QObject):
     slice_changed = Signal(int)
     step_changed = Signal(object)
     mode_changed = Signal(str)
+    leaving = Signal()
     case_changed = Signal()
     list_changed = Signal()
     decisions_changed = Signal()
@@ -251,6 +256,7 @@ class Context(QObject):
         self.save_drawings: Callable[[], str] = lambda: ""
         self.figures = SliceFigures(self)
         self.looked = False
+        self._adapt_then = False
         self._unreadable = ""
         self._session: Session | None = None
         self._running_layer: Layer | None = None
@@ -274,6 +280,7 @@ class Context(QObject):
         self.connections.listen(self.viewer.events.theme, self._on_theme)
         self.connections.listen(self.viewer.dims.events.current_step, self._on_dims)
         runner = self.runner
+        self.queue.found.connect(self._on_found)
         runner.changed.connect(self.touch)
         runner.noticed.connect(show_info)
         runner.ended.connect(self._on_ended)
@@ -605,17 +612,28 @@ class Context(QObject):
         """Make the source masks."""
         begun = self._begin()
         if begun is not None:
-            session, entry, slices = begun
-            self.runner.segment(session, entry, self.device, slices, self.region)
-            self.mode = "source"
-            self.take_results()
+            self._segment(*begun)
+
+    def _segment(self, session: Session, entry: ModelEntry, slices: list[int]) -> None:
+        self.runner.segment(session, entry, self.device, slices, self.region)
+        self.mode = "source"
+        self.take_results()
+        self.mode_changed.emit(self.mode)
 
     def adapt(self) -> None:
-        """Adapt; source masks that lack are made on the way."""
+        """Segment, where that is not done, and adapt if the source masks can be right.
+
+        Where they cannot, it is said and nothing is adapted; asked for once more, it is done.
+        """
         begun = self._begin()
         if begun is None:
             return
         session, entry, slices = begun
+        there = session.source_masks(slices, self.region)
+        if len(there) < len(slices):
+            self._adapt_then = True
+            self._segment(session, entry, slices)
+            return
         self.undo.forget([session])
         session.settings = self.settings
         plan = make_plan(self.settings, slices, session.scan.case_of)
@@ -662,13 +680,13 @@ class Context(QObject):
         from datetime import datetime
 
         stamp = datetime.now().strftime("%Y-%m-%d %H.%M.%S")
-        allowed = "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in session.scan.name)
-        return Path(self.run_parent) / f"{allowed.strip(' .') or 'run'} {stamp}"
+        return Path(self.run_parent) / f"{safe_name(session.scan.name)} {stamp}"
 
     def _begin(self) -> tuple[Session, ModelEntry, list[int]] | None:
         """Capture what a run works on, or say why it cannot begin."""
         self.clear_problem()
         self.look_back(None)
+        self._adapt_then = False
         layer, scan, entry = self.layer, self.scan, self.entry
         if self.runner.kind or self._misfit() or layer is None or scan is None or entry is None:
             self.touch()
@@ -702,12 +720,39 @@ class Context(QObject):
             session.note, session.note_tone = self._result_words(session)
         if outcome.kind == "done" and self.runner.seconds_a_slice is not None:
             self.store.set_pace(self._pace_key(kind), self.runner.seconds_a_slice)
+        if kind == "segment" and outcome.kind == "done":
+            self._look_at_extent(session)
         if kind == "adapt" and session is self.session and session.can_compare:
             self.mode = "difference" if outcome.kind == "done" else "adapted"
             self.apply_plain_mode(session)
             self.mode_changed.emit(self.mode)
             if outcome.kind == "done":
                 self.go_to(self._most_worth_a_look(session))
+
+    def _look_at_extent(self, session: Session) -> None:
+        """Look in the background whether the source masks can be right, then go on."""
+        then, self._adapt_then = self._adapt_then, False
+        masks = session.source_masks(sorted(session.segmented_slices), session.region)
+        look = partial(
+            implausible,
+            session.card,
+            masks,
+            session.scan,
+            region=session.region,
+            slices=sorted(masks),
+        )
+        self.queue.ask(("extent", id(session), then), look)
+
+    def _on_found(self, found: Found) -> None:
+        if not isinstance(found.key, tuple) or found.key[0] != "extent":
+            return
+        session = self.session
+        if session is None or id(session) != found.key[1]:
+            return
+        self.implausible = " ".join(sentence for _, sentence in (found.result or ())[:2])
+        if found.key[2] and not self.implausible:
+            self.adapt()
+        self.touch()
 
     def describe_result(self, session: Session) -> None:
         """Say of a session what came of its adaptation."""

@@ -15,8 +15,12 @@ from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWi
 from superqt import QCollapsible
 
 from napari_grata.adaptation.corrections import Corrections, CorrectionsError
-from napari_grata.adaptation.settings import Settings, SettingsError, preset
-from napari_grata.adaptation.teaching import teaching_settings
+from napari_grata.adaptation.settings import (
+    Settings,
+    SettingsError,
+    preset,
+    teaching_settings,
+)
 from napari_grata.widgets import keys, tasks
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
@@ -56,7 +60,7 @@ def teach(
     yield tasks.Stage("Learning from your corrections …")
     snapshot()
     with tasks.leave_room_for_the_interface():
-        from napari_grata.adaptation.correcting import correct_run
+        from napari_grata.adaptation.teaching import correct_run
 
         taught = correct_run(run, corrections, settings, folder)
         first = (tasks.Started(taught),)
@@ -371,7 +375,7 @@ class CorrectSection(QWidget):
         flow = self._context.flow
         if flow is None or self.where.currentData() != REST or self.where_row.isHidden():
             return ""
-        from napari_grata.adaptation.correcting import taught_state
+        from napari_grata.adaptation.teaching import taught_state
 
         wanted = flow.cases_after()
         if not wanted:

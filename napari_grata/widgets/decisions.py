@@ -366,7 +366,7 @@ class Decisions(QObject):
         if session.taken_step is not None:
             facts["step"] = session.taken_step
         elif session.run is not None:
-            facts["step"] = int(session.run.history.last_step)
+            facts["step"] = int(session.run.past.last_step)
         facts[MASK_FACT] = self._mask_digest(session, verdict, index)
         if verdict not in ("edit", "keep-source") and session.adapted.edited():
             facts["edit_version"] = place.work.edit_version if place.work is not None else 0

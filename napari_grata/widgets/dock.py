@@ -25,17 +25,22 @@ from napari_grata.widgets import keys
 from napari_grata.widgets.adapt_section import AdaptSection
 from napari_grata.widgets.bar import Legend, NextStepButton, ProgressLine
 from napari_grata.widgets.cases import Cases
+from napari_grata.widgets.compare import ViewControl
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.correct_section import CorrectSection
 from napari_grata.widgets.decide_section import DecideBar
 from napari_grata.widgets.export_section import ExportSection
 from napari_grata.widgets.help import HelpDialog
+from napari_grata.widgets.measure_section import MeasureSection
 from napari_grata.widgets.model_card import add_model_dialog, dropped_models
 from napari_grata.widgets.model_section import ModelSection
 from napari_grata.widgets.qt_parts import Sentence, StepSection, button, column
 from napari_grata.widgets.scan_section import OpenButtons, ScanSection
+from napari_grata.widgets.slice_table import SliceTable
 from napari_grata.widgets.state import DockState, Step, dock_state
+from napari_grata.widgets.steps import StepsSection
 from napari_grata.widgets.theme import ThemeColours, sheet
+from napari_grata.widgets.timeline import Timeline
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -59,6 +64,7 @@ class GrataDock(QWidget):
         viewer = getattr(viewer, "__wrapped__", viewer)
         self.context = Context(viewer, self)
         self._opened_by_user: Step | None = None
+        self._timeline_offered = False
         self._state: DockState | None = None
         self._build()
         self._lay_out()
@@ -87,6 +93,12 @@ class GrataDock(QWidget):
         self.correct = CorrectSection(context)
         self.export = ExportSection(context)
         self.cases = Cases(context)
+        self.view_control = ViewControl(context)
+        self.timeline = Timeline(context)
+        self.timeline.add_to_header(self.view_control)
+        self.timeline.add_tab("Curves", StepsSection(context))
+        self.timeline.add_tab("Slices", SliceTable(context), only_stacks=True)
+        self.timeline.add_tab("Measures", MeasureSection(context))
         self.help_button = button("?", "Keys and help", small=True, clicked=self._show_help)
         self.first_buttons = OpenButtons()
         self.progress = ProgressLine(context)
@@ -173,6 +185,7 @@ class GrataDock(QWidget):
         context.runner.ended.connect(self._on_ended)
         context.scan_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._forget_open_step)
+        context.session_changed.connect(self._open_timeline)
         self.first_buttons.open_requested.connect(context.open_requested)
         context.recent_lists_changed.connect(self.first_buttons.set_recent)
         for step, section in self.steps.items():
@@ -240,12 +253,20 @@ class GrataDock(QWidget):
         self.next.show_next(state.next)
 
     def _show_theme(self, colours: ThemeColours) -> None:
-        self.setStyleSheet(sheet(colours))
+        for widget in (self, self.timeline):
+            widget.setStyleSheet(sheet(colours))
 
     def _on_ended(self, kind: str, outcome: Any) -> None:
         if outcome.kind == "failed":
             show_error(outcome.message)
         self._forget_open_step()
+
+    def _open_timeline(self) -> None:
+        """Where there is something to compare, the timeline opens; once closed it stays so."""
+        session = self.context.session
+        if session is not None and session.can_compare and not self._timeline_offered:
+            self._timeline_offered = True
+            self.timeline.open_below()
 
     # --- docks beside it -----------------------------------------------------------------------
 

@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 REPORT_ENDINGS = (".html", ".htm")
 
 
-def mask_path(scan: Scan, folder: Path, name: str) -> Path:
-    """Return where a mask of a scan goes: a file, or a folder for a list of photographs."""
-    allowed = "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in name)
-    stem = allowed.strip(" .") or "mask"
-    if scan.kind == "photographs":
-        return folder / stem
-    return folder / f"{stem}{'.png' if scan.kind == 'photograph' else '.nii.gz'}"
-
-
 def save_masks(
     stacks: Mapping[Path, np.ndarray], scan: Scan, colours: dict[int, str], overwrite: bool
 ) -> Iterator[Path]:
@@ -176,7 +167,7 @@ class ExportSection(QWidget):
         case = context.case
         stem = scan.name if self.names.isChecked() else case.key if case else "case-0001"
         stacks = {
-            mask_path(scan, folder, f"{stem} {role}"): stack
+            scan.mask_path(folder, f"{stem} {role}"): stack
             for role, stack in session.stacks_to_save().items()
         }
         there = [path for path in stacks if path.exists()]
@@ -260,7 +251,8 @@ class ExportSection(QWidget):
 
     def _report_case(self, session: Session) -> ReportCase:
         """Return what is shown now as a case of a report; copies what may still change."""
-        from napari_grata.adaptation.runfolder import RunFolderError, read_info, versions
+        from napari_grata.adaptation.run_files import versions
+        from napari_grata.adaptation.run_store import RunFolderError, read_info
         from napari_grata.review.report import ReportCase
         from napari_grata.review.report.gather import decisions_of
         from napari_grata.review.standing import CaseMasks

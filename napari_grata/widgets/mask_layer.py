@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from napari_grata.scans import Scan
 
+# napari draws contours anew at each redraw, and the time grows with their width.
+MOST_CONTOUR = 4
 # Layers that this plugin made; copies that the user made of them are not among them.
 _MADE: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -47,6 +49,20 @@ def placement(scan: Scan, scan_layer: Layer | None) -> dict[str, Any]:
         for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
             arguments[name] = getattr(scan_layer, name)
     return arguments
+
+
+def contour_width(scan: Scan, zoom: float) -> int:
+    """Return how many pixels of the scan a thin contour is wide, to be one pixel of the screen.
+
+    Parameters
+    ----------
+    zoom : float
+        Of the camera: pixels of the screen a unit of the world.
+    """
+    spacing = scan.geometry.spacing
+    pixel = float(spacing[-1]) if spacing else 1.0
+    wanted = 1.2 / max(zoom * pixel, 1e-6)
+    return int(min(max(round(wanted), 1), MOST_CONTOUR))
 
 
 class MaskLayer:
@@ -279,6 +295,8 @@ class SliceLayer:
     ----------
     viewer, scan, name, colours, scan_layer, contour, opacity, role
         As for `MaskLayer`.
+    offset : (float, float)
+        Rows and columns by which it lies beside its own place.
     """
 
     def __init__(
@@ -292,16 +310,18 @@ class SliceLayer:
         contour: int = 0,
         opacity: float = 0.7,
         role: str = "step",
+        offset: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self._viewer = viewer
         self._scan = scan
         self._name = name
         self._colours = dict(colours)
         self._contour, self._opacity, self._role = contour, opacity, role
+        self._offset = offset
         arguments = placement(scan, scan_layer)
         self._metadata = dict(arguments.pop("metadata", {}))
         self._arguments = arguments
-        self._to_world = _linear(arguments, len(scan.mask_shape))
+        self._to_world = to_world_map(arguments, len(scan.mask_shape))
         self._shown: tuple[int, np.ndarray] | None = None
         self.layer: Labels | None = None
 
@@ -314,7 +334,7 @@ class SliceLayer:
         """Show a mask, shape (H, W), on a slice."""
         position = self._scan.slice_position(slice_index)
         data = label_map.reshape(*(1 for _ in position), *label_map.shape)
-        corner = np.array([*position, 0, 0], dtype=float)
+        corner = np.array([*position, *self._offset], dtype=float)
         translate = np.asarray(self._to_world(corner), dtype=float)
         if self.layer is None or not self.shown:
             self.layer = self._make(data, translate)
@@ -362,7 +382,7 @@ def add_quietly(viewer: Viewer, layer: Layer) -> None:
         viewer.layers.selection.active = active
 
 
-def _linear(arguments: dict[str, Any], ndim: int) -> Affine:
+def to_world_map(arguments: dict[str, Any], ndim: int) -> Affine:
     """Return the map from pixels of the stack to where ``translate`` counts from."""
     parts = {name: arguments.get(name) for name in ("scale", "translate", "rotate", "shear")}
     return Affine(ndim=ndim, **{name: part for name, part in parts.items() if part is not None})

@@ -257,8 +257,12 @@ class Segmented(QWidget):
 
     def choose(self, name: str) -> None:
         """Show one as chosen; emits nothing."""
-        for other, made in self.buttons.items():
-            mark(made, "chosen", "true" if other == name else "false")
+        self.choose_all({other: other == name for other in self.buttons})
+
+    def choose_all(self, chosen: dict[str, bool]) -> None:
+        """Show which are on, where each is a switch of its own; emits nothing."""
+        for name, on in chosen.items():
+            mark(self.buttons[name], "chosen", "true" if on else "false")
 
     def offer(self, name: str, why_not: str = "", *, shown: bool = True) -> None:
         """Enable a button, or disable it for a reason that becomes part of its tooltip."""

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPen
-from qtpy.QtWidgets import (
-    QComboBox,
-    QHBoxLayout,
-    QMenu,
-    QSizePolicy,
-    QSlider,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QSlider, QVBoxLayout, QWidget
 
 from napari_grata.widgets import keys, tasks
 from napari_grata.widgets.background import Found, Outcome, Queue, describe
@@ -31,13 +20,13 @@ from napari_grata.widgets.mask_layer import SliceLayer
 from napari_grata.widgets.qt_parts import Sentence, button, choice
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
 from napari_grata.widgets.slice_figures import AreaUnit, pixel_area
-from napari_grata.widgets.theme import ThemeColours, blend, tip
+from napari_grata.widgets.theme import ThemeColours, tip
 
 CACHE_BYTES = 48 * 2**20
-_PREVIEW = "preview"
-_JUMPS = ("largest_change", "lowest_similarity", "first_flag")
-_RESULT = -1
+RESULT = -1
 _SIDE_WIDTH = 196
+_BUSY = "A run is going on; wait for its end, or cancel it."
+_Question = tuple[int, int]  # after which step, of which slice
 
 
 class StepSlider(QSlider):
@@ -48,15 +37,15 @@ class StepSlider(QSlider):
     Signals
     -------
     moved(int)
-        The user wants to see the mask after this step; −1: the result.
+        The user wants to see the mask after this step; `RESULT`: the result.
     """
 
     moved = Signal(int)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, colours: ThemeColours, parent: QWidget | None = None) -> None:
         super().__init__(Qt.Orientation.Horizontal, parent)
-        self._axis = (0.0, 1.0, 0.0, 1.0)
-        self._colours: ThemeColours | None = None
+        self.axis = (0.0, 1.0, 0.0, 1.0)
+        self.colours = colours
         self.setAccessibleName("Step of the adaptation")
         self.setToolTip(
             tip(
@@ -66,22 +55,19 @@ class StepSlider(QSlider):
             )
         )
         self.setPageStep(5)
+        self.setFixedHeight(18)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.valueChanged.connect(self._on_value)
-        self.set_last(0)
+        self.offer(0, None)
 
-    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return a line's height."""
-        return QSize(200, 18)
+    def offer(self, last: int, step: int | None) -> None:
+        """Offer the steps 0 … ``last`` and stand at one, None: at the result; emits nothing.
 
-    def set_last(self, last: int) -> None:
-        """Offer the steps 0 … ``last`` and the result; 0 switches the slider off."""
+        Without steps the slider is switched off.
+        """
         self.blockSignals(True)
-        at_result = self.step() == _RESULT
         self.setRange(0, last + 1 if last else 0)
-        if at_result:
-            self.setValue(self.maximum())
+        self.setValue(self.maximum() if step is None else min(step, last))
         self.blockSignals(False)
         self.setEnabled(last > 0)
         self.update()
@@ -91,176 +77,59 @@ class StepSlider(QSlider):
         return max(0, self.maximum() - 1)
 
     def step(self) -> int:
-        """Return the step that is shown, −1 for the result itself."""
-        return _RESULT if self.value() == self.maximum() else self.value()
-
-    def show_step(self, step: int | None) -> None:
-        """Stand at a step, or (None) at the result; emits nothing."""
-        self.blockSignals(True)
-        self.setValue(self.maximum() if step is None else min(step, self.last()))
-        self.blockSignals(False)
-        self.update()
-
-    def set_axis(self, axis: tuple[float, float, float, float]) -> None:
-        """Lie on an axis: its left and right pixel, and the steps there."""
-        self._axis = axis
-        self.update()
-
-    def set_colours(self, colours: ThemeColours) -> None:
-        """Take the colours of a theme."""
-        self._colours = colours
-        self.update()
+        """Return the step that is shown, or `RESULT`."""
+        return RESULT if self.value() == self.maximum() else self.value()
 
     def place(self, value: int) -> float:
-        """Return the pixel of a step; of the value beyond the last: that of the result."""
-        left, right, low, high = self._axis
+        """Return the pixel of a step, or, one beyond the last, of the result."""
+        left, right, low, high = self.axis
         if value > self.last():
             return right - 4
-        return left + (value - low) / (high - low) * (right - left) if high > low else left
+        return left + (value - low) / (high - low) * (right - left)
 
     def _on_value(self, _value: int) -> None:
-        self.update()
         self.moved.emit(self.step())
 
-    def _go(self, x: float) -> None:
-        left, right, low, high = self._axis
-        value = round(low + (x - left) / max(right - left, 1.0) * (high - low))
-        if x > (self.place(self.last()) + self.place(self.maximum())) / 2:
-            value = self.maximum()
-        self.setValue(value)
+    def _go(self, event: Any) -> None:
+        """Go where the mouse is."""
+        left, right, low, high = self.axis
+        x = event.pos().x()
+        beyond = x > (self.place(self.last()) + self.place(self.maximum())) / 2
+        step = round(low + (x - left) / max(right - left, 1.0) * (high - low))
+        self.setValue(self.maximum() if beyond else min(step, self.last()))
 
     def mousePressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Go where the mouse is."""
+        """Go where the mouse is; the handle may be anywhere."""
         if event.button() == Qt.MouseButton.LeftButton:
-            self._go(QPointF(event.pos()).x())
+            self._go(event)
 
     def mouseMoveEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Follow the mouse."""
         if event.buttons() & Qt.MouseButton.LeftButton:
-            self._go(QPointF(event.pos()).x())
+            self._go(event)
 
     def mouseReleaseEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Nothing more: the handle is where it was let go."""
+        """The handle is where it was let go."""
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Draw the groove, the result's end and the handle."""
-        colours = self._colours
-        if colours is None:
-            return
+        left, right, *_ = self.axis
+        middle, colours, there = self.height() / 2, self.colours, self.isEnabled()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        left, right, *_ = self._axis
-        middle = self.height() / 2
-        first, end = max(left, self.place(0)), min(right, self.place(self.last()))
-        painter.setPen(QPen(QColor(colours.grid), 3, cap=Qt.PenCapStyle.RoundCap))
-        if self.isEnabled() and end > first:
-            painter.drawLine(QPointF(first, middle), QPointF(end, middle))
+        painter.setPen(QPen(QColor(colours.grid), 3 if there else 1))
+        first = max(left, self.place(0)) if there else left
+        end = min(right, self.place(self.last())) if there else right
+        painter.drawLine(QPointF(first, middle), QPointF(end, middle))
+        if there:
             result = self.place(self.maximum())
             painter.drawLine(QPointF(result, middle - 5), QPointF(result, middle + 5))
             where = min(max(self.place(self.value()), left), right)
-            away = self.step() != _RESULT
-            painter.setPen(QPen(QColor(colours.text if self.hasFocus() else colours.background), 1))
+            away = self.step() != RESULT
+            painter.setPen(QColor(colours.text if self.hasFocus() else colours.background))
             painter.setBrush(QColor(colours.accent if away else colours.muted))
             painter.drawRoundedRect(QRectF(where - 4, middle - 7, 8, 14), 3, 3)
-        else:
-            painter.setPen(QPen(QColor(blend(colours.background, colours.grid, 0.5)), 3))
-            painter.drawLine(QPointF(left, middle), QPointF(right, middle))
         painter.end()
-
-
-class MaskCache:
-    """Masks that were asked for lately, by step and slice, up to so many bytes."""
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self._limit = limit
-        self.nbytes = 0
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-
-    def get(self, question: tuple[int, int]) -> np.ndarray | None:
-        """Return a mask that is there, and remember that it was wanted."""
-        found = self._kept.get(question)
-        if found is not None:
-            self._kept.move_to_end(question)
-        return found
-
-    def put(self, question: tuple[int, int], label_map: np.ndarray) -> None:
-        """Keep a mask; those that were not wanted for longest go."""
-        old = self._kept.pop(question, None)
-        self.nbytes += label_map.nbytes - (0 if old is None else old.nbytes)
-        self._kept[question] = label_map
-        while self.nbytes > self._limit and len(self._kept) > 1:
-            _, gone = self._kept.popitem(last=False)
-            self.nbytes -= gone.nbytes
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
-        self.nbytes = 0
-
-
-@dataclass
-class _Change:
-    """Another state of a run is taken as the result, or given back.
-
-    Attributes
-    ----------
-    session : Session
-    step : int or None
-        The step that is taken; None: the run's result.
-    kept : list of MaskSnapshot
-        The session as it was before, once the job has packed it.
-    wanted : MaskSnapshot or None
-        What is put back; None: masks are predicted anew.
-    taken : _Taken or None
-        Of an Undo: where to keep the state that is left, for Redo.
-    """
-
-    session: Session
-    step: int | None
-    kept: list[MaskSnapshot] = field(default_factory=list)
-    wanted: MaskSnapshot | None = None
-    taken: _Taken | None = None
-
-
-@dataclass
-class _Taken:
-    """The two states between which Undo and Redo go."""
-
-    before: MaskSnapshot
-    after: MaskSnapshot | None = None
-
-
-def _words(step: int | None) -> str:
-    return "the result of the run" if step is None else f"the state after step {step}"
-
-
-def _take(change: _Change) -> Iterator[Any]:
-    """Keep the session, take its run to a step, and predict every slice as the model was then."""
-    before = MaskSnapshot(change.session)
-    change.kept.append(before)
-    step = _RESULT if change.step is None else change.step
-    done = False
-    try:
-        yield from tasks.masks_at(change.session.run, step, sorted(change.session.adapted_slices))
-        done = True
-    finally:
-        if not done:  # cancelled, or it failed
-            _put_run(before)
-
-
-def _give_back(change: _Change) -> Iterator[Any]:
-    """Keep the session, and take its run to a state that was kept."""
-    assert change.wanted is not None
-    change.kept.append(MaskSnapshot(change.session))
-    yield tasks.Stage(f"Going to {_words(change.wanted.step)} …")
-    _put_run(change.wanted)
-
-
-def _put_run(state: MaskSnapshot) -> None:
-    run, step = state.run, state.step
-    run.rollback(run.history.last_step if step is None else step)
-    if step is not None:
-        run.take(step, dict(state.masks()))
 
 
 class StepsSection(QWidget):
@@ -275,22 +144,21 @@ class StepsSection(QWidget):
         super().__init__(parent)
         self._context = context
         self._queue = Queue("steps", self)
-        self._cache = MaskCache()
+        self._cache: dict[_Question, np.ndarray] = {}
         self._preview: SliceLayer | None = None
         self._of: Session | None = None
-        self._change: _Change | None = None
+        # The session whose run is being taken to a state, and what then is to be done.
+        self._change: tuple[Session, Callable[[bool], None]] | None = None
         self._build()
         self._wire()
-        self._show_theme(context.theme)
-        self.refresh()
 
     def _build(self) -> None:
         context = self._context
         self.curves = Curves(context)
-        self.slider = StepSlider()
+        self.slider = StepSlider(context.theme)
         self.pair = choice(tip(ABOUT), "Which curves are shown")
         self.pair.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
-        self.pair.addItems([title for title, *_ in PAIRS])
+        self.pair.addItems(list(PAIRS))
         self.words = Sentence(3)
         self.words.setObjectName("grata_small")
         self.use_button = button(
@@ -299,22 +167,15 @@ class StepsSection(QWidget):
             "you drew is kept in a layer of its own. Undo takes it back.",
             clicked=self.use,
         )
-        self.go_button = QToolButton()
-        self.go_button.setText("Go to")
-        self.go_button.setToolTip("Go to what is worth a look.")
-        self.go_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.go_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.go_button.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Preferred)
+        self.go_button = button("Go to", "Go to what is worth a look.", small=True)
         menu = QMenu(self.go_button)
-        self.jumps = {}
-        for name in _JUMPS:
-            action = keys.BY_NAME[name]
+        self.jumps: dict[str, Any] = {}
+        for name in ("largest_change", "lowest_similarity", "first_flag"):
             text = name.replace("_", " ").capitalize()
-            entry = menu.addAction(f"{text}\t{action.key}")
-            entry.triggered.connect(partial(context.actions.perform, name))
-            self.jumps[name] = entry
+            self.jumps[name] = menu.addAction(f"{text}\t{keys.BY_NAME[name].key}")
+            self.jumps[name].triggered.connect(partial(self._perform, name))
         self.go_button.setMenu(menu)
-        left = QVBoxLayout()
+        left, right = QVBoxLayout(), QVBoxLayout()
         left.setSpacing(0)
         left.addWidget(self.curves, 1)
         left.addWidget(self.slider)
@@ -324,7 +185,7 @@ class StepsSection(QWidget):
         buttons.addWidget(self.go_button)
         side = QWidget()
         side.setFixedWidth(_SIDE_WIDTH)
-        right = QVBoxLayout(side)
+        side.setLayout(right)
         right.setContentsMargins(0, 0, 0, 0)
         right.setSpacing(3)
         right.addWidget(self.pair)
@@ -340,7 +201,7 @@ class StepsSection(QWidget):
     def _wire(self) -> None:
         context = self._context
         self.slider.moved.connect(self._on_moved)
-        self.pair.currentIndexChanged.connect(self.curves.show_pair)
+        self.pair.currentTextChanged.connect(self.curves.show_pair)
         self.curves.step_chosen.connect(self._on_chosen)
         self.curves.axis_changed.connect(self._on_axis)
         self.curves.hovered.connect(self._say)
@@ -358,66 +219,64 @@ class StepsSection(QWidget):
         provide("largest_change", self.largest_change, self._why_no_jump)
         provide("lowest_similarity", self.lowest_similarity, self._why_no_jump)
         provide("first_flag", self.first_flag, self._why_no_jump)
+        self.refresh()
+
+    def _perform(self, action: str, _checked: bool = False) -> None:
+        self._context.actions.perform(action)
 
     # --- what is shown -----------------------------------------------------------------------
 
     def session(self) -> Session | None:
-        """Return the session in view if its run is at rest and can be gone through."""
+        """Return the session in view if its run is at rest and has steps to go through."""
         session = self._context.session
-        if session is None or session.run is None or session.busy:
-            return None
-        return session if session.run.settings.learns else None
+        at_rest = session is not None and session.run is not None and not session.busy
+        return session if session is not None and at_rest and _last_step(session) else None
 
     def refresh(self) -> None:
         """Offer the steps of the run in view, if it is at rest and has any."""
-        session = self.session()
-        last = session.run.history.last_step if session is not None else 0
+        session, step = self.session(), self._context.step
+        last = _last_step(session) if session is not None else 0
         if last != self.slider.last():
             self._cache.clear()
-            self.slider.set_last(last)
-        back = self._context.step is None and session is not None and session.taken_step is not None
+            self.slider.offer(last, step)
+        back = step is None and session is not None and session.taken_step is not None
         self.use_button.setText("Use the result" if back else "Use this state")
-        why_not = self._why_no_use()
-        self.use_button.setEnabled(not why_not)
+        self.use_button.setEnabled(not self._why_no_use())
         self.go_button.setEnabled(not self._why_no_jump())
         self._say()
 
     def _say(self) -> None:
         """Say what lies under the cursor, else where the slider stands."""
         curves, step, session = self.curves, self._context.step, self.session()
-        row = curves.hovered_row
-        if row is None and step:
-            row = curves.data.row_of_step(step)
-        if curves.hovered_row is not None and row is not None:
-            self.words.say(curves.describe(row))
-            return
         last = self.slider.last()
-        if session is None or last < 1:
-            words = "Steps can be gone through after a run." if curves.data.steps else ""
+        if curves.hovered_row is not None:
+            words = curves.describe(curves.hovered_row)
+        elif session is None:
+            words = "Steps can be gone through after a run." if curves.data.rows else ""
         elif step is None:
-            words = "Result of the run"
-            if session.taken_step is not None:
-                words = f"In use: the state after step {session.taken_step} of {last}"
+            taken = session.taken_step
+            words = "Result of the run" if taken is None else f"In use: {_words(taken)} of {last}"
             words = " · ".join(part for part in (words, curves.marks()) if part)
-        elif row is None or curves.data.steps[row] != step:
-            words = f"After step {step} of {last}"
         else:
-            described = curves.describe(row).split(" · ", 1)[1]
-            words = f"After step {step} of {last} · {described}"
+            words, row = f"After step {step} of {last}", curves.data.at(step)
+            if row is not None and curves.data.steps[row] == step:
+                words += " · " + curves.describe(row).split(" · ", 1)[1]
         self.words.say(words)
 
     def _on_axis(self) -> None:
         left, right, low, high = self.curves.axis()
         offset = self.curves.x() - self.slider.x()
-        self.slider.set_axis((left + offset, right + offset, low, high))
+        self.slider.axis = (left + offset, right + offset, low, high)
+        self.slider.update()
 
     def _show_theme(self, colours: ThemeColours) -> None:
-        self.slider.set_colours(colours)
+        self.slider.colours = colours
+        self.slider.update()
 
     # --- looking back ------------------------------------------------------------------------
 
     def _on_moved(self, step: int) -> None:
-        self._context.look_back(None if step == _RESULT else step)
+        self._context.look_back(None if step == RESULT else step)
 
     def _on_chosen(self, slice_index: int, step: int) -> None:
         self._context.go_to(slice_index)
@@ -430,16 +289,15 @@ class StepsSection(QWidget):
             self._context.look_back(None)
         self._cache.clear()
         self._of = self._context.session
-        self.slider.show_step(self._context.step)
+        self.slider.offer(self.slider.last(), self._context.step)
         self.refresh()
 
     def _on_step(self, step: int | None) -> None:
-        self.slider.show_step(step)
+        self.slider.offer(self.slider.last(), step)
         if step is None:
             self._queue.keep_only(())
             self._hide()
-        else:
-            self._look()
+        self._look()
         self._say()
 
     def _look(self, _index: int = 0) -> None:
@@ -447,43 +305,47 @@ class StepsSection(QWidget):
         session, step = self.session(), self._context.step
         if session is None or step is None:
             return
-        question = (step, self._context.in_view())
-        kept = self._cache.get(question)
+        question = step, self._context.in_view()
+        kept = self._cache.pop(question, None)
         if kept is None:
-            self._queue.ask(_PREVIEW, partial(_predict, session.run, question))
+            self._queue.ask("preview", partial(_predict, session.run, question))
         else:
             self._queue.keep_only(())
-            self._show(session, question[1], kept)
+            self._show(session, question, kept)
 
     def _on_found(self, found: Found) -> None:
-        session, step = self.session(), self._context.step
+        context, session = self._context, self.session()
         if found.error is not None:
-            if step is not None:
-                self._context.fail(describe(found.error), found.details)
+            if context.step is not None:
+                context.fail(describe(found.error), found.details)
             return
         run, question, label_map = found.result
-        if session is None or session.run is not run:
-            return
-        self._cache.put(question, label_map)
-        if question == (step, self._context.in_view()):
-            self._show(session, question[1], label_map)
+        if session is not None and session.run is run:
+            if question == (context.step, context.in_view()):
+                self._show(session, question, label_map)
+            else:
+                self._keep(question, label_map)
 
-    def _show(self, session: Session, index: int, label_map: np.ndarray) -> None:
+    def _keep(self, question: _Question, label_map: np.ndarray) -> None:
+        """Keep a mask; those that were not wanted for longest go."""
+        self._cache[question] = label_map
+        while sum(mask.nbytes for mask in self._cache.values()) > CACHE_BYTES:
+            del self._cache[next(iter(self._cache))]
+
+    def _show(self, session: Session, question: _Question, label_map: np.ndarray) -> None:
+        self._keep(question, label_map)
         if self._preview is None:
-            colours = {
-                value: "transparent" if value in session.hidden else colour
-                for value, colour in session.colours.items()
-            }
+            colours = {v: "transparent" for v in session.hidden}
             self._preview = SliceLayer(
                 session.viewer,
                 session.scan,
                 f"{session.scan.name} step",
-                colours,
+                {**session.colours, **colours},
                 session.scan_layer(),
                 contour=0 if session.filled else 2,
                 opacity=0.45 if session.filled else 0.9,
             )
-        self._preview.show(index, label_map)
+        self._preview.show(question[1], label_map)
         if session.source.visible or session.adapted.visible:
             session.show_masks(source=False, adapted=False)
         session.show_difference_layer(False)
@@ -491,89 +353,100 @@ class StepsSection(QWidget):
     def _hide(self) -> None:
         """Take the preview away and show the result again."""
         preview, self._preview = self._preview, None
-        if preview is None:
-            return
-        preview.remove()
-        if self._of is not None and self._of is self._context.session:
-            self._context.apply_plain_mode(self._of)
-            self._of.show_difference_layer(True)
+        if preview is not None:
+            preview.remove()
+            if self._of is not None and self._of is self._context.session:
+                self._context.apply_plain_mode(self._of)
+                self._of.show_difference_layer(True)
 
     # --- taking a state ----------------------------------------------------------------------
 
+    def _why_busy(self) -> str:
+        return _BUSY if self._context.runner.kind is not None else ""
+
     def _why_no_use(self) -> str:
-        if self._context.runner.kind is not None:
-            return "A run is going on; wait for its end, or cancel it."
         session = self.session()
         if session is None:
-            return "There are no steps to go back to."
+            return self._why_busy() or "There are no steps to go back to."
         if self._context.step is None and session.taken_step is None:
             return "The result of the run is in use; move the slider to a step first."
-        return ""
+        return self._why_busy()
 
     def use(self) -> None:
         """Take the masks after from the model as it was after the step in view."""
         session, step = self.session(), self._context.step
         if session is not None and not self._why_no_use():
-            words = "Going back to the result" if step is None else f"Going to step {step}"
-            change = _Change(session, step)
-            self._start(change, partial(_take, change), words)
+            kept: list[MaskSnapshot] = []
+            make = partial(_take, session, step, kept)
+            self._start(session, make, step, partial(self._used, session, step, kept))
 
-    def _go_back(self, session: Session, taken: _Taken, *, redo: bool) -> None:
-        """Undo taking a state, or do it again."""
-        wanted = taken.after if redo else taken.before
-        if wanted is not None:
-            change = _Change(session, wanted.step, wanted=wanted, taken=None if redo else taken)
-            self._start(change, partial(_give_back, change), f"Going to {_words(wanted.step)}")
-
-    def _start(self, change: _Change, make: Any, words: str) -> None:
+    def _start(
+        self, session: Session, make: Any, step: int | None, ended: Callable[[bool], None]
+    ) -> None:
         self._context.look_back(None)
-        change.session.hide_difference()
-        self._change = change
-        self._context.start("masks", change.session, make, words)
+        session.hide_difference()
+        self._change = session, ended
+        self._context.start("masks", session, make, f"Going to {_words(step)}")
+
+    def _used(
+        self, session: Session, step: int | None, kept: list[MaskSnapshot], done: bool
+    ) -> None:
+        """The masks of another state are there, or (not ``done``) the job ended before."""
+        if not done:
+            for before in kept:
+                before.put_back(session)
+            return
+        session.taken_step = step
+        # What was drawn is in a layer of its own now, unless its slice has no adapted mask.
+        session.drawn_slices = {i for i in kept[0].drawn if session.adapted.drawn_on(i)}
+        states: list[MaskSnapshot | None] = [kept[0], None]
+        self._context.undo.push(
+            Undoable(
+                f"using {_words(step)}",
+                partial(self._go_to_state, session, states, 0),
+                partial(self._go_to_state, session, states, 1),
+                owner=session,
+                why_not=self._why_busy,
+            )
+        )
+
+    def _go_to_state(self, session: Session, states: list[MaskSnapshot | None], to: int) -> None:
+        """Undo (``to`` 0) the taking of a state, or do it again (1)."""
+        wanted, kept = states[to], list[MaskSnapshot]()
+        if wanted is not None:
+            make = partial(_give_back, session, wanted, kept)
+            ended = partial(self._went, session, states, to, kept)
+            self._start(session, make, wanted.step, ended)
+
+    def _went(
+        self,
+        session: Session,
+        states: list[MaskSnapshot | None],
+        to: int,
+        kept: list[MaskSnapshot],
+        done: bool,
+    ) -> None:
+        wanted = states[to]
+        if kept and (done or states[1 - to] is None):
+            states[1 - to] = kept[0]
+        if done and wanted is not None:
+            wanted.put_back(session)
 
     def _on_ended(self, kind: str, outcome: Outcome) -> None:
         context, change = self._context, self._change
         self._change = None
-        if change is None or kind != "masks" or context.runner.session is not change.session:
+        if change is None or kind != "masks" or context.runner.session is not change[0]:
             return
-        session = change.session
-        if change.taken is not None and change.kept:
-            change.taken.after = change.kept[0]
+        session, ended = change
+        ended(outcome.kind == "done")
         if outcome.kind == "done":
-            self._settle(change)
-        elif change.kept:
-            change.kept[0].put_back(session)
-            if outcome.kind == "cancelled":
-                session.note = "Cancelled: the masks are as they were."
+            session.saved = False
+            session.note, session.note_tone = f"In use: {_words(session.taken_step)}.", ""
+        elif outcome.kind == "cancelled":
+            session.note = "Cancelled: the masks are as they were."
         if session is context.session:
             context.apply_plain_mode(session)
             context.take_results()
-
-    def _settle(self, change: _Change) -> None:
-        """The masks of another state are there: the session says so, and Undo can go back."""
-        session, before = change.session, change.kept[0]
-        if change.wanted is not None:
-            change.wanted.put_back(session)
-        else:
-            session.taken_step = change.step
-            # What was drawn is in a layer of its own now, unless its slice has no adapted mask.
-            session.drawn_slices = {i for i in before.drawn if session.adapted.drawn_on(i)}
-            taken = _Taken(before)
-            self._context.undo.push(
-                Undoable(
-                    f"using {_words(change.step)}",
-                    partial(self._go_back, session, taken, redo=False),
-                    partial(self._go_back, session, taken, redo=True),
-                    owner=session,
-                    why_not=self._why_busy,
-                )
-            )
-        session.saved = False
-        session.note, session.note_tone = f"In use: {_words(session.taken_step)}.", ""
-
-    def _why_busy(self) -> str:
-        busy = self._context.runner.kind is not None
-        return "A run is going on; wait for its end, or cancel it." if busy else ""
 
     # --- jumps -------------------------------------------------------------------------------
 
@@ -585,21 +458,18 @@ class StepsSection(QWidget):
 
     def largest_change(self) -> None:
         """Go to where the adapted mask differs most from the source mask, in area."""
-        session, row = self._context.session, self._context.figures.most_changed()
-        if session is None:
-            return
-        if row is None:
-            self._arrive(None, None, "Nothing was changed: the masks are the same everywhere.")
+        session, figures = self._context.session, self._context.figures
+        row = figures.most_changed()
+        if session is None or row is None:
+            self._arrive("Nothing was changed: the masks are the same everywhere.")
             return
         parts = row.differing()
         name = max(parts, key=lambda part: parts[part])
-        unit = AreaUnit.of(self._context.figures.rows.values(), name, pixel_area(session.scan))
-        amount = f"{unit.write(parts[name])} {unit.name}"
+        unit = AreaUnit.of(figures.rows.values(), name, pixel_area(session.scan))
         self._arrive(
+            f"Largest change: {session.scan.slice_name(row.index)}. {unit.write(parts[name])} "
+            f"{unit.name} of {name} differ from the mask before.",
             row.index,
-            None,
-            f"Largest change: {session.scan.slice_name(row.index)}. {amount} of {name} differ "
-            "from the mask before.",
         )
 
     def lowest_similarity(self) -> None:
@@ -608,21 +478,18 @@ class StepsSection(QWidget):
         known = [
             record
             for record in (session.records if session is not None else ())
-            if record.phase == "adapt"
-            and not record.undone
-            and record.cosine is not None
-            and math.isfinite(record.cosine)
+            if record.cosine is not None and math.isfinite(record.cosine) and not record.undone
         ]
         if session is None or not known:
-            self._arrive(None, None, "This run has no similarity: its method aligns nothing.")
+            self._arrive("This run has no similarity: its method aligns nothing.")
             return
         lowest = min(known, key=lambda record: record.cosine or 0.0)
         cosine = f"{lowest.cosine:.2f}".replace("-", "−")
         self._arrive(
-            lowest.slice_index,
-            lowest.step,
             f"Lowest similarity: {cosine} at step {lowest.step}, "
             f"{session.scan.slice_name(lowest.slice_index)}. The two signals agreed least there.",
+            lowest.slice_index,
+            lowest.step,
         )
 
     def first_flag(self) -> None:
@@ -630,34 +497,66 @@ class StepsSection(QWidget):
         session = self._context.session
         flagged = session.flagged() if session is not None else []
         if session is None or not flagged:
-            noun = session.scan.noun if session is not None else "slice"
-            self._arrive(None, None, f"No {noun} is flagged.")
+            self._arrive("Nothing is flagged.")
             return
-        order: dict[int, int] = {}
-        for record in session.records:
-            order.setdefault(record.slice_index, len(order))
-        index = min(flagged, key=lambda one: (order.get(one, len(order)), one))
+        order = list(dict.fromkeys(record.slice_index for record in session.records))
+        place = {index: number for number, index in enumerate(order)}
+        index = min(flagged, key=lambda one: (place.get(one, len(place)), one))
         text = session.flags[index][0].text.rstrip(".")
         self._context.looked = True
-        self._arrive(
-            index,
-            None,
-            f"First flag: {session.scan.slice_name(index)}. {text[:1].upper()}{text[1:]}.",
-        )
+        name = session.scan.slice_name(index)
+        self._arrive(f"First flag: {name}. {text[:1].upper()}{text[1:]}.", index)
 
-    def _arrive(self, index: int | None, step: int | None, sentence: str) -> None:
+    def _arrive(self, sentence: str, index: int | None = None, step: int | None = None) -> None:
         """Go to a slice and a step (None: the result), and say why."""
-        context = self._context
         if index is not None:
-            context.go_to(index)
+            self._context.go_to(index)
             there = self.session() is not None and step is not None and step <= self.slider.last()
-            context.look_back(step if there else None)
-        context.say(sentence)
+            self._context.look_back(step if there else None)
+        self._context.say(sentence)
 
 
-def _predict(run: Any, question: tuple[int, int]) -> tuple[Any, tuple[int, int], np.ndarray]:
+def _words(step: int | None) -> str:
+    return "the result of the run" if step is None else f"the state after step {step}"
+
+
+def _last_step(session: Session) -> int:
+    """Return the last step that a session's run can be taken to, 0 where it learns nothing."""
+    run = session.run
+    return int(run.past.last_step) if run.settings.learns else 0
+
+
+def _predict(run: Any, question: _Question) -> tuple[Any, _Question, np.ndarray]:
     """Return the mask of a slice as the model was after a step; runs in the background."""
     step, index = question
     with tasks.leave_room_for_the_interface():
         found = run.predict(index, step)
     return run, question, np.array(found.label_map, dtype=np.uint8)
+
+
+def _take(session: Session, step: int | None, kept: list[MaskSnapshot]) -> Iterator[Any]:
+    """Keep the session, take its run to a step, and predict every slice as the model was then."""
+    before = MaskSnapshot(session)
+    kept.append(before)
+    done = False
+    try:
+        slices = sorted(session.adapted_slices)
+        yield from tasks.masks_at(session.run, RESULT if step is None else step, slices)
+        done = True
+    finally:
+        if not done:  # cancelled, or it failed
+            _put_run(before)
+
+
+def _give_back(session: Session, wanted: MaskSnapshot, kept: list[MaskSnapshot]) -> Iterator[Any]:
+    """Keep the session, and take its run to a state that was kept: nothing is predicted."""
+    kept.append(MaskSnapshot(session))
+    yield tasks.Stage(f"Going to {_words(wanted.step)} …")
+    _put_run(wanted)
+
+
+def _put_run(state: MaskSnapshot) -> None:
+    run, step = state.run, state.step
+    run.rollback(run.past.last_step if step is None else step)
+    if step is not None:
+        run.take(step, dict(state.masks()))

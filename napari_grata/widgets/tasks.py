@@ -194,7 +194,7 @@ def records_of(
 def masks_at(run: AdaptationRun, step: int, slices: Sequence[int]) -> Iterator[Mask]:
     """Take a run to a step (−1: its end), and predict every slice as the model was then."""
     with leave_room_for_the_interface():
-        run.rollback(run.history.last_step if step < 0 else step)
+        run.rollback(run.past.last_step if step < 0 else step)
         masks = {}
         for done, index in enumerate(slices, 1):
             found = run.predict(index, None if step < 0 else step)
