@@ -35,7 +35,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_grata.scans.safefiles import write_bytes
+from napari_grata.scans.files import write_bytes
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.theme import ThemeColours, blend, theme_colours, tip
 

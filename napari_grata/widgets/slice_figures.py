@@ -1,4 +1,4 @@
-"""What the masks of each slice measure, before and after: for the table, the strip and the jumps."""
+"""What the masks of each slice measure, before and after."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class AreaUnit:
 
 def percent(before: float, after: float) -> str:
     """Return the relative change as ``"+2.3 %"``; empty where there was nothing before."""
-    if not before:
+    if not before or math.isnan(before) or math.isnan(after):
         return ""
     return f"{100 * (after - before) / before:+.1f}\u00a0%".replace("-", "−")
 
@@ -190,31 +190,22 @@ class SliceFigures(QObject):
         session = self._context.session
         there = session.adapted_slices if session is not None else set()
         self.rows = {index: row for index, row in self.rows.items() if index in there}
-        fresh = False
         for index in there if slices is None else slices & there:
-            record = self._record(session, index)
-            if record is None and session is not None and session.busy:
-                continue  # its record, or the job's end, comes in a moment
-            if record is None:
+            assert session is not None
+            record = None if _changed(session, index) else self._records.get(index)
+            if record is not None:
+                self._due.pop(index, None)
+                self.rows[index] = SliceRow.of(record)
+                if index in self._flagged_anew:
+                    # A stroke was taken back: what the run said of the slice holds again.
+                    self._flagged_anew.discard(index)
+                    session.flags[index] = record.flags
+            elif not session.busy:  # else its record, or the job's end, comes in a moment
                 self._turn += 1
                 self._due[index] = self._turn
-                fresh = True
-                continue
-            self._due.pop(index, None)
-            self.rows[index] = SliceRow.of(record)
-            if index in self._flagged_anew and session is not None:
-                # A stroke was taken back: what the run said of the slice holds again.
-                self._flagged_anew.discard(index)
-                session.flags[index] = record.flags
-        if fresh:
+        if self._due:
             self._soon.start() if wait else self._measure()
         self.changed.emit(slices)
-
-    def _record(self, session: Session | None, index: int) -> Record | None:
-        """Return the record that says what a slice's mask is now."""
-        if session is None or session.taken_step is not None or index in session.drawn_slices:
-            return None
-        return self._records.get(index)
 
     # --- measuring ---------------------------------------------------------------------------
 
@@ -228,8 +219,9 @@ class SliceFigures(QObject):
     def _on_found(self, found: Found) -> None:
         if found.key != KEY or found.error is not None:
             return
-        session, figures = found.result
-        if session is not self._context.session:
+        figures: Sequence[tuple[int, int, SliceRow, tuple[Flag, ...]]]
+        session, figures = self._context.session, found.result[1]
+        if session is None or session is not found.result[0]:
             return
         changed = set()
         for index, turn, row, flags in figures:
@@ -238,12 +230,17 @@ class SliceFigures(QObject):
                 changed.add(index)
                 self.rows[index] = row
                 # Flags of a saved run know more than its masks tell.
-                if session.taken_step is not None or index in session.drawn_slices:
+                if _changed(session, index):
                     self._flagged_anew.add(index)
                     session.flags[index] = flags
         if changed:
             self.changed.emit(changed)
             self._context.touch()
+
+
+def _changed(session: Session, index: int) -> bool:
+    """Whether a slice's mask is not what came out of the stream."""
+    return session.taken_step is not None or index in session.drawn_slices
 
 
 def _shown(mask: MaskLayer) -> np.ndarray:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import (
-    QComboBox,
-    QHBoxLayout,
-    QMenu,
-    QSizePolicy,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_grata.adaptation.records import Flag
 from napari_grata.widgets.context import Context
@@ -26,8 +18,9 @@ from napari_grata.widgets.qt_parts import Sentence, button, choice
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.slice_figures import AreaUnit, SliceRow, percent, pixel_area
 from napari_grata.widgets.state import counted
-from napari_grata.widgets.theme import ThemeColours, swatch
+from napari_grata.widgets.theme import swatch
 
+_AREAS = ("before", "after", "change")
 _REFRESH_MS = 400  # order, unit and totals follow live updates a few times a second
 
 
@@ -37,11 +30,8 @@ class SliceItem:
 
     Attributes
     ----------
-    row : SliceRow
-    structure : str
     name : str
         As the scan calls the slice.
-    flags : tuple of Flag
     mark : str
         What was decided, a sign; "" for nothing.
     """
@@ -49,8 +39,8 @@ class SliceItem:
     row: SliceRow
     structure: str
     name: str
-    flags: tuple[Flag, ...] = ()
-    mark: str = ""
+    flags: tuple[Flag, ...]
+    mark: str
 
 
 def _dice(value: float | None) -> str:
@@ -63,21 +53,16 @@ def _flag_names(flags: Sequence[Flag]) -> str:
 
 
 def _flag_tip(cells: dict[str, Any]) -> str:
-    return "\n".join([cells["name"][1], *(flag.text for flag in cells["flags"])])
-
-
-def _change_tip(cells: dict[str, Any]) -> str:
-    before, after = cells["before"], cells["after"]
-    return percent(before, after) if before == before and after == after else ""
+    return "\n".join([cells["slice"][1], *(flag.text for flag in cells["flags"])])
 
 
 COLUMNS: tuple[Column, ...] = (
     Column(
-        "name",
+        "slice",
         "slice",
         "The slice, as the scan counts it. Click a row, or press Enter on it, to go there.",
-        value=lambda item: (item.row.index, item.name),
-        form=lambda value: str(value[1]),
+        lambda item: (item.row.index, item.name),
+        lambda value: str(value[1]),
         key=lambda value: value[0],
         numeric=False,
         cell_tip=_flag_tip,
@@ -87,46 +72,46 @@ COLUMNS: tuple[Column, ...] = (
         "decided",
         "What was decided: ✓ accepted, ↩ mask before kept, ✎ being edited, ✕ rejected, 2 for a "
         "second reader; ! the mask has changed since.",
-        value=lambda item: item.mark,
+        lambda item: item.mark,
         numeric=False,
     ),
     Column(
         "before",
         "before",
         "Area in the mask before: the source model's.",
-        value=lambda item: item.row.before.get(item.structure),
+        lambda item: item.row.before.get(item.structure),
         descending=True,
     ),
     Column(
         "after",
         "after",
         "Area in the mask after adaptation, with what you drew on it.",
-        value=lambda item: item.row.after.get(item.structure),
+        lambda item: item.row.after.get(item.structure),
         descending=True,
     ),
     Column(
         "change",
         "change",
         "After minus before. Sorts by size, whichever the sign.",
-        value=lambda item: item.row.change(item.structure),
+        lambda item: item.row.change(item.structure),
         key=abs,
         descending=True,
-        cell_tip=_change_tip,
+        cell_tip=lambda cells: percent(cells["before"], cells["after"]),
     ),
     Column(
-        "dice",
+        "agree",
         "agree",
         "How well the two masks agree on this slice: 1 is the same, 0 has nothing in common.\n"
         "Dice coefficient between the mask before and the mask after; not a measure of truth.",
-        value=lambda item: item.row.agreement.get(item.structure),
-        form=_dice,
+        lambda item: item.row.agreement.get(item.structure),
+        _dice,
     ),
     Column(
         "flags",
         "look at",
         "What you should look at. It points, it does not judge.",
-        value=lambda item: item.flags,
-        form=_flag_names,
+        lambda item: item.flags,
+        _flag_names,
         key=len,
         numeric=False,
         descending=True,
@@ -136,29 +121,27 @@ COLUMNS: tuple[Column, ...] = (
 )
 """What the table shows; a further column is one entry more."""
 
-EXPORTED = (
+EXPORTED = [
     "slice",
     "name",
     "structure",
     "area_before_px",
     "area_after_px",
+    "change_px",
     "area_before_mm2",
     "area_after_mm2",
-    "change_px",
     "change_mm2",
     "dice_before_after",
     "flags",
-)
+]
 
 
-def columns_for(unit: AreaUnit) -> list[Column]:
-    """Return the columns with the areas written in a unit."""
-    area = {
-        name: partial(unit.write, signed=name == "change") for name in ("before", "after", "change")
-    }
+def columns_in(unit: AreaUnit) -> list[Column]:
+    """Return the columns with areas written in a unit."""
+    forms = {name: partial(unit.write, signed=name == "change") for name in _AREAS}
     return [
-        replace(column, title=f"{column.title} {unit.name}", form=area[column.name])
-        if column.name in area
+        replace(column, title=f"{column.title} {unit.name}", form=forms[column.name])
+        if column.name in forms
         else column
         for column in COLUMNS
     ]
@@ -176,35 +159,22 @@ class SliceTable(QWidget):
         super().__init__(parent)
         self._context = context
         self._stale = True
-        self.structure = choice(
-            "The structure whose areas and agreement are listed.", "Structure of the table"
-        )
+        words = "The structure whose areas and agreement are listed."
+        self.structure = choice(words, "Structure of the table")
         self.structure.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.structure.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
         self.totals = Sentence(1)
         self.totals.setObjectName("grata_small")
         self.table = FrameTable(COLUMNS, "slices", context.store)
         self.table.setAccessibleName("Slices before and after adaptation")
-        self.columns_button = QToolButton()
-        self.columns_button.setText("Columns")
-        self.columns_button.setToolTip("Which columns are shown.")
-        self.columns_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.columns_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        menu = QMenu(self.columns_button)
-        menu.aboutToShow.connect(self._fill_menu)
-        self.columns_button.setMenu(menu)
-        self.copy_button = button(
-            "Copy",
-            "Copy the selected rows, or all, for a spreadsheet (Ctrl+C).",
-            small=True,
-            clicked=self._copy,
-        )
-        self.export_button = button(
-            "Export …",
-            "Write all slices and structures to a CSV file.",
-            small=True,
-            clicked=self._export,
-        )
+        self.columns_button = button("Columns", "Which columns are shown.", small=True)
+        self._menu = QMenu(self.columns_button)
+        self._menu.aboutToShow.connect(self._fill_menu)
+        self.columns_button.setMenu(self._menu)
+        words = "Copy the selected rows, or all, for a spreadsheet (Ctrl+C)."
+        self.copy_button = button("Copy", words, small=True, clicked=self._copy)
+        words = "Write all slices and structures to a CSV file."
+        self.export_button = button("Export …", words, small=True, clicked=self._export)
         head = QHBoxLayout()
         head.setContentsMargins(0, 0, 0, 0)
         head.setSpacing(6)
@@ -223,11 +193,11 @@ class SliceTable(QWidget):
         self.structure.currentIndexChanged.connect(self.refresh)
         self.table.row_chosen.connect(context.go_to)
         context.session_changed.connect(self._on_session)
-        context.figures.changed.connect(self._on_figures)
-        context.decisions_changed.connect(self._on_figures)
+        context.figures.changed.connect(self._refresh_soon)
+        context.decisions_changed.connect(self._refresh_soon)
         context.slice_changed.connect(self.table.mark_row)
-        context.theme_changed.connect(self._show_theme)
-        self._show_theme(context.theme)
+        context.theme_changed.connect(self.table.set_theme)
+        self.table.set_theme(context.theme)
         self._on_session()
 
     # --- what is shown -----------------------------------------------------------------------
@@ -243,11 +213,11 @@ class SliceTable(QWidget):
         if structures:
             self.structure.setCurrentIndex(max(0, self.structure.findText(kept)))
         self.structure.blockSignals(False)
-        self.structure.setEnabled(len(structures) > 1)
+        self.structure.setVisible(len(structures) > 1)
         self._stale = True
         self._soon.start(0)
 
-    def _on_figures(self, _slices: object = None) -> None:
+    def _refresh_soon(self, _slices: object = None) -> None:
         self._stale = True
         if not self._soon.isActive():
             # Order and totals cost a little per row; ten thousand rows need them less often.
@@ -267,30 +237,22 @@ class SliceTable(QWidget):
         self._soon.stop()
         self._stale = False
         context, session = self._context, self._context.session
-        structure = self.structure.currentText()
-        rows = [context.figures.rows[index] for index in sorted(context.figures.rows)]
-        if session is None:
-            rows = []
-        area = pixel_area(session.scan) if session is not None else None
-        unit = AreaUnit.of(rows, structure, area)
+        structure, figures = self.structure.currentText(), context.figures.rows
+        rows = [figures[index] for index in sorted(figures)] if session is not None else []
         items = [self._item(session, row, structure) for row in rows if session is not None]
-        columns = columns_for(unit)
-        frame = frame_of(items, columns, (row.index for row in rows))
+        area = pixel_area(session.scan) if session is not None else None
+        columns = columns_in(AreaUnit.of(rows, structure, area))
         self.table.set_used("mark", any(item.mark for item in items))
-        self.table.set_frame(frame, columns)
+        self.table.set_frame(frame_of(items, columns, (row.index for row in rows)), columns)
         self.table.mark_row(context.in_view())
         self.totals.say(self._totals(session, rows, structure))
-        for widget in (self.copy_button, self.export_button):
-            widget.setEnabled(bool(rows))
+        self.copy_button.setEnabled(bool(rows))
+        self.export_button.setEnabled(bool(rows))
 
     def _item(self, session: Session, row: SliceRow, structure: str) -> SliceItem:
-        return SliceItem(
-            row,
-            structure,
-            session.scan.slice_name(row.index),
-            session.flags.get(row.index, ()),
-            self._context.decision_marks.get(row.index, ""),
-        )
+        flags = session.flags.get(row.index, ())
+        mark = self._context.decision_marks.get(row.index, "")
+        return SliceItem(row, structure, session.scan.slice_name(row.index), flags, mark)
 
     @staticmethod
     def _totals(session: Session | None, rows: Sequence[SliceRow], structure: str) -> str:
@@ -302,65 +264,40 @@ class SliceTable(QWidget):
         area, thickness = pixel_area(scan), scan.slice_thickness
         measured = [row for row in rows if row.change(structure) is not None]
         if scan.kind == "volume" and thickness and area and measured:
-            low, high = (
-                sum(found[structure] for found in areas) * area * thickness / 1000
-                for areas in ([row.before for row in measured], [row.after for row in measured])
-            )
+            voxel = area * thickness / 1000
+            low = voxel * sum(row.before[structure] for row in measured)
+            high = voxel * sum(row.after[structure] for row in measured)
             digits = 0 if max(low, high) >= 100 else 1 if max(low, high) >= 10 else 2
-            relative = percent(low, high)
-            parts.append(
-                f"{low:.{digits}f} → {high:.{digits}f} mL" + (f" ({relative})" if relative else "")
-            )
+            relative = f" ({percent(low, high)})" if low else ""
+            parts.append(f"{low:.{digits}f} → {high:.{digits}f} mL{relative}")
         return " · ".join(parts)
-
-    def _show_theme(self, colours: ThemeColours) -> None:
-        self.table.set_theme(colours)
 
     # --- copy and export ---------------------------------------------------------------------
 
     def _fill_menu(self) -> None:
-        menu = self.columns_button.menu()
-        assert menu is not None
-        self.table.column_menu(menu)
+        self.table.fill_menu(self._menu)
 
     def _copy(self) -> None:
-        if self._stale:
-            self.refresh()
+        self.refresh()
         self.table.copy()
 
     def _export(self) -> None:
-        self.table.ask_export(lambda: (EXPORTED, self.exported()))
+        self.table.export(EXPORTED, self.exported())
 
-    def exported(self) -> Iterable[list[Any]]:
+    def exported(self) -> Iterator[list[Any]]:
         """Yield a line for each slice and structure; slices count from 1, as displayed."""
         session, rows = self._context.session, self._context.figures.rows
         if session is None:
             return
-        area = pixel_area(session.scan)
+        scan, area = session.scan, pixel_area(session.scan)
         for index in sorted(rows):
             row = rows[index]
             flags = "; ".join(flag.text for flag in session.flags.get(index, ()))
-            for structure in session.card.structures:
-                pixels = [
-                    row.before.get(structure.name),
-                    row.after.get(structure.name),
-                    row.change(structure.name),
-                ]
+            for name in (structure.name for structure in session.card.structures):
+                pixels = row.before.get(name), row.after.get(name), row.change(name)
                 mm2 = [
-                    "" if p is None or area is None else float(f"{p * area:.6g}") for p in pixels
+                    None if n is None or area is None else float(f"{n * area:.6g}") for n in pixels
                 ]
-                yield [
-                    index + 1,
-                    session.scan.slice_name(index),
-                    structure.name,
-                    *pixels[:2],
-                    *mm2[:2],
-                    pixels[2],
-                    mm2[2],
-                    _exact(row.agreement.get(structure.name)),
-                    flags,
-                ]
-
-
-def _exact(dice: float | None) -> str:
-    return "" if dice is None or math.isnan(dice) else f"{dice:.4f}"
+                dice = row.agreement.get(name, math.nan)
+                exact = None if math.isnan(dice) else round(dice, 4)
+                yield [index + 1, scan.slice_name(index), name, *pixels, *mm2, exact, flags]

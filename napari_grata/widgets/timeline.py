@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer, Signal
@@ -24,23 +24,19 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.theme import ADDED, ThemeColours, blend
-
-if TYPE_CHECKING:
-    from napari_grata.adaptation.records import Flag
+from napari_grata.widgets.theme import STRUCTURE_COLOURS, ThemeColours, blend, sheet
 
 NAME = "Timeline"
-HEIGHT = 190
-_LEAST_HEIGHT = 120
+HEIGHT, _LEAST_HEIGHT = 220, 140
 _NAME_WIDTH = 130
-_DECIDED = {"✓": "#009E73", "↩": "#0072B2", "✎": "#F0E442", "✕": "#D55E00", "2": "#CC79A7"}
+_DECIDED = {"✓": "#009E73", "↩": "#56B4E9", "✎": "#F0E442", "✕": "#D55E00", "2": "#CC79A7"}
 
 
 class SliceStrip(QWidget):
     """One thin row over all slices of a scan: one look tells where to look; a click goes there.
 
-    The height of a bar is the share of the structures' pixels that changed, its colour whether
-    the slice is flagged; above it a triangle for a flag, below it what was decided, and a dot
+    The height of a bar is how much the slice's masks differ, its colour whether the slice is
+    flagged. Above it a triangle for a flag, below it the colour of what was decided, on it a dot
     where the user has corrected.
 
     Signals
@@ -54,28 +50,18 @@ class SliceStrip(QWidget):
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._pressed = False
         self._shares: np.ndarray | None = None
+        self.setFixedHeight(26)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("Slices of the scan")
         self.setAccessibleDescription(
-            "Bars: how much the mask changed. Triangles: look at this slice. Signs below: what "
+            "Bars: how much the mask changed. Triangles: look at this slice. Colours below: what "
             "was decided. Click a slice, or use the arrow keys, to go there."
         )
 
-    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return a line's height."""
-        return QSize(200, 26)
-
-    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return the least that can be read."""
-        return QSize(60, 26)
-
-    # --- what is shown -----------------------------------------------------------------------
-
-    def look_again(self) -> None:
+    def look_again(self, *_: object) -> None:
         """Other figures, flags or decisions are there."""
         self._shares = None
         self.update()
@@ -83,13 +69,11 @@ class SliceStrip(QWidget):
     def shares(self) -> np.ndarray:
         """Return how much of each slice changed, 0 … 1, NaN where there is no adapted mask."""
         if self._shares is None:
-            scan, figures = self._context.scan, self._context.figures
-            self._shares = np.full(scan.n_slices if scan is not None else 0, np.nan)
-            for index, row in figures.rows.items():
-                if index < len(self._shares):
-                    pixels = sum(row.before.values()) + sum(row.after.values())
-                    differ = sum(row.differing().values())
-                    self._shares[index] = differ / pixels if pixels else 0.0
+            self._shares = np.full(self._count(), np.nan)
+            for index, row in self._context.figures.rows.items():
+                pixels = sum(row.before.values()) + sum(row.after.values())
+                share = sum(row.differing().values()) / pixels if pixels else 0.0
+                self._shares[index : index + 1] = share
         return self._shares
 
     def words(self, index: int) -> str:
@@ -102,50 +86,50 @@ class SliceStrip(QWidget):
         if np.isfinite(share):
             parts.append(f"{100 * share:.1f}\u00a0% changed" if share else "unchanged")
         if session is not None:
-            flags: tuple[Flag, ...] = session.flags.get(index, ())
-            parts += [flag.text.rstrip(".") for flag in flags]
-            if index in session.drawn_slices:
-                parts.append("corrected by you")
+            parts += [flag.text.rstrip(".") for flag in session.flags.get(index, ())]
+            parts += ["corrected by you"] if index in session.drawn_slices else []
         mark = context.decision_marks.get(index, "")
-        if mark:
-            parts.append(f"decided: {mark}")
-        return " · ".join(parts)
+        return " · ".join([*parts, *([f"decided: {mark}"] if mark else [])])
+
+    def _count(self) -> int:
+        return self._context.scan.n_slices if self._context.scan is not None else 1
 
     def _place(self, index: float) -> float:
-        n = self._context.scan.n_slices if self._context.scan is not None else 1
-        return self.width() * index / max(n, 1)
+        return self.width() * index / self._count()
 
     def slice_at(self, x: float) -> int:
         """Return the slice at a pixel."""
-        n = self._context.scan.n_slices if self._context.scan is not None else 1
-        return int(min(max(x * n / max(self.width(), 1), 0), n - 1))
+        count = self._count()
+        return int(min(max(x * count / max(self.width(), 1), 0), count - 1))
+
+    # --- drawing -----------------------------------------------------------------------------
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Draw a bar a slice; where slices are narrower than a pixel, the largest shows."""
-        context, colours = self._context, self._context.theme
-        if context.scan is None:
-            return
+        """Draw the slice in view, bars, flags, decisions and corrections."""
+        context, colours, session = self._context, self._context.theme, self._context.session
+        flagged = session.flagged() if session is not None else []
+        low, high = 7.0, self.height() - 6.0  # between triangles and decisions
         painter = QPainter(self)
-        low, high = 7.0, self.height() - 6.0  # between triangles and signs
         painter.fillRect(self.rect(), QColor(blend(colours.background, colours.foreground, 0.4)))
-        self._paint_in_view(painter, colours)
-        self._paint_bars(painter, colours, low, high)
-        session = context.session
+        first, last = (self._place(context.in_view() + more) for more in (0, 1))
+        wide = max(last - first, 3.0)
+        here = QRectF((first + last - wide) / 2, 0, wide, self.height())
+        painter.fillRect(here, QColor(blend(colours.background, colours.accent, 0.75)))
+        self._paint_bars(painter, colours, set(flagged), low, high)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(colours.attention))
-        for index in session.flagged() if session is not None else ():
+        for index in flagged:
             x = self._place(index + 0.5)
-            triangle = [QPointF(x - 4, 0.5), QPointF(x + 4, 0.5), QPointF(x, 6.5)]
-            painter.drawPolygon(QPolygonF(triangle))
+            corners = [QPointF(x - 4, 0.5), QPointF(x + 4, 0.5), QPointF(x, 6.5)]
+            painter.drawPolygon(QPolygonF(corners))
         for index, mark in context.decision_marks.items():
             first, last = self._place(index), self._place(index + 1)
             painter.setBrush(QColor(_DECIDED.get(mark[:1], colours.muted)))
-            wide = max(last - first - 1, 2.0)
-            # A decision on a mask that has changed since is half as tall.
+            # Half as tall where the mask has changed since.
             tall = 2.0 if mark.endswith("!") else 4.0
-            painter.drawRect(QRectF(first, self.height() - tall, wide, tall))
-        painter.setBrush(QColor(ADDED if not colours.dark else "#56B4E9"))
+            painter.drawRect(QRectF(first, self.height() - tall, max(last - first - 1, 2.0), tall))
+        painter.setBrush(QColor(STRUCTURE_COLOURS[0 if colours.dark else 5]))
         for index in session.drawn_slices if session is not None else ():
             painter.drawEllipse(QPointF(self._place(index + 0.5), high - 2.5), 2.5, 2.5)
         if self.hasFocus():
@@ -154,76 +138,60 @@ class SliceStrip(QWidget):
             painter.drawRect(QRectF(self.rect()).adjusted(0.5, 0.5, -0.5, -0.5))
         painter.end()
 
-    def _paint_in_view(self, painter: QPainter, colours: ThemeColours) -> None:
-        first, last = (self._place(self._context.in_view() + more) for more in (0, 1))
-        wide = max(last - first, 3.0)
-        middle = QRectF((first + last - wide) / 2, 0, wide, self.height())
-        painter.fillRect(middle, QColor(blend(colours.background, colours.accent, 0.75)))
-
     def _paint_bars(
-        self, painter: QPainter, colours: ThemeColours, low: float, high: float
+        self, painter: QPainter, colours: ThemeColours, flagged: set[int], low: float, high: float
     ) -> None:
-        shares, session = self.shares(), self._context.session
-        if not len(shares) or not np.isfinite(shares).any():
-            painter.fillRect(QRectF(0, high - 1, self.width(), 1), QColor(colours.grid))
+        """Draw a bar a slice; where slices are narrower than a pixel, the tallest shows."""
+        shares = self.shares()
+        painter.fillRect(QRectF(0, high, self.width(), 1), QColor(colours.grid))
+        if not np.isfinite(shares).any():
             return
-        flagged = set(session.flagged()) if session is not None else set()
         # The square root lets small changes be seen beside large ones.
         tall = np.sqrt(shares / max(float(np.nanmax(shares)), 0.05)) * (high - low)
-        usual, marked = QColor(blend(colours.background, colours.text, 0.6)), colours.attention
-        width, n = self.width(), len(shares)
-        step = max(1, n // max(width, 1))
-        for index in range(0, n, step):
+        usual, attention = QColor(blend(colours.background, colours.text, 0.6)), colours.attention
+        count = len(shares)
+        step = max(1, count // max(self.width(), 1))
+        for index in range(0, count, step):
             part = tall[index : index + step]
-            if not np.isfinite(part).any():
-                continue
-            first, last = self._place(index), self._place(min(index + step, n))
-            up = max(float(np.nanmax(part)), 1.0)
-            gap = 1.0 if last - first > 3 else 0.0
-            looked_at = any(i in flagged for i in range(index, min(index + step, n)))
-            painter.fillRect(
-                QRectF(first, high - up, max(last - first - gap, 1.0), up),
-                QColor(marked) if looked_at else usual,
-            )
+            if np.isfinite(part).any():
+                first, last = self._place(index), self._place(min(index + step, count))
+                wide = max(last - first - (1.0 if last - first > 3 else 0.0), 1.0)
+                up = max(float(np.nanmax(part)), 1.0)
+                marked = not flagged.isdisjoint(range(index, index + step))
+                colour = QColor(attention) if marked else usual
+                painter.fillRect(QRectF(first, high - up, wide, up), colour)
 
     # --- mouse and keys ----------------------------------------------------------------------
 
     def mousePressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Go to the slice under the mouse."""
         if event.button() == Qt.MouseButton.LeftButton:
-            self._pressed = True
             self.slice_requested.emit(self.slice_at(event.pos().x()))
 
     def mouseMoveEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Follow the mouse that is held down; say what lies under it."""
         index = self.slice_at(event.pos().x())
-        if self._pressed and event.buttons() & Qt.MouseButton.LeftButton:
+        if event.buttons() & Qt.MouseButton.LeftButton:
             self.slice_requested.emit(index)
         QToolTip.showText(self.mapToGlobal(event.pos()), self.words(index), self)
 
-    def mouseReleaseEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Let go."""
-        self._pressed = False
-
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Walk from slice to slice."""
-        scan = self._context.scan
-        last, here = scan.n_slices - 1 if scan is not None else 0, self._context.in_view()
-        ways = {
-            Qt.Key.Key_Left: here - 1,
-            Qt.Key.Key_Right: here + 1,
+        last, here = self._count() - 1, self._context.in_view()
+        to = {
+            Qt.Key.Key_Left: max(here - 1, 0),
+            Qt.Key.Key_Right: min(here + 1, last),
             Qt.Key.Key_Home: 0,
             Qt.Key.Key_End: last,
-        }
-        to = ways.get(Qt.Key(event.key())) if not event.modifiers() else None
-        if to is None:
+        }.get(Qt.Key(event.key()))
+        if to is None or event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
             super().keyPressEvent(event)
         else:
-            self.slice_requested.emit(min(max(to, 0), last))
+            self.slice_requested.emit(to)
 
 
 class Timeline(QWidget):
-    """What lies below the canvas.
+    """What lies below the canvas; the dock puts controls and pages in.
 
     Parameters
     ----------
@@ -233,31 +201,28 @@ class Timeline(QWidget):
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._only_stacks: dict[str, QWidget] = {}
-        self._pages: dict[str, QWidget] = {}
+        self._only_stacks: set[QWidget] = set()
         self._running = False
         self._dock: QDockWidget | None = None
         self.tabs = QTabBar()
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
         self.tabs.setUsesScrollButtons(False)
-        self.tabs.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.tabs.setAccessibleName("What the timeline shows")
         self.stack = QStackedWidget()
         self.strip = SliceStrip(context)
         self.slice_name = QLabel()
         self.slice_name.setObjectName("grata_small")
-        self._header = QHBoxLayout()
-        self._header.setContentsMargins(0, 0, 0, 0)
-        self._header.setSpacing(8)
-        self._header.addStretch(1)
-        self._header.addWidget(self.tabs)
         self.slices = QWidget()
         line = QHBoxLayout(self.slices)
         line.setContentsMargins(0, 0, 0, 0)
         line.setSpacing(6)
         line.addWidget(self.strip, 1)
         line.addWidget(self.slice_name)
+        self._header = QHBoxLayout()
+        self._header.setSpacing(8)
+        self._header.addStretch(1)
+        self._header.addWidget(self.tabs)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 2, 6, 4)
         layout.setSpacing(3)
@@ -271,25 +236,26 @@ class Timeline(QWidget):
         self._keep_soon.setInterval(500)
         self._keep_soon.timeout.connect(self._keep_height)
         self._wire()
-        self.refresh()
 
     def _wire(self) -> None:
         context = self._context
-        self.tabs.currentChanged.connect(self._on_tab)
+        self.tabs.currentChanged.connect(self.stack.setCurrentIndex)
         self.strip.slice_requested.connect(context.go_to)
         context.slice_changed.connect(self._show_slice)
         context.scan_changed.connect(self.refresh)
-        context.session_changed.connect(self.refresh)
-        context.figures.changed.connect(self._redraw)
-        context.decisions_changed.connect(self._redraw)
-        context.changed.connect(self._redraw)
-        context.theme_changed.connect(self._redraw)
+        context.session_changed.connect(self.strip.look_again)
+        context.figures.changed.connect(self.strip.look_again)
+        context.decisions_changed.connect(self.strip.look_again)
+        context.changed.connect(self.strip.update)
+        context.theme_changed.connect(self._show_theme)
         context.runner.changed.connect(self._on_run)
+        self._show_theme(context.theme)
+        self.refresh()
 
     # --- what the dock puts in ---------------------------------------------------------------
 
     def add_to_header(self, widget: QWidget) -> None:
-        """Put a control on the left of the top row, such as how masks are shown."""
+        """Put a control into the top row, such as how masks are shown."""
         self._header.insertWidget(self._header.count() - 2, widget)
 
     def add_tab(self, name: str, widget: QWidget, *, only_stacks: bool = False) -> None:
@@ -300,23 +266,16 @@ class Timeline(QWidget):
         only_stacks : bool
             Leave it out for a scan of one slice, of which a table would have one row.
         """
-        self._pages[name] = widget
         if only_stacks:
-            self._only_stacks[name] = widget
+            self._only_stacks.add(widget)
         self.stack.addWidget(widget)
         self.tabs.addTab(name)
         self.refresh()
 
     def show_tab(self, name: str) -> None:
         """Bring a page to the front."""
-        for number in range(self.tabs.count()):
-            if self.tabs.tabText(number) == name:
-                self.tabs.setCurrentIndex(number)
-
-    def _on_tab(self, number: int) -> None:
-        page = self._pages.get(self.tabs.tabText(number))
-        if page is not None:
-            self.stack.setCurrentWidget(page)
+        names = [self.tabs.tabText(number) for number in range(self.tabs.count())]
+        self.tabs.setCurrentIndex(names.index(name))
 
     # --- what is shown -----------------------------------------------------------------------
 
@@ -326,18 +285,18 @@ class Timeline(QWidget):
         several = scan is not None and scan.n_slices > 1
         self.slices.setVisible(several)
         self.slice_name.setMinimumWidth(0)
-        self.strip.look_again()
         for number in range(self.tabs.count()):
-            if self.tabs.tabText(number) in self._only_stacks:
+            if self.stack.widget(number) in self._only_stacks:
                 self.tabs.setTabVisible(number, several)
+        self.strip.look_again()
         self._show_slice()
 
     def _show_slice(self, _index: int = 0) -> None:
+        """Say which slice is in view, as the scan counts it."""
         scan = self._context.scan
         if scan is not None and scan.n_slices > 1:
             index = self._context.in_view()
-            name = scan.slice_name(index)
-            metrics = self.slice_name.fontMetrics()
+            name, metrics = scan.slice_name(index), self.slice_name.fontMetrics()
             shown = metrics.elidedText(name, Qt.TextElideMode.ElideMiddle, _NAME_WIDTH)
             self.slice_name.setText(shown)
             self.slice_name.setToolTip(f"{name}: {index + 1} of {scan.n_slices}")
@@ -346,8 +305,8 @@ class Timeline(QWidget):
             self.slice_name.setMinimumWidth(max(self.slice_name.minimumWidth(), wide))
         self.strip.update()
 
-    def _redraw(self, *_: object) -> None:
-        self.strip.look_again()
+    def _show_theme(self, colours: ThemeColours) -> None:
+        self.setStyleSheet(sheet(colours))
 
     # --- its place in the window -------------------------------------------------------------
 
@@ -356,22 +315,27 @@ class Timeline(QWidget):
         return QSize(super().sizeHint().width(), self._wanted_height())
 
     def _wanted_height(self) -> int:
-        return max(_LEAST_HEIGHT, self._context.store.get("timeline_height", HEIGHT))
+        return max(_LEAST_HEIGHT, int(self._context.store.get("timeline_height", HEIGHT)))
 
     def open_below(self) -> None:
         """Dock it below the canvas, or show it again, at the height that it had."""
-        viewer, dock = self._context.viewer, self._dock
-        if dock is None:
-            dock = self._dock = viewer.window.add_dock_widget(self, name=NAME, area="bottom")
+        viewer = self._context.viewer
+        if self._dock is None:
+            self._dock = viewer.window.add_dock_widget(self, name=NAME, area="bottom")
             # Taken off the window by its cross, it comes back with the next run.
-            dock.destroyed.connect(self._on_closed)
-            self._context.connections.at_end(
-                partial(_take_away, weakref.ref(viewer), weakref.ref(dock))
-            )
-        dock.show()
+            self._dock.destroyed.connect(self._on_closed)
+            take_away = partial(_take_away, weakref.ref(viewer), weakref.ref(self._dock))
+            self._context.connections.at_end(take_away)
+        self._dock.show()
         window = self.window()
         if isinstance(window, QMainWindow):
-            window.resizeDocks([dock], [self._wanted_height()], Qt.Orientation.Vertical)
+            # As wide as the canvas: layer list and dock keep the full height.
+            for corner, area in (
+                (Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea),
+                (Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea),
+            ):
+                window.setCorner(corner, area)
+            window.resizeDocks([self._dock], [self._wanted_height()], Qt.Orientation.Vertical)
 
     def _on_closed(self) -> None:
         self._dock = None
@@ -379,16 +343,15 @@ class Timeline(QWidget):
     def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Remember the height, once the user has let go."""
         super().resizeEvent(event)
-        if self.isVisible():
-            self._keep_soon.start()
+        self._keep_soon.start()
 
     def _keep_height(self) -> None:
-        if self.isVisible():
+        if self.isVisible() and self._dock is not None and not self._dock.isFloating():
             self._context.store.set("timeline_height", self.height())
 
     def _on_run(self) -> None:
         """Open by itself when a run begins."""
-        running = self._context.runner.kind in ("adapt",)
+        running = self._context.runner.kind == "adapt"
         if running and not self._running:
             self.open_below()
         self._running = running
@@ -398,5 +361,6 @@ def _take_away(viewer: weakref.ref[Any], dock: weakref.ref[Any]) -> None:
     """With the plugin's dock its timeline goes."""
     found, there = viewer(), dock()
     if found is not None and there is not None:
-        with suppress(LookupError, RuntimeError):  # it, or the whole window, has gone before
+        # It, or the whole window, may have gone before.
+        with suppress(AttributeError, LookupError, RuntimeError):
             found.window.remove_dock_widget(there)
