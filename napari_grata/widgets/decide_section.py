@@ -144,6 +144,7 @@ class NotesPanel(QWidget):
 
     def show_decisions(self, lines: list[tuple[int | None, str]]) -> None:
         """Show decisions, each with the slice that it is about, the latest first."""
+        self.list.setVisible(bool(lines))
         shown = [self.list.item(n) for n in range(self.list.count())]
         if [item.text() for item in shown if item is not None] == [text for _, text in lines]:
             return
@@ -153,7 +154,6 @@ class NotesPanel(QWidget):
             item.setData(Qt.ItemDataRole.UserRole, index)
             item.setToolTip(tip(text))
             self.list.addItem(item)
-        self.list.setVisible(bool(lines))
 
 
 class DecideBar(QWidget):

@@ -267,6 +267,11 @@ class GrataDock(QWidget):
         if session is not None and session.can_compare and not self._timeline_offered:
             self._timeline_offered = True
             self.timeline.open_below()
+            # The canvas is lower now: all of the scan should be in view.
+            QTimer.singleShot(100, self._fit_view)
+
+    def _fit_view(self) -> None:
+        self.context.viewer.reset_view()
 
     # --- docks beside it -----------------------------------------------------------------------
 

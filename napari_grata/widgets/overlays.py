@@ -83,12 +83,10 @@ class Way:
             np.asarray(self.scan.get_mask(shown, index)),
         )
 
-    def to_world(self, points: np.ndarray, index: int) -> np.ndarray:
-        """Return points of a slice, rows and columns of shape (N, 2), in the scan layer's world."""
+    def points(self, points: np.ndarray, index: int) -> np.ndarray:
+        """Return points of a slice, shape (N, 2), as points of the scan."""
         position = np.asarray(self.scan.slice_position(index), dtype=float)
-        whole = np.hstack([np.tile(position, (len(points), 1)), points])
-        arguments = placement(self.scan, self.session.scan_layer())
-        return np.asarray(to_world_map(arguments, whole.shape[1])(whole))
+        return np.hstack([np.tile(position, (len(points), 1)), points])
 
     def kept(self, layer: Layer) -> Layer:
         """Put a layer in, above all others, and take it away at the end."""
@@ -96,20 +94,31 @@ class Way:
         self.layers.append(layer)
         return layer
 
-    def shapes(self, name: str, ndim: int) -> Shapes:
-        """Return an empty layer for lines."""
+    def shapes(self, name: str, last: int = 0) -> Shapes:
+        """Return an empty layer for lines on the scan's own grid, or on its last axes alone.
+
+        On the same grid: the viewer's sliders count in the steps of the finest layer.
+        """
+        arguments = placement(self.scan, self.session.scan_layer())
+        arguments.pop("metadata", None)
+        if last:
+            kept = ("scale", "translate", "units", "axis_labels")
+            arguments = {name: arguments[name][-last:] for name in kept if name in arguments}
         layer = Shapes(
-            ndim=ndim,
+            ndim=last or len(self.scan.mask_shape),
             name=free_name(self.viewer, f"{self.scan.name} {name}"),
             metadata={KEY: {"role": "view"}},
+            **arguments,
         )
         layer.editable = False
         return layer
 
     @property
     def pixel(self) -> float:
-        """Length of a pixel of the screen in the world."""
-        return 1.0 / max(float(camera_of(self.viewer).zoom), 1e-6)
+        """Length of a pixel of the screen, in pixels of the scan."""
+        zoom = max(float(camera_of(self.viewer).zoom), 1e-6)
+        layer: Any = self.session.scan_layer()
+        return 1.0 / (zoom * (float(layer.scale[-1]) if layer is not None else 1.0))
 
 
 class Contours(Way):
@@ -120,9 +129,8 @@ class Contours(Way):
         self.session.show_masks(source=False, adapted=False)
         index = self.context.in_view()
         if not self.layers:
-            ndim = len(self.scan.mask_shape)
             for name in ("contours source", "contours adapted"):
-                self.kept(self.shapes(name, ndim))
+                self.kept(self.shapes(name))
         for layer, mask, width in zip(self.layers, self.masks(index), (_THIN, _THICK), strict=True):
             lines, colours = self._outlines(mask, index)
             layer.data = []
@@ -144,7 +152,7 @@ class Contours(Way):
             for contour in find_contours(inside.astype(np.uint8), 0.5):
                 short = approximate_polygon(contour - 1, tolerance=0.4)
                 if len(short) > 2:
-                    lines.append(self.to_world(short, index))
+                    lines.append(self.points(short, index))
                     colours.append(structure.colour)
         return lines, colours
 
@@ -186,12 +194,12 @@ class Curtain(Way):
             both[both == value] = 0
         self._mask.show(index, both)
         if self._line is None or not alive(self.viewer, self._line):
-            self._line = self.shapes("curtain line", len(self.scan.mask_shape))
+            self._line = self.shapes("curtain line")
             self.kept(self._line)
         ends = np.array([[-0.5, column - 0.5], [source.shape[0] - 0.5, column - 0.5]])
         self._line.data = []
         self._line.add(
-            [self.to_world(ends, index)],
+            [self.points(ends, index)],
             shape_type="line",
             edge_color=_LINE,
             edge_width=1.5 * self.pixel,
@@ -217,8 +225,7 @@ class Curtain(Way):
     def _drag(self, viewer: Any, event: Any) -> Any:
         """Follow the mouse where it took hold of the line; everything else is napari's."""
         width = self.scan.mask_shape[-1]
-        near = 8 * self.pixel / max(self._spacing(), 1e-9)
-        if abs(self._column(event) - self.place * width) > near:
+        if abs(self._column(event) - self.place * width) > 8 * self.pixel:
             return
         event.handled = True
         yield
@@ -226,10 +233,6 @@ class Curtain(Way):
             self.place = min(max(self._column(event) / width, 0.0), 1.0)
             self.show()
             yield
-
-    def _spacing(self) -> float:
-        layer = self.session.scan_layer()
-        return float(layer.scale[-1]) if layer is not None else 1.0
 
     def _column(self, event: Any) -> float:
         layer: Any = self.session.scan_layer()
@@ -322,7 +325,7 @@ class Planes(Way):
         layer: Any = self.session.scan_layer()
         if layer is None:
             return
-        depth, rows, columns = self.scan.mask_shape[-3:]
+        rows, columns = self.scan.mask_shape[-2:]
         scale = np.asarray(layer.scale[-3:], dtype=float)
         origin = np.asarray(layer.translate[-3:], dtype=float)
         gap = _GAP * columns * scale[2]
@@ -340,30 +343,25 @@ class Planes(Way):
         ):
             spacing = scale[list(size)]
             self._plane(name, plane(image), plane(masks), spacing, corner, layer)
-        slice_index = self.scan.slice_position(self.context.in_view())[-1]
-        ends = [
-            [[origin[1] + row * scale[1], origin[2]], [origin[1] + row * scale[1], right - gap]],
-            [
-                [origin[1], origin[2] + column * scale[2]],
-                [below - gap, origin[2] + column * scale[2]],
-            ],
-            [
-                [origin[1], right + slice_index * scale[0]],
-                [below - gap, right + slice_index * scale[0]],
-            ],
-            [
-                [below + slice_index * scale[0], origin[2]],
-                [below + slice_index * scale[0], right - gap],
-            ],
-        ]
-        lines = self.shapes("planes", 2)
+        at = self.scan.slice_position(self.context.in_view())[-1]
+        # In pixels of the slice: to the right and below, slices are as far apart as they are thick.
+        beside, under = at * scale[0] / scale[2], at * scale[0] / scale[1]
+        margin = _GAP * columns
+        lower, further = rows + margin * scale[2] / scale[1], columns + margin
+        ends = (
+            ((row, 0), (row, columns)),
+            ((0, column), (rows, column)),
+            ((0, further + beside), (rows, further + beside)),
+            ((lower + under, 0), (lower + under, columns)),
+        )
+        lines = self.shapes("planes", last=2)
         lines.add(
-            [np.array(end) for end in ends],
+            [np.array(end, dtype=float) for end in ends],
             shape_type="line",
             edge_color=_LINE,
             edge_width=self.pixel,
-            opacity=0.6,
         )
+        lines.opacity = 0.6
         self.kept(lines)
         if first:
             self.viewer.reset_view()
@@ -381,7 +379,12 @@ class Planes(Way):
 
         from napari_grata.widgets.mask_layer import colormap
 
-        shared = {"scale": scale, "translate": corner, "metadata": {KEY: {"role": "view"}}}
+        shared = {
+            "scale": scale,
+            "translate": corner,
+            "units": like.units[-2:],
+            "metadata": {KEY: {"role": "view"}},
+        }
         self.kept(
             Image(
                 image,
