@@ -5,13 +5,10 @@ A column is one entry (`Column`): name, words, value, format, colour.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -35,7 +32,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_grata.scans.files import write_bytes
+from napari_grata.scans.files import write_csv
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.theme import ThemeColours, blend, theme_colours, tip
 
@@ -95,15 +92,6 @@ def frame_of(
     listed = list(items)
     cells = {c.name: [c.value(item) for item in listed] for c in columns if c.value is not None}
     return pd.DataFrame(cells, index=pd.Index(list(keys), dtype=object))
-
-
-def write_csv(path: str | Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table that appears complete or not at all."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(heads)
-    writer.writerows(rows)
-    write_bytes(Path(path), stream.getvalue().encode("utf-8-sig"))
 
 
 class FrameModel(QAbstractTableModel):
@@ -441,10 +429,7 @@ class FrameTable(QTableView):
             try:
                 write_csv(path, heads, rows)
             except OSError as error:
-                show_error(
-                    f"The table could not be written ({error.strerror or error}). "
-                    "Choose a folder that you may write to."
-                )
+                show_error(f"The table: {error}")
 
     # --- mouse and keys ----------------------------------------------------------------------
 

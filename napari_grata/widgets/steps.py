@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -276,12 +277,21 @@ class StepsSection(QWidget):
     # --- looking back ------------------------------------------------------------------------
 
     def _on_moved(self, step: int) -> None:
-        self._context.look_back(None if step == RESULT else step)
+        session = self.session()
+        if session is None or step == RESULT:
+            self._context.look_back(None)
+            return
+        # Of a long run not every state is kept: the next one that is, the way the user goes.
+        kept, now = session.run.past.steps, self._context.step
+        back = now is None or step < now
+        step = kept[max(bisect_right(kept, step) - 1, 0) if back else bisect_left(kept, step)]
+        self._context.look_back(step)
+        self.slider.offer(self.slider.last(), step)
 
     def _on_chosen(self, slice_index: int, step: int) -> None:
         self._context.go_to(slice_index)
         if self.session() is not None and 0 <= step <= self.slider.last():
-            self._context.look_back(step)
+            self._on_moved(step)
 
     def _on_session(self) -> None:
         if self._context.session is not self._of or self.session() is None:
@@ -342,10 +352,12 @@ class StepsSection(QWidget):
                 f"{session.scan.name} step",
                 {**session.colours, **colours},
                 session.scan_layer(),
-                contour=0 if session.filled else 2,
                 opacity=0.45 if session.filled else 0.9,
             )
         self._preview.show(question[1], label_map)
+        result, shown = session.adapted.layer, self._preview.layer
+        if result is not None and shown is not None and shown.contour != result.contour:
+            shown.contour = result.contour  # as wide on the screen as the result's
         if session.source.visible or session.adapted.visible:
             session.show_masks(source=False, adapted=False)
         session.show_difference_layer(False)
@@ -511,8 +523,8 @@ class StepsSection(QWidget):
         """Go to a slice and a step (None: the result), and say why."""
         if index is not None:
             self._context.go_to(index)
-            there = self.session() is not None and step is not None and step <= self.slider.last()
-            self._context.look_back(step if there else None)
+            there = step is not None and step <= self.slider.last()
+            self._on_moved(RESULT if step is None or not there else step)
         self._context.say(sentence)
 
 

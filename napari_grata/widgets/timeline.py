@@ -213,21 +213,20 @@ class Timeline(QWidget):
         self.strip = SliceStrip(context)
         self.slice_name = QLabel()
         self.slice_name.setObjectName("grata_small")
-        self.slices = QWidget()
-        line = QHBoxLayout(self.slices)
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(6)
-        line.addWidget(self.strip, 1)
-        line.addWidget(self.slice_name)
         self._header = QHBoxLayout()
         self._header.setSpacing(8)
         self._header.addStretch(1)
-        self._header.addWidget(self.tabs)
+        line = QHBoxLayout()
+        line.setSpacing(6)
+        line.addWidget(self.tabs)
+        line.addWidget(self.strip, 1)
+        line.addWidget(self.slice_name)
+        line.addStretch()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 2, 6, 4)
         layout.setSpacing(3)
         layout.addLayout(self._header)
-        layout.addWidget(self.slices)
+        layout.addLayout(line)
         layout.addWidget(self.stack, 1)
         self.setMinimumHeight(_LEAST_HEIGHT)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
@@ -256,7 +255,7 @@ class Timeline(QWidget):
 
     def add_to_header(self, widget: QWidget) -> None:
         """Put a control into the top row, such as how masks are shown."""
-        self._header.insertWidget(self._header.count() - 2, widget)
+        self._header.insertWidget(self._header.count() - 1, widget)
 
     def add_tab(self, name: str, widget: QWidget, *, only_stacks: bool = False) -> None:
         """Add a page.
@@ -283,7 +282,8 @@ class Timeline(QWidget):
         """A photograph has neither a strip nor a table of its one row."""
         scan = self._context.scan
         several = scan is not None and scan.n_slices > 1
-        self.slices.setVisible(several)
+        self.strip.setVisible(several)
+        self.slice_name.setVisible(several)
         self.slice_name.setMinimumWidth(0)
         for number in range(self.tabs.count()):
             if self.stack.widget(number) in self._only_stacks:
