@@ -654,6 +654,11 @@ class Context(QObject):
             self.runner.go_on(session, finish=finish)
             self.touch()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something runs, or is about to: between segmenting and adapting."""
+        return self.runner.kind is not None or self._adapt_then
+
     def unfinished(self) -> bool:
         """Whether the run in view was cancelled and can go on."""
         session = self.session
@@ -720,8 +725,11 @@ class Context(QObject):
             session.note, session.note_tone = self._result_words(session)
         if outcome.kind == "done" and self.runner.seconds_a_slice is not None:
             self.store.set_pace(self._pace_key(kind), self.runner.seconds_a_slice)
-        if kind == "segment" and outcome.kind == "done":
-            self._look_at_extent(session)
+        if kind == "segment":
+            if outcome.kind == "done":
+                self._look_at_extent(session)
+            else:
+                self._adapt_then = False
         if kind == "adapt" and session is self.session and session.can_compare:
             self.mode = "difference" if outcome.kind == "done" else "adapted"
             self.apply_plain_mode(session)
@@ -731,7 +739,6 @@ class Context(QObject):
 
     def _look_at_extent(self, session: Session) -> None:
         """Look in the background whether the source masks can be right, then go on."""
-        then, self._adapt_then = self._adapt_then, False
         masks = session.source_masks(sorted(session.segmented_slices), session.region)
         look = partial(
             implausible,
@@ -741,17 +748,17 @@ class Context(QObject):
             region=session.region,
             slices=sorted(masks),
         )
-        self.queue.ask(("extent", id(session), then), look)
+        self.queue.ask(("extent", id(session)), look)
 
     def _on_found(self, found: Found) -> None:
         if not isinstance(found.key, tuple) or found.key[0] != "extent":
             return
+        then, self._adapt_then = self._adapt_then, False
         session = self.session
-        if session is None or id(session) != found.key[1]:
-            return
-        self.implausible = " ".join(sentence for _, sentence in (found.result or ())[:2])
-        if found.key[2] and not self.implausible:
-            self.adapt()
+        if session is not None and id(session) == found.key[1]:
+            self.implausible = " ".join(sentence for _, sentence in (found.result or ())[:2])
+            if then and not self.implausible:
+                self.adapt()
         self.touch()
 
     def describe_result(self, session: Session) -> None:
@@ -818,7 +825,7 @@ class Context(QObject):
             flagged=len(session.flagged()) if session is not None else 0,
             drawn=len(session.drawn_slices) if session is not None else 0,
             noun=scan.noun if scan is not None else "slice",
-            running=runner.kind,
+            running="segment" if runner.kind is None and self._adapt_then else runner.kind,
             pausing=runner.pausing,
             paused=runner.paused,
             cancelling=runner.cancelling,

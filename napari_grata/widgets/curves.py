@@ -177,28 +177,28 @@ class _Plot:
         self._bottom.setStyle(showValues=steps_below)
         self._bottom.setHeight(16 if steps_below else 3)
         self._zero = pg.InfiniteLine(0, angle=0)
-        self._at = pg.InfiniteLine(0, angle=90)
+        self.marker = pg.InfiniteLine(0, angle=90)
         self._resets = pg.PlotCurveItem(connect="pairs")
-        self._curve = pg.PlotDataItem(connect="finite", antialias=True)
+        self.curve = pg.PlotDataItem(connect="finite", antialias=True)
         self._trend = pg.PlotDataItem(connect="finite", antialias=True)
-        self._dots = pg.ScatterPlotItem(size=4, pen=None)
-        self._flags = pg.ScatterPlotItem(size=9, symbol="t1")
-        self._undone = pg.ScatterPlotItem(size=8, symbol="x")
+        self.dots = pg.ScatterPlotItem(size=4, pen=None)
+        self.flags = pg.ScatterPlotItem(size=9, symbol="t1")
+        self.undone = pg.ScatterPlotItem(size=8, symbol="x")
         self._hover = pg.ScatterPlotItem(size=8, symbol="o")
-        lines = (self._zero, self._resets, self._curve, self._trend, self._at, self._dots)
-        for item in (*lines, self._flags, self._undone, self._hover):
+        lines = (self._zero, self._resets, self.curve, self._trend, self.marker, self.dots)
+        for item in (*lines, self.flags, self.undone, self._hover):
             self._plot.addItem(item, ignoreBounds=True)
         # Only now: adding an item to a plot overwrites how it is reduced for the screen.
-        for item, method in ((self._curve, "peak"), (self._trend, "mean")):
+        for item, method in ((self.curve, "peak"), (self._trend, "mean")):
             item.setDownsampling(auto=True, method=method)
             item.setClipToView(True)
-        self._title, self._note = QGraphicsTextItem(self._left), QGraphicsTextItem(self.box)
+        self.title, self.note = QGraphicsTextItem(self._left), QGraphicsTextItem(self.box)
         self._step_word = QGraphicsTextItem("step" if steps_below else "", self._bottom)
-        self._texts = (self._title, self._note, self._step_word)
+        self._texts = (self.title, self.note, self._step_word)
         for text in self._texts:
             text.setFont(font)
         self._step_word.setPos(-_TITLE_WIDTH - _AXIS_WIDTH - 3, -5)
-        self._title.setPos(-3, -4)
+        self.title.setPos(-3, -4)
         self.set_marker(None)
 
     def set_colours(self, colours: ThemeColours) -> None:
@@ -209,14 +209,14 @@ class _Plot:
             axis.setTextPen(pg.mkPen(colours.muted))
         self._zero.setPen(pg.mkPen(colours.grid, width=1))
         self._resets.setPen(pg.mkPen(colours.muted, width=1, style=Qt.PenStyle.DotLine))
-        self._at.setPen(pg.mkPen(colours.accent, width=2))
+        self.marker.setPen(pg.mkPen(colours.accent, width=2))
         self._trend.setPen(pg.mkPen(colours.text, width=1.5))
         self._dim_curve(self._dimmed)
         rim = pg.mkPen(colours.background, width=1)
         for item, fill, pen in (
-            (self._dots, colours.text, None),
-            (self._flags, colours.attention, rim),
-            (self._undone, colours.wrong, pg.mkPen(colours.wrong)),
+            (self.dots, colours.text, None),
+            (self.flags, colours.attention, rim),
+            (self.undone, colours.wrong, pg.mkPen(colours.wrong)),
             (self._hover, colours.accent, rim),
         ):
             item.setBrush(pg.mkBrush(fill))
@@ -261,13 +261,13 @@ class _Plot:
         self._left.setTicks([[(v, figure(v * 10.0**-exponent)) for v in ticks]])
         self._left.setStyle(showValues=not note)
         unit = f"\n×10{_raised(exponent)}" if exponent else ""
-        self._title.setPlainText(QUANTITIES[name][0] + unit)
-        self._note.setPlainText(note)
-        self._note.setTextWidth(self.box.boundingRect().width())
+        self.title.setPlainText(QUANTITIES[name][0] + unit)
+        self.note.setPlainText(note)
+        self.note.setTextWidth(self.box.boundingRect().width())
         self._zero.setVisible(name == "cosine" and not note)
         crowded = len(steps) > _CROWDED
         # Smooth edges of a line that goes up and down at every pixel cost most and show least.
-        self._curve.setData(steps, values, antialias=not crowded)
+        self.curve.setData(steps, values, antialias=not crowded)
         self._trend.setData(steps if crowded else [], moving_mean(values) if crowded else [])
         if crowded != self._dimmed:
             self._dim_curve(crowded)
@@ -276,11 +276,11 @@ class _Plot:
         if len(finite) > _FEW:
             alone[1:] &= ~finite[:-1]
             alone[:-1] &= ~finite[1:]
-        self._dots.setData(steps[alone], values[alone])
+        self.dots.setData(steps[alone], values[alone])
         marked = flagged[finite[flagged]]
-        self._flags.setData(steps[marked], values[marked])
+        self.flags.setData(steps[marked], values[marked])
         undone = undone & (not note)
-        self._undone.setData(steps[undone], np.full(int(undone.sum()), low + 0.5 * pad))
+        self.undone.setData(steps[undone], np.full(int(undone.sum()), low + 0.5 * pad))
         # Few are lines from bottom to top; many are ticks, since lines would hide the curve.
         top = low + 0.1 * (high - low) if len(resets) > _MANY_RESETS else high + pad
         self._resets.setData(np.repeat(resets - 0.5, 2), np.tile([low - pad, top], len(resets)))
@@ -291,13 +291,13 @@ class _Plot:
         colour, width = self._colours.text, 1.5
         if dimmed:
             colour, width = blend(self._colours.background, colour, 0.35), 1.0
-        self._curve.setPen(pg.mkPen(colour, width=width))
+        self.curve.setPen(pg.mkPen(colour, width=width))
 
     def set_marker(self, step: int | None) -> None:
         """Mark the step in view."""
-        self._at.setVisible(step is not None)
+        self.marker.setVisible(step is not None)
         if step is not None:
-            self._at.setValue(step)
+            self.marker.setValue(step)
 
     def set_hover(self, step: float, value: float) -> None:
         """Put a dot under the cursor's step; NaN: none."""

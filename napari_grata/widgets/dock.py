@@ -268,7 +268,7 @@ class GrataDock(QWidget):
             self._timeline_offered = True
             self.timeline.open_below()
             # The canvas is lower now: all of the scan should be in view.
-            QTimer.singleShot(100, self._fit_view)
+            QTimer.singleShot(300, self._fit_view)
 
     def _fit_view(self) -> None:
         self.context.viewer.reset_view()

@@ -137,7 +137,8 @@ class MaskLayer:
     @visible.setter
     def visible(self, on: bool) -> None:
         self._visible = on
-        if self.layer is not None and self.shown:
+        # napari puts the brush down whenever it is told, changed or not.
+        if self.layer is not None and self.shown and self.layer.visible != on:
             self.layer.visible = on
 
     def set_contour(self, width: int) -> None:

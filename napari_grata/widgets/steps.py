@@ -374,7 +374,7 @@ class StepsSection(QWidget):
     # --- taking a state ----------------------------------------------------------------------
 
     def _why_busy(self) -> str:
-        return _BUSY if self._context.runner.kind is not None else ""
+        return _BUSY if self._context.busy else ""
 
     def _why_no_use(self) -> str:
         session = self.session()

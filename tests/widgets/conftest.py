@@ -146,7 +146,7 @@ class User:
 
     def finish(self) -> None:
         """Wait until nothing runs any more."""
-        self.wait(lambda: self.context.runner.kind is None)
+        self.wait(lambda: not self.context.busy)
         self.settle()
 
     def adapt(self) -> None:
@@ -204,3 +204,101 @@ def start(
         return user
 
     return make
+
+
+class Stage:
+    """A context over a scan without a window, whose results a test puts in by hand.
+
+    For what no test can wait for, such as ten thousand steps, and what needs no model.
+
+    Attributes
+    ----------
+    context : Context
+    viewer : ViewerModel
+    session : Session
+    """
+
+    def __init__(self, qtbot: Any, shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+        from napari.components import ViewerModel
+        from qtpy.QtWidgets import QWidget
+
+        from napari_grata.widgets.context import Context
+
+        widget = QWidget()
+        qtbot.addWidget(widget)
+        self.viewer = ViewerModel()
+        self.context = Context(self.viewer, widget)  # type: ignore[arg-type]
+        self.open(shape, spacing)
+
+    def open(self, shape: tuple[int, ...], spacing: tuple[float, ...] = ()) -> None:
+        """Open another scan of random values; with spacing it is a volume in mm."""
+        from napari_grata.segmenters import Card, Structure
+        from napari_grata.segmenters.registry import ModelEntry
+
+        data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        units = ("mm",) * len(shape) if spacing else None
+        layer = self.viewer.add_image(data, name="scan", scale=spacing or None, units=units)
+        self.context.choose_layer(layer)
+        disc = (Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc"))
+        card = Card(
+            name="hand",
+            title="By hand",
+            structures=disc,
+            architecture="compact-unet",
+            channels=1,
+            dimensions=len(shape),
+            modality="T1",
+            size=(64, 64),
+            weights_sha256="0" * 64,
+        )
+        entry = ModelEntry("hand", "By hand", Path(), "user", card)
+        context = self.context
+        context.entry = entry
+        assert context.scan is not None
+        self.session = context.sessions.get(layer, context.scan, entry, filled=True)
+        self.session.begin_adapting(None)
+        context.take_results()
+
+    def record(self, step: int, slice_index: int | None = None, **changes: Any) -> Any:
+        """Return a record of a step, on one slice after the other."""
+        from napari_grata.adaptation.records import Record
+
+        scan = self.context.scan
+        assert scan is not None
+        index = (step - 1) % scan.n_slices if slice_index is None else slice_index
+        mask = np.zeros(scan.slice_shape(index), dtype=np.uint8)
+        values: dict[str, Any] = {
+            "phase": "adapt",
+            "step": step,
+            "done": step,
+            "total": 100,
+            "slice_index": index,
+            "case": 0,
+            "pass_index": 0,
+            "source_mask": mask,
+            "adapted_mask": mask,
+            "cosine": float(np.sin(step)),
+            "learning_rate": 1e-4,
+            "auxiliary_loss": 0.5,
+            "pseudo_loss": 0.02,
+            "source_area": {"disc": 100, "cup": 50},
+            "adapted_area": {"disc": 90, "cup": 45},
+            "agreement": {"disc": 0.9, "cup": 0.8},
+        }
+        return Record(**{**values, **changes})
+
+    def take(self, *records: Any) -> None:
+        """Let records come in, as from a run on the session in view."""
+        for record in records:
+            self.session.put_record(record)
+        runner = self.context.runner
+        runner.session = self.session
+        self.session.masks_changed.emit({record.slice_index for record in records})
+        runner.records.emit(list(records))
+        runner.session = None
+
+
+@pytest.fixture
+def stage(qtbot: Any) -> Stage:
+    """A stack of 53 slices with a session of a model with two structures, not yet adapted."""
+    return Stage(qtbot, (53, 12, 16), (1.5, 0.1, 0.1))

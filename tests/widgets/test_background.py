@@ -76,20 +76,22 @@ def test_cancel_ends_a_job_at_its_next_step_in_its_own_thread(qtbot: Any, paused
 def test_a_paused_job_takes_no_step_until_it_is_resumed(qtbot: Any) -> None:
     job = Job()
     heard = Listener(job)
-    allowed = threading.Semaphore(1)
+    steps: list[int] = []
+    paused = threading.Event()
 
     def work() -> Iterator[int]:
         for number in range(4):
-            allowed.acquire()
+            steps.append(number)
+            paused.wait(10)
             yield number
 
     job.start(work)
     job.pause()
-    qtbot.waitUntil(lambda: heard.items == [0], timeout=10_000)
-    for _ in range(3):
-        allowed.release()
+    with qtbot.waitSignal(job.paused, timeout=10_000):
+        paused.set()
     qtbot.wait(100)
     assert heard.items == [0]
+    assert steps == [0]
     with qtbot.waitSignal(job.ended, timeout=10_000):
         job.resume()
     assert heard.items == [0, 1, 2, 3]
@@ -137,7 +139,9 @@ def test_of_wishes_with_one_key_the_latest_wins(qtbot: Any) -> None:
     gate = threading.Event()
     done: list[Any] = []
     queue.found.connect(lambda found: done.append((found.key, found.result)))
-    queue.ask("gate", lambda: gate.wait(10))
+    busy = threading.Event()
+    queue.ask("gate", lambda: busy.set() or gate.wait(10))
+    assert busy.wait(10)
     for number in range(5):
         queue.ask("picture", lambda number=number: number)
     queue.ask("first", lambda: "first", first=True)
