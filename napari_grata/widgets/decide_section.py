@@ -464,11 +464,7 @@ class DecideBar(QWidget):
         context.decision_list = None
         if found is not None and found.caselist is not None:
             context.decision_list = found.caselist, found.key
-        context.decision_marks = {
-            index: MARKS[one.verdict] + ("!" if self.decisions.stale(one) else "")
-            for index, one in current.items()
-            if index is not None
-        }
+        context.decision_marks = self._marks()
         of_case = current.get(None)
         context.decided = decided(of_case) if of_case is not None else ""
         # An edit is in work, not decided.
@@ -480,8 +476,19 @@ class DecideBar(QWidget):
         context.decisions_changed.emit()
         context.touch()
 
+    def _marks(self) -> dict[int, str]:
+        """Return the sign of each decided slice, with a mark where its mask has changed since."""
+        found = self.decisions.place
+        return {
+            index: MARKS[one.verdict] + ("!" if self.decisions.stale(one) else "")
+            for index, one in (found.current() if found is not None else {}).items()
+            if index is not None
+        }
+
     def refresh(self, *_: object) -> None:
         """Bring bar, notes and list in line."""
+        if self._marks() != self._context.decision_marks:
+            self._tell()
         context, scan, found = self._context, self._context.scan, self.decisions.place
         session = context.session
         several = scan is not None and scan.n_slices > 1

@@ -15,7 +15,8 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QMessageBox, QVB
 
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
 from napari_grata.widgets import tasks
-from napari_grata.widgets.background import Outcome
+from napari_grata.widgets.background import Found, Outcome
+from napari_grata.widgets.case_loading import revive
 from napari_grata.widgets.cases import show_saved_run
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, ask_folder, button
@@ -79,6 +80,7 @@ class ExportSection(QWidget):
         context.runner.ended.connect(self._on_ended)
         context.save_requested.connect(self.ask_save)
         context.open_requested.connect(self._on_open)
+        context.queue.found.connect(self._on_revived)
         self.refresh()
 
     def _build(self) -> None:
@@ -351,10 +353,28 @@ class ExportSection(QWidget):
 
     def open_run(self, folder: Path) -> None:
         """Bring a saved run back into the viewer."""
+        context = self._context
         try:
-            show_saved_run(self._context, folder)
+            show_saved_run(context, folder)
         except (ValueError, OSError) as error:
-            self._context.fail(str(error))
+            context.fail(str(error))
+            return
+        session = context.session
+        if session is not None:
+            engine, device = context.runner.engine, context.device
+            make = partial(revive, folder, session.card.name, session.scan, engine, device)
+            context.queue.ask(("revive", id(session)), make)
+
+    def _on_revived(self, found: Found) -> None:
+        """The saved run is live again; one whose model is gone can be looked at all the same."""
+        if not isinstance(found.key, tuple) or found.key[0] != "revive" or found.error is not None:
+            return
+        session = self._context.session
+        if session is None or id(session) != found.key[1] or session.run is not None:
+            found.result.close()
+            return
+        session.run = found.result
+        self._context.take_results()
 
     # --- inside ------------------------------------------------------------------------------
 

@@ -397,6 +397,7 @@ class StepsSection(QWidget):
     ) -> None:
         self._context.look_back(None)
         session.hide_difference()
+        session.saved = False
         self._change = session, ended
         self._context.start("masks", session, make, f"Going to {_words(step)}")
 
@@ -452,7 +453,6 @@ class StepsSection(QWidget):
         session, ended = change
         ended(outcome.kind == "done")
         if outcome.kind == "done":
-            session.saved = False
             session.note, session.note_tone = f"In use: {_words(session.taken_step)}.", ""
         elif outcome.kind == "cancelled":
             session.note = "Cancelled: the masks are as they were."

@@ -1,0 +1,225 @@
+"""Deciding, correcting and undoing, as the user does it: keys, bar, brush, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.utils.shortcuts import default_shortcuts
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QMenu
+
+from napari_grata.widgets.keys import ACTIONS
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def adapted(start: Start, volume: Path) -> Callable[..., Any]:
+    """Return a function that opens the dock on an adapted volume."""
+
+    def make() -> Any:
+        user = start(volume)
+        user.adapt()
+        user.decisions_are_known()
+        return user
+
+    return make
+
+
+def in_force(user: Any) -> dict[int | None, str]:
+    place = user.dock.decide.decisions.place
+    return {index: one.verdict for index, one in place.current().items()}
+
+
+def test_a_decision_is_on_the_disk_before_it_shows_and_undo_takes_it_back(
+    adapted: Callable[..., Any],
+) -> None:
+    user = adapted()
+    user.context.go_to(2)
+    user.settle()
+    user.press(user.dock.decide.buttons["accept"])
+    assert in_force(user) == {2: "accept"}
+    assert "3: accepted" in user.decision()
+    assert not user.dock.decide.decisions.unsaved
+    assert user.context.decision_marks == {2: "✓"}
+    assert user.dock.decide.undo_button.toolTip().startswith("Take back: “accepted”")
+    user.do("undo")
+    assert in_force(user) == {}
+    user.do("redo")
+    assert in_force(user) == {2: "accept"}
+
+
+def test_what_is_looked_at_is_what_is_accepted(adapted: Callable[..., Any]) -> None:
+    user = adapted()
+    user.context.go_to(1)
+    user.context.show_mode("source")
+    assert "you see the mask before" in user.decision()
+    user.do("accept")
+    assert in_force(user) == {1: "keep-source"}
+    user.context.show_mode("adapted")
+    user.context.go_to(3)
+    assert "Accept takes the mask after" in user.decision()
+    user.do("accept")
+    assert in_force(user)[3] == "accept"
+
+
+def test_at_an_earlier_step_accept_asks_to_use_that_state_first(
+    adapted: Callable[..., Any],
+) -> None:
+    user = adapted()
+    user.context.look_back(2)
+    assert "after step 2" in user.decision()
+    assert not user.dock.decide.buttons["accept"].isEnabled()
+    user.do("accept")
+    assert in_force(user) == {}
+    user.context.look_back(None)
+    assert "Accept takes the mask after" in user.decision()
+
+
+def test_a_decision_on_a_mask_that_changes_says_look_again(adapted: Callable[..., Any]) -> None:
+    user = adapted()
+    user.context.go_to(2)
+    user.do("accept")
+    user.paint(2, 5, 5, value=2)
+    assert "look again" in user.decision()
+    assert user.context.decision_marks[2] == "✓!"
+
+
+def test_a_drawing_is_saved_by_itself_and_comes_back(
+    start: Start, adapted: Callable[..., Any]
+) -> None:
+    user = adapted()
+    user.paint(2, 5, 5, value=2)
+    drawn = np.array(user.session.adapted.layer.data)
+    assert user.session.drawn_slices == {2}
+    assert user.context.save_drawings() == ""
+    caselist, key = user.context.decision_list
+    kept = caselist.work(key).edit(user.context.scan)
+    np.testing.assert_array_equal(kept, drawn)
+
+
+def test_painting_shows_the_mask_filled_and_the_brush_paints_what_was_chosen(
+    adapted: Callable[..., Any],
+) -> None:
+    user = adapted()
+    user.do("paint")
+    layer = user.session.adapted.layer
+    assert layer.mode == "paint"
+    assert layer.contour == 0
+    assert layer.visible
+    user.press(user.dock.legend.chips[2])
+    assert layer.selected_label == 2
+    user.do("paint")
+    assert layer.mode == "pan_zoom"
+    assert not user.context.painting
+
+
+def test_corrections_teach_keep_what_was_drawn_and_one_undo_brings_all_back(
+    adapted: Callable[..., Any],
+) -> None:
+    user = adapted()
+    session = user.session
+    before, run = np.array(session.adapted.stack), session.run
+    user.paint(2, 20, 24, value=2)
+    drawn = np.array(session.adapted.layer.data[2])
+    assert "corrected, on 1 slice" in user.dock.correct.count.said()
+    user.press(user.dock.correct.teach_button)
+    user.finish()
+    assert not user.context.problem
+    assert session.run is not run
+    np.testing.assert_array_equal(session.adapted.stack[2] == 2, drawn == 2)
+    user.wait(lambda: "Learned from" in user.dock.message.said(), 10)
+    user.do("undo")
+    assert session.run is run
+    np.testing.assert_array_equal(session.adapted.stack, before)
+    np.testing.assert_array_equal(session.adapted.layer.data[2], drawn)
+    assert session.drawn_slices == {2}
+
+
+def test_a_place_that_cannot_be_written_keeps_decisions_until_retry(
+    adapted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from napari_grata.review import appending
+
+    user = adapted()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(appending.os, "write", full)
+        user.context.go_to(1)
+        user.do("reject")
+        assert user.dock.decide.decisions.unsaved == 1
+        assert not user.dock.decide.retry_button.isHidden()
+    assert in_force(user) == {1: "reject"}
+    user.press(user.dock.decide.retry_button)
+    assert user.dock.decide.decisions.unsaved == 0
+    assert user.dock.decide.retry_button.isHidden()
+
+
+def test_words_typed_for_one_slice_do_not_appear_beside_another(
+    adapted: Callable[..., Any],
+) -> None:
+    user = adapted()
+    notes = user.dock.decide.notes
+    user.context.go_to(1)
+    user.settle()
+    notes.comment.setText("blurred")
+    notes.comment.editingFinished.emit()
+    user.context.go_to(2)
+    user.settle()
+    assert notes.comment.text() == ""
+    user.context.go_to(1)
+    user.settle()
+    assert notes.comment.text() == "blurred"
+    user.do("accept")
+    place = user.dock.decide.decisions.place
+    assert place.current()[1].comment == "blurred"
+
+
+def test_no_key_of_ours_is_napari_s_in_a_layer_or_in_a_menu(start: Start) -> None:
+    user = start()
+    taken = {str(one) for bound in default_shortcuts.values() for one in bound}
+
+    def walk(menu: QMenu) -> None:
+        for action in menu.actions():
+            taken.update(shortcut.toString() for shortcut in action.shortcuts())
+            if action.menu() is not None:
+                walk(action.menu())
+
+    user.dock.window().show()
+    for action in user.viewer.window._qt_window.menuBar().actions():
+        walk(action.menu())
+    assert "Ctrl+O" in taken
+    ours = [action.key for action in ACTIONS if action.key]
+    assert not set(ours) & taken
+    assert len(set(ours)) == len(ours)
+
+
+def test_every_key_does_what_the_table_says(start: Start, qtbot: Any) -> None:
+    user = start()
+    done: list[str] = []
+    for action in ACTIONS:
+        user.context.actions.provide(action.name, lambda name=action.name: done.append(name))
+        user.context.actions._why_not.pop(action.name, None)
+    user.dock.window().show()
+    canvas = user.viewer.window._qt_viewer.canvas.native
+    canvas.setFocus()
+    with_keys = [action for action in ACTIONS if action.key]
+    for action in with_keys:
+        *modifiers, key = action.key.split("+")
+        held = Qt.KeyboardModifier.NoModifier
+        for name in modifiers:
+            held |= {
+                "Ctrl": Qt.KeyboardModifier.ControlModifier,
+                "Shift": Qt.KeyboardModifier.ShiftModifier,
+            }[name]
+        qtbot.keyClick(canvas, getattr(Qt.Key, f"Key_{key}"), held)
+    assert done == [action.name for action in with_keys]
