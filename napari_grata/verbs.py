@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from napari_grata.adaptation.settings import Settings, SettingsError, preset
 from napari_grata.cli import UsageError, parse_region, say
 from napari_grata.list_verbs import LIST_VERBS
+from napari_grata.scans.files import make_folder
 from napari_grata.shift_verb import shift
 
 Item = TypeVar("Item")
@@ -47,7 +48,7 @@ def _prepare(options: argparse.Namespace):
     reason = segmenter.fits(scan)
     if reason:
         raise UsageError(reason)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     return scan, segmenter, parse_slices(options.slices, scan), parse_region(options.region)
 
 
@@ -228,7 +229,7 @@ def reopen(options: argparse.Namespace) -> dict[str, Any]:
         print(sentence, file=sys.stderr)
     written = []
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         targets = [options.out / "curves.png"]
         if run.scan is not None:
             before = _mask_path(options.out, "source", run.scan)

@@ -56,6 +56,26 @@ def test_nothing_that_exists_is_overwritten(adapted: Path, capsys) -> None:
     assert (adapted / "eye" / "source.png").read_bytes() == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="files cannot be kept small there")
+@pytest.mark.parametrize("room", [None, 40_000])
+def test_a_place_that_cannot_be_written_to_is_told_in_a_sentence(
+    tmp_path: Path, room: int | None
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    scan, out = find_sample("fundus-disc").path, tmp_path / ("file" if room is None else "new")
+    limit = "" if room is None else f"r.setrlimit(r.RLIMIT_FSIZE, ({room}, {room}));"
+    code = (
+        f"import sys, resource as r; {limit} from napari_grata.cli import main; "
+        f"sys.exit(main(['adapt', {str(scan)!r}, '--model', 'fundus-disc-cup', '--device', 'cpu', "
+        f"'--quiet', '--out', {str(out / 'place')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Errno" not in done.stderr
+    assert "Choose another" in done.stderr
+
+
 def test_reopen_tells_and_draws_a_saved_run_again(adapted: Path, tmp_path: Path, capsys) -> None:
     run = str(adapted / "head" / "run")
     assert main(["reopen", run, "--out", str(tmp_path / "again"), "--json"]) == 0

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.segmenters.shift_reference import FEW_SCANS
+from napari_grata.scans.readers import is_scan_file
+from napari_grata.segmenters.shift_reference import FEW_SCANS, ShiftReference, quantiles
 
-from .shift import SLICES, ShiftError, case_layers, distance, slice_distance, slices_to_look_at
+from .shift import SLICES, ShiftError, distance, layers_of, slices_to_look_at
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
-    from napari_grata.segmenters.shift_reference import ShiftReference
 
-SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 SLICES_OF_A_VOLUME = 40
 """Single slices a volume that the slices' own quantiles are taken from."""
 
@@ -61,8 +60,6 @@ def calibrate(
     ShiftError
         There are no scans, or the model does not read one.
     """
-    from napari_grata.segmenters.shift_reference import ShiftReference, quantiles
-
     if segmenter.card.weights_sha256 is None:
         raise ShiftError("This model's card names no weights; write its folder first.")
     rows: list[dict[str, float]] = []
@@ -76,15 +73,14 @@ def calibrate(
             if segmenter.card.dimensions == 3 and frame is None:
                 middle = slices_to_look_at(scan, case, 1)
                 frame = _size(segmenter, scan, middle[0]) if middle else None
-            layers = case_layers(segmenter, scan, case, frame=frame)
+            layers = layers_of(segmenter, scan, slices_to_look_at(scan, case), frame=frame)
             if not layers:
                 continue
             rows.append({layer.name: layer.mean for layer in layers})
             if segmenter.card.dimensions == 3:
                 for index in slices_to_look_at(scan, case, SLICES_OF_A_VOLUME):
-                    found = slice_distance(segmenter, scan, index, frame=frame)
-                    if found is not None:
-                        single.append(found)
+                    alone = layers_of(segmenter, scan, [index], frame=frame)
+                    single += [distance(alone)] if alone else []
             if progress is not None:
                 progress(f"{len(rows)}: {distance(layers):.3f}")
     if not rows:
@@ -179,13 +175,9 @@ def _measure(options: argparse.Namespace) -> tuple[ShiftReference, Path]:
 def _scans_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ShiftError(f"{folder} is not a folder of scans.")
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and path.name.lower().endswith(SUFFIXES) and path.name[0] != "."
-    )
+    found = sorted(path for path in folder.iterdir() if is_scan_file(path) and path.is_file())
     if not found:
-        raise ShiftError(f"{folder} holds no scans ({', '.join(SUFFIXES)}).")
+        raise ShiftError(f"{folder} holds no scans.")
     return found
 
 

@@ -257,9 +257,9 @@ def make_plan(
             events.append(Event("adapt", *place, resets=resets, final=final))
         if afterwards:
             untaught = [index for index in members if index not in corrected]
-            place = (visits[-1][1], episode, step, first_step)
+            reached = (visits[-1][1], episode, step, first_step)
             events += [
-                Event("predict", index, case_of(index), *place) for index in [*taught, *untaught]
+                Event("predict", index, case_of(index), *reached) for index in [*taught, *untaught]
             ]
     return tuple(events)
 

@@ -410,8 +410,8 @@ class RunStore(Sequence[Record]):
     def latest_masks(self, length: int) -> dict[int, np.ndarray]:
         """Adapted mask of each slice as of the first ``length`` events."""
         with self._lock:
-            latest = {one.slice_index: one.done for one in self._records if one.done <= length}
-            return {index: self._mask(number) for index, number in latest.items()}
+            latest = {one.slice_index: one for one in self._records if one.done <= length}
+            return {index: self._mask(record) for index, record in latest.items()}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -426,7 +426,7 @@ class RunStore(Sequence[Record]):
                 return [self[place] for place in range(*index.indices(len(self)))]
             record = self._records[index]
             source = self.source_masks[record.slice_index]
-            return replace(record, source_mask=source, adapted_mask=self._mask(record.done))
+            return replace(record, source_mask=source, adapted_mask=self._mask(record))
 
     # -- states ------------------------------------------------------------------------------
 
@@ -576,22 +576,25 @@ class RunStore(Sequence[Record]):
             raise _DamageError
         step, text, _, mask, has_state = row
         if number > 0:
-            shape = _unpack_mask(f"mask {number}", mask).shape
+            _opened(f"mask {number}", mask)
             try:
                 values = json.loads(text)
                 record = _RECORD.validate_python({**values, **dict.fromkeys(_MASKS, _NO_MASK)})
             except (ValueError, TypeError, RecursionError) as error:
                 raise _DamageError from error
-            source = self.source_masks.get(record.slice_index)
-            if record.done != number or source is None or source.shape != shape:
+            if record.done != number or record.slice_index not in self.source_masks:
                 raise _DamageError
             self._records.append(record)
         if has_state:
             self._states[step] = number
 
-    def _mask(self, number: int) -> np.ndarray:
+    def _mask(self, record: Record) -> np.ndarray:
         with _reading(self.folder):
-            return _unpack_mask(f"mask {number}", self._column("mask", number))
+            number, source = record.done, self.source_masks[record.slice_index]
+            mask = _unpack_mask(f"mask {number}", self._column("mask", number))
+            if mask.shape != source.shape:
+                raise _DamageError
+            return mask
 
     def _put_masks(self, kind: str, masks: Mapping[int, np.ndarray]) -> None:
         self._connection.executemany(
@@ -676,12 +679,17 @@ def _pack(name: str, level: int, **arrays: np.ndarray) -> bytes:
     return _seal(name, data) + data
 
 
-def _unpack(name: str, blob: Any) -> dict[str, np.ndarray]:
-    """Return what `_pack` was given, read-only."""
+def _opened(name: str, blob: Any) -> bytes:
+    """Return sealed bytes without their seal."""
     if not isinstance(blob, bytes) or blob[:_SEAL_BYTES] != _seal(name, blob[_SEAL_BYTES:]):
         raise _DamageError
+    return blob[_SEAL_BYTES:]
+
+
+def _unpack(name: str, blob: Any) -> dict[str, np.ndarray]:
+    """Return what `_pack` was given, read-only."""
     try:
-        data = zlib.decompressobj().decompress(blob[_SEAL_BYTES:], _MOST_BYTES)
+        data = zlib.decompressobj().decompress(_opened(name, blob), _MOST_BYTES)
         with np.load(io.BytesIO(data), allow_pickle=False) as kept:
             found = {key: kept[key] for key in kept.files}
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, BadZipFile) as error:

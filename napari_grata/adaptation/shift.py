@@ -249,13 +249,7 @@ def shifts(
     cases: Iterable[int] | None = None,
     region: Region | None = None,
 ) -> Iterator[tuple[int, Shift]]:
-    """Measure each photograph or volume by itself: (case, Shift); blank ones are passed over.
-
-    Raises
-    ------
-    ShiftError
-        As `shift`.
-    """
+    """Measure each photograph or volume by itself, as `shift`; blank ones are passed over."""
     card = segmenter.card
     problem = why_not(card) or card.fits(scan)
     if problem is not None:
@@ -274,77 +268,41 @@ def measure_case(
     *,
     between: Callable[[], None] | None = None,
 ) -> Shift | None:
-    """Measure one photograph or volume; None if it shows nothing.
-
-    Parameters
-    ----------
-    between : callable, optional
-        Called before each slice; what it raises ends the measurement.
-
-    Raises
-    ------
-    ShiftError
-        As `shift`.
-    """
+    """Measure one photograph or volume, as `shift` and `layers_of`; None if it shows nothing."""
     reference = segmenter.card.shift
     if reference is None:
         raise ShiftError(why_not(segmenter.card))
-    layers = case_layers(
-        segmenter,
-        scan,
-        case,
-        region,
-        count=reference.slices,
-        frame=reference.frame,
-        between=between,
-    )
+    slices = slices_to_look_at(scan, case, reference.slices)
+    layers = layers_of(segmenter, scan, slices, region, frame=reference.frame, between=between)
     return judge(layers, reference) if layers else None
 
 
-def case_layers(
+def layers_of(
     segmenter: Segmenter,
     scan: Scan,
-    case: int,
+    slices: Iterable[int],
     region: Region | None = None,
     *,
-    count: int = SLICES,
     frame: tuple[int, int] | None = None,
     between: Callable[[], None] | None = None,
 ) -> tuple[LayerShift, ...]:
-    """Return each layer's distance for a photograph or volume; empty if it shows nothing.
+    """Return each layer's distance over some slices together; empty if they show nothing.
 
     Parameters
     ----------
-    count : int
-        Slices that stand for a volume.
     frame : (int, int), optional
         As the card's reference says.
     between : callable, optional
-        Called before each slice.
+        Called before each slice; what it raises ends the measurement.
     """
     from .layer_statistics import slice_statistics
 
     found = []
-    for index in slices_to_look_at(scan, case, count):
+    for index in slices:
         if between is not None:
             between()
         found += [stats for _, stats in slice_statistics(segmenter, scan, [index], region, frame)]
     return _layers(segmenter, found) if found else ()
-
-
-def slice_distance(
-    segmenter: Segmenter,
-    scan: Scan,
-    index: int,
-    region: Region | None = None,
-    *,
-    frame: tuple[int, int] | None = None,
-) -> float | None:
-    """Return the distance of one slice by itself; None if it shows nothing."""
-    from .layer_statistics import slice_statistics
-
-    found = [stats for _, stats in slice_statistics(segmenter, scan, [index], region, frame)]
-    return distance(_layers(segmenter, found)) if found else None
 
 
 def slices_to_look_at(scan: Scan, case: int, count: int = SLICES) -> list[int]:
@@ -421,13 +379,14 @@ class FarSlices:
             return None
         if slice_index not in self._words:
             try:
-                found = slice_distance(
-                    segmenter, self._scan, slice_index, self._region, frame=reference.frame
+                layers = layers_of(
+                    segmenter, self._scan, [slice_index], self._region, frame=reference.frame
                 )
             except (ShiftError, RuntimeError, MemoryError) as error:
                 # A hint must not end a run; what really is wrong will show in the run itself.
                 _log.warning("The shift of slices cannot be measured: %s", error)
                 self._broken = True
                 return None
+            found = distance(layers) if layers else None
             self._words[slice_index] = far_words(reference, found)
         return self._words[slice_index]

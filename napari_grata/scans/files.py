@@ -114,6 +114,7 @@ class System:
             os.close(handle)
 
 
+#: Not to be imported by its name: tests put another one here.
 system = System()
 
 
@@ -244,6 +245,21 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         raise FileError("there is a file of this name", path, "Choose another folder.")
     return path
+
+
+def rename(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Move a file or folder within its disk, and force the new name to the disk."""
+    with _told(target):
+        system.rename(Path(source), Path(target))
+        system.sync_folder(Path(target).parent)
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file, which may be gone already, and force that to the disk."""
+    with _told(path):
+        with contextlib.suppress(FileNotFoundError):
+            system.remove(Path(path))
+        system.sync_folder(Path(path).parent)
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

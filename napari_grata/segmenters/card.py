@@ -6,6 +6,7 @@ no torch, so that models can be listed and matched to scans at once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -373,7 +374,7 @@ def load_card(path: str | Path) -> Card:
         The file is missing, is too large, is no YAML, or breaks a rule of the card.
     """
     path = Path(path)
-    file = path / CARD_FILE if path.is_dir() else path
+    file = path / CARD_FILE if os.path.isdir(path) else path
     try:
         with file.open("rb") as stream:
             raw = stream.read(LARGEST_CARD + 1)
@@ -383,7 +384,7 @@ def load_card(path: str | Path) -> Card:
             f"{file.parent} holds no {CARD_FILE}. A model is a folder with {CARD_FILE} and "
             f"{WEIGHTS_FILE}; those of the bundled models show what a card says."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CardError(f"{file} cannot be read as text ({error}).") from error
     if len(raw) > LARGEST_CARD:
         raise CardError(

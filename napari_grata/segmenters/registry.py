@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from napari_grata.scans.files import make_folder, sync_folder, system
+from napari_grata.scans.files import make_folder, rename
 
 from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError, load_card
 from .loaders import loader_for
@@ -175,8 +175,7 @@ def _settle(staging: Path, card: Card, user: Path) -> ModelEntry:
             f"{target} is in the way: a folder of that name whose model cannot be used. Remove or "
             "mend it, then add the model again."
         )
-    system.rename(staging, target)
-    sync_folder(user)
+    rename(staging, target)
     return ModelEntry(card.name, card.title, target, "user", card)
 
 

@@ -311,3 +311,25 @@ def test_the_table_says_where_a_mask_covers_some_slices_only(
     with (tmp_path / "out" / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["slices with a mask"] for row in rows] == ["2 of 3", "3 of 3", ""]
+
+
+def test_a_damaged_run_of_one_case_leaves_the_others_as_they_are(
+    cases: CaseList, tmp_path: Path
+) -> None:
+    bad, good, other = (case.key for case in cases.cases)
+    for key in (bad, good):
+        decide(cases, key, "accept")
+    store = cases.work(bad).run_folder / "run.sqlite"
+    content = bytearray(store.read_bytes())
+    content[100:2000] = bytes(1900)
+    store.write_bytes(content)
+    cases.close()
+    again = CaseList.load(tmp_path / "list")
+    assert [again.state(key).title for key in (good, other)]
+    found = {one.key: one for one in export_masks(again, tmp_path / "masks")}
+    assert found[good].path is not None
+    assert found[bad].path is None
+    assert found[bad].reason
+    page = write_report(tmp_path / "report.html", report_cases(again))
+    assert good in page.read_text(encoding="utf-8")
+    again.close()

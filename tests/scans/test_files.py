@@ -18,6 +18,8 @@ from napari_grata.scans.files import (
     make_folder,
     name_of_case,
     read_json,
+    remove,
+    rename,
     safe_cell,
     safe_name,
     sha256_of,
@@ -123,6 +125,20 @@ def test_folders_are_made_and_forced_to_the_disk(tmp_path, system):
         make_folder(tmp_path / "file" / "a")
     with pytest.raises(FileError, match="a file of this name"):
         make_folder(tmp_path / "file")
+
+
+def test_names_are_changed_and_removed_on_the_disk_at_once(tmp_path, system):
+    (tmp_path / "a").write_bytes(b"x")
+    power = system(FailingPower)
+    rename(tmp_path / "a", tmp_path / "b")
+    power.cut()
+    assert (tmp_path / "b").read_bytes() == b"x"
+    remove(tmp_path / "b")
+    remove(tmp_path / "b")
+    assert power.calls[-4:] == ["remove", "sync_folder"] * 2
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileError, match="cannot be written"):
+        rename(tmp_path / "a", tmp_path / "b")
 
 
 def test_what_killed_writers_left_is_cleared_when_it_is_old(tmp_path):

@@ -212,12 +212,30 @@ def test_a_slice_that_does_not_fit_into_memory_is_refused_before_memory_is_taken
     with pytest.raises(PredictionError, match="Check the pixel size"):
         list(segmenter.predict(scan))
     assert segmenter.network.tried == []
-    # Plausible as such, and too large for what is free: the estimate comes from the network.
-    segmenter = Segmenter(replace(BRAIN, spacing=None), Bright(4), "cpu")
-    segmenter._pixel_bytes = 1e15 / 2100**2
-    scan = scan_from_array(np.random.default_rng(0).random((1, 2100, 2100)), name="v")
-    with pytest.raises(PredictionError, match=r"need about 1,?0\d+.* GB, but"):
-        list(segmenter.predict(scan))
+
+
+def test_how_much_memory_a_slice_needs_is_estimated_from_the_network():
+    class Claims(nn.Module):
+        """A map of a billion channels, none of which is there."""
+
+        def forward(self, x):
+            return x[:, :1, :1, :1].expand(1, 10**9, 64, 64)
+
+    class Wide(Hungry):
+        def __init__(self):
+            super().__init__(4, most=9)
+            self.claims = Claims()
+
+        def forward(self, x):
+            self.claims(x)
+            return super().forward(x)
+
+    segmenter = Segmenter(replace(BRAIN, spacing=None), Wide(), "cpu")
+    large = scan_from_array(np.random.default_rng(0).random((1, 2100, 2100)), name="v")
+    with pytest.raises(PredictionError, match=r"need about \d+\.\d GB, but .* GB are free"):
+        list(segmenter.predict(large))
+    small = scan_from_array(np.random.default_rng(0).random((1, 64, 64)), name="v")
+    assert len(list(segmenter.predict(small))) == 1
 
 
 def test_thirty_millimetre_voxels_are_told_and_thick_ones_are_not():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from napari_grata.segmenters.card import load_card
+from napari_grata.segmenters.card import load_card, write_card
 from napari_grata.segmenters.segmenter import load_segmenter
 from tools.train import RECIPES, Recipe, TrainingError, train
 from tools.train.__main__ import main
@@ -81,6 +84,46 @@ def test_the_card_states_measured_figures_and_their_command(trained: Path, eyes:
         assert row["n"] == 1
         assert "python -m tools.train model fundus-disc-cup" in row["command"]
         assert "--seed 1" in row["command"]
+
+
+def test_the_card_states_how_the_structures_of_the_training_are(trained: Path) -> None:
+    disc, cup = load_card(trained).extents
+    assert (disc.structure, disc.cases, cup.structure) == ("disc", 5, "cup")
+    assert disc.side == pytest.approx((36 / 64,) * 3, abs=0.01)
+    assert "Draw a region" in disc.hint
+
+
+def test_the_extents_of_any_model_are_measured_by_a_command(
+    trained: Path, eyes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = tmp_path / "model", tmp_path / "data"
+    shutil.copytree(trained, model)
+    write_card(model, replace(load_card(model), name="my-own", extents=()))
+    shutil.copytree(eyes / "images", data / "images")
+    (data / "masks").mkdir()
+    for path in (eyes / "masks").iterdir():
+        mask = np.asarray(Image.open(path))
+        values = np.select([mask == 0, mask == 128], [2, 1], 0).astype(np.uint8)
+        Image.fromarray(values).save(data / "masks" / path.name)
+    assert main(["extent", str(model), str(data), "--hint", "Look again."]) == 0
+    card = load_card(model)
+    assert [(one.structure, one.cases, one.hint) for one in card.extents] == [
+        ("disc", 6, "Look again."),
+        ("cup", 6, "Look again."),
+    ]
+    assert card.weights_sha256 == load_card(trained).weights_sha256
+    assert main(["extent", str(model), str(tmp_path / "nowhere")]) == 2
+    assert "images" in capsys.readouterr().err
+
+
+def test_the_commands_run_as_a_module_and_as_a_folder() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for how in (["-m", "tools.train"], ["tools/train"]):
+        run = subprocess.run(
+            [sys.executable, *how, "--help"], cwd=root, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        assert all(verb in run.stdout for verb in ("model", "evaluate", "extent", "shift"))
 
 
 def test_one_seed_gives_one_model_and_another_seed_another(
