@@ -144,8 +144,10 @@ class MaskLayer:
     def set_contour(self, width: int) -> None:
         """Show contours of this width in pixels, or filled areas (0)."""
         self._contour = width
-        if self.layer is not None and self.shown:
-            self.layer.contour = width
+        # Not the same again: each time napari draws the layer anew, which could be a stroke undone.
+        if self.layer is not None and self.shown and self.layer.contour != width:
+            with self.writing():
+                self.layer.contour = width
 
     def set_opacity(self, opacity: float) -> None:
         """Set how much of the scan shines through."""
@@ -157,7 +159,8 @@ class MaskLayer:
         """Colour the label values anew; ``"transparent"`` hides one."""
         self._colours = dict(colours)
         if self.layer is not None and self.shown:
-            self.layer.colormap = colormap(self._colours)
+            with self.writing():
+                self.layer.colormap = colormap(self._colours)
 
     def as_shown(self) -> np.ndarray:
         """Return the label stack as the user has it: what was drawn counts."""
