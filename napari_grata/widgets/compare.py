@@ -157,6 +157,9 @@ class ViewControl(QWidget):
     def _show(self) -> None:
         """Bring what is drawn in line with mode, slice and masks."""
         context, session = self._context, self._context.session
+        if context.closing.closing or not len(context.viewer.layers):
+            self._way = None  # its layers have gone with all others
+            return
         mode = context.mode if session is not None and session.can_compare else ""
         looked_back = context.step is not None
         if self._way is not None and (

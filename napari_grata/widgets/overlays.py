@@ -6,7 +6,8 @@ it ends. They carry a role, so that nothing takes them for scans or masks; nobod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Way:
         self.context, self.session = context, session
         self.viewer, self.scan = context.viewer, session.scan
         self.layers: list[Layer] = []
+        self._mouse: Callable[[Any, Any], Iterator[None]] | None = None
 
     @staticmethod
     def why_not(session: Session) -> str:
@@ -70,6 +72,27 @@ class Way:
         """Take everything away."""
         remove_layers(self.viewer, self.layers)
         self.layers = []
+
+    def mouse(self, event: Any) -> Iterator[None]:
+        """What a press of the mouse on the canvas does, as napari's drag callbacks."""
+        yield
+
+    def follow_mouse(self) -> None:
+        """Have `mouse` called; the viewer holds this way weakly."""
+        weak = weakref.ref(self)
+
+        def pressed(_viewer: Any, event: Any) -> Iterator[None]:
+            way = weak()
+            if way is not None:
+                yield from way.mouse(event)
+
+        self._mouse = pressed
+        self.viewer.mouse_drag_callbacks.append(pressed)
+
+    def let_mouse_go(self) -> None:
+        """Have `mouse` called no more."""
+        if self._mouse in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._mouse)
 
     def masks(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return source and adapted mask of a slice as the user has them, shape (H, W)."""
@@ -180,7 +203,7 @@ class Curtain(Way):
             role="view",
         )
         self._line: Shapes | None = None
-        self.viewer.mouse_drag_callbacks.append(self._drag)
+        self.follow_mouse()
 
     def show(self) -> None:
         """Draw both halves of the slice in view, and the line."""
@@ -217,12 +240,11 @@ class Curtain(Way):
 
     def end(self) -> None:
         """Take everything away."""
-        if self._drag in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.remove(self._drag)
+        self.let_mouse_go()
         remove_layers(self.viewer, [*self.layers, self._mask.layer])
         self.layers = []
 
-    def _drag(self, viewer: Any, event: Any) -> Any:
+    def mouse(self, event: Any) -> Iterator[None]:
         """Follow the mouse where it took hold of the line; everything else is napari's."""
         width = self.scan.mask_shape[-1]
         if abs(self._column(event) - self.place * width) > 8 * self.pixel:
@@ -309,7 +331,7 @@ class Planes(Way):
         super().__init__(context, session)
         rows, columns = self.scan.mask_shape[-2:]
         self.place = [rows // 2, columns // 2]
-        self.viewer.mouse_drag_callbacks.append(self._click)
+        self.follow_mouse()
 
     @staticmethod
     def why_not(session: Session) -> str:
@@ -407,12 +429,11 @@ class Planes(Way):
 
     def end(self) -> None:
         """Take everything away, and look at the one slice again."""
-        if self._click in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.remove(self._click)
+        self.let_mouse_go()
         super().end()
         self.viewer.reset_view()
 
-    def _click(self, viewer: Any, event: Any) -> Any:
+    def mouse(self, event: Any) -> Iterator[None]:
         """A click without a drag, on the slice, moves the place."""
         layer: Any = self.session.scan_layer()
         yield

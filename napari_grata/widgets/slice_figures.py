@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_grata.adaptation.records import Flag, Record, measure
+from napari_grata.widgets.background import Found, describe
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from napari_grata.widgets.background import Found
     from napari_grata.widgets.context import Context
     from napari_grata.widgets.mask_layer import MaskLayer
     from napari_grata.widgets.session import Session
@@ -217,7 +217,10 @@ class SliceFigures(QObject):
         self._context.queue.ask(KEY, partial(_measured, session, *stacks, dict(self._due)))
 
     def _on_found(self, found: Found) -> None:
-        if found.key != KEY or found.error is not None:
+        if found.key != KEY:
+            return
+        if found.error is not None:
+            self._context.fail(describe(found.error), found.details)
             return
         figures: Sequence[tuple[int, int, SliceRow, tuple[Flag, ...]]]
         session, figures = self._context.session, found.result[1]

@@ -308,7 +308,7 @@ class StepsSection(QWidget):
             self._queue.keep_only(())
             self._hide()
         self._look()
-        self._say()
+        self.refresh()
 
     def _look(self, _index: int = 0) -> None:
         """Show the step on the slice in view: kept, or as soon as it is predicted."""

@@ -399,7 +399,8 @@ def test_ten_thousand_slices_are_one_strip(timeline: Any, stage: Any) -> None:
 
 
 def steps_of(user: Any) -> Any:
-    """Return the page with curves and slider."""
+    """Open the window; returns the page with curves and slider."""
+    user.dock.window().show()
     return user.dock.timeline.stack.widget(0)
 
 
@@ -650,6 +651,7 @@ def test_the_timeline_can_be_closed_comes_with_the_next_run_and_remembers_its_he
     start: Start, volume: Path
 ) -> None:
     user = start(volume)
+    user.dock.window().show()
     user.adapt()
     timeline = user.dock.timeline
     dock = timeline.parentWidget()
