@@ -92,13 +92,13 @@ def line(phase: str, seconds: float, gaps: np.ndarray) -> str:
 
 def bare_thread(loop: Loop, model: Path, scan: Any, settings: Any, count: int) -> None:
     """Adapt in a plain thread that nobody listens to: the floor."""
-    from napari_grata.widgets import jobs
+    from napari_grata.widgets import tasks
 
     done = threading.Event()
 
     def work() -> None:
-        engine, never = jobs.Engine(), threading.Event()
-        stream = jobs.adapt(
+        engine, never = tasks.Engine(), threading.Event()
+        stream = tasks.adapt(
             engine, model, "cpu", scan, settings, list(range(count)), None, {}, None, never
         )
         for _ in stream:
@@ -112,11 +112,12 @@ def bare_thread(loop: Loop, model: Path, scan: Any, settings: Any, count: int) -
 
 
 def drag(loop: Loop, dock: Any, moves: int) -> list[float]:
-    """Drag the time slider to and fro, a move every 60 ms, changing the slice now and then."""
+    """Look back at steps to and fro, a move every 60 ms, changing the slice now and then."""
     from qtpy.QtCore import QTimer
 
-    bar, steps = dock.adapt.steps, dock.steps
-    places = np.random.default_rng(0).integers(0, bar.last(), moves)
+    context = dock.context
+    last = context.session.run.past.last_step
+    places = np.random.default_rng(0).integers(0, last, moves)
     state = {"move": 0}
     timer = QTimer()
 
@@ -127,28 +128,34 @@ def drag(loop: Loop, dock: Any, moves: int) -> list[float]:
             return
         state["move"] += 1
         if number % 7 == 6:
-            dock.desk.go_to(int(places[number]) % dock.desk.scan.n_slices)
-        bar.choose(int(places[number]))
+            context.go_to(int(places[number]) % context.scan.n_slices)
+        context.look_back(int(places[number]))
+
+    def step_layer() -> Any:
+        found = (x for x in context.viewer.layers if _role(x) == "step")
+        return next(found, None)
 
     timer.timeout.connect(move)
     loop.measure(
         f"dragging the time slider, {moves} moves",
         lambda: timer.start(60),
-        lambda: state["move"] >= moves and not steps.previews.waiting,
+        lambda: state["move"] >= moves,
     )
-    steps.previews.clear()
+    loop.rest(1)
     waits = []
-    came: list[float] = []
-    steps.previews.arrived.connect(lambda *_: came.append(time.perf_counter()))
     for number in range(40):
-        came.clear()
+        context.look_back(None)
+        loop.turn(lambda: step_layer() is None, 5)
         began = time.perf_counter()
-        bar.choose(int(places[number % moves] + number) % bar.last())
-        loop.turn(lambda: bool(came), 5)
-        if came:
-            waits.append(1000 * (came[0] - began))
-    bar.choose(-1)
+        context.look_back(int(places[number % moves] + number) % last)
+        loop.turn(lambda: step_layer() is not None, 5)
+        waits.append(1000 * (time.perf_counter() - began))
+    context.look_back(None)
     return waits
+
+
+def _role(layer: Any) -> Any:
+    return layer.metadata.get("napari_grata", {}).get("role")
 
 
 def photographs(folder: Path, sample: Path, count: int) -> list[Path]:
@@ -161,19 +168,22 @@ def photographs(folder: Path, sample: Path, count: int) -> list[Path]:
 
 
 def ahead(loop: Loop, dock: Any, folder: Path) -> None:
-    """Let the case list work ahead, where the dock has one."""
-    cases = getattr(dock, "cases", None)
-    if cases is None or not hasattr(cases, "open_list"):
-        print("| case list works ahead | – | – | – | – |")
-        return
+    """Let the case list work ahead."""
     from napari_grata.scans import samples
 
     found = [path for path in Path(samples.__file__).parents[2].glob("sample_data/*.jpg")]
     paths = photographs(folder, found[0], 6)
     end = time.perf_counter() + 30
+    cases = dock.cases
+
+    def begin() -> None:
+        cases.open_list([str(path) for path in paths])
+        loop.turn(lambda: cases.caselist is not None, 10)
+        cases.toggle_batch()
+
     loop.measure(
         "case list opens and works ahead, 6 photographs, 30 s",
-        lambda: cases.open_list(paths),
+        begin,
         lambda: time.perf_counter() > end,
     )
 
@@ -196,36 +206,32 @@ def run(slices: int, moves: int, folder: Path) -> None:
 
     from napari_grata.adaptation.settings import preset
     from napari_grata.widgets.dock import GrataDock
-    from napari_grata.widgets.tour import set_tour_wanted
 
-    set_tour_wanted(False)
     viewer = napari.Viewer()
-    viewer.window._qt_window.resize(1366, 768)
+    viewer.window.resize(1366, 768)
     loop = Loop()
     print(HEAD)
     print("| --- | --- | --- | --- | --- |")
     dock = GrataDock(viewer)
     viewer.window.add_dock_widget(dock, name="Adapt to a new centre", area="right")
-    devices = dock.model.device
-    loop.measure("first import of torch", lambda: None, lambda: devices.count() > 1)
+    context = dock.context
+    loop.measure("first import of torch", lambda: None, lambda: context.devices is not None)
     viewer.open_sample("napari-grata", "brain-other-scanner")
-    loop.turn(lambda: dock.look is not None and dock.look.segment, 20)
+    loop.turn(lambda: context.scan is not None, 20)
     loop.rest(1)
     idle = time.perf_counter() + 3
     loop.measure("idle", lambda: None, lambda: time.perf_counter() > idle)
-    scan, entry = dock.desk.scan, dock.desk.entry
+    scan, entry = context.scan, context.entry
     count = min(slices, scan.n_slices)
     bare_thread(loop, entry.folder, scan, preset("careful").settings, count)
-    if count < scan.n_slices:
-        dock.scan.slices.setCurrentIndex(dock.scan.slices.findData("range"))
-        dock.scan.range.setText(f"1-{count}")
+    context.slices_text = "all" if count == scan.n_slices else f"1-{count}"
 
     def at_rest() -> bool:
-        return dock.desk.runner.kind is None
+        return not context.busy
 
     viewer.dims.set_current_step(0, count // 2)
-    loop.measure(f"segment, {count} slices", dock.model.segment_button.click, at_rest)
-    loop.measure(f"adapt with Careful, {count} slices", dock.adapt.adapt_button.click, at_rest)
+    loop.measure(f"segment, {count} slices", context.segment, at_rest)
+    loop.measure(f"adapt with Careful, {count} slices", context.adapt, at_rest)
     waits = drag(loop, dock, moves)
     ahead(loop, dock, folder)
     print(

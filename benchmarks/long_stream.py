@@ -2,7 +2,6 @@
 
 Adapts to a generated volume of 64 × 64 pixels, over and over, with a network of a few thousand
 parameters, and prints time per step, resident memory and what the history takes, every 1,000 steps.
-Then it draws the curves and the table of as many steps, as the dock does while a run goes on.
 
     xvfb-run -a python benchmarks/long_stream.py            # --steps 2000 for a short look
 """
@@ -101,68 +100,11 @@ def stream(steps: int) -> list[Any]:
     return kept
 
 
-def draw(records: list[Any]) -> None:
-    """Draw curves and table while records come, and print how long a redraw takes."""
-    from qtpy.QtWidgets import QApplication
-
-    app = QApplication.instance() or QApplication([])
-    from napari_grata.widgets.plots import CurvesPlot
-    from napari_grata.widgets.slice_table import SliceTable
-
-    plot, table = CurvesPlot(), SliceTable()
-    for widget in (plot, table):
-        widget.resize(340, 260)
-        widget.show()
-    app.processEvents()
-    print("\n| points | curves redrawn ms | marker moved ms | table rows | table refreshed ms |")
-    print("| --- | --- | --- | --- | --- |")
-    taken = 0
-    for count in sorted({len(records) // 10, len(records) // 2, len(records)}):
-        plot.add_records(records[taken : count - 10])
-        for number, record in enumerate(records[taken:count], taken):
-            # As many rows as steps: the longest list of photographs that one may think of.
-            table.add_record(_as_slice(record, number))
-        app.processEvents()
-        redraws, moves, refreshes = [], [], []
-        for step in range(10):
-            began = time.perf_counter()
-            plot.add_records(records[count - 10 + step : count - 9 + step])
-            # Now, not at the plot's own pace, and onto the screen.
-            plot._redraw()
-            plot.grab()
-            app.processEvents()
-            redraws.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            plot.set_marker(step + 1)
-            app.processEvents()
-            moves.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            table.refresh()
-            app.processEvents()
-            refreshes.append(time.perf_counter() - began)
-        taken = count
-        figures = [1000 * float(np.median(times)) for times in (redraws, moves, refreshes)]
-        print(
-            f"| {count} | {figures[0]:.1f} | {figures[1]:.1f} | {count} | {figures[2]:.1f} |",
-            flush=True,
-        )
-
-
-def _as_slice(record: Any, number: int) -> Any:
-    from dataclasses import replace
-
-    return replace(record, slice_index=number)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stream, then draw it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=10_000)
-    records = stream(parser.parse_args(argv).steps)
-    if os.environ.get("DISPLAY"):
-        draw(records)
-    else:
-        print("\nNo display: the curves are not drawn. Start it with xvfb-run -a.")
+    stream(parser.parse_args(argv).steps)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,6 @@ import sys, time
 begin, work = time.perf_counter(), time.process_time()
 import napari
 from qtpy.QtWidgets import QApplication
-if {dock}:
-    from napari_grata.widgets.tour import set_tour_wanted
-    set_tour_wanted(False)
 viewer = napari.Viewer()
 if {dock}:
     viewer.window.add_plugin_dock_widget("napari-grata")

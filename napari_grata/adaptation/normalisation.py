@@ -88,7 +88,7 @@ class BlendedNorm(nn.Module):
         elif blend == 1.0:
             y = fn.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
         else:
-            y = _Blended.apply(x, weight, bias, mean, var, blend, self.eps)  # type: ignore[no-untyped-call]
+            y = _Blended.apply(x, weight, bias, mean, var, blend, self.eps)
         y = _with_gradient_laid_out_alike(y)
         # Not for a single group: writing into a view, as a ReLU in place does, costs autograd a
         # copy of the whole gradient.

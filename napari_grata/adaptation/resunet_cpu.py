@@ -71,7 +71,7 @@ class CpuPass:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits of images (B, C, H, W)."""
         if torch.is_grad_enabled():
-            logits: Tensor = _Pass.apply(self, x, *self.parameters)  # type: ignore[no-untyped-call]
+            logits: Tensor = _Pass.apply(self, x, *self.parameters)
             return logits
         return self.forward(x, None)
 

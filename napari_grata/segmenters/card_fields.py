@@ -131,7 +131,7 @@ def card_part(at: str = "") -> Callable[[type[T]], type[T]]:
 
         made.__init__ = __init__
         _fields[at] = [field.name for field in fields(made)]
-        return made  # type: ignore[no-any-return]
+        return made
 
     return decorate
 
@@ -145,7 +145,7 @@ def read_part(cls: type[T], content: dict[str, Any]) -> T:
     """
     validator: Any = cls.__pydantic_validator__  # type: ignore[attr-defined]
     try:
-        return validator.validate_python(content)  # type: ignore[no-any-return]
+        return validator.validate_python(content)
     except ValidationError as error:
         raise _card_error(error, "", name=content.get("name")) from None
 

@@ -294,25 +294,25 @@ class Cases(QObject):
     # --- what other sections ask (CaseFlow) ----------------------------------------------------
 
     @property
-    def list(self) -> CaseList | None:
+    def caselist(self) -> CaseList | None:
         """The list that is open."""
         return self._context.caselist
 
     def run_folder(self, session: Session) -> Path | None:
         """Return the folder for a run on the case in view; None if it is no case of the list."""
         here = self.current
-        if self.list is None or here.key is None or session.scan is not here.scan:
+        if self.caselist is None or here.key is None or session.scan is not here.scan:
             return None
         self.batch.leave(here.key)
         try:
-            return self.list.work(here.key).new_run_folder()
+            return self.caselist.work(here.key).new_run_folder()
         except ListError as error:
             show_error(f"This run is not kept with its case. {error}")
             return None
 
     def cases_after(self) -> list[str]:
         """Return the keys of the undecided cases after the one in view."""
-        case, cases = self._context.case, self.list
+        case, cases = self._context.case, self.caselist
         if case is None or cases is None:
             return []
         later = (other for other in cases.cases if other.number > case.number)
@@ -330,7 +330,7 @@ class Cases(QObject):
 
     def take_back(self, session: Session, folder: Path | None) -> None:
         """A run of the case in view was undone: its folder counts no more among the case's."""
-        cases, key = self.list, self.current.key
+        cases, key = self.caselist, self.current.key
         if folder is None or cases is None or key is None:
             return
         if Path(folder).parent == cases.work(key).folder:
@@ -360,7 +360,7 @@ class Cases(QObject):
 
     def close_list(self) -> None:
         """Put the list away; all of it is on the disk."""
-        context, cases = self._context, self.list
+        context, cases = self._context, self.caselist
         if cases is None or not self._may_leave():
             return
         self._leave_case()
@@ -382,13 +382,13 @@ class Cases(QObject):
 
     def _take_list(self, cases: CaseList) -> None:
         context, panel = self._context, self.panel
-        if cases is self.list:
+        if cases is self.caselist:
             self._show_all()
             self.show_panel()
             panel.say(" ".join(cases.notices[-2:]))
             return
         self.close_list()
-        if self.list is not None:
+        if self.caselist is not None:
             return  # a run is going on there
         context.caselist = cases
         self._open[:] = [cases]
@@ -447,11 +447,13 @@ class Cases(QObject):
             self.open_case(key)
 
     def _why_no_list(self) -> str:
-        return "" if self.list is not None else "Open a list of cases first: Open, in step Scan."
+        return (
+            "" if self.caselist is not None else "Open a list of cases first: Open, in step Scan."
+        )
 
     def open_case(self, key: str) -> None:
         """Show a case: at once if it was read ahead, else as soon as it is."""
-        if self.list is None or not self._may_leave():
+        if self.caselist is None or not self._may_leave():
             return
         here = self.current
         if key == here.key and here.layer is not None:
@@ -465,17 +467,17 @@ class Cases(QObject):
         if loaded is not None:
             self._show(loaded)
         else:
-            self.panel.say(f"Opening {self.list.case(key).title} …")
-            self.prefetch.want(self.list, [key])
+            self.panel.say(f"Opening {self.caselist.case(key).title} …")
+            self.prefetch.want(self.caselist, [key])
 
     def _look_ahead(self) -> None:
         """Have the neighbours of the case in view read, the next one first."""
-        if self.list is None or self._wanted is not None:
+        if self.caselist is None or self._wanted is not None:
             return
         model, key = self.panel.model, self.current.key
         near = [other for other in (model.step(key, 1), model.step(key, -1)) if other != key]
         # What has just been made of the case in view may still be on its way.
-        self.prefetch.want(self.list, [key, *near] if self.prefetch.reads(key) else near)
+        self.prefetch.want(self.caselist, [key, *near] if self.prefetch.reads(key) else near)
 
     def _may_leave(self) -> bool:
         runner = self._context.runner
@@ -505,7 +507,7 @@ class Cases(QObject):
 
     def _show(self, loaded: LoadedCase) -> None:
         """Show a case in place of the one in view."""
-        context, cases = self._context, self.list
+        context, cases = self._context, self.caselist
         assert cases is not None
         self._wanted, key = None, loaded.key
         with as_one_change(context.viewer):
@@ -571,7 +573,7 @@ class Cases(QObject):
 
     def _keep(self, session: Session) -> None:
         """Keep a session's run as it is now with the case in view, if it is that case's."""
-        cases, here, run = self.list, self.current, session.run
+        cases, here, run = self.caselist, self.current, session.run
         if cases is None or run is None or here.key is None or session.scan is not here.scan:
             return
         if run.folder is None or Path(run.folder).parent != cases.work(here.key).folder:
@@ -583,7 +585,7 @@ class Cases(QObject):
 
     def toggle_batch(self) -> None:
         """Adapt to all cases that are new, or pause that."""
-        context, cases, entry = self._context, self.list, self._context.entry
+        context, cases, entry = self._context, self.caselist, self._context.entry
         if self.batch.running:
             self.batch.pause()
             return
@@ -615,13 +617,13 @@ class Cases(QObject):
             panel.say_batch("running", "Adapting the cases ahead. You can review meanwhile.")
         else:
             words = batch.problem or ("All cases that could be are adapted." * batch.finished)
-            panel.say_batch("off" if self.list is None else "idle", words)
+            panel.say_batch("off" if self.caselist is None else "idle", words)
 
     def _step_aside(self) -> None:
         self.batch.step_aside(self._context.runner.kind is not None)
 
     def _on_done(self, key: str) -> None:
-        cases = self.list
+        cases = self.caselist
         if cases is None or key not in {case.key for case in cases.cases}:
             return
         self.pictures.renew(key)
@@ -637,12 +639,12 @@ class Cases(QObject):
     # --- lines of the panel --------------------------------------------------------------------
 
     def _row(self, case: Case) -> Any:
-        assert self.list is not None
-        return row_of(self.list, case, *self._work.get(case.key, ("", 0.0)))
+        assert self.caselist is not None
+        return row_of(self.caselist, case, *self._work.get(case.key, ("", 0.0)))
 
     def _show_all(self) -> None:
         self._dirty.clear()
-        cases = self.list
+        cases = self.caselist
         self.panel.model.set_rows([self._row(case) for case in cases.cases] if cases else [])
         self._show_progress()
 
@@ -658,14 +660,14 @@ class Cases(QObject):
             self._refresh_line(key)
 
     def _update_lines(self) -> None:
-        cases = self.list
+        cases = self.caselist
         dirty, self._dirty = self._dirty, set()
         if cases is not None:
             self.panel.model.update_rows(self._row(c) for c in cases.cases if c.key in dirty)
             self._show_progress()
 
     def _show_progress(self) -> None:
-        panel, cases = self.panel, self.list
+        panel, cases = self.panel, self.caselist
         if cases is None:
             panel.progress.say("")
             panel.bar.setValue(0)
@@ -692,23 +694,23 @@ class Cases(QObject):
         elif isinstance(found.key, tuple) and found.key[0] == "keep":
             self.pictures.renew(found.key[1])
             self._refresh_line(found.key[1])
-        if self.list is not None and self.list.save_problem:
-            self.panel.say(self.list.save_problem)
+        if self.caselist is not None and self.caselist.save_problem:
+            self.panel.say(self.caselist.save_problem)
 
     def _on_decision(self) -> None:
         if self.current.key is not None:
             self._refresh_line(self.current.key)
 
     def _choice_changed(self) -> None:
-        if self.list is not None:
+        if self.caselist is not None:
             filtered, text, order = self.panel.choices()
-            choose = partial(self.list.choose, filter=filtered, text=text, order=order)
+            choose = partial(self.caselist.choose, filter=filtered, text=text, order=order)
             self.queue.ask("filter", choose)
             self._look_ahead()
 
     def _carry_changed(self, on: bool) -> None:
-        if self.list is not None:
-            self.queue.ask("carry", partial(self.list.choose, carry=on))
+        if self.caselist is not None:
+            self.queue.ask("carry", partial(self.caselist.choose, carry=on))
 
     def _on_dropped(self, mime: Any) -> None:
         self.open_list([url.toLocalFile() for url in mime.urls() if url.isLocalFile()])

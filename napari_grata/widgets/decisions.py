@@ -448,7 +448,7 @@ class Drawings(QObject):
         context.runner.ended.connect(self._on_run_ended)
         context.session_changed.connect(self.bring_back)
         decisions.arrived.connect(self.bring_back)
-        decisions.leaving.connect(self.save)
+        decisions.leaving.connect(self._on_leaving)
 
     def _on_drawn(self, _index: int = -1) -> None:
         session, place = self._context.session, self._decisions.place
@@ -466,6 +466,9 @@ class Drawings(QObject):
             self._soon.start()
 
     # --- saving ------------------------------------------------------------------------------
+
+    def _on_leaving(self) -> None:
+        self.save()
 
     def save(self) -> bool:
         """Write what was drawn, at once; returns whether all of it is safe."""

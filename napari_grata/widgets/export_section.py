@@ -180,11 +180,10 @@ class ExportSection(QWidget):
 
     def _may_replace(self, paths: list[Path]) -> bool:
         names = ", ".join(path.name for path in paths)
-        yes, no = QMessageBox.StandardButton.Yes, QMessageBox.StandardButton.No
         answer = QMessageBox.question(
-            self, "Replace masks?", f"{names} is there already. Replace it?", yes | no, no
+            self, "Replace masks?", f"{names} is there already. Replace it?"
         )
-        return bool(answer == yes)
+        return bool(answer == QMessageBox.StandardButton.Yes)
 
     def ask_decided_masks(self) -> None:
         """Ask for a folder and write the decided masks of the list into it."""
@@ -275,7 +274,7 @@ class ExportSection(QWidget):
         info: dict[str, Any] = {}
         if session.run is not None and session.run.folder is not None:
             with suppress(RunFolderError):
-                info = read_info(session.run.folder)
+                info = dict(read_info(session.run.folder))
         if not info and session.settings is not None:
             info = {
                 "settings": session.settings.to_dict(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,12 @@ def button(
     if small:
         made.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
     if clicked is not None:
-        made.clicked.connect(lambda _checked=False: clicked())
+        made.clicked.connect(partial(_press, clicked))
     return made
+
+
+def _press(do: Callable[[], object], _checked: bool = False) -> None:
+    do()
 
 
 def column(*widgets: QWidget, spacing: int = 4, margins: tuple[int, ...] = (0, 0, 0, 0)) -> QWidget:
@@ -124,7 +129,8 @@ class Sentence(QElidingLabel):
         self.setWordWrap(lines > 1)
         self.setElideMode(Qt.TextElideMode.ElideRight)
         across = Qt.AlignmentFlag.AlignTop if lines > 1 else Qt.AlignmentFlag.AlignVCenter
-        self.setAlignment(across | Qt.AlignmentFlag.AlignLeft)
+        sides: Any = across | Qt.AlignmentFlag.AlignLeft  # an int to some bindings' stubs
+        self.setAlignment(sides)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self._fix_height()

@@ -224,7 +224,7 @@ def test_reading_scans_needs_neither_qt_nor_napari_nor_torch():
 
     code = (
         "import sys; import napari_grata.scans.readers, napari_grata.scans.samples, "
-        "napari_grata.widgets.reader, napari_grata.widgets.samples; "
+        "napari_grata.widgets.reader; "
         "print([m for m in ('qtpy', 'napari', 'torch') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -121,9 +121,7 @@ def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
     assert [unit.write(n, signed=True) for n in (-3, -30, 30)] == ["0.0", "−0.3", "+0.3"]
 
 
-def test_a_click_on_a_head_sorts_by_what_matters_there(
-    table: Any, stage: Any, qtbot: Any
-) -> None:
+def test_a_click_on_a_head_sorts_by_what_matters_there(table: Any, stage: Any, qtbot: Any) -> None:
     fill(
         table,
         stage,
@@ -214,9 +212,7 @@ def test_nothing_before_has_no_percentage() -> None:
     assert percent(200, 190) == "−5.0\u00a0%"
 
 
-def test_copying_gives_numbers_that_a_spreadsheet_reads(
-    table: Any, stage: Any, qtbot: Any
-) -> None:
+def test_copying_gives_numbers_that_a_spreadsheet_reads(table: Any, stage: Any, qtbot: Any) -> None:
     stage.open((4, 12, 16))
     fill(
         table,
@@ -260,9 +256,7 @@ def test_the_exported_file_has_every_slice_and_structure_with_units(
     assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
 
 
-def test_a_hidden_column_stays_hidden_and_is_not_copied(
-    table: Any, stage: Any, qtbot: Any
-) -> None:
+def test_a_hidden_column_stays_hidden_and_is_not_copied(table: Any, stage: Any, qtbot: Any) -> None:
     fill(table, stage, stage.record(1, 0))
     menu = table.columns_button.menu()
     menu.aboutToShow.emit()
