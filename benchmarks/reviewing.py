@@ -48,8 +48,8 @@ def make_scans(folder: Path, photographs: int, volumes: int) -> tuple[Path, Path
 def adapt_all(scans: Path, place: Path, model: str, method: str) -> None:
     """Adapt the cases of a list, as the dock does ahead of the reader."""
     from napari_grata.adaptation.settings import preset
-    from napari_grata.review.ahead import work_on_list
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.adapt_list import work_on_list
+    from napari_grata.review.case_list import CaseList
     from napari_grata.segmenters import load_segmenter
 
     cases = CaseList.make(scans, place)

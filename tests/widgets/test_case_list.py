@@ -166,7 +166,7 @@ def test_a_list_comes_back_exactly_where_it_was(open_list: Any, qtbot: Any) -> N
     cases = dock.cases
     cases.next()
     in_view(dock, qtbot, "case-0002")
-    cases.list.decisions.decide("case-0001", "accept", reviewer="AB")
+    cases.list.decide("case-0001", "accept", reviewer="AB")
     cases.panel.order.setCurrentIndex(cases.panel.order.findData("state"))
     rest(dock, qtbot)
     folder = cases.list.folder
@@ -266,7 +266,7 @@ def test_closing_the_viewer_ends_the_work_ahead(open_list: Any, qtbot: Any) -> N
     qtbot.wait(50)
     assert "Cases" not in window.dock_widgets
     # Another program may go on with the list at once.
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
     again = CaseList.load(folder)
     assert again.writable
@@ -351,7 +351,7 @@ def test_a_decision_does_not_move_the_case_in_view_from_its_place(
     panel.filter.setCurrentIndex(panel.filter.findData("open"))
     panel.order.setCurrentIndex(panel.order.findData("state"))
     shown = keys_shown(dock)
-    dock.cases.list.decisions.decide("case-0001", "reject")
+    dock.cases.list.decide("case-0001", "reject")
     dock.cases.refresh_case("case-0001")
     qtbot.waitUntil(lambda: panel.model.row("case-0001").state is CaseState.REJECTED, timeout=5_000)
     assert keys_shown(dock) == shown

@@ -338,7 +338,7 @@ def test_a_second_window_may_look_but_not_decide(adapted: Any, qtbot: Any) -> No
     dock.decide.docket.caselist.close()
     code = f"""
         import sys
-        from napari_grata.review.caselist import CaseList
+        from napari_grata.review.case_list import CaseList
         kept = CaseList.load({str(folder)!r})
         print("held", flush=True)
         sys.stdin.readline()

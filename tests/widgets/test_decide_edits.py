@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from napari_grata.adaptation.settings import Settings
-from napari_grata.review.bases import read_bases
 from napari_grata.review.cases import CaseState
 from napari_grata.widgets.decide.bar import CASE
 
@@ -106,7 +105,7 @@ def test_a_copy_that_is_late_never_replaces_a_later_stroke(adapted: Any) -> None
         drawings.settle(copy)
     np.testing.assert_array_equal(saved(dock), layer.data)
     work = dock.decide.docket.work
-    assert set(read_bases(work.folder)) == {entry.number for entry in work.edits}
+    assert all(entry.base for entry in work.edits)
     assert not dock.decide.edits.unsaved
 
 
@@ -126,14 +125,14 @@ def test_accepting_a_drawing_names_its_version(adapted: Any) -> None:
     dock = adapted()
     dock.desk.go_to(2)
     dock.decide.decide("accept")
-    assert "edit_version" not in dock.decide.docket.current()[2].facts
+    assert dock.decide.docket.current()[2].mask.edit == 0
     draw(dock)
     dock.decide.decide("accept")
     decision = dock.decide.docket.current()[2]
-    assert decision.facts["edit_version"] == 1
+    assert decision.mask.edit == 1
     assert saved(dock) is not None
     dock.decide.decide("keep-source")
-    assert "edit_version" not in dock.decide.docket.current()[2].facts
+    assert dock.decide.docket.current()[2].mask.edit == 0
 
 
 def test_drawing_after_accepting_makes_the_decision_stale_but_not_an_edit(adapted: Any) -> None:
@@ -255,9 +254,9 @@ def test_in_a_list_decisions_and_drawings_go_to_the_case(
     dock.decide.decide("accept")
     in_view("case-0002")
     caselist = dock.cases.list
-    decision = caselist.decisions.current("case-0001")[None]
+    decision = caselist.decisions("case-0001")[None]
     assert decision.verdict == "accept"
-    assert decision.facts["edit_version"] == 1
+    assert decision.mask.edit == 1
     assert caselist.state("case-0001") is CaseState.ACCEPTED
     # The drawing belongs to the first case; over the second one it is nothing.
     assert caselist.work("case-0001").edit(dock.desk.scan) is None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import numpy as np
 
-from napari_grata.review.bases import mask_digest, read_bases, write_base
-from napari_grata.review.decisions import VERDICTS, Decision
+from napari_grata.review.cases import VERDICTS, Decision
+from napari_grata.review.final_masks import mask_digest
 from napari_grata.widgets.decide.bar import BUTTONS
 from napari_grata.widgets.decide.words import (
     MARKS,
@@ -78,12 +77,3 @@ def test_a_fingerprint_tells_masks_apart_by_value_and_shape() -> None:
     other = mask.copy()
     other[1, 2] = 1
     assert mask_digest(mask) != mask_digest(other)
-
-
-def test_what_lies_under_a_drawing_is_remembered_by_version(tmp_path: Path) -> None:
-    assert read_bases(tmp_path) == {}
-    write_base(tmp_path, 1, "aa")
-    write_base(tmp_path, 2, "bb")
-    assert read_bases(tmp_path) == {1: "aa", 2: "bb"}
-    (tmp_path / "edit-bases.json").write_text("[1, 2")
-    assert read_bases(tmp_path) == {}

@@ -252,7 +252,7 @@ def test_two_viewers_of_one_program_know_each_others_decisions(
     in_view(dock, qtbot, "case-0002")
     dock.decide.decide("keep-source")
     rest(other, qtbot)
-    records = dock.cases.list.decisions.records
+    records = dock.cases.list.history
     assert [(one.number, one.case, one.verdict) for one in records] == [
         (1, "case-0001", "accept"),
         (2, "case-0001", "reject"),
@@ -270,7 +270,7 @@ def test_a_second_program_may_look_but_not_write(adapted: Any, open_list: Any, q
     rest(dock, qtbot)
     code = f"""if True:
         import sys
-        from napari_grata.review.caselist import CaseList
+        from napari_grata.review.case_list import CaseList
         kept = CaseList.load({str(folder)!r})
         print("held", flush=True)
         sys.stdin.readline()
@@ -289,4 +289,4 @@ def test_a_second_program_may_look_but_not_write(adapted: Any, open_list: Any, q
         in_view(dock, qtbot, "case-0002")
         assert dock.desk.session.adapted
         other.stdin.write("\n")
-    assert [one.verdict for one in dock.cases.list.decisions.records] == ["accept"]
+    assert [one.verdict for one in dock.cases.list.history] == ["accept"]

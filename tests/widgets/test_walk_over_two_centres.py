@@ -350,7 +350,7 @@ def decides(reader: Reader) -> None:
     assert "accepted by AB, " in reader.decided()
     decision = dock.decide.docket.current()[None]
     assert (decision.verdict, decision.comment) == ("accept", "rim is faint")
-    assert decision.facts["edit_version"] >= 1
+    assert decision.mask.edit >= 1
     reader.press("0", CTRL)
     assert "not decided yet" in reader.decided()
     reader.click(section.redo_button)
@@ -477,7 +477,7 @@ def nothing_names_a_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert len(made) > 20
     assert not [path for path in made if any(name in path.name for name in NAMES)]
     naming = {path.name for path in made if any(n.encode() in path.read_bytes() for n in NAMES)}
-    assert naming <= {"list.json", "cases.json", "scan.json"}, naming
+    assert naming <= {"list.sqlite", "cases.json", "scan.json"}, naming
     assert not any(name in caplog.text for name in NAMES)
 
 

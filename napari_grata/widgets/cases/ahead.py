@@ -20,7 +20,7 @@ from napari_grata.widgets.worker import describe
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.widgets.cases.loading import SharedEngine
 
@@ -103,7 +103,7 @@ class _Worker:
 
         Where the model is carried over, the order of the list decides.
         """
-        from napari_grata.review.ahead import needs_work
+        from napari_grata.review.adapt_list import needs_work
 
         cases = list(self.order.cases.cases)
         if not self.order.cases.carry:
@@ -121,7 +121,7 @@ class _Worker:
         return case.key in order.again and not order.cases.state(case).decided
 
     def _work(self, case: Case, segmenter: Any) -> None:
-        from napari_grata.review.ahead import work_on_case
+        from napari_grata.review.adapt_list import work_on_case
 
         order = self.order
         begin = order.start if case.key in order.again else None

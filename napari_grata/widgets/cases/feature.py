@@ -28,9 +28,8 @@ from napari_grata.widgets.cases.shelf import Shelf
 from napari_grata.widgets.cases.window import CaseWindow, ClosingNotice
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList, CaseWork
     from napari_grata.review.cases import Case
-    from napari_grata.review.casework import CaseWork
     from napari_grata.widgets.session import Session
 
 _LAST = "This is the last of the cases listed."
@@ -220,7 +219,7 @@ class Cases(QObject):
         self.window.show()
         self.notice.watch(self.window.main)
         self.foreman.say()
-        self._say(" ".join([*cases.notices, cases.decisions.read_only or ""]).strip())
+        self._say(" ".join([*cases.notices, cases.read_only or ""]).strip())
         self.list_changed.emit()
         key = cases.position or (cases.cases[0].key if cases.cases else None)
         if key is not None:
@@ -364,7 +363,7 @@ class Cases(QObject):
 
 
 def _make(sources: Sequence[str | Path], folder: Path | None) -> CaseList:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
     return CaseList.make(sources) if folder is None else CaseList.load(folder)
 

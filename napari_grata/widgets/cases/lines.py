@@ -10,7 +10,7 @@ from napari_grata.widgets.cases.panel import CasePanel
 from napari_grata.widgets.cases.rows import progress_words, row_of
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
 _SOON_MS = 60
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QMenu
 from napari_grata.widgets.cases.errands import Errands, Found
 
 if TYPE_CHECKING:
-    from napari_grata.review.listfile import RecentList
+    from napari_grata.review.cases import RecentList
     from napari_grata.widgets.cases.feature import Cases
 
 _MOST = 12
@@ -92,7 +92,7 @@ class ListMenus(QObject):
 
 
 def _recent() -> list[RecentList]:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
     # A scan that was opened by itself is a list of one, which nobody has made.
     return [entry for entry in CaseList.recent() if entry.cases > 1][:_MOST]

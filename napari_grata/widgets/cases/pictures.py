@@ -17,7 +17,7 @@ from napari_grata.widgets.cases.errands import Errands, Found
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
 SIDE = 38
 _RATIO = 2  # device pixels per pixel of the interface: crisp on high-DPI screens

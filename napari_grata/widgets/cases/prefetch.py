@@ -12,7 +12,7 @@ from napari_grata.widgets.cases.errands import Errands, Found
 from napari_grata.widgets.cases.loading import LoadedCase, load_case
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
 KEPT = 2
 """Cases in memory beside the one in view."""

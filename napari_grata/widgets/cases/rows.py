@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from napari_grata.review.cases import CaseState
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case, Progress
 
 _WAITING = (CaseState.NEW, CaseState.SEGMENTED)

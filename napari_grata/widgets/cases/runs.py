@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer
 
-from napari_grata.review.casefinding import ListError
+from napari_grata.review.cases import ListError
 from napari_grata.widgets.cases.errands import Errands, Found
 from napari_grata.widgets.cases.loading import SharedEngine, revive
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.widgets.cases.feature import Cases
     from napari_grata.widgets.session import Session
@@ -115,7 +115,7 @@ class CaseRuns(QObject):
 
 
 def _keep(cases: CaseList, case: Case, run: Any) -> None:
-    from napari_grata.review.keeping import keep_run
+    from napari_grata.review.adapt_list import keep_run
 
     keep_run(cases, case, run)
 

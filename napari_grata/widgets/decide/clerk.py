@@ -9,8 +9,7 @@ from typing import Any
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Signal
 
-from napari_grata.review.decisions import DecisionError
-from napari_grata.widgets.decide.docket import Docket, find, find_again
+from napari_grata.widgets.decide.docket import Docket, find
 from napari_grata.widgets.worker import Job, Outcome
 
 Wanted = tuple[Any, Any, "str | None"]
@@ -84,25 +83,9 @@ class Clerk(QObject):
             If it still cannot be; it is kept.
         """
         for docket in self._all():
-            if docket.caselist is None:
-                self._place_for(docket)
-            elif docket.log.unsaved:
+            if docket.log.unsaved:
                 docket.log.retry()
         self._waiting = [docket for docket in self._waiting if docket.log.unsaved]
-
-    def _place_for(self, docket: Docket) -> None:
-        """Find a place for decisions that had none."""
-        if not docket.log.unsaved and docket is not self.docket:
-            return
-        found = next(find_again(docket))
-        if found.caselist is None:
-            if docket.log.unsaved:
-                raise DecisionError(found.problem, kept=True)
-            return
-        self._waiting = [known for known in self._waiting if known is not docket]
-        if docket is self.docket:
-            self.docket, self.problem = found, found.problem
-            self.arrived.emit()
 
     def _all(self) -> list[Docket]:
         return [*self._waiting, *([self.docket] if self.docket is not None else [])]

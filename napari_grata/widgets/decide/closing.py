@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QMainWindow, QMessageBox
 
-from napari_grata.review.decisions import DecisionError
+from napari_grata.review.cases import DecisionError
 from napari_grata.widgets.decide.clerk import Clerk
 from napari_grata.widgets.decide.edits import Edits
 

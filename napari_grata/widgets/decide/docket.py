@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.review.bases import read_bases
-from napari_grata.review.casefinding import ListError
-from napari_grata.review.caselist import CaseList, case_of_scan
-from napari_grata.review.decisions import Decision, DecisionError, DecisionLog
-from napari_grata.review.listfile import DECISIONS_FILE, lists_dir
+from napari_grata.review.case_list import CaseList, case_of_scan
+from napari_grata.review.cases import Decision
 
 if TYPE_CHECKING:
-    from napari_grata.review.casework import CaseWork
+    from napari_grata.review.case_list import CaseWork
     from napari_grata.scans import Scan
 
 
@@ -28,9 +25,7 @@ class Docket:
     scan : Scan
     key : str
         Code of the case.
-    log : DecisionLog
-    caselist : CaseList or None
-        None where the list's folder could not be made: decisions stay in memory then.
+    caselist : CaseList
     alone : bool
         Whether the scan was opened by itself, not from a list.
     problem : str
@@ -45,8 +40,7 @@ class Docket:
 
     scan: Scan
     key: str
-    log: DecisionLog
-    caselist: CaseList | None
+    caselist: CaseList
     alone: bool
     problem: str = ""
     edit: np.ndarray | None = None
@@ -55,21 +49,23 @@ class Docket:
     notices: list[str] = field(default_factory=list)
 
     @property
-    def work(self) -> CaseWork | None:
+    def log(self) -> CaseList:
+        """Where decisions go."""
+        return self.caselist
+
+    @property
+    def work(self) -> CaseWork:
         """The case's folder."""
-        return None if self.caselist is None else self.caselist.work(self.key)
+        return self.caselist.work(self.key)
 
     def current(self) -> dict[int | None, Decision]:
         """Return the decisions in force, by slice; None is the whole case."""
-        return self.log.current(self.key)
+        return self.caselist.decisions(self.key)
 
     def close(self) -> None:
         """Let another program write, if the scan was opened by itself."""
         if self.alone:
-            if self.caselist is not None:
-                self.caselist.close()
-            else:
-                self.log.close()
+            self.caselist.close()
 
 
 def find(scan: Scan, caselist: CaseList | None, key: str | None) -> Iterator[Docket]:
@@ -82,48 +78,17 @@ def find(scan: Scan, caselist: CaseList | None, key: str | None) -> Iterator[Doc
     """
     alone = caselist is None or key is None
     if alone:
-        try:
-            caselist = case_of_scan(scan)
-            key = caselist.cases[0].key
-        except (ListError, OSError) as error:
-            # A log without a folder keeps decisions in memory, and says so at each of them.
-            log = DecisionLog(lists_dir() / "without-a-place" / DECISIONS_FILE)
-            yield Docket(scan, "case-0001", log, None, True, str(error))
-            return
+        caselist = case_of_scan(scan)
+        key = caselist.cases[0].key
     assert caselist is not None
     assert key is not None
-    docket = Docket(scan, key, caselist.decisions, caselist, alone)
-    docket.problem = caselist.decisions.read_only or ""
+    docket = Docket(scan, key, caselist, alone)
+    docket.problem = caselist.read_only or caselist.save_problem or ""
     work = caselist.work(key)
     told = len(work.notices)
     docket.edit = work.edit(scan)
     if docket.edit is not None:
         docket.edit_version = work.edit_version
-        docket.edit_base = read_bases(work.folder).get(docket.edit_version, "")
-    docket.notices = [*(caselist.decisions.notices if alone else ()), *work.notices[told:]]
+        docket.edit_base = work.edit_base
+    docket.notices = [*(caselist.notices if alone else ()), *work.notices[told:]]
     yield docket
-
-
-def find_again(docket: Docket) -> Iterator[Docket]:
-    """Try to find a place for decisions that had none, and write those that waited."""
-    for found in find(docket.scan, None, None):
-        if found.caselist is not None:
-            for waiting in docket.log.current(docket.key).values():
-                _repeat(found, waiting)
-        yield found
-
-
-def _repeat(found: Docket, waiting: Decision) -> None:
-    facts: dict[str, Any] = {**waiting.facts, "decided": waiting.time}
-    try:
-        found.log.decide(
-            found.key,
-            waiting.verdict,
-            slice_index=waiting.slice_index,
-            comment=waiting.comment,
-            difficulty=waiting.difficulty,
-            reviewer=waiting.reviewer,
-            facts=facts,
-        )
-    except DecisionError as error:
-        found.problem = str(error)

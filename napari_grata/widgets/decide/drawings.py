@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.review.bases import mask_digest, write_base
-from napari_grata.review.casefinding import ListError
-from napari_grata.review.casework import cannot_write
+from napari_grata.review.cases import ListError
+from napari_grata.review.final_masks import mask_digest
 from napari_grata.widgets.decide.docket import Docket
 
-NO_PLACE = "There is no folder that it could be written to."
 _turns = itertools.count(1)
 _writing = threading.Lock()
 """One thread writes drawings at a time: a version and the note of its base belong together."""
@@ -140,15 +138,4 @@ def write(docket: Docket, stack: np.ndarray, base: str) -> int:
     ListError, OSError
         If it cannot be written; nothing on the disk has changed.
     """
-    work = docket.work
-    if work is None:
-        raise ListError(f"{docket.problem or NO_PLACE}")
-    version = work.edit_version + 1
-    try:
-        work.folder.parent.mkdir(exist_ok=True)
-        work.folder.mkdir(exist_ok=True)
-        write_base(work.folder, version, base)
-    except OSError as error:
-        raise cannot_write(work.folder, error) from error
-    work.save_edit(stack, docket.scan)
-    return version
+    return docket.work.save_edit(stack, docket.scan, base)

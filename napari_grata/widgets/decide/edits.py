@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_grata.review.bases import mask_digest
-from napari_grata.review.casefinding import ListError
+from napari_grata.review.cases import ListError
+from napari_grata.review.final_masks import mask_digest
 from napari_grata.widgets.decide.docket import Docket
 from napari_grata.widgets.decide.drawings import Copy, Drawing, Drawings
 from napari_grata.widgets.layers import MaskLayer, alive

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_grata.review.decisions import Decision, DecisionError
+from napari_grata.review.cases import DecidedMask, Decision, DecisionError
 from napari_grata.widgets.decide import presenting, words
 from napari_grata.widgets.decide.bar import CASE, SLICE, DecideBar
 from napari_grata.widgets.decide.clerk import Clerk
@@ -19,7 +18,7 @@ from napari_grata.widgets.decide.closing import ClosingGuard
 from napari_grata.widgets.decide.docket import Docket
 from napari_grata.widgets.decide.edits import Edits
 from napari_grata.widgets.decide.section import DecideSection
-from napari_grata.widgets.decide.standing import MASK, Standing, facts_of
+from napari_grata.widgets.decide.standing import Standing, mask_of
 from napari_grata.widgets.theme import theme_colours
 
 VERBS = {
@@ -159,7 +158,7 @@ class Decide(QObject):
         place: presenting.Place,
         comment: str = "",
         difficulty: str = "",
-        facts: Mapping[str, Any] | None = None,
+        facts: DecidedMask | None = None,
     ) -> bool:
         """Put a decision in force; returns whether it is, on the disk or in memory.
 
@@ -176,7 +175,7 @@ class Decide(QObject):
                 comment=comment,
                 difficulty=difficulty,
                 reviewer=self.section.initials(),
-                facts=self._facts(docket, verdict, place[1]) if facts is None else facts,
+                mask=self._facts(docket, verdict, place[1]) if facts is None else facts,
             )
             self._problem = ""
         except DecisionError as error:
@@ -188,18 +187,16 @@ class Decide(QObject):
         self.refresh()
         return in_force
 
-    def _facts(self, docket: Docket, verdict: str, index: int | None) -> dict[str, Any]:
+    def _facts(self, docket: Docket, verdict: str, index: int | None) -> DecidedMask:
         """Return what a decision rests on: model, run, step, the mask itself."""
         session = self._dock.desk.session
-        facts: dict[str, Any] = {}
-        if docket.caselist is not None and not docket.alone:
-            facts.update(docket.caselist.facts(docket.key))
-        facts.pop("edit_version", None)
-        facts.update(facts_of(session))
-        facts[MASK] = self._standing.mask(session, verdict, index)
-        if verdict not in ("edit", "keep-source") and session.after.edited():
-            work = docket.work
-            facts["edit_version"] = work.edit_version if work is not None else 0
+        known = DecidedMask() if docket.alone else docket.caselist.mask_now(docket.key)
+        digest = self._standing.mask(session, verdict, index)
+        facts = mask_of(session, known).but(kind="adapted", digest=digest)
+        if verdict == "keep-source":
+            return facts.but(kind="source")
+        if verdict != "edit" and session.after.edited():
+            return facts.but(kind="edited", edit=docket.work.edit_version)
         return facts
 
     def _go_on(self, verdict: str, index: int | None) -> None:
@@ -290,7 +287,7 @@ class Decide(QObject):
         own = None if docket is None or place[0] != docket.key else docket.current().get(place[1])
         note = self.section.note()
         if own is not None and note != (own.comment, own.difficulty):
-            self._put(own.verdict, place, *note, facts=own.facts)
+            self._put(own.verdict, place, *note, facts=own.mask)
 
     def _keep_note(self, place: presenting.Place) -> None:
         """Keep words that are not part of a decision yet."""
@@ -301,7 +298,7 @@ class Decide(QObject):
         known = (own.comment, own.difficulty) if own is not None else ("", "")
         if note != known:
             # Other lists have a case-0001, too.
-            self._notes[docket.log.path, place] = note
+            self._notes[docket.log.folder, place] = note
         else:
             self._drop_note(place)
 
@@ -316,11 +313,13 @@ class Decide(QObject):
     ) -> tuple[str, str]:
         """Return the words that were kept for a place."""
         docket = self.docket
-        return otherwise if docket is None else self._notes.get((docket.log.path, place), otherwise)
+        return (
+            otherwise if docket is None else self._notes.get((docket.log.folder, place), otherwise)
+        )
 
     def _drop_note(self, place: presenting.Place) -> None:
         if self.docket is not None:
-            self._notes.pop((self.docket.log.path, place), None)
+            self._notes.pop((self.docket.log.folder, place), None)
 
     def _before_leaving(self) -> None:
         """Keep what was typed and drawn while it is still known where it belongs."""

@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.review.bases import mask_digest
-from napari_grata.review.decisions import Decision, Fact, digest
-from napari_grata.review.standing import ABOUT, MASK_FACT
+from napari_grata.review.cases import DecidedMask, Decision, digest
+from napari_grata.review.final_masks import ABOUT, mask_digest
 
 if TYPE_CHECKING:
     from napari_grata.widgets.session import Session
-
-MASK = MASK_FACT
 
 
 class Standing:
@@ -36,9 +33,9 @@ class Standing:
         Accepted is what is shown; kept is the mask before; an edit begins with the mask after.
         """
         which = ABOUT.get(verdict, "shown")
-        there = session.segmented if which == "before" else session.adapted
+        there = session.segmented if which == "source" else session.adapted
         if which == "shown" and not (index in there if index is not None else there):
-            which, there = "before", session.segmented
+            which, there = "source", session.segmented
         if not (index in there if index is not None else there):
             return ""
         key = (id(session), which, index)
@@ -50,15 +47,15 @@ class Standing:
 
     def stale(self, session: Session | None, decision: Decision) -> bool:
         """Whether the mask that was decided on is another one now."""
-        then = decision.facts.get(MASK)
-        if session is None or session.busy or not isinstance(then, str):
+        then = decision.mask.digest
+        if session is None or session.busy or not then:
             return False
         now = self.mask(session, decision.verdict, decision.slice_index)
         return bool(now) and now != then
 
     @staticmethod
     def _stack(session: Session, which: str) -> np.ndarray:
-        if which == "before":
+        if which == "source":
             return session.before.stack
         layer = session.after.layer
         if which == "shown" and layer is not None and session.after.shown:
@@ -68,16 +65,15 @@ class Standing:
         return session.after.stack
 
 
-def facts_of(session: Session) -> dict[str, Fact]:
+def mask_of(session: Session, known: DecidedMask) -> DecidedMask:
     """Return model, settings and step of what is in view; names no file."""
-    facts: dict[str, Fact] = {"model": session.card.name}
-    if session.card.weights_sha256:
-        facts["weights_sha256"] = session.card.weights_sha256
+    card = session.card
+    facts = known.but(edit=0, model=card.name, weights_sha256=card.weights_sha256 or "")
     if session.settings is not None and session.adapted:
-        facts["settings"] = digest(session.settings.to_dict())
+        facts = facts.but(settings=digest(session.settings.to_dict()))
     history = getattr(session.run, "history", None)
     if session.taken_step is not None:
-        facts["step"] = session.taken_step
+        facts = facts.but(step=session.taken_step)
     elif history is not None:
-        facts["step"] = int(history.last_step)
+        facts = facts.but(step=int(history.last_step))
     return facts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from napari_grata.review.cases import STATE_OF_VERDICT
 
 if TYPE_CHECKING:
-    from napari_grata.review.decisions import Decision
+    from napari_grata.review.cases import Decision
 
 # As the case list calls a case that was decided on in this way.
 VERDICT_WORDS = {verdict: state.title for verdict, state in STATE_OF_VERDICT.items()}

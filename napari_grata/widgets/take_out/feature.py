@@ -22,7 +22,7 @@ from napari_grata.widgets.take_out.tasks import (
 )
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.widgets.worker import Outcome
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from napari_grata.widgets import jobs
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.report import ReportCase, ReportDecision
     from napari_grata.scans import Scan
 
@@ -51,9 +51,9 @@ def case_of_session(dock: Any) -> ReportCase:
     """Return what the dock shows now as a case of a report; copies what may still change."""
     from napari_grata.adaptation.run_files import versions
     from napari_grata.adaptation.run_store import RunFolderError, read_info
+    from napari_grata.review.final_masks import CaseMasks
     from napari_grata.review.report import ReportCase
     from napari_grata.review.report.gather import decisions_of
-    from napari_grata.review.standing import CaseMasks
 
     session = dock.desk.session
     scan = session.scan
