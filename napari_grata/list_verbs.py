@@ -12,15 +12,15 @@ from napari_grata.adaptation.settings import preset
 from napari_grata.cli import UsageError, say
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
 
 def cases(options: argparse.Namespace) -> dict[str, Any]:
     """``napari-grata cases``: segment and adapt every case of a folder, each by itself."""
     from tqdm import tqdm
 
-    from napari_grata.review.ahead import work_on_list
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.adapt_list import work_on_list
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import CaseSummary
     from napari_grata.segmenters import load_segmenter
 
@@ -63,12 +63,11 @@ def cases(options: argparse.Namespace) -> dict[str, Any]:
 
 def _open(path: Path) -> CaseList:
     """Open a list by its own folder, or by the scans that it was made of."""
-    from napari_grata.review.caselist import CaseList
-    from napari_grata.review.listfile import LIST_FILE, identity_of, lists_dir
+    from napari_grata.review.case_list import CaseList, list_folder
+    from napari_grata.review.list_file import STORE_FILE
 
-    made_of = lists_dir() / identity_of([path.expanduser().absolute()])[:16]
-    for folder in (path, made_of):
-        if (folder / LIST_FILE).is_file():
+    for folder in (path, list_folder([path])):
+        if (folder / STORE_FILE).is_file():
             return CaseList.load(folder)
     raise UsageError(
         f"{path} is neither the folder of a list nor a folder of scans that a list was made of. "

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from napari_grata.cli import main
-from napari_grata.review.caselist import CaseList
+from napari_grata.review.case_list import CaseList
 from napari_grata.segmenters import Card, Structure, build_network
 from napari_grata.segmenters.loaders import write_model
 
@@ -58,7 +58,7 @@ def test_a_folder_is_adapted_reported_and_its_decided_masks_taken_out(
     assert (found["cases"], found["adapted"], len(found["failed"])) == (3, 2, 1)
     caselist = CaseList.load(tmp_path / "list")
     done = next(case.key for case in caselist.cases if case.title.startswith("one"))
-    caselist.decisions.decide(done, "accept", facts=caselist.facts(done))
+    caselist.decide(done, "accept", mask=caselist.mask_now(done))
     caselist.close()
 
     report = run(capsys, "report", tmp_path / "list", "--out", tmp_path / "r.html")

@@ -1,14 +1,45 @@
-"""A case of a list, the state it is in, and what is known of it at a glance."""
+"""What a list holds: cases, the state each is in, what is known of it, decisions and drawings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from enum import Enum
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, NonNegativeInt
 
 from napari_grata.adaptation.records import Flag
+from napari_grata.scans.files import identifier
+
+LONGEST_INITIALS = 5
+Verdict = Literal["accept", "keep-source", "edit", "reject", "second-reader"]
+Difficulty = Literal["", "easy", "moderate", "hard"]
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+DIFFICULTIES: tuple[str, ...] = get_args(Difficulty)
+CaseKey = Annotated[str, AfterValidator(lambda value: identifier(value, "case"))]
+
+
+class ListError(ValueError):
+    """A list of cases that cannot be made, read or written; the message says what to do."""
+
+
+class DecisionError(ListError):
+    """A decision that is not allowed, or could not be written.
+
+    Attributes
+    ----------
+    kept : bool
+        Whether the decision is in force in memory, waiting to be written.
+    """
+
+    def __init__(self, message: str, *, kept: bool = False) -> None:
+        super().__init__(message)
+        self.kept = kept
 
 
 @dataclass(frozen=True)
@@ -27,10 +58,19 @@ class Case:
         The file's name, for the screen alone: it may name a patient.
     """
 
-    key: str
+    key: CaseKey
     number: int
     sources: tuple[Path, ...]
     title: str
+
+    @property
+    def marks(self) -> tuple[tuple[int, int], ...]:
+        """Size and time of change (ns) of each file; () where one is not there."""
+        try:
+            found = [path.stat() for path in self.sources]
+        except (OSError, ValueError):
+            return ()
+        return tuple((one.st_size, one.st_mtime_ns) for one in found)
 
 
 class CaseState(Enum):
@@ -38,46 +78,34 @@ class CaseState(Enum):
 
     NEW = "new"
     SEGMENTED = "segmented"
-    ADAPTED = "adapted"
-    FLAGGED = "flagged"
-    ACCEPTED = "accepted"
-    KEPT_SOURCE = "kept-source"
-    EDITED = "edited"
+    ADAPTED = "ready to review"
+    FLAGGED = "look closely"
+    EDITED = "being edited"
+    SECOND_READER = "for a second reader"
     REJECTED = "rejected"
-    SECOND_READER = "second-reader"
-    FAILED = "failed"
+    ACCEPTED = "accepted"
+    KEPT_SOURCE = "mask before kept"
+    FAILED = "could not be done"
 
     @property
     def title(self) -> str:
         """The state in a clinician's words."""
-        return _TITLES[self]
+        return self.value
 
     @property
     def decided(self) -> bool:
-        """Whether a person has decided on the case."""
-        return self in _DECIDED
+        """Whether a user has decided on the case; one that is being edited is not decided."""
+        return self is not CaseState.EDITED and self in STATE_OF_VERDICT.values()
 
 
-_TITLES = {
-    CaseState.NEW: "new",
-    CaseState.SEGMENTED: "segmented",
-    CaseState.ADAPTED: "ready to review",
-    CaseState.FLAGGED: "look closely",
-    CaseState.ACCEPTED: "accepted",
-    CaseState.KEPT_SOURCE: "mask before kept",
-    CaseState.EDITED: "being edited",
-    CaseState.REJECTED: "rejected",
-    CaseState.SECOND_READER: "for a second reader",
-    CaseState.FAILED: "could not be done",
-}
 STATE_OF_VERDICT = {
+    "edit": CaseState.EDITED,
+    "second-reader": CaseState.SECOND_READER,
+    "reject": CaseState.REJECTED,
     "accept": CaseState.ACCEPTED,
     "keep-source": CaseState.KEPT_SOURCE,
-    "edit": CaseState.EDITED,
-    "reject": CaseState.REJECTED,
-    "second-reader": CaseState.SECOND_READER,
 }
-_DECIDED = frozenset(STATE_OF_VERDICT.values())
+"""Where the slices of a case were decided on differently, the first of these is its state."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +127,8 @@ class CaseSummary:
         Each kind once, those on most slices first.
     flagged_slices : int
     change : float
-        1 − mean Dice between before and after over the structures, 0 … 1.
+        1 − mean Dice between source and adapted masks, with what was drawn on these, over the
+        structures, 0 … 1.
     shift : float or None
         How far the scan lies from the source centre; None where the model cannot tell.
     shift_words : str
@@ -107,16 +136,17 @@ class CaseSummary:
         Why the case could not be done, a sentence; names no file.
     seconds : float
     edited : bool
-        A reviewer has drawn on the mask.
+        The user has drawn on the masks that there are now.
     slices : int
+        How many have an adapted mask.
     model, weights_sha256, settings : str
         Name and weights of the model, fingerprint of the settings.
     run : str
         Name of the run folder that all this was read from.
     step : int
-        Optimiser steps after which the mask was taken.
+        Optimiser steps after which the masks were taken.
     scan_sha256 : str
-        Fingerprint of the scan, as in ``run.json``.
+        Fingerprint of the scan.
     files : tuple of (int, int)
         Size and time of change of the case's files then.
     continued_from : str
@@ -128,7 +158,7 @@ class CaseSummary:
 
     segmented: bool = False
     adapted: bool = False
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[CountedFlag, ...] = ()
     flagged_slices: int = 0
     change: float = 0.0
     shift: float | None = None
@@ -152,35 +182,118 @@ class CaseSummary:
         """Return a copy with some entries changed."""
         return replace(self, **changes)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as written to ``summary.json``."""
-        values = asdict(self)
-        del values["stale"]
-        return values
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CaseSummary:
-        """Read what `to_dict` wrote; names of a later version are passed over.
+@dataclass(frozen=True)
+class DecidedMask:
+    """Which mask a decision is about, and what that was made with.
 
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If the values are not a summary's.
-        """
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        known["flags"] = tuple(
-            CountedFlag(
-                str(flag["code"]),
-                str(flag["text"]),
-                int(flag.get("count", 1)),
-                int(flag.get("first_slice", 0)),
-            )
-            for flag in values.get("flags", ())
-        )
-        known["files"] = tuple((int(size), int(time)) for size, time in values.get("files", ()))
-        known["notices"] = tuple(str(notice) for notice in values.get("notices", ()))
-        known.pop("stale", None)
-        return cls(**known)
+    Attributes
+    ----------
+    kind : str
+        ``source``, ``adapted``, ``edited`` (adapted, with what was drawn on it) or "" where
+        there is none.
+    run : str
+        Name of the run folder.
+    step : int
+        Optimiser steps after which an adapted mask was taken.
+    edit : int
+        Version of the drawing; 0 without one.
+    digest : str
+        Fingerprint of the mask itself, of the slice or the whole stack that was decided on.
+    model, weights_sha256, settings, scan_sha256 : str
+    """
+
+    kind: Literal["", "source", "adapted", "edited"] = ""
+    run: str = ""
+    step: NonNegativeInt = 0
+    edit: NonNegativeInt = 0
+    digest: str = ""
+    model: str = ""
+    weights_sha256: str = ""
+    settings: str = ""
+    scan_sha256: str = ""
+
+    @property
+    def words(self) -> str:
+        """Which mask it is, as a phrase."""
+        return {
+            "": "no mask",
+            "source": "mask before",
+            "adapted": f"mask after step {self.step}",
+            "edited": f"mask after step {self.step} with drawing {self.edit}",
+        }[self.kind]
+
+    def but(self, **changes: Any) -> DecidedMask:
+        """Return a copy with some entries changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of one user.
+
+    Attributes
+    ----------
+    number : int
+        Of its row in the list's file, from 1; that of one that waits to be written may change.
+    time : str
+        UTC, ISO 8601.
+    case : str
+        Code of the case, such as ``"case-0001"``.
+    slice_index : int or None
+        Flat slice number; None for the whole case.
+    verdict : str
+        One of ``VERDICTS``.
+    comment : str
+        Free words of the user; never a patient's name.
+    difficulty : str
+        One of ``DIFFICULTIES``.
+    reviewer : str
+        Initials, at most five letters.
+    mask : DecidedMask
+        What was decided on.
+    undone : bool
+        Whether it has been taken back.
+    """
+
+    number: int
+    time: str
+    case: CaseKey
+    slice_index: NonNegativeInt | None
+    verdict: Verdict
+    comment: str = ""
+    difficulty: Difficulty = ""
+    reviewer: str = ""
+    mask: DecidedMask = field(default_factory=DecidedMask)
+    undone: bool = False
+
+
+@dataclass(frozen=True)
+class EditVersion:
+    """One version of what the user drew on a case.
+
+    Attributes
+    ----------
+    number : int
+        From 1 for each case.
+    time : str
+        UTC, ISO 8601.
+    base : str
+        Fingerprint of the mask that it was drawn over; "" where that is not known.
+    scan_sha256 : str
+        Fingerprint of the scan.
+    sha256 : str
+        Of the drawing's bytes in the list's file.
+    row : int
+        Where it lies there.
+    """
+
+    number: int
+    time: str
+    base: str
+    scan_sha256: str
+    sha256: str
+    row: int
 
 
 @dataclass(frozen=True)
@@ -202,9 +315,36 @@ class Progress:
     counts: Mapping[CaseState, int]
 
 
-def file_marks(sources: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
-    """Size and time of change (ns) of each file; () where one is not there."""
-    try:
-        return tuple((found.st_size, found.st_mtime_ns) for found in map(Path.stat, sources))
-    except OSError:
-        return ()
+@dataclass(frozen=True)
+class RecentList:
+    """A list that was worked on before.
+
+    Attributes
+    ----------
+    folder : Path
+    title : str
+        Name of the folder or file the cases came from; for the screen alone.
+    when : str
+        UTC, ISO 8601, of the last work on it.
+    cases, decided : int
+    problem : str
+        Why it cannot be opened, "" if it can.
+    """
+
+    folder: Path
+    title: str
+    when: str
+    cases: int = 0
+    decided: int = 0
+    problem: str = ""
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Return a short fingerprint of plain values, such as settings: 16 hexadecimal digits."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_grata.review.casefinding import bare_name
-from napari_grata.review.standing import Standing, standing
+from napari_grata.review.final_masks import Standing
+from napari_grata.scans.files import stem
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
 TABLE_FILE = "cases.csv"
 
@@ -84,7 +84,7 @@ def export_masks(
     for case in chosen:
         name = case.key
         if scan_names and case.sources:
-            name = _free(bare_name(case.sources[0]), taken, case.key)
+            name = _free(stem(case.sources[0]), taken, case.key)
         found, path = _export(cases, case.key, folder, name, overwrite)
         rows.append(_row(cases, case.key, found, path))
         yield Exported(case.key, path, found.reason)
@@ -100,7 +100,7 @@ def _export(
     sources = cases.case(key).sources
     try:
         scan = open_scan(sources[0] if len(sources) == 1 else list(sources))
-        found = standing(cases, key, scan)
+        found = cases.standing(key, scan)
     except (ScanError, RunFolderError, OSError, IndexError):
         return Standing(None, cases.problem(key) or "Its scan or its run cannot be read."), None
     if found.stack is None:
@@ -146,7 +146,7 @@ _COLUMNS = (
 
 def _row(cases: CaseList, key: str, found: Standing, path: Path | None) -> dict[str, object]:
     summary = cases.summary(key)
-    decision = cases.decisions.current(key).get(None)
+    decision = cases.decisions(key).get(None)
     verdicts = found.verdicts or {}
     return {
         "case": key,

@@ -1,4 +1,4 @@
-"""The small picture of a case: the slice that tells most, with both outlines."""
+"""How much of a case's masks changed, and its small picture: the slice that tells most."""
 
 from __future__ import annotations
 
@@ -9,13 +9,28 @@ import numpy as np
 
 from napari_grata.segmenters.card import structure_mask
 
-from .compare import Summary
+from .compare import Summary, summarise
 
 if TYPE_CHECKING:
+    from napari_grata.adaptation.records import Flag
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
+    from .final_masks import CaseMasks
+
 LONGEST_SIDE = 128
+
+
+def change_and_picture(
+    masks: CaseMasks, card: Card, flags: Mapping[int, tuple[Flag, ...]]
+) -> tuple[float, np.ndarray]:
+    """Return 1 − mean Dice between source and shown masks over the structures, and a picture."""
+    shown = masks.shown()
+    table = summarise(masks.scan, card, masks.source, shown, flags)
+    agreement = [part.agreement for part in table.total]
+    change = 1 - sum(agreement) / len(agreement) if agreement else 0.0
+    index = telling_slice(table, masks.scan.n_slices)
+    return change, thumbnail(masks.scan, index, card, masks.source, shown)
 
 
 def telling_slice(summary: Summary, n_slices: int) -> int:

@@ -19,7 +19,7 @@ from napari_grata.widgets.background import describe
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.widgets.tasks import Engine
 
@@ -98,7 +98,7 @@ class _Thread:
 
         Where the model is carried over, the order of the list decides.
         """
-        from napari_grata.review.ahead import needs_work
+        from napari_grata.review.adapt_list import needs_work
 
         order = self.order
         cases = list(order.cases.cases)
@@ -112,7 +112,7 @@ class _Thread:
         return None
 
     def _work(self, case: Case, segmenter: Any) -> None:
-        from napari_grata.review.ahead import work_on_case
+        from napari_grata.review.adapt_list import work_on_case
 
         order, again = self.order, case.key in self.order.again
         begin = order.start if again else None

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from napari_grata.adaptation import AdaptationRun, Settings
-from napari_grata.review.bases import mask_digest, write_base
-from napari_grata.review.caselist import CaseList
+from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseSummary
 from napari_grata.review.export import export_masks
+from napari_grata.review.final_masks import mask_digest
 from napari_grata.review.report import report_cases, write_report
-from napari_grata.review.standing import standing
 from napari_grata.scans import open_scan
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
 from napari_grata.segmenters.loaders import write_model
@@ -82,7 +81,7 @@ def adapt(
 
 
 def decide(cases: CaseList, key: str, verdict: str, slice_index: int | None = None) -> None:
-    cases.decisions.decide(key, verdict, slice_index=slice_index, facts=cases.facts(key))
+    cases.decide(key, verdict, slice_index=slice_index, mask=cases.mask_now(key))
 
 
 def scan_of(cases: CaseList, key: str):
@@ -138,18 +137,17 @@ def test_what_was_drawn_where_the_model_was_not_asked_is_taken_out_too(
     drawn = stack_of(cases, key, "adapted")
     base = mask_digest(drawn)
     scan.put_mask(drawn, 2, np.ones_like(scan.get_mask(drawn, 2)))
-    write_base(work.folder, 1, base)
-    work.save_edit(drawn, scan)
+    work.save_edit(drawn, scan, base)
     decide(cases, key, "accept")
-    np.testing.assert_array_equal(standing(cases, key, scan).stack, drawn)
+    np.testing.assert_array_equal(cases.standing(key, scan).stack, drawn)
     (told, *_) = report_cases(cases, [key])
     assert list(told.edited_masks) == [2]
     told.close()
     # Slice by slice, the one that was only drawn on has to be decided on as well.
-    cases.decisions.undo()
+    cases.undo()
     for index in (0, 1):
         decide(cases, key, "accept", index)
-    assert standing(cases, key, scan).reason == "1 of 3 slices has not been decided on."
+    assert cases.standing(key, scan).reason == "1 of 3 slices has not been decided on."
 
 
 def test_a_scan_from_the_source_centre_itself_has_a_distance_in_the_table(
@@ -182,7 +180,7 @@ def test_a_decision_on_a_slice_comes_before_one_on_the_case(cases: CaseList) -> 
     key = "case-0001"
     decide(cases, key, "accept")
     decide(cases, key, "keep-source", slice_index=1)
-    found = standing(cases, key, scan_of(cases, key))
+    found = cases.standing(key, scan_of(cases, key))
     assert found.stack is not None
     assert found.verdicts == {"accept": 2, "keep-source": 1}
     np.testing.assert_array_equal(found.stack[1], stack_of(cases, key, "source")[1])
@@ -204,7 +202,7 @@ def test_a_case_that_is_not_through_gives_no_mask_and_says_why(
 ) -> None:
     for index, verdict in verdicts.items():
         decide(cases, "case-0002", verdict, index)
-    found = standing(cases, "case-0002", scan_of(cases, "case-0002"))
+    found = cases.standing("case-0002", scan_of(cases, "case-0002"))
     assert (found.stack, found.reason) == (None, reason)
 
 
@@ -217,12 +215,12 @@ def test_what_was_drawn_is_the_final_mask_and_drawing_on_asks_for_a_new_decision
     drawn[2, 10:30, 10:30] = 2
     cases.work(key).save_edit(drawn, scan)
     decide(cases, key, "accept")
-    found = standing(cases, key, scan)
+    found = cases.standing(key, scan)
     assert found.stack is not None
     np.testing.assert_array_equal(found.stack, drawn)
     drawn[0, :5] = 1
     cases.work(key).save_edit(drawn, scan)
-    found = standing(cases, key, scan)
+    found = cases.standing(key, scan)
     assert found.stack is None
     assert "changed after the decision" in found.reason
 
@@ -235,17 +233,15 @@ def test_a_drawing_over_an_earlier_mask_is_not_passed_off_as_one_over_this_mask(
     drawn = stack_of(cases, key, "adapted")
     drawn[2, 10:30, 10:30] = 2
     work = cases.work(key)
-    write_base(work.folder, 1, mask_digest(np.zeros_like(drawn)))
-    work.save_edit(drawn, scan)
+    work.save_edit(drawn, scan, mask_digest(np.zeros_like(drawn)))
     now = stack_of(cases, key, "adapted")
-    facts = {**cases.facts(key), "mask": mask_digest(now)}
-    cases.decisions.decide(key, "accept", facts=facts)
-    found = standing(cases, key, scan)
+    rests_on = cases.mask_now(key).but(digest=mask_digest(now))
+    cases.decide(key, "accept", mask=rests_on)
+    found = cases.standing(key, scan)
     assert found.stack is not None
     np.testing.assert_array_equal(found.stack, now)
-    facts["mask"] = mask_digest(drawn)
-    cases.decisions.decide(key, "accept", facts=facts)
-    assert standing(cases, key, scan).stack is None
+    cases.decide(key, "accept", mask=rests_on.but(digest=mask_digest(drawn)))
+    assert cases.standing(key, scan).stack is None
 
 
 def test_adapting_again_asks_for_a_new_decision_but_the_mask_before_stands(
@@ -255,8 +251,8 @@ def test_adapting_again_asks_for_a_new_decision_but_the_mask_before_stands(
     decide(cases, "case-0002", "keep-source")
     for key in ("case-0001", "case-0002"):
         adapt(cases, key, segmenter, rate=0.05)
-    assert standing(cases, "case-0001", scan_of(cases, "case-0001")).stack is None
-    assert standing(cases, "case-0002", scan_of(cases, "case-0002")).stack is not None
+    assert cases.standing("case-0001", scan_of(cases, "case-0001")).stack is None
+    assert cases.standing("case-0002", scan_of(cases, "case-0002")).stack is not None
 
 
 def test_masks_of_an_earlier_export_are_not_overwritten(cases: CaseList, tmp_path: Path) -> None:
@@ -283,13 +279,13 @@ def test_a_scan_that_is_gone_does_not_stop_the_others(cases: CaseList, tmp_path:
 def test_the_report_of_a_list_tells_every_case_and_names_nobody(
     cases: CaseList, tmp_path: Path
 ) -> None:
-    cases.decisions.decide(
+    cases.decide(
         "case-0001",
         "accept",
         comment="rim is thin",
         difficulty="hard",
         reviewer="AB",
-        facts=cases.facts("case-0001"),
+        mask=cases.mask_now("case-0001"),
     )
     cases.case("case-0003").sources[0].unlink()
     cases.refresh()

@@ -18,12 +18,11 @@ import pytest
 from PIL import Image
 
 from napari_grata.adaptation import reopen
-from napari_grata.review.caselist import CaseList
-from napari_grata.review.runs import is_finished
+from napari_grata.review.case_list import CaseList, is_finished
 from napari_grata.scans import open_scan, read_mask
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-ROUNDS = 20
+ROUNDS = 40
 CASES = 4
 
 # A worker is forked for each round, so that torch is loaded once. What it has been told is done
@@ -35,8 +34,8 @@ PROGRAM = """
     import torch
     torch.set_num_threads(1)
     from napari_grata.adaptation import AdaptationRun, Settings
-    from napari_grata.review.ahead import work_on_case
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.adapt_list import work_on_case
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import CaseSummary
     from napari_grata.scans import open_scan
     from napari_grata.segmenters import (
@@ -61,7 +60,7 @@ PROGRAM = """
 
     def work(number):
         cases = CaseList.load(folder)
-        assert cases.writable, cases.decisions.read_only
+        assert cases.writable, cases.read_only
         report = os.open(acks, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         def done(*words):
             os.write(report, (" ".join(map(str, words)) + chr(10)).encode())
@@ -73,15 +72,15 @@ PROGRAM = """
             case = cases.cases[turn % len(cases)]
             scan = scans[turn % len(cases)]
             verdict = ("accept", "reject", "edit")[turn % 3]
-            made = cases.decisions.decide(case.key, verdict, facts=cases.facts(case))
+            made = cases.decide(case.key, verdict, mask=cases.mask_now(case))
             done("decision", made.number, case.key, verdict)
             if (number + turn) % 3 == 0:
-                undone = cases.decisions.undo()
+                undone = cases.undo()
                 done("undo", undone.number)
             cases.position = case.key
             value = 1 + (number * 31 + turn) % 250
-            path = cases.work(case).save_edit(np.full(scan.mask_shape, value, np.uint8), scan)
-            done("edit", case.key, path.name, value)
+            version = cases.work(case).save_edit(np.full(scan.mask_shape, value, np.uint8), scan)
+            done("edit", case.key, version, value)
             items = work_on_case(cases, case, segmenter, settings)
             if turn % 4 == 3:
                 next(items), next(items), next(items)
@@ -184,12 +183,12 @@ def wait_for_works(acks: Path, count: int) -> None:
 def check(folder: Path, told: list[list[str]], torn: int) -> None:
     cases = CaseList.load(folder)
     try:
-        assert cases.decisions.read_only is None
+        assert cases.read_only is None
         assert len(cases) == CASES
         assert cases.position is not None
         assert cases.carry
-        made = {decision.number: decision for decision in cases.decisions.records}
-        drawn: dict[str, list[tuple[str, int]]] = {}
+        made = {decision.number: decision for decision in cases.history}
+        drawn: dict[str, list[tuple[int, int]]] = {}
         for kind, *words in told:
             if kind == "decision":
                 number, key, verdict = words
@@ -197,7 +196,7 @@ def check(folder: Path, told: list[list[str]], torn: int) -> None:
             elif kind == "undo":
                 assert made[int(words[0])].undone
             elif kind == "edit":
-                drawn.setdefault(words[0], []).append((words[1], int(words[2])))
+                drawn.setdefault(words[0], []).append((int(words[1]), int(words[2])))
             elif kind == "run":
                 key, run, _seconds = words
                 assert is_finished(cases.work(key).folder / run)
@@ -208,13 +207,13 @@ def check(folder: Path, told: list[list[str]], torn: int) -> None:
         for key, versions in drawn.items():
             work = cases.work(key)
             scan = open_scan(cases.case(key).sources[0])
-            last_name, last_value = versions[-1]
-            labels = work.edit(scan, int(last_name[5:9]))
+            last, last_value = versions[-1]
+            labels = work.edit(scan, last)
             assert labels is not None
             assert (labels == last_value).all()
-            assert {name for name, _ in versions} <= {entry.path.name for entry in work.edits}
+            assert {number for number, _ in versions} <= {entry.number for entry in work.edits}
             assert work.notices == []
-        assert not [text for text in cases.notices if "moved to" not in text], torn
+        assert cases.notices == [], torn
         read_everything(cases)
     finally:
         cases.close()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import builtins
-import json
+import contextlib
 import os
 import shutil
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import pytest
 from PIL import Image
 
 from napari_grata.adaptation.settings import preset
-from napari_grata.review.caselist import CaseList, ListError, case_of_scan
-from napari_grata.review.cases import CaseState, CaseSummary, CountedFlag
+from napari_grata.review.case_list import CaseList, case_of_scan
+from napari_grata.review.cases import CaseState, CaseSummary, CountedFlag, ListError
 from napari_grata.scans import open_scan, scan_from_array
 
 
@@ -44,6 +45,17 @@ def centre(tmp_path: Path) -> Path:
 
 def names(cases: CaseList) -> list[str]:
     return [case.title for case in cases.cases]
+
+
+def damage(folder: Path, table: str, column: str, number: int) -> None:
+    """Change one byte of an entry, on the disk."""
+    with contextlib.closing(sqlite3.connect(folder / "list.sqlite")) as file:
+        sql = f"SELECT CAST({column} AS BLOB) FROM {table} WHERE number = ?"
+        (data,) = file.execute(sql, (number,)).fetchone()
+    path = folder / "list.sqlite"
+    whole = path.read_bytes()
+    assert whole.count(data) == 1
+    path.write_bytes(whole.replace(data, data[:-1] + bytes([data[-1] ^ 1])))
 
 
 def reopened(cases: CaseList) -> CaseList:
@@ -120,7 +132,7 @@ def test_the_same_folder_goes_on_exactly_where_it_was(centre: Path) -> None:
     cases = CaseList.make(centre)
     cases.model, cases.carry, cases.position = "fundus-disc-cup", True, "case-0002"
     cases.settings = preset("as-published").settings
-    cases.decisions.decide("case-0001", "accept")
+    cases.decide("case-0001", "accept")
     cases.work("case-0002").write_summary(CaseSummary(segmented=True, adapted=True, change=0.25))
     cases.close()
     again = CaseList.make(str(centre))
@@ -169,7 +181,7 @@ def test_a_folder_reached_by_another_name_is_the_same_list(centre: Path, tmp_pat
 
 def test_a_list_whose_scans_are_all_out_of_reach_can_still_be_looked_at(centre: Path) -> None:
     cases = CaseList.make(centre)
-    cases.decisions.decide("case-0002", "accept")
+    cases.decide("case-0002", "accept")
     cases.close()
     centre.rename(centre.with_name("away"))
     again = CaseList.make(centre)
@@ -186,7 +198,7 @@ def test_names_with_raised_digits_are_sorted_too(tmp_path: Path) -> None:
 
 def test_a_file_that_vanished_costs_its_case_alone_and_comes_back(centre: Path) -> None:
     cases = CaseList.make(centre)
-    cases.decisions.decide("case-0001", "reject")
+    cases.decide("case-0001", "reject")
     away = [centre / name for name in ("Miller_1.png", "Miller_2.png")]
     for path in away:
         path.rename(path.with_suffix(".away"))
@@ -209,12 +221,11 @@ def test_a_changed_file_makes_its_summary_stale_and_a_touched_one_is_cleared(
     case = cases.cases[0]
     scan = open_scan(case.sources[0])
     from napari_grata.adaptation.run_files import fingerprint
-    from napari_grata.review.cases import file_marks
 
     made = CaseSummary(
         segmented=True,
         adapted=True,
-        files=file_marks(case.sources),
+        files=case.marks,
         scan_sha256=fingerprint(scan),
     )
     cases.work(case).write_summary(made)
@@ -236,26 +247,28 @@ def test_a_changed_file_makes_its_summary_stale_and_a_touched_one_is_cleared(
 def test_only_the_lists_own_file_names_a_patient(centre: Path) -> None:
     cases = CaseList.make(centre)
     cases.position = "case-0002"
-    cases.decisions.decide("case-0001", "accept", comment="blurred")
+    cases.decide("case-0001", "accept", comment="blurred")
     scan = open_scan(cases.cases[0].sources[0])
     cases.work("case-0001").save_edit(np.ones(scan.mask_shape, np.uint8), scan)
     cases.work("case-0001").write_summary(CaseSummary(segmented=True))
     files = [path for path in cases.folder.rglob("*") if path.is_file()]
     knowing = [path.name for path in files if b"Miller" in path.read_bytes()]
-    assert knowing == ["list.json"]
-    assert "identify" in json.loads((cases.folder / "list.json").read_text())["note"]
+    assert knowing == ["list.sqlite"]
+    assert b"may identify patients" in (cases.folder / "list.sqlite").read_bytes()
     assert not [path for path in cases.folder.rglob("*") if "Miller" in str(path)]
 
 
 def test_recent_lists_say_how_far_they_are(centre: Path, tmp_path: Path) -> None:
     other = CaseList.make(photograph(tmp_path / "alone.png"))
-    os.utime(other.folder / "list.json", (1, 1))
+    other.close()
+    for path in (other.folder / "list.sqlite", other.folder):
+        os.utime(path, (1, 1))
     cases = CaseList.make(centre)
-    cases.decisions.decide("case-0001", "accept")
-    cases.decisions.decide("case-0001", "reject")
-    cases.decisions.decide("case-0002", "accept", slice_index=0)
-    cases.decisions.decide("case-0003", "accept")
-    cases.decisions.undo()
+    cases.decide("case-0001", "accept")
+    cases.decide("case-0001", "reject")
+    cases.decide("case-0002", "accept", slice_index=0)
+    cases.decide("case-0003", "accept")
+    cases.undo()
     found = CaseList.recent()
     assert [(entry.title, entry.cases, entry.decided) for entry in found] == [
         ("centre", 3, 1),
@@ -268,33 +281,6 @@ def test_a_folder_that_holds_another_list_is_refused(centre: Path, tmp_path: Pat
     CaseList.make(centre, tmp_path / "place")
     with pytest.raises(ListError, match="other scans"):
         CaseList.make(photograph(tmp_path / "alone.png"), tmp_path / "place")
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 99}'])
-def test_a_damaged_list_is_named_and_left_alone(centre: Path, text: str) -> None:
-    cases = CaseList.make(centre)
-    cases.close()
-    (cases.folder / "list.json").write_text(text)
-    with pytest.raises(ListError):
-        CaseList.load(cases.folder)
-    assert (cases.folder / "list.json").read_text() == text
-    assert CaseList.recent() == []
-
-
-def test_damaged_choices_and_summaries_are_reported_and_the_rest_is_there(centre: Path) -> None:
-    cases = CaseList.make(centre)
-    for case in cases.cases:
-        cases.work(case).write_summary(CaseSummary(segmented=True, adapted=True))
-    cases.close()
-    (cases.folder / "options.json").write_text("{")
-    (cases.folder / "cases" / "case-0002" / "summary.json").write_text('{"flags": 3}')
-    again = CaseList.load(cases.folder)
-    assert len(again.notices) == 2
-    assert [again.state(case) for case in again.cases] == [
-        CaseState.ADAPTED,
-        CaseState.NEW,
-        CaseState.ADAPTED,
-    ]
 
 
 # -- states -----------------------------------------------------------------------------------
@@ -324,17 +310,40 @@ def test_states_follow_what_the_model_did_until_a_person_decides(centre: Path) -
     for verdict, state in (
         ("accept", CaseState.ACCEPTED),
         ("keep-source", CaseState.KEPT_SOURCE),
-        ("edit", CaseState.EDITED),
         ("reject", CaseState.REJECTED),
         ("second-reader", CaseState.SECOND_READER),
     ):
-        cases.decisions.decide("case-0001", verdict)
+        cases.decide("case-0001", verdict)
         assert cases.state("case-0001") is state
         assert state.decided
     progress = cases.progress()
     assert (progress.total, progress.decided) == (3, 1)
     assert progress.counts[CaseState.NEW] == 2
     assert all(state.title for state in CaseState)
+
+
+def test_a_case_that_is_being_edited_is_not_decided(centre: Path) -> None:
+    cases = CaseList.make(centre)
+    cases.decide("case-0001", "accept")
+    cases.decide("case-0002", "edit")
+    assert cases.state("case-0002") is CaseState.EDITED
+    assert not CaseState.EDITED.decided
+    assert cases.progress().decided == 1
+    assert CaseList.recent()[0].decided == 1
+
+
+def test_decisions_on_every_slice_are_one_on_the_case(centre: Path) -> None:
+    cases = CaseList.make(centre)
+    summary = CaseSummary(segmented=True, adapted=True, slices=2)
+    cases.work("case-0001").write_summary(summary)
+    cases.decide("case-0001", "accept", slice_index=0)
+    assert cases.state("case-0001") is CaseState.ADAPTED
+    cases.decide("case-0001", "keep-source", slice_index=1)
+    assert cases.state("case-0001") is CaseState.ACCEPTED
+    # One on a slice comes before one on the whole case, which takes out no mask then.
+    cases.decide("case-0001", "reject", slice_index=1)
+    cases.decide("case-0001", "accept")
+    assert cases.state("case-0001") is CaseState.REJECTED
 
 
 def test_five_hundred_cases_are_counted_without_opening_a_file(
@@ -376,7 +385,7 @@ def test_an_edit_comes_back_and_older_versions_stay(centre: Path) -> None:
     for stack in stacks:
         work.save_edit(stack, scan)
     assert cases.summary(case).edited
-    assert cases.facts(case) == {"edit_version": 3}
+    assert (cases.mask_now(case).kind, cases.mask_now(case).edit) == ("edited", 3)
     again = reopened(cases)
     work = again.work(case)
     assert np.array_equal(work.edit(scan), stacks[-1])
@@ -389,8 +398,7 @@ def test_a_damaged_edit_gives_way_to_the_one_before_and_says_so(centre: Path) ->
     scan, work = open_scan(cases.cases[0].sources[0]), cases.work("case-0001")
     for value in (1, 2):
         work.save_edit(np.full(scan.mask_shape, value, np.uint8), scan)
-    last = work.edits[-1].path
-    last.write_bytes(last.read_bytes()[:-30])
+    damage(cases.folder, "edits", "drawing", 2)
     assert work.edit(scan).max() == 1
     assert "damaged" in work.notices[0]
     work.save_edit(np.full(scan.mask_shape, 5, np.uint8), scan)
@@ -422,12 +430,13 @@ def test_what_is_no_mask_of_the_scan_is_not_saved(centre: Path) -> None:
 
 def test_old_leftovers_of_a_crash_go_and_young_ones_stay(centre: Path) -> None:
     cases = CaseList.make(centre)
-    cases.work("case-0001").write_summary(CaseSummary(segmented=True))
+    cases.work("case-0001").write_thumbnail(np.zeros((4, 4), np.uint8))
     for folder in (cases.folder, cases.work("case-0001").folder):
         (folder / ".partial-1-old").write_text("half")
         os.utime(folder / ".partial-1-old", (1, 1))
         (folder / ".partial-2-young").write_text("half")
     again = reopened(cases)
+    again.work("case-0001")
     left = {path.name for path in again.folder.rglob(".partial-*")}
     assert left == {".partial-2-young"}
 
@@ -440,7 +449,9 @@ def test_a_read_only_place_is_said_and_reading_goes_on(centre: Path) -> None:
         source = photograph(Path(name) / "centre" / "one.png")
         cases = CaseList.make(source.parent, home)
         cases.work("case-0001").write_summary(CaseSummary(segmented=True, adapted=True))
+        cases.work("case-0001").write_thumbnail(np.zeros((4, 4), np.uint8))
         cases.close()
+        (home / "list.lock").chmod(0o444)
         folders = [home, home / "cases", home / "cases" / "case-0001"]
         for folder in folders:
             folder.chmod(0o555)
@@ -450,11 +461,12 @@ def test_a_read_only_place_is_said_and_reading_goes_on(centre: Path) -> None:
                 os.seteuid(65534)
             again = CaseList.load(home)
             assert again.state("case-0001") is CaseState.ADAPTED
-            with pytest.raises(ListError, match="allow it"):
+            with pytest.raises(ListError, match="cannot be taken"):
                 again.work("case-0001").write_summary(CaseSummary())
+            with pytest.raises(ListError, match="cannot be written"):
+                again.work("case-0001").new_run_folder()
             again.position = "case-0001"
             assert again.position == "case-0001"
-            assert again.save_problem is not None
         finally:
             if root:
                 os.seteuid(0)
@@ -473,6 +485,32 @@ def test_a_vanished_share_is_not_made_anew_as_a_local_folder(centre: Path, tmp_p
     assert not (tmp_path / "share").exists()
 
 
+def test_scans_that_moved_as_a_whole_are_found_again(centre: Path, tmp_path: Path) -> None:
+    cases = CaseList.make(centre)
+    cases.decide("case-0002", "accept")
+    there = tmp_path / "another disk" / "centre"
+    shutil.copytree(centre, there)
+    (there / "Miller_2.png").rename(there / "Mueller_2.png")
+    before = cases.cases
+    with pytest.raises(ListError, match="1 of 3 scans"):
+        cases.relocate(there)
+    assert cases.cases == before
+    (there / "Mueller_2.png").rename(there / "Miller_2.png")
+    shutil.rmtree(centre)
+    cases.refresh()
+    assert cases.missing("case-0001")
+    cases.relocate(there)
+    assert cases.missing("case-0001") is None
+    again = reopened(cases)
+    assert [case.sources[0].parent for case in again.cases] == [there] * 3
+    assert again.state("case-0002") is CaseState.ACCEPTED
+    assert CaseList.make(there) is again
+    assert len(again) == 3
+    # Where other scans lie at the old place now, they are another list.
+    photograph(centre / "Other.png")
+    assert CaseList.make(centre).folder != again.folder
+
+
 # -- a scan by itself -------------------------------------------------------------------------
 
 
@@ -480,7 +518,7 @@ def test_a_scan_by_itself_is_a_list_of_one_known_by_what_it_shows(tmp_path: Path
     path = volume(tmp_path / "Miller.nii.gz", seed=3)
     cases = case_of_scan(open_scan(path))
     assert [case.sources for case in cases.cases] == [(path,)]
-    cases.decisions.decide("case-0001", "accept")
+    cases.decide("case-0001", "accept")
     cases.close()
     moved = tmp_path / "elsewhere" / "renamed.nii.gz"
     moved.parent.mkdir()

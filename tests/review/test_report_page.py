@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from napari_grata.adaptation import AdaptationRun, Settings
-from napari_grata.review.casework import CaseWork
+from napari_grata.review.case_list import case_of_scan
 from napari_grata.review.report import ReportCase, ReportDecision, case_of_run, write_report
 from napari_grata.review.report.page import ReportError
 from napari_grata.scans import open_scan
@@ -131,7 +131,7 @@ def test_what_a_person_drew_counts_in_the_table(folder: Path, tmp_path: Path) ->
         plain.scan.put_mask(stack, index, mask)
     drawn = stack.copy()
     drawn[1, 5:45, 5:45] = 1
-    work = CaseWork(tmp_path / "case-0001")
+    work = case_of_scan(plain.scan).work("case-0001")
     work.save_edit(drawn, plain.scan)
     case = case_of_run(folder / "run", "case-0001", work=work)
     assert set(case.edited_masks) == {1}

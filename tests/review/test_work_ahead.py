@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
 import os
+import sqlite3
 from pathlib import Path
 
 import nibabel as nib
@@ -16,11 +18,17 @@ from PIL import Image
 from torch import nn
 
 from napari_grata.adaptation import AdaptationRun, Record, Settings, reopen
-from napari_grata.review.ahead import Stage, in_words, needs_work, work_on_case, work_on_list
-from napari_grata.review.caselist import CaseList, ListError
-from napari_grata.review.cases import Case, CaseState, CaseSummary
-from napari_grata.review.continuing import Start
-from napari_grata.review.keeping import keep_run
+from napari_grata.review.adapt_list import (
+    Stage,
+    Start,
+    in_words,
+    keep_run,
+    needs_work,
+    work_on_case,
+    work_on_list,
+)
+from napari_grata.review.case_list import CaseList
+from napari_grata.review.cases import Case, CaseState, CaseSummary, ListError
 from napari_grata.review.thumbnails import LONGEST_SIDE
 from napari_grata.scans import Scan, open_scan
 from napari_grata.segmenters import Card, Segmenter, Structure
@@ -127,10 +135,10 @@ def test_every_case_gets_a_run_a_summary_and_a_picture_of_its_own(
             assert max(picture.size) <= LONGEST_SIDE
             # 30 × 1 mm by 34 × 1.5 mm: square in millimetres.
             assert picture.size[0] / picture.size[1] == pytest.approx(30 / 51, abs=0.05)
-        facts = cases.facts(case)
-        assert facts["weights_sha256"] == "a" * 64
-        assert (facts["run"], facts["step"]) == ("run-0001", 3)
-        assert facts["settings"] == summary.settings
+        mask = cases.mask_now(case)
+        assert (mask.kind, mask.weights_sha256) == ("adapted", "a" * 64)
+        assert (mask.run, mask.step) == ("run-0001", 3)
+        assert mask.settings == summary.settings
     assert cases.progress().prepared == 3
 
 
@@ -241,7 +249,7 @@ def test_the_next_program_goes_on_where_the_list_was_closed(
 def test_what_was_decided_or_done_by_hand_is_left_alone(
     cases: CaseList, segmenter: Segmenter
 ) -> None:
-    cases.decisions.decide("case-0001", "keep-source")
+    cases.decide("case-0001", "keep-source")
     cases.work("case-0002").write_summary(CaseSummary(segmented=True, adapted=True, settings="own"))
     assert [case.key for case, _ in work_on_list(cases, segmenter)][-1] == "case-0003"
     assert not cases.work("case-0001").run_folders()
@@ -253,7 +261,7 @@ def test_doing_it_again_keeps_the_older_run(cases: CaseList, segmenter: Segmente
         for _ in work_on_list(cases, segmenter, ["case-0002"], again=True):
             pass
     assert [path.name for path in cases.work("case-0002").run_folders()] == ["run-0001", "run-0002"]
-    assert cases.facts("case-0002")["run"] == "run-0002"
+    assert cases.mask_now("case-0002").run == "run-0002"
 
 
 @pytest.mark.parametrize("what", ["damaged", "missing", "misfit"])
@@ -329,7 +337,7 @@ def test_a_write_that_stops_half_way_leaves_no_half_summary(
     import resource
 
     finish(work_on_case(cases, cases.cases[0], segmenter))
-    before = (cases.work("case-0001").folder / "summary.json").read_bytes()
+    before = cases.summary("case-0001")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
     try:
@@ -339,7 +347,10 @@ def test_a_write_that_stops_half_way_leaves_no_half_summary(
             list(work_on_case(cases, cases.cases[1], segmenter))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert (cases.work("case-0001").folder / "summary.json").read_bytes() == before
+    assert cases.summary("case-0001") == before
+    cases.close()
+    cases = CaseList.load(cases.folder)
+    assert cases.summary("case-0001") == before
     assert not list(cases.folder.rglob(".partial-*"))
     assert finish(work_on_case(cases, cases.cases[1], segmenter)).error is None
 
@@ -349,8 +360,10 @@ def test_a_list_that_another_computer_has_open_is_read_but_not_worked_on(
 ) -> None:
     finish(work_on_case(cases, cases.cases[0], segmenter))
     cases.close()
-    lock = cases.folder / "decisions.lock"
-    lock.write_text(json.dumps({"pid": 1, "host": "reading-room-7"}))
+    lock = cases.folder / "list.lock"
+    with contextlib.closing(sqlite3.connect(lock)) as file, file:
+        elsewhere = ("token", 1, 1.0, "boot", "machine", "reading-room-7", "")
+        file.execute("INSERT INTO holder VALUES (1, ?, ?, ?, ?, ?, ?, ?)", elsewhere)
     again = CaseList.load(cases.folder)
     assert again.state("case-0001") in (CaseState.ADAPTED, CaseState.FLAGGED)
     with pytest.raises(ListError, match="reading-room-7"):
@@ -395,7 +408,7 @@ def test_a_run_that_was_watched_and_rolled_back_is_summed_up_as_it_stands(
     back = keep_run(cases, case, run)
     assert (whole.step, back.step) == (3, 1)
     assert cases.work(case).run_folder == run.folder
-    assert cases.facts(case)["step"] == 1
+    assert cases.mask_now(case).step == 1
     run.close()
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_grata.adaptation import Flag, Record
-    from napari_grata.review.casework import CaseWork
-    from napari_grata.review.standing import CaseMasks
+    from napari_grata.review.case_list import CaseWork
+    from napari_grata.review.final_masks import CaseMasks
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
@@ -131,13 +131,17 @@ def case_of_run(
     """
     from napari_grata.adaptation import reopen
     from napari_grata.review.compare import latest_flags
-    from napari_grata.review.standing import CaseMasks
+    from napari_grata.review.final_masks import CaseMasks
 
     run = reopen(folder, scan)
     drawn: dict[int, np.ndarray] = {}
     masks = None
     if run.scan is not None:
-        masks = CaseMasks(run.scan, run.source_masks, run.adapted_masks, work)
+        masks = (
+            CaseMasks(run.scan, run.source_masks, run.adapted_masks)
+            if work is None
+            else work.masks(run.scan, run.source_masks, run.adapted_masks)
+        )
         drawn = masks.drawn()
     return ReportCase(
         code=code,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from napari_grata.review.final_masks import VERDICT_WORDS, CaseMasks, is_stale
 from napari_grata.review.report.case import ReportCase, ReportDecision, case_of_run
-from napari_grata.review.standing import VERDICT_WORDS, CaseMasks, is_stale
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.scans import Scan
 
 
@@ -55,8 +55,8 @@ def decisions_of(
     cases: CaseList, key: str, scan: Scan | None, masks: CaseMasks | None = None
 ) -> tuple[ReportDecision, ...]:
     """Return the decisions in force on a case, the whole case first, for a report."""
-    facts = cases.facts(key)
-    current = cases.decisions.current(key)
+    now = cases.mask_now(key)
+    current = cases.decisions(key)
     order = sorted(current, key=lambda index: -1 if index is None else index)
     return tuple(
         ReportDecision(
@@ -66,7 +66,7 @@ def decisions_of(
             reviewer=current[index].reviewer,
             difficulty=current[index].difficulty,
             comment=current[index].comment,
-            stale=is_stale(current[index], masks, facts),
+            stale=is_stale(current[index], masks, now),
         )
         for index in order
     )

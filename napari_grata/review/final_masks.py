@@ -1,7 +1,8 @@
-"""Where a case stands after its decisions: which masks are the final ones, and why not."""
+"""Which mask a decision is about, whether it is still that one, and which masks are final."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.review.bases import mask_digest, read_bases
-from napari_grata.review.decisions import Decision, Fact
+from .cases import DecidedMask, Decision
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
-    from napari_grata.review.casework import CaseWork
     from napari_grata.scans import Scan
 
 VERDICT_WORDS = {
@@ -24,12 +22,23 @@ VERDICT_WORDS = {
     "reject": "rejected",
     "second-reader": "for a second reader",
 }
-MASK_FACT = "mask"
-"""Name of the fact that holds the fingerprint of the mask that was decided on."""
-ABOUT = {"keep-source": "before", "edit": "after"}
-"""Which mask a verdict is about; every other one is about what was shown: the mask after, with
+ABOUT = {"keep-source": "source", "edit": "adapted"}
+"""Which mask a verdict is about; every other one is about what was shown: the adapted mask, with
 whatever was drawn on it."""
-_RESTS_ON = ("run", "step", "edit_version", "scan_sha256")
+_NOT_FINAL = {
+    "reject": "rejected",
+    "edit": "left in editing: accept the drawing when it is done",
+    "second-reader": "left to a second reader",
+}
+
+
+def mask_digest(mask: np.ndarray) -> str:
+    """Return a fingerprint of a label map or stack: 16 hexadecimal digits."""
+    small = mask.size == 0 or int(mask.max()) <= 255
+    plain = np.ascontiguousarray(mask, dtype=np.uint8 if small else np.uint16)
+    found = hashlib.sha256(repr(plain.shape).encode())
+    found.update(plain.data)
+    return found.hexdigest()[:16]
 
 
 class CaseMasks:
@@ -39,15 +48,13 @@ class CaseMasks:
     ----------
     scan : Scan
     source, adapted : mapping of int to ndarray of uint8, shape (H, W)
-    work : CaseWork, optional
-        For what the reviewer drew; it counts only over the mask that it was drawn on.
     edited : ndarray of int, shape ``scan.mask_shape``, optional
-        In place of that, what is on the screen.
+        What the user drew on the adapted mask.
 
     Attributes
     ----------
     slices : list of int
-        Those with a mask after, and those that only a person has drawn on.
+        Those with an adapted mask, and those that only a user has drawn on.
     """
 
     def __init__(
@@ -55,28 +62,29 @@ class CaseMasks:
         scan: Scan,
         source: Mapping[int, np.ndarray],
         adapted: Mapping[int, np.ndarray],
-        work: CaseWork | None = None,
         *,
         edited: np.ndarray | None = None,
     ) -> None:
-        self.scan = scan
-        self._stacks = {"before": _stack(scan, source), "after": _stack(scan, adapted)}
-        self.edited = edited
-        if work is not None:
-            drawn = work.edit(scan)
-            base = read_bases(work.folder).get(work.edit_version, "")
-            if drawn is not None and base in ("", mask_digest(self._stacks["after"])):
-                self.edited = drawn
-        self._stacks["shown"] = self._stacks["after"] if self.edited is None else self.edited
+        self.scan, self.source, self.adapted, self.edited = scan, source, adapted, edited
+        self._stacks = {"source": _stack(scan, source), "adapted": _stack(scan, adapted)}
+        self._stacks["shown"] = self._stacks["adapted"] if edited is None else edited
         self.slices = sorted({*adapted, *self.drawn()})
+
+    def with_drawing(self, edited: np.ndarray) -> CaseMasks:
+        """Return the same masks with something else drawn on them."""
+        return CaseMasks(self.scan, self.source, self.adapted, edited=edited)
 
     def mask(self, verdict: str, index: int | None) -> np.ndarray:
         """Return the mask that a verdict is about: a slice, or (None) the whole stack."""
         stack = self._stacks[ABOUT.get(verdict, "shown")]
         return stack if index is None else self.scan.get_mask(stack, index)
 
+    def shown(self) -> dict[int, np.ndarray]:
+        """Return the masks that `accept` is about, of all slices that have one."""
+        return {index: self.mask("accept", index) for index in self.slices}
+
     def drawn(self) -> dict[int, np.ndarray]:
-        """Return the masks of the slices that a person has drawn on."""
+        """Return the masks of the slices that a user has drawn on."""
         if self.edited is None:
             return {}
         pairs = (
@@ -93,7 +101,7 @@ def _stack(scan: Scan, masks: Mapping[int, np.ndarray]) -> np.ndarray:
     return stack
 
 
-def is_stale(decision: Decision, masks: CaseMasks | None, facts: Mapping[str, Fact]) -> bool:
+def is_stale(decision: Decision, masks: CaseMasks | None, now: DecidedMask) -> bool:
     """Whether the mask is another one now than when this was decided.
 
     Parameters
@@ -102,17 +110,18 @@ def is_stale(decision: Decision, masks: CaseMasks | None, facts: Mapping[str, Fa
     masks : CaseMasks or None
         As they are now; without them, and for decisions without a fingerprint of their mask,
         run, step and version of the drawing are compared.
-    facts : mapping
-        `CaseList.facts` as they are now.
+    now : DecidedMask
+        `CaseList.mask_now`.
     """
-    then = decision.facts.get(MASK_FACT)
-    if masks is not None and isinstance(then, str) and then:
-        return mask_digest(masks.mask(decision.verdict, decision.slice_index)) != then
-    # The mask before does not change with a new run or a stroke.
-    names = ("scan_sha256",) if decision.verdict == "keep-source" else _RESTS_ON
-    return any(
-        decision.facts.get(name) != facts.get(name) for name in names if name in decision.facts
-    )
+    then = decision.mask
+    if masks is not None and then.digest:
+        return mask_digest(masks.mask(decision.verdict, decision.slice_index)) != then.digest
+    if then.scan_sha256 and then.scan_sha256 != now.scan_sha256:
+        return True
+    # The source mask does not change with a new run or a stroke.
+    if decision.verdict == "keep-source" or not then.kind:
+        return False
+    return (then.run, then.step, then.edit) != (now.run, now.step, now.edit)
 
 
 @dataclass(frozen=True)
@@ -138,9 +147,9 @@ class Standing:
 
 
 def final_masks(
-    masks: CaseMasks, decisions: Mapping[int | None, Decision], facts: Mapping[str, Fact]
+    masks: CaseMasks, decisions: Mapping[int | None, Decision], now: DecidedMask
 ) -> Standing:
-    """Put together the masks that a person decided for, slice by slice.
+    """Put together the masks that a user decided for, slice by slice.
 
     A decision on a slice comes before one on the whole case. Nothing undecided, rejected, still
     being edited, left to a second reader, or decided on another mask than the one there is now is
@@ -150,9 +159,9 @@ def final_masks(
     ----------
     masks : CaseMasks
     decisions : mapping
-        As from `DecisionLog.current`.
-    facts : mapping
-        As from `CaseList.facts`.
+        `CaseList.decisions`.
+    now : DecidedMask
+        `CaseList.mask_now`.
     """
     whole = decisions.get(None)
     total = len(masks.slices)
@@ -162,14 +171,14 @@ def final_masks(
     made = {index: decision for index, decision in chosen.items() if decision is not None}
     if not made:
         return Standing(None, "Nothing has been decided yet.")
-    verdicts = dict(Counter(decision.verdict for decision in made.values()))
+    verdicts = dict(Counter(str(decision.verdict) for decision in made.values()))
     if len(made) < total:
         left = total - len(made)
         have = "has" if left == 1 else "have"
         return Standing(None, f"{left} of {total} slices {have} not been decided on.", verdicts)
     # Each decision once: one on the whole case looks at the whole stack.
     for decision in {decision.number: decision for decision in made.values()}.values():
-        if is_stale(decision, masks, facts):
+        if is_stale(decision, masks, now):
             words = "The mask was changed after the decision: look again and decide."
             return Standing(None, words, verdicts)
     for verdict, words in _NOT_FINAL.items():
@@ -181,38 +190,7 @@ def final_masks(
     return Standing(stack, "", verdicts, (total, masks.scan.n_slices))
 
 
-_NOT_FINAL = {
-    "reject": "rejected",
-    "edit": "left in editing: accept the drawing when it is done",
-    "second-reader": "left to a second reader",
-}
-
-
 def _left_out(count: int, total: int, words: str) -> str:
     if count == total:
         return f"It was {words}."
     return f"{count} of {total} slices {'was' if count == 1 else 'were'} {words}."
-
-
-def standing(cases: CaseList, key: str, scan: Scan) -> Standing:
-    """Return what a case of a list came to; reads its run and what was drawn.
-
-    Raises
-    ------
-    RunFolderError
-        If its run cannot be read.
-    """
-    from napari_grata.adaptation import reopen
-
-    work = cases.work(key)
-    folder = work.run_folder
-    if folder is None:
-        return Standing(None, cases.problem(key) or "It has not been adapted yet.")
-    run = reopen(folder, scan)
-    try:
-        if run.scan is None:
-            return Standing(None, " ".join(run.missing))
-        masks = CaseMasks(run.scan, run.source_masks, run.adapted_masks, work)
-        return final_masks(masks, cases.decisions.current(key), cases.facts(key))
-    finally:
-        run.close()

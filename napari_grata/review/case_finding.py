@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from napari_grata.scans.nifti import is_nifti
-from napari_grata.scans.photographs import is_photograph
+from napari_grata.scans.files import stem
+from napari_grata.scans.readers import READERS, is_scan_file
+
+from .cases import ListError
+from .list_file import STORE_FILE
 
 MOST_CASES = 5000
 MOST_FOLDERS = 20_000
@@ -23,25 +26,11 @@ _MASK_WORD = re.compile(
     r"annotation|aseg)\d*$",
     re.IGNORECASE,
 )
+KINDS = " or ".join(reader.WORDS for reader in READERS)
 _OURS = {"before_after.png", "curves.png"}
-_SUFFIX = re.compile(r"\.(nii(\.gz)?|png|jpe?g|tiff?|bmp)$", re.IGNORECASE)
 
 
-class ListError(ValueError):
-    """A list of cases that cannot be made, read or written; the message says what to do."""
-
-
-def is_scan_file(path: Path) -> bool:
-    """Whether a file's name says NIfTI or photograph."""
-    return not path.name.startswith(".") and (is_nifti(path) or is_photograph(path))
-
-
-def bare_name(path: Path) -> str:
-    """File name without its ending, ``.nii.gz`` taken as one."""
-    return _SUFFIX.sub("", path.name)
-
-
-def natural_key(path: Path | str) -> tuple:
+def natural_key(path: Path | str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
     """Sort key that puts ``case 2`` before ``case 10``, folder by folder."""
     return tuple(
         tuple(
@@ -75,7 +64,7 @@ def find_sources(root: Path) -> list[Path]:
                 f"{'scans' if len(found) > MOST_CASES else 'folders'} below {root.name or root}. "
                 "Choose a folder further down."
             )
-        if _is_ours(files, names):
+        if _is_ours(files):
             names.clear()
             continue
         visible = [name for name in names if not name.startswith(".")]
@@ -96,13 +85,13 @@ def find_sources(root: Path) -> list[Path]:
             " What is there looks like masks or results of this program; to take such files all "
             "the same, choose the files themselves."
             if left_out
-            else " Choose a folder with .nii, .nii.gz, .png, .jpg or .tif files."
+            else f" Choose a folder with {KINDS}."
         )
         raise ListError(f"There are no scans in {root.name or root}.{more}")
     return sorted(found, key=lambda path: natural_key(path.relative_to(root)))
 
 
-def _complain(root: Path):
+def _complain(root: Path) -> Callable[[OSError], None]:
     def complain(error: OSError) -> None:
         # A folder further down that may not be read costs its own scans, not the list.
         if Path(error.filename or root) == root:
@@ -114,25 +103,23 @@ def _complain(root: Path):
     return complain
 
 
-def _is_ours(files: Sequence[str], folders: Sequence[str]) -> bool:
+def _is_ours(files: Sequence[str]) -> bool:
     """A run folder, or the folder of a list."""
-    return "run.sqlite" in files or (
-        "list.json" in files and ("cases" in folders or "options.json" in files)
-    )
+    return "run.sqlite" in files or STORE_FILE in files
 
 
 def _is_mask_beside(path: Path, others: Sequence[Path]) -> bool:
-    match = _MASK_WORD.match(bare_name(path))
+    match = _MASK_WORD.match(stem(path))
     if match is None:
         return False
     scan = match["before"].casefold()
-    return any(bare_name(other).casefold() == scan for other in others if other != path)
+    return any(stem(other).casefold() == scan for other in others if other != path)
 
 
 def _is_result(path: Path) -> bool:
     """What ``napari-grata adapt`` writes beside its run folder."""
     if path.name in _OURS:
         return True
-    if bare_name(path) not in ("source", "adapted"):
+    if stem(path) not in ("source", "adapted"):
         return False
     return (path.parent / "run" / "run.sqlite").exists()

@@ -1,0 +1,56 @@
+from .adapt_list import work_on_case, work_on_list
+from .case_list import CaseList, case_of_scan
+from .cases import (
+    VERDICTS,
+    Case,
+    CaseState,
+    CaseSummary,
+    DecidedMask,
+    Decision,
+    DecisionError,
+    ListError,
+)
+from .compare import (
+    ADDED,
+    DIFFERENCE_COLOURS,
+    RELABELLED,
+    REMOVED,
+    SliceSummary,
+    StructureChange,
+    Summary,
+    difference_map,
+    difference_stack,
+    latest_flags,
+    summarise,
+    summarise_record,
+)
+from .figures import before_after, curves
+
+__all__ = [
+    "ADDED",
+    "DIFFERENCE_COLOURS",
+    "RELABELLED",
+    "REMOVED",
+    "VERDICTS",
+    "Case",
+    "CaseList",
+    "CaseState",
+    "CaseSummary",
+    "DecidedMask",
+    "Decision",
+    "DecisionError",
+    "ListError",
+    "SliceSummary",
+    "StructureChange",
+    "Summary",
+    "before_after",
+    "case_of_scan",
+    "curves",
+    "difference_map",
+    "difference_stack",
+    "latest_flags",
+    "summarise",
+    "summarise_record",
+    "work_on_case",
+    "work_on_list",
+]

@@ -1,0 +1,465 @@
+"""Adapt the cases of a list, one after another, ahead of the user or without a screen.
+
+torch is imported inside the functions alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_grata.adaptation.records import Flag, Record
+from napari_grata.adaptation.run_files import fingerprint
+from napari_grata.adaptation.run_store import (
+    RunFolderError,
+    RunInfo,
+    RunStore,
+    is_run_folder,
+    read_info,
+)
+from napari_grata.adaptation.settings import Settings, preset
+from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, read_json, stem, write_json
+
+from .case_list import CaseList, CaseWork, is_finished
+from .cases import Case, CaseSummary, CountedFlag, ListError, digest
+from .compare import latest_flags
+from .thumbnails import change_and_picture
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.methods.base import Snapshot
+    from napari_grata.adaptation.run import AdaptationRun
+    from napari_grata.adaptation.shift import Shift
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Segmenter
+
+ORIGIN_FILE = "origin.json"
+"""In a run folder: which case of the list it continued from. Only runs of this module have one."""
+_FULL = (errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A sentence about what takes time now."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """The adapted model that a case begins with, and whose it was."""
+
+    snapshot: Snapshot
+    case: str
+    run: str
+    step: int
+
+
+Item = Stage | Record | CaseSummary
+
+
+def work_on_case(
+    caselist: CaseList,
+    case: Case,
+    segmenter: Segmenter,
+    settings: Settings | None = None,
+    *,
+    start: Snapshot | Start | None = None,
+    again: bool = False,
+) -> Iterator[Item]:
+    """Segment and adapt one case into a run folder of its own; last comes its summary.
+
+    Closing the iterator at any point leaves what is finished, and the next call goes on from
+    there. A case that cannot be done gets a summary that says why, in place of an error.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+        By default the list's, or else "Careful".
+    start : Snapshot or Start, optional
+        Adapted model to begin with; a `Start` also tells, for the record, whose it was. By
+        default, where the list carries the model on, the one that the nearest case before this
+        one ended with; else the source model.
+    again : bool
+        Also where the file has another date than when the case was adapted, but the same values.
+
+    Raises
+    ------
+    ListError
+        If the list's folder cannot be written: no other case could be kept either.
+    """
+    if not caselist.writable:
+        raise ListError(str(caselist.read_only))
+    chosen = settings or caselist.settings or preset("careful").settings
+    with caselist.busy(case.key):
+        begin = time.perf_counter()
+        try:
+            yield from _work(caselist, case, segmenter, chosen, start, begin, again)
+        except (ListError, RunFolderError) as error:
+            raise ListError(str(error)) from error
+        except Exception as error:
+            if isinstance(error, OSError) and not _can_write(caselist, error):
+                raise ListError(
+                    "The list's folder cannot be written any more "
+                    f"({error.strerror or type(error).__name__}). Make room or bring the drive "
+                    "back, then go on; what is finished is kept."
+                ) from error
+            _log.warning("%s could not be done: %s", case.key, type(error).__name__)
+            card = segmenter.card
+            yield keep_failure(
+                caselist,
+                case,
+                in_words(error, case),
+                model=card.name,
+                weights=card.weights_sha256 or "",
+                seconds=time.perf_counter() - begin,
+            )
+
+
+def work_on_list(
+    caselist: CaseList,
+    segmenter: Segmenter,
+    keys: Iterable[str] | None = None,
+    settings: Settings | None = None,
+    *,
+    again: bool = False,
+) -> Iterator[tuple[Case, Item]]:
+    """Work on the cases that are not done, in the order of the list or of ``keys``.
+
+    Parameters
+    ----------
+    again : bool
+        Also do what is done already; older run folders stay.
+
+    Yields
+    ------
+    (Case, what `work_on_case` yields)
+
+    Raises
+    ------
+    ListError
+        If the list's folder cannot be written.
+    """
+    cases = caselist.cases if keys is None else tuple(caselist.case(key) for key in keys)
+    for case in cases:
+        if again or needs_work(caselist, case, segmenter):
+            for item in work_on_case(caselist, case, segmenter, settings, again=again):
+                yield case, item
+
+
+def needs_work(caselist: CaseList, case: Case, segmenter: Segmenter | None = None) -> bool:
+    """Whether a case is still to be adapted; opens no file.
+
+    One that was decided on is left alone, and so is one that was adapted, in whatever way. One
+    that failed is tried again when its file or the model has changed since.
+    """
+    if caselist.decisions(case) or caselist.missing(case):
+        return False
+    summary = caselist.summary(case)
+    if summary is None or summary.stale:
+        return True
+    if summary.segmented:
+        return False
+    if summary.error is None:
+        return True
+    card = None if segmenter is None else segmenter.card
+    return card is not None and (card.weights_sha256 or "") != summary.weights_sha256
+
+
+def in_words(error: Exception, case: Case) -> str:
+    """Return a sentence about an error that names no file: it goes into the case's summary."""
+    if isinstance(error, MemoryError):
+        return str(error) or "There is not enough memory for this case. Close other programs."
+    what, hint = getattr(error, "what", None), getattr(error, "hint", "")
+    if isinstance(what, str):
+        text = f"{what[:1].upper()}{what[1:]}. {hint}".strip()
+    elif isinstance(error, OSError):
+        text = f"The file cannot be read ({error.strerror or type(error).__name__})."
+    elif type(error).__module__.startswith("napari_grata") or isinstance(error, ValueError):
+        text = str(error)
+    else:
+        text = f"It failed in an unforeseen way ({type(error).__name__}: {error})."
+    for path in sorted(case.sources, key=lambda path: -len(str(path))):
+        for name in (str(path), f"{path.parent.name}/{path.name}", path.name, stem(path)):
+            # A file called 1.png names nobody, and every sentence with a 1 in it would suffer.
+            if len(name) > 3 or not name.isdecimal():
+                text = text.replace(name, case.key)
+    return text
+
+
+def _work(
+    caselist: CaseList,
+    case: Case,
+    segmenter: Segmenter,
+    settings: Settings,
+    start: Snapshot | Start | None,
+    begin: float,
+    again: bool,
+) -> Iterator[Item]:
+    from napari_grata.adaptation.plan import RunError
+    from napari_grata.adaptation.run import AdaptationRun
+    from napari_grata.scans import open_scan
+
+    problem = caselist.missing(case)
+    if problem is not None:
+        raise RunError(problem)
+    if not case.sources:
+        raise RunError("This scan came from no file; adapt it where it is open.")
+    yield Stage(f"Opening case {case.number} …")
+    scan = open_scan(case.sources[0] if len(case.sources) == 1 else list(case.sources))
+    misfit = segmenter.fits(scan)
+    if misfit is not None:
+        raise RunError(misfit)
+    summary = caselist.summary(case)
+    stale = summary is not None and summary.stale and summary.segmented
+    if stale and start is None and not again and caselist.confirm(case, scan):
+        # A file that was only copied or touched: what was made of it holds, and may hold a
+        # user's corrections.
+        yield caselist.summary(case) or CaseSummary()
+        return
+    work = caselist.work(case)
+    before = start if isinstance(start, Start) else None
+    if start is not None and before is None:
+        before = Start(start, "", "", int(start.steps))
+    elif start is None and caselist.carry:
+        before = _previous_end(caselist, case, segmenter, settings)
+    shift = None
+    if segmenter.card.shift is not None:
+        yield Stage(f"Looking how far case {case.number} is from the source centre …")
+        shift = _shift(segmenter, scan)
+    yield Stage(f"Adapting to case {case.number} …")
+    run = _resumed(work, segmenter, scan, settings, before)
+    if run is None:
+        folder = work.new_run_folder()
+        snapshot = None if before is None else before.snapshot
+        run = AdaptationRun(segmenter, scan, settings, folder=folder, start=snapshot)
+        write_json(folder / ORIGIN_FILE, _origin(before))
+    records: Any = run.records()
+    try:
+        yield from records
+        records.close()
+        summary = keep_run(
+            caselist,
+            case,
+            run,
+            shift=shift,
+            seconds=time.perf_counter() - begin,
+            continued_from=before.case if before is not None else "",
+        )
+    finally:
+        records.close()
+        run.close()
+    _clear_unfinished(work)
+    yield summary
+
+
+def _shift(segmenter: Segmenter, scan: Scan) -> Shift | None:
+    from napari_grata.adaptation.shift import shift
+
+    try:
+        return shift(segmenter, scan)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        # A gauge that fails is no reason to leave the case undone.
+        _log.warning("The distance from the source centre is unknown: %s", type(error).__name__)
+        return None
+
+
+def _can_write(caselist: CaseList, error: OSError) -> bool:
+    """Whether an error came from the scan's side, the list's folder being well."""
+    if error.errno in _FULL:
+        return False
+    probe = Path(caselist.folder) / f".partial-probe-{os.getpid()}"
+    try:
+        probe.write_bytes(b"0" * 4096)
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return True
+
+
+# -- what a run came to ------------------------------------------------------------------------
+
+
+def keep_run(
+    caselist: CaseList,
+    case: Case,
+    run: AdaptationRun,
+    *,
+    shift: Shift | None = None,
+    seconds: float | None = None,
+    continued_from: str = "",
+) -> CaseSummary:
+    """Write a case's summary and picture from a run on it, as the run stands now.
+
+    For the run ahead of the user, and for one that the user watched, rolled back or resumed.
+
+    Parameters
+    ----------
+    run : AdaptationRun
+        Its folder lies in the case's.
+    shift : Shift, optional
+        How far the scan lies from the source centre; kept from the last time if not given.
+    seconds : float, optional
+        Time it took; by default that of the steps.
+    continued_from : str
+        Key of the case whose adapted model the run began with.
+
+    Raises
+    ------
+    ListError
+        If it cannot be written.
+    """
+    work, card, scan = caselist.work(case), run.segmenter.card, run.scan
+    records = run.past.without_masks()[: run.position]
+    flags = latest_flags(records)
+    masks = work.masks(scan, run.source_masks, run.adapted_masks)
+    change, picture = change_and_picture(masks, card, flags)
+    known = work.summary or CaseSummary()
+    if shift is not None:
+        known = known.but(shift=float(shift.score), shift_words=str(shift.words))
+    summary = CaseSummary(
+        segmented=True,
+        adapted=run.settings.method != "source" and bool(run.adapted_masks),
+        flags=_counted(flags),
+        flagged_slices=sum(bool(found) for found in flags.values()),
+        change=change,
+        shift=known.shift,
+        shift_words=known.shift_words,
+        seconds=sum(record.seconds for record in records) if seconds is None else seconds,
+        edited=masks.edited is not None,
+        slices=len(masks.slices),
+        model=card.name,
+        weights_sha256=card.weights_sha256 or "",
+        settings=digest(run.settings.to_dict()),
+        run=run.folder.name if run.folder is not None else "",
+        step=run.step,
+        scan_sha256=fingerprint(scan),
+        files=case.marks,
+        continued_from=continued_from,
+        notices=tuple(run.notices),
+    )
+    work.write_thumbnail(picture)
+    # Last: a case with a summary is done, and all the rest is there.
+    work.write_summary(summary)
+    return summary
+
+
+def keep_failure(
+    caselist: CaseList,
+    case: Case,
+    error: str,
+    *,
+    model: str = "",
+    weights: str = "",
+    seconds: float = 0.0,
+) -> CaseSummary:
+    """Note in a case's summary why it could not be done; what was known of it stays.
+
+    Raises
+    ------
+    ListError
+        If it cannot be written.
+    """
+    work = caselist.work(case)
+    known = work.summary or CaseSummary(model=model, weights_sha256=weights)
+    summary = known.but(error=error, seconds=seconds, files=case.marks, stale="")
+    work.write_summary(summary)
+    return summary
+
+
+def _counted(flags: dict[int, tuple[Flag, ...]]) -> tuple[CountedFlag, ...]:
+    """Return each kind of flag once, with its number of slices, the most frequent first."""
+    found: dict[str, CountedFlag] = {}
+    for index in sorted(flags):
+        for flag in flags[index]:
+            known = found.get(flag.code) or CountedFlag(flag.code, flag.text, 0, index)
+            found[flag.code] = CountedFlag(
+                flag.code, known.text, known.count + 1, known.first_slice
+            )
+    return tuple(sorted(found.values(), key=lambda flag: -flag.count))
+
+
+# -- where a run begins: a broken-off run, the case before, or the source model -----------------
+
+
+def _previous_end(
+    caselist: CaseList, case: Case, segmenter: Segmenter, settings: Settings
+) -> Start | None:
+    """Return the adapted model that the nearest case before this one ended with.
+
+    Only where it is the same model with the same settings, and only one that learns along the
+    stream; else None: the source model.
+    """
+    if not settings.learns or settings.mode != "continual":
+        return None
+    for earlier in reversed([other for other in caselist.cases if other.number < case.number]):
+        folder = caselist.work(earlier).run_folder
+        if folder is None:
+            continue
+        with contextlib.suppress(RunFolderError):
+            info = read_info(folder)
+            if _same_recipe(info, segmenter, settings):
+                with contextlib.closing(RunStore(folder)) as store:
+                    state = store.state(info["step"])
+                return Start(state, earlier.key, folder.name, info["step"])
+    return None
+
+
+def _origin(before: Start | None) -> dict[str, Any]:
+    if before is None:
+        return {"from": None}
+    return {"from": {"case": before.case, "run": before.run, "step": before.step}}
+
+
+def _resumed(
+    work: CaseWork, segmenter: Segmenter, scan: Scan, settings: Settings, before: Start | None
+) -> AdaptationRun | None:
+    """Open the latest run again if it was broken off, or never summed up, and is the one wanted."""
+    from napari_grata.adaptation.reopening import reopen
+
+    folder = next(reversed(work.run_folders()), None)
+    summary = work.summary
+    if folder is None or (before is not None and not before.case):
+        return None
+    if is_finished(folder) and summary is not None and summary.run == folder.name:
+        return None
+    try:
+        info = read_info(folder)
+        if read_json(folder / ORIGIN_FILE) != _origin(before):
+            return None
+        if info["position"] != info["count"] or not _same_recipe(info, segmenter, settings):
+            return None
+        clear_leftovers([folder], older_than=0)
+        with contextlib.closing(reopen(folder, scan)) as found:
+            if found.slices != list(range(scan.n_slices)) or found.region is not None:
+                return None
+            return found.run(segmenter, scan)
+    except (RunFolderError, OSError, ValueError):
+        return None
+
+
+def _same_recipe(info: RunInfo, segmenter: Segmenter, settings: Settings) -> bool:
+    """Whether a run was made with this model and these settings."""
+    weights = info["model"]["weights_sha256"]
+    return weights == segmenter.card.weights_sha256 and info["settings"] == settings.to_dict()
+
+
+def _clear_unfinished(work: CaseWork) -> None:
+    """Remove runs of this module that were broken off and could not go on: nobody saw them."""
+    for folder in work.run_folders():
+        if is_finished(folder):
+            continue
+        with contextlib.suppress(OSError):
+            old = time.time() - folder.stat().st_mtime > OLD_SECONDS
+            if (folder / ORIGIN_FILE).exists() or (old and not is_run_folder(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
