@@ -226,10 +226,12 @@ def _work(
         yield caselist.summary(case) or CaseSummary()
         return
     work = caselist.work(case)
-    before = start if isinstance(start, Start) else None
-    if start is not None and before is None:
+    before: Start | None = None
+    if isinstance(start, Start):
+        before = start
+    elif start is not None:
         before = Start(start, "", "", int(start.steps))
-    elif start is None and caselist.carry:
+    elif caselist.carry:
         before = _previous_end(caselist, case, segmenter, settings)
     shift = None
     if segmenter.card.shift is not None:

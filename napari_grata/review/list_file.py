@@ -216,7 +216,7 @@ class ListFile:
             try:
                 self._place()
                 with closing(self._begun()) as connection:
-                    added = []
+                    added: list[tuple[str, int, Values]] = []
                     for table, values in rows:
                         number = self.last(table) + sum(one == table for one, _, _ in added) + 1
                         _insert(connection, table, number, values, drawing)

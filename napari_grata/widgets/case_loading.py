@@ -17,7 +17,7 @@ from napari_grata.widgets.cases_panel import small_picture
 if TYPE_CHECKING:
     from napari_grata.adaptation.records import Flag, Record
     from napari_grata.adaptation.settings import Settings
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card

@@ -17,9 +17,9 @@ from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QDockWidget, QWidget
 
 from napari_grata.adaptation.settings import PRESETS
-from napari_grata.review.casefinding import ListError
-from napari_grata.review.caselist import CaseList
-from napari_grata.review.keeping import keep_run
+from napari_grata.review.adapt_list import keep_run
+from napari_grata.review.case_list import CaseList
+from napari_grata.review.cases import ListError
 from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
@@ -408,7 +408,7 @@ class Cases(QObject):
         self._show_all()
         self.show_panel()
         self._say_batch()
-        panel.say(" ".join([*cases.notices, cases.decisions.read_only or ""]).strip())
+        panel.say(" ".join([*cases.notices, cases.read_only or ""]).strip())
         context.list_changed.emit()
         context.touch()
         key = cases.position or (cases.cases[0].key if cases.cases else None)
@@ -777,9 +777,12 @@ def _perform(context: weakref.ref[Context], action: str) -> None:
 def _recent() -> list[tuple[str, str]]:
     """Return folder and words of the lists that were open of late; opens their files."""
     # A scan that was opened by itself is a list of one, which nobody has made.
-    lists = [entry for entry in CaseList.recent() if entry.cases > 1][:_RECENT]
+    lists = [entry for entry in CaseList.recent() if entry.cases > 1 or entry.problem][:_RECENT]
     return [
-        (str(e.folder), f"{e.title}: {e.decided} of {e.cases} decided, {_when(e.when)}")
+        (
+            str(e.folder),
+            e.problem or f"{e.title}: {e.decided} of {e.cases} decided, {_when(e.when)}",
+        )
         for e in lists
     ]
 

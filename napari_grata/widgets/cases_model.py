@@ -12,7 +12,7 @@ from napari_grata.review.cases import CaseState
 from napari_grata.widgets.theme import tip
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case, Progress
 
 ROW_ROLE = int(Qt.ItemDataRole.UserRole) + 1

@@ -35,7 +35,7 @@ from napari_grata.widgets.theme import ThemeColours, blend, sheet, theme_colours
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
 
 SIDE = 38
 _RATIO = 2  # device pixels per pixel of the interface: crisp on high-DPI screens

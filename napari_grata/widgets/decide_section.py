@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from napari_grata.widgets.session import Undoable
 from napari_grata.widgets.theme import ThemeColours, mark, tip
 
 if TYPE_CHECKING:
-    from napari_grata.review.decisions import Decision
+    from napari_grata.review.cases import DecidedMask, Decision
 
 SLICE, CASE = "slice", "case"
 Place = tuple[str, "int | None"]
@@ -285,8 +284,8 @@ class DecideBar(QWidget):
             return "Wait until the run has ended."
         if place is None or self.decisions.place is None:
             return "The decisions so far are being read."
-        if self.decisions.place.log.read_only:
-            return str(self.decisions.place.log.read_only)
+        if self.decisions.place.caselist.read_only:
+            return str(self.decisions.place.caselist.read_only)
         index = place[1]
         adapted = index in session.adapted_slices if index is not None else session.adapted_slices
         source = (
@@ -335,7 +334,7 @@ class DecideBar(QWidget):
         place: Place,
         comment: str,
         difficulty: str,
-        facts: Mapping[str, object] | None = None,
+        mask: DecidedMask | None = None,
     ) -> bool:
         in_force = self.decisions.decide(
             verdict,
@@ -343,7 +342,7 @@ class DecideBar(QWidget):
             comment=comment,
             difficulty=difficulty,
             reviewer=self.notes.reviewer.text().strip(),
-            facts=facts,
+            mask=mask,
         )
         if in_force:
             self._drop_note(place)
@@ -417,7 +416,7 @@ class DecideBar(QWidget):
         own = None if found is None or place[0] != found.key else found.current().get(place[1])
         note = self._note_for(place, ("", "")) if own is None else self.notes.note()
         if own is not None and note != (own.comment, own.difficulty):
-            self._put(own.verdict, place, *note, facts=own.facts)
+            self._put(own.verdict, place, *note, mask=own.mask)
 
     def _keep_note(self, place: Place) -> None:
         """Keep what was typed for a place without a decision, until it is decided on."""
@@ -428,17 +427,21 @@ class DecideBar(QWidget):
         known = (own.comment, own.difficulty) if own is not None else ("", "")
         note = self.notes.note()
         if note != known:
-            self._notes[found.log.path, place] = note  # other lists have a case-0001, too
+            self._notes[found.caselist.folder, place] = note  # other lists have a case-0001, too
         else:
             self._drop_note(place)
 
     def _note_for(self, place: Place, otherwise: tuple[str, str] = ("", "")) -> tuple[str, str]:
         found = self.decisions.place
-        return otherwise if found is None else self._notes.get((found.log.path, place), otherwise)
+        return (
+            otherwise
+            if found is None
+            else self._notes.get((found.caselist.folder, place), otherwise)
+        )
 
     def _drop_note(self, place: Place) -> None:
         if self.decisions.place is not None:
-            self._notes.pop((self.decisions.place.log.path, place), None)
+            self._notes.pop((self.decisions.place.caselist.folder, place), None)
 
     def _leave(self) -> None:
         """Keep the words of a place that goes out of view, those typed a moment ago included."""
@@ -462,7 +465,7 @@ class DecideBar(QWidget):
         context, found = self._context, self.decisions.place
         current = found.current() if found is not None else {}
         context.decision_list = None
-        if found is not None and found.caselist is not None:
+        if found is not None:
             context.decision_list = found.caselist, found.key
         context.decision_marks = self._marks()
         of_case = current.get(None)
@@ -546,8 +549,8 @@ class DecideBar(QWidget):
             if own is not None:
                 verdict = own.verdict
                 text = f"{where}: {decided(own)}. {STALE if stale else ''}"
-            elif found.log.read_only:
-                text, tone = str(found.log.read_only), "warning"
+            elif found.caselist.read_only:
+                text, tone = str(found.caselist.read_only), "warning"
             else:
                 text = f"{where}: {self._in_view_words()}."
                 if of_case is not None and place[1] is not None:

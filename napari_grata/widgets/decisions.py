@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,13 +17,9 @@ import numpy as np
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_grata.review.bases import mask_digest, read_bases, write_base
-from napari_grata.review.casefinding import ListError
-from napari_grata.review.caselist import CaseList, case_of_scan
-from napari_grata.review.casework import CaseWork, cannot_write
-from napari_grata.review.decisions import Decision, DecisionError, DecisionLog, digest
-from napari_grata.review.listfile import DECISIONS_FILE, lists_dir
-from napari_grata.review.standing import ABOUT, MASK_FACT
+from napari_grata.review.case_list import CaseList, CaseWork, case_of_scan
+from napari_grata.review.cases import DecidedMask, Decision, DecisionError, ListError, digest
+from napari_grata.review.final_masks import ABOUT, mask_digest
 from napari_grata.widgets.background import Found, Queue
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import MaskLayer
@@ -47,9 +42,7 @@ class DecisionPlace:
     scan : Scan
     key : str
         Code of the case.
-    log : DecisionLog
-    caselist : CaseList or None
-        None where the list's folder could not be made: decisions stay in memory then.
+    caselist : CaseList
     alone : bool
         Whether the scan was opened by itself, not from a list.
     problem : str
@@ -64,8 +57,7 @@ class DecisionPlace:
 
     scan: Scan
     key: str
-    log: DecisionLog
-    caselist: CaseList | None
+    caselist: CaseList
     alone: bool
     problem: str = ""
     edit: np.ndarray | None = None
@@ -74,36 +66,18 @@ class DecisionPlace:
     notices: list[str] = field(default_factory=list)
 
     @property
-    def work(self) -> CaseWork | None:
+    def work(self) -> CaseWork:
         """The case's folder."""
-        return None if self.caselist is None else self.caselist.work(self.key)
+        return self.caselist.work(self.key)
 
     def current(self) -> dict[int | None, Decision]:
         """Return the decisions in force, by slice; None is the whole case."""
-        return self.log.current(self.key)
+        return self.caselist.decisions(self.key)
 
     def close(self) -> None:
         """Let another program write, if the scan was opened by itself."""
         if self.alone:
-            (self.log if self.caselist is None else self.caselist).close()
-
-    def save_edit(self, stack: np.ndarray, base: str) -> None:
-        """Keep a drawing as a new version.
-
-        Raises
-        ------
-        ListError
-            If it cannot be written; nothing on the disk has changed.
-        """
-        work = self.work
-        if work is None:
-            raise ListError(self.problem or "There is no folder that it could be written to.")
-        try:
-            work.folder.mkdir(parents=True, exist_ok=True)
-            write_base(work.folder, work.edit_version + 1, base)
-        except OSError as error:
-            raise cannot_write(work.folder, error) from error
-        work.save_edit(stack, self.scan)
+            self.caselist.close()
 
 
 def find_place(scan: Scan, caselist: CaseList | None, key: str | None) -> DecisionPlace:
@@ -115,25 +89,18 @@ def find_place(scan: Scan, caselist: CaseList | None, key: str | None) -> Decisi
         Where the scan is a case of an open list.
     """
     alone = caselist is None or key is None
-    if alone:
-        try:
-            caselist = case_of_scan(scan)
-            key = caselist.cases[0].key
-        except (ListError, OSError) as error:
-            # A log without a folder keeps decisions in memory, and says so at each of them.
-            log = DecisionLog(lists_dir() / "without-a-place" / DECISIONS_FILE)
-            return DecisionPlace(scan, "case-0001", log, None, True, str(error))
-    assert caselist is not None
-    assert key is not None
-    place = DecisionPlace(scan, key, caselist.decisions, caselist, alone)
-    place.problem = caselist.decisions.read_only or ""
-    work = caselist.work(key)
+    if caselist is None or key is None:
+        # Where there is no place for it, decisions wait in memory, and it says so.
+        caselist = case_of_scan(scan)
+        key = caselist.cases[0].key
+    place = DecisionPlace(scan, key, caselist, alone)
+    place.problem = caselist.read_only or caselist.save_problem or ""
+    work = place.work
     told = len(work.notices)
     place.edit = work.edit(scan)
     if place.edit is not None:
-        place.edit_version = work.edit_version
-        place.edit_base = read_bases(work.folder).get(place.edit_version, "")
-    place.notices = [*(caselist.decisions.notices if alone else ()), *work.notices[told:]]
+        place.edit_version, place.edit_base = work.edit_version, work.edit_base
+    place.notices = [*(caselist.notices if alone else ()), *work.notices[told:]]
     return place
 
 
@@ -201,7 +168,7 @@ class Decisions(QObject):
         if self.place is not None:
             self.leaving.emit()
             self._context.undo.forget([self.place])
-            if self.place.log.unsaved:
+            if self.place.caselist.unsaved:
                 self._waiting.append(self.place)
             else:
                 self.place.close()
@@ -234,31 +201,31 @@ class Decisions(QObject):
         comment: str = "",
         difficulty: str = "",
         reviewer: str = "",
-        facts: Mapping[str, Any] | None = None,
+        mask: DecidedMask | None = None,
     ) -> bool:
         """Put a decision in force and on the disk; returns whether it is in force.
 
         Parameters
         ----------
         verdict : str
-            As in `napari_grata.review.decisions`.
+            One of `napari_grata.review.VERDICTS`.
         index : int or None
             The slice; None: the whole case.
-        facts : mapping, optional
-            What it rests on, where that is not what is shown now.
+        mask : DecidedMask, optional
+            What it is about, where that is not what is shown now.
         """
         place = self.place
         assert place is not None
         in_force = True
         try:
-            place.log.decide(
+            place.caselist.decide(
                 place.key,
                 verdict,
                 slice_index=index,
                 comment=comment,
                 difficulty=difficulty,
                 reviewer=reviewer,
-                facts=self._facts(place, verdict, index) if facts is None else facts,
+                mask=self._mask(place, verdict, index) if mask is None else mask,
             )
             self.problem = ""
         except DecisionError as error:
@@ -273,13 +240,13 @@ class Decisions(QObject):
         if place is None:
             return None
         changed: Decision | None = None
-        waiting = len(place.log.unsaved)
+        waiting = len(place.caselist.unsaved)
         try:
-            changed = getattr(place.log, which)()
+            changed = getattr(place.caselist, which)()
             self.problem = ""
         except DecisionError as error:
-            if len(place.log.unsaved) > waiting:
-                changed = place.log.unsaved[-1]
+            if len(place.caselist.unsaved) > waiting:
+                changed = place.caselist.unsaved[-1]
             self._complain(str(error))
         self.changed.emit()
         return changed
@@ -287,55 +254,25 @@ class Decisions(QObject):
     @property
     def unsaved(self) -> int:
         """How many decisions are not on the disk yet, those on scans left since included."""
-        return sum(len(place.log.unsaved) for place in self._all())
+        return sum(len(place.caselist.unsaved) for place in self._all())
 
     def retry(self) -> str:
         """Write what could not be written before; returns why it still cannot be, "" if all is."""
         try:
             for place in self._all():
-                if place.caselist is None:
-                    self._find_again(place)
-                elif place.log.unsaved:
-                    place.log.retry()
-            self._waiting = [place for place in self._waiting if place.log.unsaved]
+                if place.caselist.unsaved:
+                    place.caselist.retry()
+            self._waiting = [place for place in self._waiting if place.caselist.unsaved]
             self.problem = ""
         except DecisionError as error:
             self._complain(str(error))
         self.changed.emit()
         return self.problem
 
-    def _find_again(self, place: DecisionPlace) -> None:
-        """Find a place for decisions that had none, and write those that waited."""
-        if not place.log.unsaved and place is not self.place:
-            return
-        found = find_place(place.scan, None, None)
-        if found.caselist is None:
-            if place.log.unsaved:
-                raise DecisionError(found.problem, kept=True)
-            return
-        for waiting in place.current().values():
-            found.log.decide(
-                found.key,
-                waiting.verdict,
-                slice_index=waiting.slice_index,
-                comment=waiting.comment,
-                difficulty=waiting.difficulty,
-                reviewer=waiting.reviewer,
-                facts={**waiting.facts, "decided": waiting.time},
-            )
-        self._waiting = [known for known in self._waiting if known is not place]
-        if place is self.place:
-            self._take(found)
-
     def _all(self) -> list[DecisionPlace]:
         return [*self._waiting, *([self.place] if self.place is not None else [])]
 
     def _complain(self, problem: str) -> None:
-        if self.place is not None and self.place.caselist is None:
-            problem = (
-                "Your decisions wait in memory, and are lost with this window. "
-                f"{self.place.problem}"
-            )
         self.problem = problem
         show_error(problem)
 
@@ -343,34 +280,34 @@ class Decisions(QObject):
 
     def stale(self, decision: Decision) -> bool:
         """Whether the mask that was decided on is another one now."""
-        then = decision.facts.get(MASK_FACT)
-        session = self._context.session
-        if session is None or session.busy or not isinstance(then, str):
+        then, session = decision.mask.digest, self._context.session
+        if session is None or session.busy or not then:
             return False
         now = self._mask_digest(session, decision.verdict, decision.slice_index)
         return bool(now) and now != then
 
-    def _facts(self, place: DecisionPlace, verdict: str, index: int | None) -> dict[str, Any]:
-        """Return model, run, step and the mask itself; names no file."""
+    def _mask(self, place: DecisionPlace, verdict: str, index: int | None) -> DecidedMask:
+        """Return which mask a verdict is about: model, run, step, drawing; names no file."""
         session = self._context.session
         assert session is not None
-        facts: dict[str, Any] = {}
-        if place.caselist is not None and not place.alone:
-            facts.update(place.caselist.facts(place.key))
-        facts.pop("edit_version", None)
-        facts["model"] = session.card.name
-        if session.card.weights_sha256:
-            facts["weights_sha256"] = session.card.weights_sha256
+        card = session.card
+        about = DecidedMask() if place.alone else place.caselist.mask_now(place.key)
+        about = about.but(
+            kind="source" if verdict == "keep-source" else "adapted",
+            edit=0,
+            model=card.name,
+            weights_sha256=card.weights_sha256 or "",
+            digest=self._mask_digest(session, verdict, index),
+        )
         if session.settings is not None and session.adapted_slices:
-            facts["settings"] = digest(session.settings.to_dict())
+            about = about.but(settings=digest(session.settings.to_dict()))
         if session.taken_step is not None:
-            facts["step"] = session.taken_step
+            about = about.but(step=session.taken_step)
         elif session.run is not None:
-            facts["step"] = int(session.run.past.last_step)
-        facts[MASK_FACT] = self._mask_digest(session, verdict, index)
+            about = about.but(step=int(session.run.past.last_step))
         if verdict not in ("edit", "keep-source") and session.adapted.edited():
-            facts["edit_version"] = place.work.edit_version if place.work is not None else 0
-        return facts
+            about = about.but(kind="edited", edit=place.work.edit_version)
+        return about
 
     def _mask_digest(self, session: Session, verdict: str, index: int | None) -> str:
         """Return the fingerprint of the mask that a verdict is about, "" if there is none.
@@ -378,14 +315,14 @@ class Decisions(QObject):
         Accepted is what is shown; kept is the source mask; an edit begins with the adapted mask.
         """
         which = ABOUT.get(verdict, "shown")
-        there = session.segmented_slices if which == "before" else session.adapted_slices
+        there = session.segmented_slices if which == "source" else session.adapted_slices
         if which == "shown" and not (index in there if index is not None else there):
-            which, there = "before", session.segmented_slices
+            which, there = "source", session.segmented_slices
         if not (index in there if index is not None else there):
             return ""
         key = (id(session), which, index)
         if key not in self._digests:
-            stack = session.source.stack if which == "before" else session.adapted.stack
+            stack = session.source.stack if which == "source" else session.adapted.stack
             layer = session.adapted.layer
             if which == "shown" and layer is not None and session.adapted.shown:
                 stack = layer.data if layer.data.shape == stack.shape else stack
@@ -494,7 +431,7 @@ class Drawings(QObject):
 
     def _keep(self, copy: _Copy) -> None:
         if copy.turn > self._written.get(copy.layer, 0):
-            copy.place.save_edit(copy.stack, copy.base)
+            copy.place.work.save_edit(copy.stack, copy.place.scan, copy.base)
             self._written[copy.layer] = copy.turn
 
     def _settle(self, copy: _Copy) -> None:
@@ -595,4 +532,4 @@ def _write_or_leave(pending: dict[int, tuple[Any, DecisionPlace, Any]], known: A
     """Write what waits when nobody is there any more to be told of a failure."""
     for copy in _fresh(pending, known):
         with suppress(ListError, OSError):
-            copy.place.save_edit(copy.stack, copy.base)
+            copy.place.work.save_edit(copy.stack, copy.place.scan, copy.base)

@@ -23,7 +23,7 @@ from napari_grata.widgets.qt_parts import Sentence, ask_folder, button
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
-    from napari_grata.review.caselist import CaseList
+    from napari_grata.review.case_list import CaseList
     from napari_grata.review.report import ReportCase
     from napari_grata.scans import Scan
 
@@ -254,9 +254,9 @@ class ExportSection(QWidget):
         """Return what is shown now as a case of a report; copies what may still change."""
         from napari_grata.adaptation.run_files import versions
         from napari_grata.adaptation.run_store import RunFolderError, read_info
+        from napari_grata.review.final_masks import CaseMasks
         from napari_grata.review.report import ReportCase
         from napari_grata.review.report.gather import decisions_of
-        from napari_grata.review.standing import CaseMasks
 
         scan, card = session.scan, session.card
         adapted = _masks_in(scan, session.adapted.stack, session.adapted_slices)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from qtpy.QtWidgets import QMenu
 from napari_grata.widgets.keys import ACTIONS
 
 Start = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this program may grow."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -141,19 +154,10 @@ def test_corrections_teach_keep_what_was_drawn_and_one_undo_brings_all_back(
 
 
 def test_a_place_that_cannot_be_written_keeps_decisions_until_retry(
-    adapted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    adapted: Callable[..., Any],
 ) -> None:
-    import errno
-
-    from napari_grata.review import appending
-
     user = adapted()
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(appending.os, "write", full)
+    with full_disk():
         user.context.go_to(1)
         user.do("reject")
         assert user.dock.decide.decisions.unsaved == 1
