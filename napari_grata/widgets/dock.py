@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import napari.viewer
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QGuiApplication
@@ -42,9 +43,6 @@ from napari_grata.widgets.steps import StepsSection
 from napari_grata.widgets.theme import ThemeColours, sheet
 from napari_grata.widgets.timeline import Timeline
 
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
-
 WIDTH = 340
 
 
@@ -57,7 +55,7 @@ class GrataDock(QWidget):
         Given by napari.
     """
 
-    def __init__(self, viewer: Viewer) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         # napari hands plugins a proxy; layers that come out of it are proxies too, and no longer
         # identical to those in events.

@@ -154,9 +154,11 @@ def test_corrections_teach_keep_what_was_drawn_and_one_undo_brings_all_back(
 
 
 def test_a_place_that_cannot_be_written_keeps_decisions_until_retry(
-    adapted: Callable[..., Any],
+    adapted: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = adapted()
+    # napari prints what it notifies of, and where pytest keeps that the disk is full as well.
+    monkeypatch.setattr("napari_grata.widgets.decisions.show_error", lambda words: None)
     with full_disk():
         user.context.go_to(1)
         user.do("reject")
