@@ -34,7 +34,7 @@ from qtpy.QtWidgets import (
 
 from napari_grata.scans.files import write_csv
 from napari_grata.widgets.store import SettingsStore
-from napari_grata.widgets.theme import ThemeColours, blend, theme_colours, tip
+from napari_grata.widgets.theme import ThemeColours, blend, swatch, theme_colours, tip
 
 _MARKED = Qt.ItemDataRole.UserRole + 1
 _MEASURED_ROWS = 400  # texts of so many rows decide how wide a column is
@@ -71,6 +71,8 @@ class Column:
         Returns the colour of a value's text in a theme, or None.
     cell_tip : callable, optional
         Returns the tooltip of a cell from its row, a dict by column name; its text by default.
+    swatch : callable, optional
+        Returns the colour of a small square before a value's text.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Column:
     descending: bool = False
     colour: Callable[[Any, ThemeColours], str | None] | None = None
     cell_tip: Callable[[dict[str, Any]], str] | None = None
+    swatch: Callable[[Any], str] | None = None
 
 
 def frame_of(
@@ -217,6 +220,8 @@ class FrameModel(QAbstractTableModel):
             return self.text(index.row(), index.column())
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _alignment(entry)
+        if role == Qt.ItemDataRole.DecorationRole and entry.swatch is not None:
+            return swatch(entry.swatch(self._cells[index.column()][row]))
         if role == Qt.ItemDataRole.ForegroundRole and entry.colour is not None:
             colour = entry.colour(self._cells[index.column()][row], self.colours)
             return None if colour is None else QColor(colour)
@@ -369,7 +374,9 @@ class FrameTable(QTableView):
         self._side.setDefaultSectionSize(metrics.height() + 4)
         for column, entry in enumerate(model.columns):
             texts = [f"{entry.title} ▾", *model.widest(column)]
-            wide = max(metrics.horizontalAdvance(text) for text in texts) + 14
+            wide = max(metrics.horizontalAdvance(text) for text in texts) + (
+                32 if entry.swatch else 14
+            )
             self.setColumnWidth(column, wide if entry.numeric else min(wide, 220))
 
     def _show_columns(self) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 from napari.layers import Labels
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_grata.review import measurement_table as tables
 from napari_grata.review.measurements import (
@@ -26,7 +29,7 @@ from napari_grata.review.measurements import (
     measured_cases,
     measured_slices,
 )
-from napari_grata.review.truth import Truth, TruthError, as_truth
+from napari_grata.review.truth import Truth, as_truth
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable, frame_of
@@ -36,11 +39,14 @@ from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
-    from napari_grata.segmenters import Card
+    from napari_grata.segmenters import Card, Structure
 
 SLICE, CASE = "slice", "case"
+_FILE, _NO_TRUTH = -1, -2
 _SETTLE_MS = 120
 _FILTER = "Masks (*.nii *.nii.gz *.png *.tif *.tiff *.bmp *.jpg);;All files (*)"
+_NOTHING = "There is nothing to measure yet: segment the scan first."
+_WAIT = "Measured when the work in progress has ended."
 _TITLES = {
     "before": "The mask before, as the model was trained.",
     "after": "The mask after, as the adapted model drew it.",
@@ -48,22 +54,59 @@ _TITLES = {
     "truth": "The truth that was opened for comparison.",
     "change": "After (as edited, where it is) minus before; or what lies between the two.",
 }
+
+
+def _row(item: tuple[tables.Row, int, str]) -> tables.Row:
+    return item[0]
+
+
+def _about(row: tables.Row) -> str:
+    """Return what the quantity is in one line; its name stands beside it."""
+    return " ".join(row.explanation().splitlines()[1:])
+
+
+def _tip(cells: dict[str, Any]) -> str:
+    return str(cells["quantity"].explanation())
+
+
+def _figures(name: str) -> Column:
+    """Return the column of one mask's figures, or of the change."""
+    return Column(
+        name,
+        name,
+        _TITLES[name],
+        _row,
+        lambda row: str(row.cell(name)),
+        key=lambda row: row.change if name == "change" else row.values.get(name),
+        descending=True,
+        colour=lambda row, colours: colours.muted if row.cell(name) == "–" else None,
+        cell_tip=_tip,
+    )
+
+
+def _words(name: str, title: str, words: str, form: Callable[[tables.Row], str]) -> Column:
+    return Column(name, title, words, _row, form, numeric=False, key=form, cell_tip=_tip)
+
+
 _COLUMNS = (
-    Column("structure", "structure", "", lambda row: row.structure, numeric=False),
     Column(
-        "quantity",
-        "quantity",
-        "",
-        lambda row: row.short,
+        "structure",
+        "structure",
+        "Click to bring the structures together again.",
+        lambda item: (item[1], item[0].structure, item[2]),
+        lambda value: str(value[1]),
         numeric=False,
-        cell_tip=lambda row: str(row["about"]),
+        key=lambda value: value[0],
+        swatch=lambda value: str(value[2]),
+        cell_tip=_tip,
     ),
-    *(
-        Column(name, name, words, partial(tables.Row.cell, column=name), form=str)
-        for name, words in _TITLES.items()
-    ),
-    Column("about", "what it means", "", tables.Row.explanation, numeric=False),
+    _words("quantity", "quantity", "What was measured, and its unit.", lambda row: row.short),
+    *(_figures(name) for name in _TITLES),
+    _words("about", "what it means", "", _about),
 )
+
+
+# --- in the background -------------------------------------------------------------------------
 
 
 def _sets(scan: Scan, stacks: dict[str, Any]) -> dict[str, Masks]:
@@ -91,96 +134,168 @@ def _told(found: list[Measurement], truth: Truth | None) -> list[Measurement]:
 
 
 def _measured(
-    scan: Scan, card: Card, stacks: dict[str, Any], index: int | None, case: int
+    scan: Scan, card: Card, stacks: dict[str, Any], place: int, structure: Structure | None
 ) -> list[Measurement]:
-    """Measure one slice, or (None) one case."""
-    if index is None:
-        return _told(measure_case(scan, card, _sets(scan, stacks), case), stacks["truth"])
-    one = {
-        which: (stack, [index] if index in slices else [])
-        for which, (stack, slices) in ((w, stacks[w]) for w in ("source", "adapted"))
-    }
-    sets = _sets(scan, {**stacks, **one})
-    return _told(measure_slice(scan, card, sets, index), stacks["truth"])
+    """Measure one slice, or one structure of a case."""
+    if structure is not None:
+        found = measure_case(scan, card, _sets(scan, stacks), place, [structure])
+    else:
+        one = dict(stacks)
+        for which in ("source", "adapted"):
+            stack, slices = stacks[which]
+            one[which] = (stack, [place] if place in slices else [])
+        found = measure_slice(scan, card, _sets(scan, one), place)
+    return _told(found, stacks["truth"])
 
 
-def _saved(scan: Scan, card: Card, stacks: dict[str, Any], path: Path) -> Path:
-    """Measure every slice and case and write them."""
+def _saved(
+    scan: Scan, card: Card, stacks: dict[str, Any], path: Path, gone: threading.Event
+) -> Path | None:
+    """Measure every slice and case and write them; None if the window has gone meanwhile."""
     sets, found = _sets(scan, stacks), list[Measurement]()
     for index in measured_slices(sets):
         found += _told(measure_slice(scan, card, sets, index), stacks["truth"])
+        if gone.is_set():
+            return None
     for case in measured_cases(scan, sets):
-        found += _told(measure_case(scan, card, sets, case), stacks["truth"])
+        for structure in card.structures:
+            found += _told(measure_case(scan, card, sets, case, [structure]), stacks["truth"])
+            if gone.is_set():
+                return None
     return tables.save_csv(found, path)
 
 
-def _read_truth(path: Path, scan: Scan, card: Card) -> Truth:
+def _read_truth(
+    source: Any, scan: Scan, card: Card, session: weakref.ref[Session]
+) -> tuple[weakref.ref[Session], Truth]:
+    """Read a file or a layer's data as a truth, for the session that it was opened for."""
     from napari_grata.scans import read_mask
 
-    return as_truth(read_mask(path, scan), scan, card)
+    stack = read_mask(source, scan) if isinstance(source, Path) else np.array(source)
+    return session, as_truth(stack, scan, card)
+
+
+# --- in view -----------------------------------------------------------------------------------
+
+
+class MeasureTable(FrameTable):
+    """Structure by structure: quantity, before, after, change."""
+
+    rows: Sequence[tables.Row] = ()
+
+    def show_rows(self, rows: Sequence[tables.Row], card: Card | None) -> None:
+        """Show rows in the order of the card's structures."""
+        structures = [] if card is None else [(s.name, s.colour) for s in card.structures]
+        places = {name: (place, colour) for place, (name, colour) in enumerate(structures)}
+        items = [(row, *places.get(row.structure, (len(places), "#808080"))) for row in rows]
+        used = tables.columns(rows) or ["before", "after", "change"]
+        for name in _TITLES:
+            self.set_used(name, name in used)
+        self.rows = list(rows)
+        # Where the user has scrolled to, it stays when the next slice comes.
+        bar = self.verticalScrollBar()
+        place = bar.value() if bar is not None else 0
+        self.set_frame(frame_of(items, _COLUMNS, [(row.structure, row.name) for row in rows]))
+        if bar is not None:
+            self.doItemsLayout()
+            bar.setValue(place)
+
+    def as_text(self) -> str:
+        """Return the selected rows (all, if fewer than two are) with plain numbers and units."""
+        model, chosen = self.frame_model, self.selected_rows()
+        places = chosen if len(chosen) > 1 else range(model.rowCount())
+        return tables.as_text([self.rows[model.order[place]] for place in places])
 
 
 class MeasureSection(QWidget):
-    """Measures the slice in view, or its case, whenever either changes and the table is in view."""
+    """Measures the slice in view, or its case, whenever either changes and the table is in view.
+
+    Parameters
+    ----------
+    context : Context
+
+    Attributes
+    ----------
+    table : MeasureTable
+    note : Sentence
+        What was measured, and what to know about it; why nothing was.
+    """
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
         self._truths: weakref.WeakKeyDictionary[Session, Truth] = weakref.WeakKeyDictionary()
+        self._offers: list[weakref.ref[Labels]] = []
         self._version = 0
-        self._rows: list[tables.Row] = []
+        self._drawings: dict[int, int] = {}
+        self._n_drawn = 0
+        self._found: list[Measurement] = []
+        self._asked: tuple[Any, ...] | None = None
         self._shown: tuple[Any, ...] | None = None
         self._build()
-        self._queue = Queue("measures", self)
+        self._queue, self._files = Queue("measures", self), Queue("measures-files", self)
         self._queue.found.connect(self._on_found)
-        context.connections.at_end(self._queue.ender(finish=True))
+        self._files.found.connect(self._on_file)
+        self._gone = threading.Event()
+        for end in (self._gone.set, self._queue.ender(), self._files.ender()):
+            context.connections.at_end(end)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(_SETTLE_MS)
         self._soon.timeout.connect(self.measure)
-        for signal in (context.masks_changed, context.session_changed, context.drawn):
+        for signal in (context.masks_changed, context.session_changed):
             signal.connect(self._masks_changed)
-        for signal in (context.slice_changed, context.runner.changed):
+        for signal in (context.slice_changed, context.scan_changed, context.runner.changed):
             signal.connect(self._look_again)
+        context.drawn.connect(self._on_drawn)
         context.theme_changed.connect(self.table.set_theme)
         self.table.set_theme(context.theme)
+        self._say("")
+
+    @property
+    def _rows(self) -> Sequence[tables.Row]:
+        return self.table.rows
 
     def _build(self) -> None:
-        self.scope = choice("Measure the slice in view, or all of its case.", "What is measured")
+        words = "Measure the slice in view, or all of its case."
+        self.scope = choice(words, "What is measured")
+        self.scope.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
         self.scope.addItem("Slice", SLICE)
         self.scope.addItem("Whole case", CASE)
-        self.scope.activated.connect(self._look_again)
+        self.scope.setVisible(False)
+        self.scope.currentIndexChanged.connect(self._look_again)
         self.truth_button = button(
-            "Compare with a truth",
+            "Compare with a truth …",
             "Choose a mask that somebody drew as the truth: a layer, or a file. It is compared "
             "with and nothing else; the model never sees it.",
+            small=True,
         )
         self.menu = QMenu(self)
         self.menu.aboutToShow.connect(self._offer_truths)
+        self.menu.triggered.connect(self._on_offer)
         self.truth_button.setMenu(self.menu)
-        self.copy_button = button(
-            "Copy", "Copy the table for a spreadsheet. Key: Ctrl+C", clicked=self.copy
-        )
-        self.save_button = button(
-            "Save CSV …",
-            "Write every slice, case and structure to a file for spreadsheets.",
-            clicked=self.ask_save,
-        )
-        self.table = FrameTable(_COLUMNS, "measures", self._context.store)
+        words = "Copy the selected rows, or all, for a spreadsheet (Ctrl+C)."
+        self.copy_button = button("Copy", words, small=True, clicked=self.copy)
+        words = "Write every slice, case and structure to a file for spreadsheets."
+        self.save_button = button("Save CSV …", words, small=True, clicked=self.ask_save)
+        self.table = MeasureTable(_COLUMNS, "measures", self._context.store)
+        self.table.setAccessibleName("Measurements")
         self.note = Sentence(1)
         self.note.setObjectName("grata_small")
         line = QHBoxLayout()
+        line.setContentsMargins(0, 0, 0, 0)
         line.setSpacing(4)
         line.addWidget(self.scope)
         line.addWidget(self.truth_button)
+        line.addStretch(1)
         line.addWidget(self.copy_button)
         line.addWidget(self.save_button)
-        line.addWidget(self.note, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
         layout.addLayout(line)
         layout.addWidget(self.table, 1)
+        layout.addWidget(self.note)
 
     # --- measuring ---------------------------------------------------------------------------
 
@@ -191,7 +306,27 @@ class MeasureSection(QWidget):
 
     def _masks_changed(self, *_: object) -> None:
         self._version += 1
+        session = self._context.session
+        self._drawings.clear()
+        self._n_drawn = len(session.drawn_slices) if session is not None else 0
         self._look_again()
+
+    def _on_drawn(self, index: int) -> None:
+        """Measure again after a stroke or its undo, but not for a slice that comes into view.
+
+        napari says the same of all three: what the slice holds then tells them apart.
+        """
+        session = self._context.session
+        if session is None:
+            return
+        drawn, layer, held = session.drawn_slices, session.adapted.layer, 0
+        if index in drawn and layer is not None:
+            held = crc32(session.scan.get_mask(layer.data, index).tobytes())
+        seen, now = (self._drawings.get(index, 0), self._n_drawn), (held, len(drawn))
+        self._drawings[index], self._n_drawn = now
+        if seen != now:
+            self._version += 1
+            self._look_again()
 
     def _look_again(self, *_: object) -> None:
         self._soon.start()
@@ -202,31 +337,46 @@ class MeasureSection(QWidget):
         if not self.isVisible():
             return
         there = set() if session is None else session.segmented_slices | session.adapted_slices
+        self._offer_controls(session)
         if session is None or not there:
-            self._show([], "There is nothing to measure yet.")
+            self._say(_NOTHING)
+            return
+        if context.runner.kind is not None:
+            self._say(_WAIT)
             return
         scan, index = session.scan, context.in_view()
-        several = scan.n_slices > scan.n_cases
-        self.scope.setVisible(several)
-        self.scope.setItemText(0, scan.noun.capitalize())
-        self.save_button.setEnabled(context.runner.kind is None)
-        if context.runner.kind is not None:
-            self._show([], "Measured when the work in progress has ended.")
-            return
-        whole = several and self.scope.currentData() == CASE
-        name = scan.case_name(scan.case_of(index)) if whole else scan.slice_name(index)
+        case = scan.case_of(index)
+        whole = not self.scope.isHidden() and self.scope.currentData() == CASE
+        name = scan.case_name(case) if whole else scan.slice_name(index)
         if not whole and index not in there:
-            self._show([], f"{name}: there is no mask here yet.")
+            self._say(f"{name}: there is no mask of this {scan.noun} yet.")
             return
-        wanted = (id(session), name, None if whole else index, self._version)
-        if wanted == self._shown or self._queue.wanted(wanted):
+        wanted = (id(session), name, CASE if whole else index, self._version)
+        if wanted == (self._asked or self._shown):
             return
-        self.note.say(f"Measuring {name} …")
-        self._queue.keep_only([key for key in ("save", "truth") if self._queue.wanted(key)])
-        do = partial(
-            _measured, scan, session.card, self._stacks(session), wanted[2], scan.case_of(index)
-        )
-        self._queue.ask(wanted, do, first=True)
+        self._asked, self._shown, self._found = wanted, None, []
+        self._queue.keep_only(())
+        do = partial(_measured, scan, session.card, self._stacks(session))
+        if not whole:
+            self._queue.ask((wanted, True), partial(do, index, None))
+            return
+        # A case takes seconds: a structure at a time, shown as it comes, dropped when unwanted.
+        self._show([], session, f"Measuring {name} …")
+        *others, last = session.card.structures
+        for structure in others:
+            self._queue.ask((wanted, structure.name), partial(do, case, structure))
+        self._queue.ask((wanted, True), partial(do, case, last))
+
+    def _offer_controls(self, session: Session | None) -> None:
+        """A choice between slice and case only where a case has several slices."""
+        scan, idle = self._context.scan, self._context.runner.kind is None
+        several = scan is not None and scan.n_slices > scan.n_cases
+        self.scope.setVisible(several)
+        self.truth_button.setEnabled(session is not None)
+        saving = self._files.wanted("save")
+        there = session is not None and session.segmented_slices | session.adapted_slices
+        self.save_button.setText("Measuring …" if saving else "Save CSV …")
+        self.save_button.setEnabled(bool(there) and idle and not saving)
 
     def _stacks(self, session: Session) -> dict[str, Any]:
         """Return the stacks as they are; a slice at a time is copied where it is measured."""
@@ -242,86 +392,85 @@ class MeasureSection(QWidget):
         }
 
     def _on_found(self, found: Found) -> None:
-        session = self._context.session
-        if found.key == "save":
-            self.save_button.setEnabled(True)
-            if found.error is None:
-                show_info(f"The measurements are in {found.result.name}.")
-            else:
-                show_error(f"{describe(found.error)} Nothing was changed.")
-        elif found.key == "truth":
-            if found.error is not None:
-                show_error(describe(found.error))
-            elif session is not None:
-                self._take(session, found.result)
-        elif found.error is not None:
-            self._show([], f"It could not be measured. {describe(found.error)}")
-        elif session is not None and isinstance(found.key, tuple) and found.key[0] == id(session):
-            self._show(found.result, f"{found.key[1]}. {self._notes(session, found.result)}")
-            self._shown = found.key
-            self._look_again()
+        session, (wanted, part) = self._context.session, found.key  # type: ignore[misc]
+        if session is None or wanted != self._asked:
+            return
+        if found.error is not None:
+            self._say(f"It could not be measured. {describe(found.error)}")
+            self._shown = wanted  # not again and again
+            return
+        name = wanted[1]
+        self._found = self._found + found.result
+        if part is True:
+            self._asked, self._shown = None, wanted
+            self._show(self._found, session, f"{name}. {self._notes(session)}")
+        else:
+            self._show(self._found, session, f"Measuring {name} …")
 
-    def _notes(self, session: Session, found: list[Measurement]) -> str:
-        notes = dict.fromkeys(item.note for item in found if item.note)
-        # Of what is said about single figures, what holds for the whole table is said beside it.
+    def _notes(self, session: Session) -> str:
+        notes = dict.fromkeys(item.note for item in self._found if item.note)
+        # Of what is said about single figures, what holds for the whole table is said under it.
         said = [note for note in notes if note.startswith("Over ") or NO_SPACING in note]
         truth = self._truths.get(session)
         if truth is not None:
             said.append(truth.note or "Compared with the truth.")
         return " ".join(said)
 
-    def _show(self, found: list[Measurement], note: str) -> None:
-        self._shown = None
-        made = tables.rows(found)
-        used = tables.columns(made) or ["before", "after", "change"]
-        for name in _TITLES:
-            self.table.set_used(name, name in used)
-        keys = [(row.structure, row.name) for row in made]
-        self.table.set_frame(frame_of(made, _COLUMNS, keys))
-        self.copy_button.setEnabled(bool(made))
+    def _say(self, why: str) -> None:
+        """Show no figures, and why."""
+        self._queue.keep_only(())
+        self._asked = self._shown = None
+        self._show([], None, why)
+
+    def _show(self, found: list[Measurement], session: Session | None, note: str) -> None:
+        rows = tables.rows(found)
+        self.table.show_rows(rows, session.card if session is not None else None)
+        self.copy_button.setEnabled(bool(rows))
         self.note.say(note)
-        self._rows = made
 
     def copy(self) -> None:
         """Put the table on the clipboard, tab separated, with plain numbers."""
-        from qtpy.QtGui import QGuiApplication
-
-        clipboard = QGuiApplication.clipboard()
-        if clipboard is not None and self._rows:
-            clipboard.setText(tables.as_text(self._rows))
+        self.table.copy()
 
     # --- truths ------------------------------------------------------------------------------
 
     def _offer_truths(self) -> None:
-        """Offer the Labels layers that are not ours and fit the scan, and a file."""
-        self.menu.clear()
+        """Offer the Labels layers that are not ours and fit the scan, the uppermost first."""
         session = self._context.session
+        self.menu.clear()
+        self._offers = []
         if session is None:
             return
         for layer in reversed(self._context.viewer.layers):
             ours = (layer.metadata.get(KEY) or {}).get("role")
-            if not isinstance(layer, Labels) or ours:
+            if ours or not isinstance(layer, Labels):
                 continue
             if tuple(layer.data.shape) == session.scan.mask_shape:
-                self._offer(f"Layer “{layer.name}”", partial(self.take_layer, layer))
-        self._offer("A file …", self.ask_truth)
+                self._offer(f"Layer “{layer.name}”", len(self._offers))
+                self._offers.append(weakref.ref(layer))
+        self._offer("A file …" if not session.scan.is_list else "A folder …", _FILE)
         if session in self._truths:
-            self._offer("No truth", self.drop_truth)
+            self._offer("No truth", _NO_TRUTH)
 
-    def _offer(self, words: str, do: Any) -> None:
+    def _offer(self, words: str, number: int) -> None:
         action = self.menu.addAction(words)
-        assert action is not None
-        action.triggered.connect(lambda _checked=False: do())
+        if action is not None:
+            action.setData(number)
+
+    def _on_offer(self, action: Any) -> None:
+        number = int(action.data())
+        if number == _FILE:
+            self.ask_truth()
+        elif number == _NO_TRUTH:
+            self.drop_truth()
+        else:
+            layer = self._offers[number]()
+            if layer is not None:
+                self.take_layer(layer)
 
     def take_layer(self, layer: Labels) -> None:
         """Compare with a Labels layer, as it is now."""
-        session = self._context.session
-        if session is None:
-            return
-        try:
-            self._take(session, as_truth(np.array(layer.data), session.scan, session.card))
-        except TruthError as error:
-            show_error(str(error))
+        self._take(layer.data)
 
     def ask_truth(self) -> None:
         """Ask for a file (for a list of photographs: a folder) and compare with it."""
@@ -338,10 +487,14 @@ class MeasureSection(QWidget):
             self.take_file(Path(name))
 
     def take_file(self, path: Path) -> None:
-        """Read a truth in the background and compare with it."""
+        """Compare with a file's mask, or with those of a folder."""
+        self._take(path)
+
+    def _take(self, source: Any) -> None:
         session = self._context.session
         if session is not None:
-            self._queue.ask("truth", partial(_read_truth, path, session.scan, session.card))
+            weak = weakref.ref(session)
+            self._files.ask("truth", partial(_read_truth, source, session.scan, session.card, weak))
 
     def drop_truth(self) -> None:
         """Compare before and after with each other alone."""
@@ -349,12 +502,6 @@ class MeasureSection(QWidget):
         if session is not None:
             self._truths.pop(session, None)
             self._masks_changed()
-
-    def _take(self, session: Session, truth: Truth) -> None:
-        self._truths[session] = truth
-        if truth.note:
-            show_info(truth.note)
-        self._masks_changed()
 
     # --- files -------------------------------------------------------------------------------
 
@@ -369,7 +516,23 @@ class MeasureSection(QWidget):
     def save(self, path: Path) -> None:
         """Write every slice and case, measured in the background."""
         session = self._context.session
-        if session is not None:
-            self.save_button.setEnabled(False)
+        if session is not None and not self._files.wanted("save"):
             stacks = self._stacks(session)
-            self._queue.ask("save", partial(_saved, session.scan, session.card, stacks, path))
+            do = partial(_saved, session.scan, session.card, stacks, path, self._gone)
+            self._files.ask("save", do)
+            self._offer_controls(session)
+
+    def _on_file(self, found: Found) -> None:
+        if found.error is not None:
+            show_error(f"{describe(found.error)} Nothing was changed.")
+        elif found.key == "save" and found.result is not None:
+            show_info(f"The measurements are in {found.result.name}.")
+        elif found.key == "truth":
+            weak, truth = found.result
+            session = weak()
+            if session is not None:
+                self._truths[session] = truth
+                if truth.note:
+                    show_info(truth.note)
+                self._masks_changed()
+        self._look_again()

@@ -68,10 +68,15 @@ def click_head(table: SliceTable, qtbot: Any, name: str) -> None:
     qtbot.mouseClick(header.viewport(), Qt.MouseButton.LeftButton, pos=at)
 
 
-def click_row(table: SliceTable, qtbot: Any, row: int, **how: Any) -> None:
+def click_row(
+    table: SliceTable,
+    qtbot: Any,
+    row: int,
+    held: Any = Qt.KeyboardModifier.NoModifier,
+) -> None:
     view = table.table
     area = view.visualRect(view.frame_model.index(row, 2))
-    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=area.center(), **how)
+    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, held, area.center())
 
 
 def test_a_slice_is_shown_with_areas_change_agreement_and_flags(table: Any, stage: Any) -> None:
@@ -174,7 +179,7 @@ def test_a_jump_marks_its_row_and_leaves_the_selection_and_what_is_copied(
 ) -> None:
     fill(table, stage, *(stage.record(n + 1, n) for n in range(20)))
     click_row(table, qtbot, 1)
-    click_row(table, qtbot, 3, modifier=Qt.KeyboardModifier.ShiftModifier)
+    click_row(table, qtbot, 3, Qt.KeyboardModifier.ShiftModifier)
     stage.context.go_to(12)
     assert table.table.selected_rows() == [1, 2, 3]
     assert table.table.frame_model.marked == 12
