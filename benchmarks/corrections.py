@@ -1,6 +1,6 @@
 """What corrections of a few cases or slices are worth on the *other* ones, and how they best teach.
 
-A simulated reviewer (`napari_grata.evaluation.reviewer`) paints a few strokes into the largest
+A simulated reviewer (`reviewer.py`) paints a few strokes into the largest
 errors of k cases (photographs) or slices (volumes), or corrects them wholly. Methods learn from
 the painted pixels alone; Dice is measured on cases and slices that are corrected at no k. The
 truth reaches learning only as painted pixels.
@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 from corrections_report import draw, print_table
+from reviewer import paint_strokes
 
 from napari_grata.adaptation import Corrections, Settings, make_method
 from napari_grata.adaptation.objectives import Supervision, scribble_loss
 from napari_grata.evaluation import open_cohort
-from napari_grata.evaluation.reviewer import paint_strokes
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.segmenters import load_segmenter, structure_mask
 

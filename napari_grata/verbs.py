@@ -204,9 +204,47 @@ def models(options: argparse.Namespace) -> dict[str, Any]:
 
 def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     """``napari-grata benchmark``."""
-    from napari_grata.evaluation import benchmark_from_command_line
+    from tqdm import tqdm
 
-    return benchmark_from_command_line(options)
+    from napari_grata.evaluation.benchmark import Progress, run_benchmark
+
+    def names(text: str) -> list[str]:
+        return [name.strip() for name in text.split(",") if name.strip()]
+
+    interval = 0.1 if sys.stderr.isatty() else 5.0
+    with tqdm(desc="benchmark", disable=options.quiet, mininterval=interval) as bar:
+
+        def show(state: Progress) -> None:
+            bar.total = state.total
+            bar.set_postfix_str(f"{state.method}, {state.centre}", refresh=False)
+            bar.update(state.done - bar.n)
+
+        found = run_benchmark(
+            options.data,
+            options.model,
+            names(options.methods),
+            options.labels,
+            options.out,
+            centres=names(options.centres) if options.centres else None,
+            limit=options.limit,
+            seed=options.seed,
+            jobs=options.jobs,
+            device=options.device,
+            progress=show,
+        )
+    say(options, found.text)
+    say(options, "* the interval excludes 0. Means hide harm: look at the worst tenth.")
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    say(options, f"Written to {found.out}")
+    return {
+        "out": str(found.out),
+        "cases": str(found.out / "cases.csv"),
+        "summary": found.tables.summary,
+        "differences": found.tables.differences,
+        "reused": found.reused,
+        "notes": list(found.notes),
+    }
 
 
 def reopen(options: argparse.Namespace) -> dict[str, Any]:

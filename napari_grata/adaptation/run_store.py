@@ -18,16 +18,13 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import sqlite3
 import threading
-import urllib.parse
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 from zipfile import BadZipFile
@@ -37,6 +34,7 @@ from pydantic import NonNegativeInt, TypeAdapter
 from typing_extensions import TypedDict
 
 from napari_grata.scans.files import make_folder, sync_folder
+from napari_grata.scans.sqlite_file import cause, connect, seal
 
 from .corrections import Corrections
 from .records import Record
@@ -60,19 +58,9 @@ CREATE TABLE events (number INTEGER PRIMARY KEY, step INTEGER, record TEXT, mask
                      theta BLOB, optimiser BLOB, seal BLOB);
 CREATE TABLE masks (kind TEXT, slice INTEGER, mask BLOB, PRIMARY KEY (kind, slice)) WITHOUT ROWID;
 """
-_DURABLE = "PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA; PRAGMA secure_delete=ON;"
-_NEW = f"{_DURABLE} PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_FORMAT};"
+_NEW = f"PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_FORMAT};"
 _IN_MEMORY = f"PRAGMA journal_mode=MEMORY; PRAGMA cache_size=-{MEMORY_KIB};"
 _MASKS = {"source_mask", "adapted_mask"}
-_CAUSES = {
-    "full": "the disk is full",
-    "locked": "another program is using it just now",
-    "busy": "another program is using it just now",
-    "readonly": "it cannot be written to",
-    "unable to open": "its folder cannot be reached or written to",
-    "disk i/o": "the disk does not answer",
-    "closed": "it was closed",
-}
 
 
 class RunFolderError(ValueError):
@@ -246,7 +234,14 @@ class RunStore(Sequence[Record]):
         self._states: dict[int, int] = {}  # step -> number of the event that holds its state
         self._pending: dict[int, np.ndarray] = {}  # source masks to be kept with the next event
         with self._keeping() if first is not None else _reading(folder):
-            self._connection = _connect(folder, new=first is not None)
+            if folder is None:
+                self._connection = sqlite3.connect(
+                    "", isolation_level=None, check_same_thread=False
+                )
+            elif first is not None:
+                self._connection = connect(folder / STORE_FILE, "rwc")
+            else:
+                self._connection = _connect(folder, writable=writable)
         weakref.finalize(self, self._connection.close)
         try:
             if first is not None:
@@ -267,7 +262,6 @@ class RunStore(Sequence[Record]):
 
     def _open(self, writable: bool, to_position: bool) -> None:
         with _reading(self.folder):
-            self._connection.executescript(_DURABLE if writable else "PRAGMA query_only=ON;")
             self._connection.execute("BEGIN")
             self._load(to_position)
             self._connection.execute("COMMIT")
@@ -506,7 +500,7 @@ class RunStore(Sequence[Record]):
                     f"{len(self._records)} events that are finished are kept."
                 )
             raise RunFolderError(
-                f"The run cannot be kept in {where}: {_why(error)}. {advice}"
+                f"The run cannot be kept in {where}: {cause(error)}. {advice}"
             ) from error
 
     @contextmanager
@@ -611,21 +605,17 @@ class RunStore(Sequence[Record]):
             )
 
 
-def _connect(folder: Path | None, *, new: bool = False) -> sqlite3.Connection:
-    where = ""
-    if folder is not None:
-        if not (new or is_run_folder(folder)):
-            raise RunFolderError(
-                f"{folder} is no run folder: it has no {STORE_FILE}. Choose the folder that an "
-                "adaptation wrote."
-            )
-        path = os.fsencode((folder / STORE_FILE).absolute()).replace(os.sep.encode(), b"/")
-        place = urllib.parse.quote(path if path.startswith(b"/") else b"/" + path)
-        where = f"file://{place}?mode={'rwc' if new else 'rw'}"
-    connection = sqlite3.connect(
-        where, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0
-    )
-    connection.text_factory = bytes
+def _connect(folder: Path, *, writable: bool = False) -> sqlite3.Connection:
+    if not is_run_folder(folder):
+        raise RunFolderError(
+            f"{folder} is no run folder: it has no {STORE_FILE}. Choose the folder that an "
+            "adaptation wrote."
+        )
+    # Only who may write to the file can finish with what a crash left half-written.
+    unfinished = (folder / f"{STORE_FILE}-journal").exists()
+    connection = connect(folder / STORE_FILE, "rw" if writable or unfinished else "ro")
+    if not writable:
+        connection.execute("PRAGMA query_only=ON")
     return connection
 
 
@@ -653,22 +643,17 @@ def _reading(folder: Path | None) -> Iterator[None]:
     except RunFolderError:
         raise
     except (_DamageError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        why = cause(error) if isinstance(error, sqlite3.Error) else "it is damaged"
         raise RunFolderError(
-            f"{where} cannot be read: {_why(error)}. The masks beside {STORE_FILE} are there all "
-            "the same."
+            f"{where} cannot be read: {why}. The masks beside {STORE_FILE} are there all the same."
         ) from error
 
 
-def _why(error: Exception) -> str:
-    said = str(error).lower()
-    return next((words for sign, words in _CAUSES.items() if sign in said), "it is damaged")
-
-
-def _seal(name: str, data: bytes) -> bytes:
+def _seal(name: str, data: Any) -> bytes:
     """Return the checksum of what is kept under a name."""
     if not isinstance(data, bytes):
         raise _DamageError
-    return blake2b(data, digest_size=_SEAL_BYTES, person=b"run", key=name.encode()).digest()
+    return seal("run", name, data)
 
 
 def _pack(name: str, level: int, **arrays: np.ndarray) -> bytes:

@@ -7,38 +7,46 @@ What it leaves in its folder: ``cases.csv``, ``summary.json``, ``differences.jso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from napari_grata.adaptation import AdaptationRun
+from napari_grata.adaptation.plan import make_plan
 from napari_grata.adaptation.settings import Settings, preset
-from napari_grata.evaluation.cohort import CohortError, open_cohort, parse_labels
-from napari_grata.evaluation.plot import plot_benchmark
+from napari_grata.evaluation.cohort import Case, Centre, CohortError, open_cohort, parse_labels
+from napari_grata.evaluation.metrics import measure
 from napari_grata.evaluation.report import (
     BASELINE,
+    CaseRow,
     Tables,
     as_markdown,
     as_text,
-    write_cases,
-    write_differences,
-    write_json,
+    plot_benchmark,
+    write_tables,
 )
-from napari_grata.evaluation.stream import (
-    SourceMasks,
-    count_events,
-    label_table,
-    measured_structures,
-)
-from napari_grata.evaluation.tasks import Task, fingerprint, read_part, spread, work
+from napari_grata.scans import Scan, open_scan, read_mask
+from napari_grata.scans.files import make_folder, read_json, safe_name, write_json, write_text
+from napari_grata.segmenters import Segmenter, load_segmenter, structure_mask
 
 if TYPE_CHECKING:
-    from napari_grata.segmenters import Segmenter
-
+    from napari_grata.segmenters import Card
 
 FEW = 10
 """Below so many cases a bootstrap interval is too narrow to be taken at its word."""
+
+#: Source label maps by scan and slice, so that each method of a centre need not predict them again.
+SourceMasks = MutableMapping[int, Mapping[int, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,29 @@ class Benchmark:
     def text(self) -> str:
         """The table for a terminal."""
         return as_text(self.tables.lines())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One method over one centre: what a worker needs, and where the rows are kept."""
+
+    centre: Centre
+    method: str
+    settings: Settings
+    table: Mapping[int, int]
+    part: Path
+    fingerprint: str
+    events: int = 0
+
+    def rows(self) -> list[CaseRow] | None:
+        """Return the rows an earlier run left for exactly this task, or None."""
+        try:
+            found = read_json(self.part)
+            if found["fingerprint"] != self.fingerprint:
+                return None
+            return [CaseRow.from_dict(row) for row in found["rows"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def run_benchmark(
@@ -122,113 +153,110 @@ def run_benchmark(
 
     Raises
     ------
-    CohortError, ScanError, SettingsError, ModelError
+    CohortError, ScanError, SettingsError, ModelError, FileError
         Before anything runs where that can be known; messages say what to do.
     """
-    from napari_grata.segmenters import Segmenter as Loaded
-    from napari_grata.segmenters import load_segmenter
-
     if jobs < 1 or (limit is not None and limit < 1):
         raise CohortError(f"jobs ({jobs}) and limit ({limit}) are at least 1")
-    if jobs > 1 and isinstance(model, Loaded):
+    if jobs > 1 and isinstance(model, Segmenter):
         raise CohortError("several jobs each load the model", hint="Give its name or folder.")
     cohort = open_cohort(data, centres)
     chosen = _settings(methods, seed)
-    table = label_table_of(labels)
-    segmenter = model if isinstance(model, Loaded) else load_segmenter(model, device=device)
-    full = label_table(segmenter.card, table)
-    if not measured_structures(segmenter.card, full):
-        values = ", ".join(f"{s.value} {s.name}" for s in segmenter.card.structures)
+    table = parse_labels(labels) if isinstance(labels, str) else labels
+    segmenter = model if isinstance(model, Segmenter) else load_segmenter(model, device=device)
+    card = segmenter.card
+    if table is None:
+        # Without labels a mask holds the card's own values.
+        table = {0: 0, **{structure.value: structure.value for structure in card.structures}}
+    if not measured_structures(card, table):
+        values = ", ".join(f"{s.value} {s.name}" for s in card.structures)
         raise CohortError(f"the labels name no structure of the model ({values})")
-    folder = Path(out)
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
-    tasks = []
-    for centre in (found.first(limit) for found in cohort.centres):
-        for method, settings in chosen.items():
-            part = folder / "parts" / f"{centre.name}__{method}.json"
-            mark = fingerprint(segmenter, centre, settings, full)
-            tasks.append(Task(centre, method, settings, tuple(full.items()), part, mark))
-    write_json(_description(segmenter, tasks, full, seed, limit), folder / "benchmark.json")
-    pending = [
-        replace(task, events=count_events(segmenter, task.centre, task.settings))
-        for task in tasks
-        if read_part(task) is None
+    folder = make_folder(out)
+    parts = make_folder(folder / "parts")
+    tasks = [
+        Task(
+            centre,
+            method,
+            settings,
+            table,
+            parts / f"{safe_name(f'{centre.name}__{method}')}.json",
+            _fingerprint(segmenter, centre, settings, table),
+        )
+        for centre in (found.first(limit) for found in cohort.centres)
+        for method, settings in chosen.items()
     ]
-    meter = _Meter(sum(task.events for task in pending), progress)
+    write_json(folder / "benchmark.json", _description(segmenter, tasks, table, seed, limit))
+    pending = [
+        replace(task, events=count_events(task.centre, task.settings))
+        for task in tasks
+        if task.rows() is None
+    ]
+    done, total = 0, sum(task.events for task in pending)
+
+    def add(task: Task, events: int) -> None:
+        nonlocal done
+        done += events
+        if progress is not None:
+            progress(Progress(done, total, task.method, task.centre.name))
+
+    def written() -> Tables | None:
+        # A look at a long benchmark needs no waiting.
+        rows = [row for task in tasks for row in task.rows() or []]
+        if not rows:
+            return None
+        tables = Tables(rows, seed=seed)
+        write_tables(tables, folder)
+        return tables
+
     if jobs == 1 or len(pending) < 2:
         cache: SourceMasks = {}
-        cached = None
+        cached = ""
         for task in pending:
             if task.centre.name != cached:
                 cache, cached = {}, task.centre.name
-            work(segmenter, task, cache, partial(meter.add, task))
-            _write_tables(tasks, folder, seed)
+            _work(segmenter, task, cache, partial(add, task))
+            written()
     else:
-        assert not isinstance(model, Loaded)
-
-        def finished(task: Task) -> None:
-            meter.add(task, task.events)
-            _write_tables(tasks, folder, seed)
-
-        spread(pending, jobs, model, device, finished)
-    tables = _write_tables(tasks, folder, seed)
+        assert not isinstance(model, Segmenter)
+        for task in _spread(pending, jobs, model, device):
+            add(task, task.events)
+            written()
+    tables = written()
     assert tables is not None
     plot_benchmark(tables, folder / "dice.png")
     notes = [*cohort.notes, *segmenter.notices]
-    if few := [task.centre.name for task in tasks if len(task.centre.cases) < FEW]:
+    few = dict.fromkeys(task.centre.name for task in tasks if len(task.centre.cases) < FEW)
+    if few:
         notes.append(
-            f"Fewer than {FEW} cases in {', '.join(dict.fromkeys(few))}: their intervals are "
-            "narrower than what is not known."
+            f"Fewer than {FEW} cases in {', '.join(few)}: their intervals are narrower than what "
+            "is not known."
         )
     result = Benchmark(tables, folder, tuple(notes), reused=len(tasks) - len(pending))
-    (folder / "table.txt").write_text(result.text + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(as_markdown(tables.full_lines()) + "\n", encoding="utf-8")
+    write_text(folder / "table.txt", result.text + "\n")
+    write_text(folder / "table.md", as_markdown(tables.lines(full=True)) + "\n")
     return result
 
 
-def label_table_of(labels: Mapping[int, int] | str | None) -> dict[int, int] | None:
-    """Read labels given as text or as a mapping."""
-    if labels is None:
-        return None
-    return parse_labels(labels) if isinstance(labels, str) else dict(labels)
-
-
 def _settings(methods: Sequence[str] | Mapping[str, Settings], seed: int) -> dict[str, Settings]:
-    if isinstance(methods, Mapping):
-        chosen = dict(methods)
-    else:
-        chosen = {name: preset(name).settings for name in methods}
-    if BASELINE not in chosen:
-        chosen = {BASELINE: preset(BASELINE).settings, **chosen}
+    given = methods if isinstance(methods, Mapping) else {m: preset(m).settings for m in methods}
     # The source first, so that its masks are there for the others.
-    chosen = {BASELINE: chosen.pop(BASELINE), **chosen}
-    return {name: settings.but(seed=seed) for name, settings in chosen.items()}
+    baseline = given.get(BASELINE, preset(BASELINE).settings)
+    return {
+        name: settings.but(seed=seed) for name, settings in {BASELINE: baseline, **given}.items()
+    }
 
 
-class _Meter:
-    """Counts events and tells whoever wants to know."""
-
-    def __init__(self, total: int, tell: Callable[[Progress], None] | None) -> None:
-        self.done, self.total, self._tell = 0, total, tell
-
-    def add(self, task: Task, events: int) -> None:
-        self.done += events
-        if self._tell is not None:
-            self._tell(Progress(self.done, self.total, task.method, task.centre.name))
-
-
-def _write_tables(tasks: Sequence[Task], folder: Path, seed: int) -> Tables | None:
-    """Write the tables of what is there so far: a look at a long run needs no waiting."""
-    rows = [row for task in tasks for row in read_part(task) or []]
-    if not rows:
-        return None
-    tables = Tables(rows, seed=seed)
-    write_cases(rows, folder / "cases.csv")
-    write_json(tables.summary, folder / "summary.json")
-    write_json(tables.differences, folder / "differences.json")
-    write_json(tables.details, folder / "details.json")
-    write_differences(tables, folder / "differences.csv")
-    return tables
+def _fingerprint(
+    segmenter: Segmenter, centre: Centre, settings: Settings, table: Mapping[int, int]
+) -> str:
+    """Return a hash of everything that decides a part's numbers, the software aside."""
+    files = []
+    for case in centre.cases:
+        stats = [path.stat() for path in (case.image, case.mask)]
+        files.append((case.name, [(one.st_size, one.st_mtime_ns) for one in stats]))
+    card = segmenter.card
+    said = [card.name, card.weights_sha256, settings.to_dict(), sorted(table.items()), files]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _description(
@@ -258,3 +286,188 @@ def _description(
         "hd95": "larger of the two directed 95th percentiles of the surface distances",
         "area": "pixels or voxels of the prediction",
     }
+
+
+# -- one method over one centre ------------------------------------------------------------
+
+
+def measured_structures(card: Card, table: Mapping[int, int]) -> list[str]:
+    """Return the structures that the masks speak about.
+
+    A structure whose value no mask value stands for was not drawn by the reader, so nothing can
+    be said about it; the masks of a data set of discs alone measure the disc alone.
+    """
+    return [s.name for s in card.structures if s.value in set(table.values())]
+
+
+def evaluate_centre(
+    segmenter: Segmenter,
+    centre: Centre,
+    method: str,
+    settings: Settings,
+    *,
+    table: Mapping[int, int],
+    source_masks: SourceMasks | None = None,
+    on_event: Callable[[int], None] | None = None,
+) -> Iterator[CaseRow]:
+    """Run one method over one centre and measure each case as its masks are final.
+
+    Photographs of a centre form one list, adapted as one stream. Volumes follow one another, and
+    the method's state (θ, optimiser, generator) lives on from one to the next. The truth is read
+    after a scan's masks are there, and handed to no method.
+
+    Parameters
+    ----------
+    table : mapping of mask values to label values
+    source_masks : mutable mapping, optional
+        Filled with the source model's label maps, and read where it has them.
+    on_event : callable, optional
+        Called with the number of events done since the last call.
+    """
+    kept: SourceMasks = {} if source_masks is None else source_masks
+    state: Any = None
+    for number, (scan, cases) in enumerate(_scans(centre)):
+        run = AdaptationRun(segmenter, scan, settings, source_masks=kept.get(number), start=state)
+        try:
+            masks: dict[int, np.ndarray] = {}
+            for record in run.records():
+                if record.final:
+                    masks[record.slice_index] = record.adapted_mask
+                if on_event is not None:
+                    on_event(1)
+            kept[number] = dict(run.source_masks)
+            state = run.state if settings.mode == "continual" else None
+        finally:
+            run.close()
+        for name, spacing, predicted, truth in _pairs(scan, cases, masks, table):
+            for structure in measured_structures(segmenter.card, table):
+                found = measure(
+                    structure_mask(segmenter.card, predicted, structure),
+                    structure_mask(segmenter.card, truth, structure),
+                    spacing,
+                )
+                yield CaseRow(
+                    centre=centre.name,
+                    case=name,
+                    structure=structure,
+                    method=method,
+                    dice=found.dice,
+                    hd95=found.hd95,
+                    assd=found.assd,
+                    area=found.area,
+                    true_area=found.true_area,
+                    unit="px" if spacing is None else "mm",
+                )
+
+
+def count_events(centre: Centre, settings: Settings) -> int:
+    """Return how many events one method's stream over a centre has."""
+    return sum(
+        len(make_plan(settings, range(scan.n_slices), scan.case_of)) for scan, _ in _scans(centre)
+    )
+
+
+def _scans(centre: Centre) -> Iterator[tuple[Scan, Sequence[Case]]]:
+    if centre.kind == "photographs":
+        yield open_scan([case.image for case in centre.cases]), centre.cases
+    else:
+        for case in centre.cases:
+            yield open_scan(case.image), (case,)
+
+
+def _pairs(
+    scan: Scan, cases: Sequence[Case], masks: Mapping[int, np.ndarray], table: Mapping[int, int]
+) -> Iterator[tuple[str, tuple[float, ...] | None, np.ndarray, np.ndarray]]:
+    """Yield (case name, spacing, predicted, truth) for each case, all on the displayed grid."""
+    if scan.is_list:
+        for index, case in enumerate(cases):
+            one = open_scan(case.image)
+            yield (
+                case.name,
+                one.slice_spacing,
+                masks[index],
+                read_mask(case.mask, one, labels=table),
+            )
+        return
+    truth = read_mask(cases[0].mask, scan, labels=table)
+    spacing: tuple[float, ...] | None = scan.slice_spacing
+    if scan.is_stack and spacing is not None:
+        thickness = scan.slice_thickness
+        spacing = None if thickness is None else (thickness, *spacing)
+    for number in range(scan.n_cases):
+        name = f"{cases[0].name} t{number + 1}" if scan.n_cases > 1 else cases[0].name
+        slices = scan.case_slices(number)
+        predicted = np.stack([masks[i] for i in slices])
+        true = np.stack([scan.get_mask(truth, i) for i in slices])
+        yield (
+            (name, spacing, predicted, true)
+            if scan.is_stack
+            else (
+                name,
+                spacing,
+                predicted[0],
+                true[0],
+            )
+        )
+
+
+def _work(
+    segmenter: Segmenter,
+    task: Task,
+    cache: SourceMasks,
+    on_event: Callable[[int], None] | None = None,
+) -> None:
+    """Do one task and leave its rows in its part file."""
+    begin = time.perf_counter()
+    rows = evaluate_centre(
+        segmenter,
+        task.centre,
+        task.method,
+        task.settings,
+        table=task.table,
+        source_masks=cache,
+        on_event=on_event,
+    )
+    part = {
+        "fingerprint": task.fingerprint,
+        "rows": [row.to_dict() for row in rows],
+        "seconds": round(time.perf_counter() - begin, 2),
+    }
+    write_json(task.part, part)
+
+
+# -- in worker processes -------------------------------------------------------------------
+
+_worker: dict[str, Segmenter] = {}
+
+
+def _start_worker(model: str | Path, device: str, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    _worker["segmenter"] = load_segmenter(model, device=device)
+
+
+def _work_in_worker(task: Task) -> None:
+    _work(_worker["segmenter"], task, {})
+
+
+def _spread(tasks: Sequence[Task], jobs: int, model: str | Path, device: str) -> Iterator[Task]:
+    """Do tasks in worker processes; yield each as it is finished."""
+    with ProcessPoolExecutor(
+        min(jobs, len(tasks)),
+        # Spawn: torch's thread pools do not survive a fork.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(model, device, max(1, (os.cpu_count() or 1) // jobs)),
+    ) as pool:
+        # Long streams first, so that no worker is left with one at the end.
+        order = sorted(tasks, key=lambda task: -task.events)
+        running = {pool.submit(_work_in_worker, task): task for task in order}
+        try:
+            for finished in as_completed(running):
+                finished.result()
+                yield running[finished]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

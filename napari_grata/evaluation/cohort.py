@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_grata.scans import ScanError
+from napari_grata.scans.files import stem
+from napari_grata.scans.photographs import is_photograph
+from napari_grata.scans.readers import READERS, is_scan_file
+from napari_grata.scans.scan import times
 
-PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-VOLUMES = (".nii.gz", ".nii")
 _PAIRS = 'Write pairs of whole numbers, such as "255:0,128:1,0:2".'
 _NAMED = 5  # how many files an error message lists before it only counts
 
@@ -128,7 +130,7 @@ def _open_centre(folder: Path, notes: list[str]) -> Centre:
         raise CohortError(
             "there are no images in this folder",
             folder / "images",
-            f"Images end in {', '.join((*PHOTOGRAPHS, *VOLUMES))}.",
+            f"Images are {' or '.join(reader.WORDS for reader in READERS)}.",
         )
     if not (folder / "masks").is_dir():
         raise CohortError(
@@ -137,7 +139,7 @@ def _open_centre(folder: Path, notes: list[str]) -> Centre:
             "Add it, with a mask of the same file stem for each image.",
         )
     masks = _by_stem(folder / "masks")
-    without = [path.name for stem, path in images.items() if stem not in masks]
+    without = [path.name for name, path in images.items() if name not in masks]
     if without:
         raise CohortError(
             f"{len(without)} of {len(images)} images have no mask of the same file stem: "
@@ -145,43 +147,36 @@ def _open_centre(folder: Path, notes: list[str]) -> Centre:
             folder,
             "Add the masks, or move the images away.",
         )
-    spare = [path.name for stem, path in masks.items() if stem not in images]
+    spare = [path.name for name, path in masks.items() if name not in images]
     if spare:
         notes.append(f"{folder.name}: masks without an image are left aside: {_listed(spare)}.")
-    kinds = {_suffix(path) in VOLUMES for path in images.values()}
+    kinds = {is_photograph(path) for path in images.values()}
     if len(kinds) > 1:
         raise CohortError(
             "photographs and volumes are mixed, and one stream holds one kind",
             folder,
             "Put them into two centres.",
         )
-    cases = tuple(Case(stem, images[stem], masks[stem]) for stem in images)
+    cases = tuple(Case(name, image, masks[name]) for name, image in images.items())
     for case in cases:
         _check_grid(folder.name, case)
-    return Centre(folder.name, "volumes" if kinds.pop() else "photographs", cases)
+    return Centre(folder.name, "photographs" if kinds.pop() else "volumes", cases)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     """Return the scans of a folder by file stem, in file-name order."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        suffix = _suffix(path)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
+        if not is_scan_file(path) or not path.is_file():
             continue
-        stem = path.name[: -len(suffix)]
-        if stem in found:
+        other = found.setdefault(stem(path), path)
+        if other != path:
             raise CohortError(
-                f"{found[stem].name} and {path.name} share a file stem",
+                f"{other.name} and {path.name} share a file stem",
                 folder,
                 "Keep one file for each stem.",
             )
-        found[stem] = path
     return found
-
-
-def _suffix(path: Path) -> str | None:
-    lower = path.name.lower()
-    return next((s for s in (*VOLUMES, *PHOTOGRAPHS) if lower.endswith(s)), None)
 
 
 def _check_grid(centre: str, case: Case) -> None:
@@ -191,7 +186,7 @@ def _check_grid(centre: str, case: Case) -> None:
     # and a true mismatch is met when the mask is read.
     if len(image) != len(mask) or sorted(image) != sorted(mask):
         raise CohortError(
-            f"{case.image.name} is {_sides(image)}, its mask {case.mask.name} is {_sides(mask)}",
+            f"{case.image.name} is {times(image)}, its mask {case.mask.name} is {times(mask)}",
             centre,
             "A mask must lie on the grid of its image.",
         )
@@ -199,28 +194,24 @@ def _check_grid(centre: str, case: Case) -> None:
 
 def _grid(path: Path) -> tuple[int, ...]:
     try:
-        if _suffix(path) in VOLUMES:
-            import nibabel
+        if is_photograph(path):
+            from PIL import Image
 
-            header: Any = nibabel.load(path)
-            shape = tuple(int(n) for n in header.shape)
-            while len(shape) > 2 and shape[-1] == 1:
-                shape = shape[:-1]
-            return shape
-        from PIL import Image
+            with Image.open(path) as photograph:
+                return photograph.height, photograph.width
+        import nibabel
 
-        with Image.open(path) as photograph:
-            return (photograph.height, photograph.width)
+        header: Any = nibabel.load(path)
+        shape = tuple(int(n) for n in header.shape)
+        while len(shape) > 2 and shape[-1] == 1:
+            shape = shape[:-1]
+        return shape
     except Exception as error:
         raise CohortError(
             f"the file cannot be read ({type(error).__name__})",
             path,
             "Replace it, or move it away.",
         ) from error
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return " × ".join(str(n) for n in shape)
 
 
 def _listed(items: Sequence[object]) -> str:

@@ -102,7 +102,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
     # Only here, for its import takes long and the dock opens before anything is measured.
     from scipy import ndimage
 
-    return mask & ~ndimage.binary_erosion(mask)
+    return np.asarray(mask & ~ndimage.binary_erosion(mask))
 
 
 def surface_distances(

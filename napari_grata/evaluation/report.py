@@ -1,29 +1,160 @@
-"""Tables, files and a plot of a benchmark's case rows."""
+"""What a benchmark found: rows of cases, tables with bootstrap intervals, files and a picture."""
 
 from __future__ import annotations
 
-import csv
-import json
+import io
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_grata.evaluation.statistics import (
-    Interval,
-    paired_interval,
-    worst_tenth,
-    worst_tenth_interval,
-)
-from napari_grata.evaluation.stream import CaseRow
+from napari_grata.scans.files import csv_text, write_bytes, write_json, write_text
 
-COLUMNS = ("centre", "case", "structure", "method", "dice", "hd95", "assd", "area")
 BASELINE = "source"
-Nested = dict[str, dict[str, dict[str, dict[str, Any]]]]
+RESAMPLES = 10_000
+COLUMNS = ("centre", "case", "structure", "method", "dice", "hd95", "assd", "area")
+#: Okabe and Ito's colours, told apart with any colour vision.
+_COLOURS = ("#000000", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00")
+#: Figures of a cell that stand in ``summary.json``; the others stand in ``details.json``.
+_SUMMARY = ("dice_mean", "dice_worst_tenth", "n")
+
+Cell = dict[str, Any]
+Nested = dict[str, dict[str, dict[str, Cell]]]
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One structure of one case, as one method drew it.
+
+    Attributes
+    ----------
+    dice : float
+        0 … 1.
+    hd95, assd : float
+        In `unit`; NaN where exactly one of prediction and truth is empty.
+    area, true_area : int
+        Pixels (photographs) or voxels (volumes) of the prediction and of the truth.
+    unit : {"mm", "px"}
+    """
+
+    centre: str
+    case: str
+    structure: str
+    method: str
+    dice: float
+    hd95: float
+    assd: float
+    area: int
+    true_area: int
+    unit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold: None in place of NaN."""
+        return {key: _or_none(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CaseRow:
+        """Read what `to_dict` wrote."""
+        plain: dict[str, Any] = {
+            key: math.nan if value is None else value for key, value in values.items()
+        }
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of paired differences with its bootstrap confidence interval.
+
+    ``low`` and ``high`` are NaN where there are fewer than two pairs: one pair says nothing
+    about its own spread.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of no difference."""
+        return bool(self.low > 0 or self.high < 0)
+
+    def to_dict(self) -> Cell:
+        """Return plain values that JSON can hold: None in place of NaN."""
+        plain = {key: _or_none(value) for key, value in asdict(self).items()}
+        return {**plain, "excludes_zero": self.excludes_zero}
+
+
+def worst_tenth(values: Sequence[float] | np.ndarray) -> float:
+    """Return the mean of the lowest tenth of the values (rounded to whole cases, at least one)."""
+    values = np.asarray(values, dtype=float)
+    return float(_worst_tenth(values)) if values.size else math.nan
+
+
+def _worst_tenth(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    kept = max(1, int(values.shape[axis] / 10 + 0.5))
+    lowest = np.partition(values, kept - 1, axis=axis)
+    return np.asarray(np.take(lowest, range(kept), axis=axis).mean(axis=axis))
+
+
+def paired_interval(
+    values: Sequence[float] | np.ndarray,
+    baseline: Sequence[float] | np.ndarray,
+    *,
+    of_worst_tenth: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Return how far values lie from their baseline, with its 95 % bootstrap interval.
+
+    Whole cases are resampled. Of the mean difference the interval is bias-corrected and
+    accelerated (BCa; Efron, JASA 1987). Of the difference of the two worst tenths, each taken
+    anew from both methods' resampled cases, it is that of plain percentiles, because BCa's
+    jackknife fails for extremes.
+
+    Parameters
+    ----------
+    values, baseline : sequences of float, same length, same order of cases
+    of_worst_tenth : bool
+        Compare the worst tenths instead of the means.
+    seed : int
+        Tables can be made again with the same one.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+    """
+    first, second = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    if first.shape != second.shape:
+        raise ValueError(f"Paired cases are needed; got {first.size} values and {second.size}.")
+    apart, n = first - second, first.size
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = worst_tenth(first) - worst_tenth(second) if of_worst_tenth else float(apart.mean())
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, n)
+    if np.ptp(apart) == 0:
+        return Interval(mean, mean, mean, n)
+    # Only here, for its import takes long.
+    from scipy.stats import bootstrap
+
+    def between(one: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(_worst_tenth(one, axis) - _worst_tenth(other, axis))
+
+    found = bootstrap(
+        (first, second) if of_worst_tenth else (apart,),
+        between if of_worst_tenth else np.mean,
+        paired=of_worst_tenth,
+        method="percentile" if of_worst_tenth else "BCa",
+        vectorized=True,
+        n_resamples=resamples,
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high), n)
 
 
 class Tables:
@@ -35,125 +166,149 @@ class Tables:
         Order of methods, centres and structures is that of their first rows.
     seed : int
         Of the bootstrap.
+
+    Attributes
+    ----------
+    summary, details, differences : dict
+        ``{method: {centre: {structure: figures}}}``; `differences` are those to the baseline.
     """
 
     def __init__(self, rows: Sequence[CaseRow], *, seed: int = 0) -> None:
         self.rows = tuple(rows)
-        self.seed = seed
         self.methods = list(dict.fromkeys(row.method for row in rows))
         self.centres = list(dict.fromkeys(row.centre for row in rows))
         self.structures = list(dict.fromkeys(row.structure for row in rows))
+        self.summary: Nested = {}
+        self.details: Nested = {}
+        self.differences: Nested = {}
         self._cells: dict[tuple[str, str, str], list[CaseRow]] = {}
         for row in rows:
             self._cells.setdefault((row.method, row.centre, row.structure), []).append(row)
-        self.summary = self._over_cells(_summary)
-        self.details = self._over_cells(_details)
-        self.differences = self._over_cells(self._difference)
+        for (method, centre, structure), cell in self._cells.items():
+            found = _figures(cell)
+            short = {name: found.pop(name) for name in _SUMMARY}
+            apart = self._difference(cell, seed)
+            for table, figures in (
+                (self.summary, short),
+                (self.details, found),
+                (self.differences, apart),
+            ):
+                if figures is not None:
+                    table.setdefault(method, {}).setdefault(centre, {})[structure] = figures
 
     def cell(self, method: str, centre: str, structure: str) -> list[CaseRow]:
         """Return the rows of one cell of the table, cases in stream order."""
         return self._cells.get((method, centre, structure), [])
 
-    def _over_cells(self, figure) -> Nested:
-        table: Nested = {}
-        for (method, centre, structure), rows in self._cells.items():
-            found = figure(rows)
-            if found is not None:
-                table.setdefault(method, {}).setdefault(centre, {})[structure] = found
-        return table
+    def difference(self, method: str, centre: str, structure: str) -> Cell | None:
+        """Return the difference to the baseline; None where there is none."""
+        return self.differences.get(method, {}).get(centre, {}).get(structure)
 
-    def _difference(self, rows: list[CaseRow]) -> dict[str, Any] | None:
+    def _difference(self, rows: list[CaseRow], seed: int) -> Cell | None:
         first = rows[0]
         baseline = {row.case: row for row in self.cell(BASELINE, first.centre, first.structure)}
         if first.method == BASELINE or not all(row.case in baseline for row in rows):
             return None
-        mine = [row.dice for row in rows]
-        theirs = [baseline[row.case].dice for row in rows]
+        mine = np.array([row.dice for row in rows])
+        theirs = np.array([baseline[row.case].dice for row in rows])
+        worst = paired_interval(mine, theirs, of_worst_tenth=True, seed=seed)
         return {
-            "dice_mean": _plain(paired_interval(mine, theirs, seed=self.seed)),
-            "dice_worst_tenth": _plain(worst_tenth_interval(mine, theirs, seed=self.seed)),
-            "better": sum(a > b for a, b in zip(mine, theirs, strict=True)),
-            "worse": sum(a < b for a, b in zip(mine, theirs, strict=True)),
+            "dice_mean": paired_interval(mine, theirs, seed=seed).to_dict(),
+            "dice_worst_tenth": worst.to_dict(),
+            "better": int((mine > theirs).sum()),
+            "worse": int((mine < theirs).sum()),
         }
 
-    def lines(self) -> list[list[str]]:
+    def lines(self, *, full: bool = False) -> list[list[str]]:
         """Return the table for people: a header and a row a centre, structure and method.
 
-        Dice in per cent; the difference to ``source`` in points, with its 95 % interval.
+        Dice in per cent; differences to ``source`` in points, with their 95 % intervals.
+
+        Parameters
+        ----------
+        full : bool
+            Also what a report needs beside the mean: harm at the worst cases, and counts.
         """
-        header = ["centre", "structure", "method", "n", "Dice %", "worst tenth", "HD95", "ASSD"]
-        table = [[*header, "to source", "95 % interval"]]
+        shown = {name: of for name, (of, always) in _CELLS.items() if full or always}
+        table = [list(shown)]
         for centre in self.centres:
             for structure in self.structures:
                 for method in self.methods:
-                    rows = self.cell(method, centre, structure)
-                    if rows:
-                        table.append(self._line(method, centre, structure, rows))
+                    if self.cell(method, centre, structure):
+                        place = method, centre, structure
+                        figures = {
+                            "place": place,
+                            **self.summary[method][centre][structure],
+                            **self.details[method][centre][structure],
+                            "apart": self.difference(*place),
+                        }
+                        table.append([write(figures) for write in shown.values()])
         return table
 
-    def _line(self, method: str, centre: str, structure: str, rows: list[CaseRow]) -> list[str]:
-        short, long = _summary(rows), _details(rows)
-        unit = rows[0].unit
-        line = [
-            centre,
-            structure,
-            method,
-            str(short["n"]),
-            f"{100 * short['dice_mean']:.1f}",
-            f"{100 * short['dice_worst_tenth']:.1f}",
-            _distance(long["hd95_mean"], unit),
-            _distance(long["assd_mean"], unit),
-        ]
-        difference = self.differences.get(method, {}).get(centre, {}).get(structure)
-        if difference is None:
-            return [*line, "", ""]
-        mean = difference["dice_mean"]
-        return [*line, f"{100 * mean['mean']:+.1f}", interval_text(mean)]
 
-    def full_lines(self) -> list[list[str]]:
-        """Return the table for a report: mean and worst tenth, each with its interval."""
-        header = ["centre", "structure", "method", "n", "Dice %", "to source", "worst tenth %"]
-        table = [[*header, "to source", "better / worse", "HD95", "ASSD", "one mask empty"]]
-        for centre in self.centres:
-            for structure in self.structures:
-                for method in self.methods:
-                    if rows := self.cell(method, centre, structure):
-                        table.append(self._full_line(method, centre, structure, rows))
-        return table
+def _figures(rows: Sequence[CaseRow]) -> Cell:
+    """Return all figures of a cell."""
 
-    def _full_line(
-        self, method: str, centre: str, structure: str, rows: list[CaseRow]
-    ) -> list[str]:
-        short, long, unit = _summary(rows), _details(rows), rows[0].unit
-        found = self.differences.get(method, {}).get(centre, {}).get(structure)
-        apart = ["", "", ""]
-        if found is not None:
-            apart = [
-                f"{100 * found[figure]['mean']:+.1f} ({interval_text(found[figure])})"
-                for figure in ("dice_mean", "dice_worst_tenth")
-            ]
-            apart.append(f"{found['better']} / {found['worse']}")
-        return [
-            centre,
-            structure,
-            method,
-            str(short["n"]),
-            f"{100 * short['dice_mean']:.1f}",
-            apart[0],
-            f"{100 * short['dice_worst_tenth']:.1f}",
-            *apart[1:],
-            _distance(long["hd95_mean"], unit),
-            _distance(long["assd_mean"], unit),
-            str(long["one_empty"]),
-        ]
+    def mean(values: Sequence[float]) -> float | None:
+        known = [value for value in values if not math.isnan(value)]
+        return float(np.mean(known)) if known else None
+
+    dice = [row.dice for row in rows]
+    ratios = [row.area / row.true_area for row in rows if row.true_area]
+    return {
+        "dice_mean": float(np.mean(dice)),
+        "dice_worst_tenth": worst_tenth(dice),
+        "n": len(dice),
+        "dice_median": float(np.median(dice)),
+        "dice_lowest": min(dice),
+        "hd95_mean": mean([row.hd95 for row in rows]),
+        "assd_mean": mean([row.assd for row in rows]),
+        "unit": rows[0].unit,
+        "one_empty": sum(math.isnan(row.hd95) for row in rows),
+        "area_ratio_median": float(np.median(ratios)) if ratios else None,
+    }
 
 
-def interval_text(interval: dict[str, Any]) -> str:
-    """Write an interval of Dice as points, e.g. ``-0.3 … +1.2 *``; * where it excludes 0."""
-    if interval["low"] is None:
-        return "one case"
+def _percent(name: str) -> Callable[[Cell], str]:
+    return lambda cell: f"{100 * cell[name]:.1f}"
+
+
+def _distance(name: str) -> Callable[[Cell], str]:
+    return lambda cell: "–" if cell[name] is None else f"{cell[name]:.1f} {cell['unit']}"
+
+
+def _apart(name: str) -> Callable[[Cell], str]:
+    return lambda cell: "" if cell["apart"] is None else difference_text(cell["apart"][name])
+
+
+def _counts(cell: Cell) -> str:
+    return "" if cell["apart"] is None else f"{cell['apart']['better']} / {cell['apart']['worse']}"
+
+
+#: Columns of the table for people: how a cell is written, and whether the short one has it.
+_CELLS: dict[str, tuple[Callable[[Cell], str], bool]] = {
+    "centre": (lambda cell: str(cell["place"][1]), True),
+    "structure": (lambda cell: str(cell["place"][2]), True),
+    "method": (lambda cell: str(cell["place"][0]), True),
+    "n": (lambda cell: str(cell["n"]), True),
+    "Dice %": (_percent("dice_mean"), True),
+    "to source (95 % interval)": (_apart("dice_mean"), True),
+    "worst tenth %": (_percent("dice_worst_tenth"), True),
+    "worst tenth to source": (_apart("dice_worst_tenth"), False),
+    "better / worse": (_counts, False),
+    "HD95": (_distance("hd95_mean"), True),
+    "ASSD": (_distance("assd_mean"), True),
+    "one mask empty": (lambda cell: str(cell["one_empty"]), False),
+}
+
+
+def difference_text(interval: Cell) -> str:
+    """Write a difference of Dice in points: ``+0.4 (-0.3 … +1.2)``; * where 0 is excluded."""
+    mean, low, high = (interval[key] for key in ("mean", "low", "high"))
+    if low is None:
+        return f"{100 * mean:+.1f} (one case)"
     star = " *" if interval["excludes_zero"] else ""
-    return f"{100 * interval['low']:+.1f} … {100 * interval['high']:+.1f}{star}"
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} … {100 * high:+.1f}){star}"
 
 
 def as_text(table: Sequence[Sequence[str]]) -> str:
@@ -171,90 +326,110 @@ def as_markdown(table: Sequence[Sequence[str]]) -> str:
     return "\n".join([rows[0], "|" + "---|" * len(table[0]), *rows[1:]])
 
 
-def write_cases(rows: Iterable[CaseRow], path: Path) -> None:
-    """Write ``cases.csv``: Dice as a fraction; an empty cell where there is no distance."""
-    with _replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow([_cell(getattr(row, column)) for column in COLUMNS])
+def write_tables(tables: Tables, folder: Path) -> None:
+    """Write what other programs read; Dice as a fraction, an empty cell where there is no distance.
+
+    ``cases.csv``, ``summary.json``, ``details.json``, ``differences.json`` and, flat, ``.csv``.
+    """
+    cases = [[_number(getattr(row, column)) for column in COLUMNS] for row in tables.rows]
+    # Without the mark that spreadsheets like: these are read by programs.
+    write_text(folder / "cases.csv", csv_text(COLUMNS, cases))
+    figures = ("mean", "low", "high", "n")
+    flat = [
+        [method, centre, structure, name, *(found[name][figure] for figure in figures)]
+        for method, centres in tables.differences.items()
+        for centre, structures in centres.items()
+        for structure, found in structures.items()
+        for name in ("dice_mean", "dice_worst_tenth")
+    ]
+    columns = ("method", "centre", "structure", "figure", *figures)
+    write_text(folder / "differences.csv", csv_text(columns, flat))
+    write_json(folder / "summary.json", tables.summary)
+    write_json(folder / "details.json", tables.details)
+    write_json(folder / "differences.json", tables.differences)
 
 
-def write_json(values: Any, path: Path) -> None:
-    """Write JSON that every reader accepts, or nothing at all."""
-    with _replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
-
-
-def write_differences(tables: Tables, path: Path) -> None:
-    """Write the differences to ``source`` as a flat CSV, beside the JSON of the same name."""
-    header = ["method", "centre", "structure", "figure", "mean", "low", "high", "n"]
-    with _replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for method, centres in tables.differences.items():
-            for centre, structures in centres.items():
-                for structure, found in structures.items():
-                    for figure in ("dice_mean", "dice_worst_tenth"):
-                        values = [found[figure][key] for key in header[4:]]
-                        writer.writerow([method, centre, structure, figure, *values])
-
-
-def _cell(value: str | int | float) -> str | int:
+def _number(value: str | int | float) -> str | int | None:
     if not isinstance(value, float):
         return value
-    return "" if math.isnan(value) else f"{value:.6g}"
+    return None if math.isnan(value) else f"{value:.6g}"
 
 
-def _summary(rows: list[CaseRow]) -> dict[str, Any]:
-    dice = [row.dice for row in rows]
-    return {
-        "dice_mean": float(np.mean(dice)),
-        "dice_worst_tenth": worst_tenth(dice),
-        "n": len(dice),
-    }
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _details(rows: list[CaseRow]) -> dict[str, Any]:
-    def mean(values: list[float]) -> float | None:
-        finite = [value for value in values if not math.isnan(value)]
-        return float(np.mean(finite)) if finite else None
+def plot_benchmark(tables: Tables, path: Path) -> None:
+    """Draw one row of axes a structure: Dice of every case, and mean differences to ``source``.
 
-    ratios = [row.area / row.true_area for row in rows if row.true_area]
-    return {
-        "dice_median": float(np.median([row.dice for row in rows])),
-        "dice_lowest": min(row.dice for row in rows),
-        "hd95_mean": mean([row.hd95 for row in rows]),
-        "assd_mean": mean([row.assd for row in rows]),
-        "unit": rows[0].unit,
-        "one_empty": sum(math.isnan(row.hd95) for row in rows),
-        "area_ratio_median": float(np.median(ratios)) if ratios else None,
-    }
+    Left: a dot a case, a bar at the mean, a dotted one at the worst tenth. Right: mean paired
+    difference with its 95 % interval; right of zero is better than the source model.
 
+    Parameters
+    ----------
+    path : Path
+        PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-def _plain(interval: Interval) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
-    return {
-        "mean": number(interval.mean),
-        "low": number(interval.low),
-        "high": number(interval.high),
-        "n": interval.n,
-        "excludes_zero": interval.excludes_zero,
-    }
-
-
-def _distance(value: float | None, unit: str) -> str:
-    return "–" if value is None else f"{value:.1f} {unit}"
+    structures = tables.structures
+    figure = Figure(figsize=(12, 1.2 + 3.0 * len(structures)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(structures), 2, squeeze=False, width_ratios=[3, 2])
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(tables.methods)}
+    for (left, right), structure in zip(axes, structures, strict=True):
+        _draw_cases(left, tables, structure, colours)
+        _draw_differences(right, tables, structure, colours)
+    handles = [
+        axes[0, 0].plot([], [], "o", color=colour, label=method)[0]
+        for method, colour in colours.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    write_bytes(path, picture.getvalue())
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Write beside the target and rename, so that a crash never leaves half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _draw_cases(axes: Any, tables: Tables, structure: str, colours: Mapping[str, str]) -> None:
+    rng = np.random.default_rng(0)
+    width = 0.8 / max(1, len(tables.methods))
+    for place, centre in enumerate(tables.centres):
+        for number, (method, colour) in enumerate(colours.items()):
+            rows = tables.cell(method, centre, structure)
+            if not rows:
+                continue
+            x = place - 0.4 + (number + 0.5) * width
+            dice = [100 * row.dice for row in rows]
+            spread = rng.uniform(-0.25, 0.25, len(dice)) * width
+            axes.plot(x + spread, dice, ".", color=colour, alpha=0.35, markersize=4)
+            found = tables.summary[method][centre][structure]
+            for name, half, line in (
+                ("dice_mean", 0.45 * width, "-"),
+                ("dice_worst_tenth", 0.25 * width, ":"),
+            ):
+                axes.hlines(100 * found[name], x - half, x + half, color=colour, linestyles=line)
+    axes.set_xticks(range(len(tables.centres)), tables.centres)
+    axes.set_ylabel("Dice, %")
+    axes.set_title(f"{structure}: cases, mean (line), worst tenth (dots)", fontsize="medium")
+
+
+def _draw_differences(
+    axes: Any, tables: Tables, structure: str, colours: Mapping[str, str]
+) -> None:
+    others = [method for method in tables.methods if method != BASELINE]
+    for place, centre in enumerate(tables.centres):
+        for number, method in enumerate(others):
+            found = tables.difference(method, centre, structure)
+            if found is None:
+                continue
+            mean, low, high = (found["dice_mean"][key] for key in ("mean", "low", "high"))
+            y = place + (number - (len(others) - 1) / 2) * 0.8 / max(1, len(others))
+            axes.plot(100 * mean, y, "o", color=colours[method])
+            if low is not None:
+                axes.hlines(y, 100 * low, 100 * high, color=colours[method])
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    axes.set_yticks(range(len(tables.centres)), tables.centres)
+    axes.invert_yaxis()
+    axes.set_xlabel("Dice minus source, points, 95 % interval")
+    axes.set_title(f"{structure}: worse ← → better", fontsize="medium")

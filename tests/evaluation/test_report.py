@@ -1,4 +1,4 @@
-"""Tables of case rows: what is counted, and how missing things are shown."""
+"""Tables of case rows and their intervals: what is counted, how missing things are shown."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 
 from napari_grata.evaluation.report import (
+    CaseRow,
     Tables,
     as_markdown,
     as_text,
-    interval_text,
-    write_cases,
-    write_differences,
-    write_json,
+    difference_text,
+    paired_interval,
+    worst_tenth,
+    write_tables,
 )
-from napari_grata.evaluation.stream import CaseRow
 
 
 def row(case: str, method: str, dice: float, **changes) -> CaseRow:
@@ -62,8 +63,8 @@ def test_a_case_without_a_distance_is_left_out_of_its_mean_and_counted():
 
 
 def test_distances_are_shown_as_missing_where_no_case_has_one():
-    line = Tables([missing("a", "source")]).lines()[1]
-    assert line[-4:-2] == ["–", "–"]
+    header, line = Tables([missing("a", "source")]).lines()
+    assert [line[header.index(name)] for name in ("HD95", "ASSD")] == ["–", "–"]
 
 
 def test_methods_and_centres_keep_the_order_in_which_they_came():
@@ -73,10 +74,11 @@ def test_methods_and_centres_keep_the_order_in_which_they_came():
     assert [line[2] for line in tables.lines()[1:]] == ["source", "b"] * 2
 
 
-def test_an_interval_is_starred_only_where_it_excludes_no_difference():
-    assert interval_text({"low": 0.001, "high": 0.02, "excludes_zero": True}) == "+0.1 … +2.0 *"
-    assert interval_text({"low": -0.01, "high": 0.02, "excludes_zero": False}) == "-1.0 … +2.0"
-    assert interval_text({"low": None, "high": None, "excludes_zero": False}) == "one case"
+def test_a_difference_is_starred_only_where_its_interval_excludes_none():
+    found = {"mean": 0.01, "low": 0.001, "high": 0.02, "excludes_zero": True}
+    assert difference_text(found) == "+1.0 (+0.1 … +2.0) *"
+    assert difference_text({**found, "low": -0.01, "excludes_zero": False}) == "+1.0 (-1.0 … +2.0)"
+    assert difference_text({**found, "low": None, "high": None}) == "+1.0 (one case)"
 
 
 def test_text_and_markdown_hold_the_same_cells():
@@ -91,39 +93,96 @@ def test_text_and_markdown_hold_the_same_cells():
 def test_the_full_table_shows_harm_beside_the_mean():
     rows = [row(str(i), "source", 0.9) for i in range(20)]
     rows += [row(str(i), "other", 0.95 if i > 1 else 0.6) for i in range(20)]
-    header, source, other = Tables(rows).full_lines()
+    header, source, other = Tables(rows).lines(full=True)
     assert len(header) == len(source) == len(other)
-    found = dict(zip(header[:5] + header[8:], other[:5] + other[8:], strict=True))
+    found = dict(zip(header, other, strict=True))
     assert found["better / worse"] == "18 / 2"
-    assert other[5].startswith("+1.5")
-    assert other[7].startswith("-30.0")
+    assert found["to source (95 % interval)"].startswith("+1.5")
+    assert found["worst tenth to source"].startswith("-30.0")
+    assert set(Tables(rows).lines()[0]) < set(header)
 
 
 def test_files_are_plain_csv_and_json_with_gaps_where_nothing_is_known(tmp_path):
     rows = [row("a", "source", 1 / 3), missing("b", "source"), row("a", "other", 0.5)]
     rows.append(row("b", "other", 0.25))
-    write_cases(rows, tmp_path / "cases.csv")
+    tables = Tables(rows)
+    write_tables(tables, tmp_path)
     with open(tmp_path / "cases.csv", newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     assert read[0]["dice"] == "0.333333"
     assert (read[1]["hd95"], read[1]["assd"], read[1]["area"]) == ("", "", "0")
-    tables = Tables(rows)
-    write_differences(tables, tmp_path / "differences.csv")
     with open(tmp_path / "differences.csv", newline="", encoding="utf-8") as file:
         figures = [line["figure"] for line in csv.DictReader(file)]
     assert figures == ["dice_mean", "dice_worst_tenth"]
-    write_json(tables.details, tmp_path / "details.json")
-    assert json.loads((tmp_path / "details.json").read_text()) == tables.details
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "cases.csv",
-        "details.json",
-        "differences.csv",
-    ]
+    for name in ("summary", "details", "differences"):
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == getattr(tables, name)
 
 
-def test_what_json_cannot_hold_leaves_the_old_file_alone(tmp_path):
-    write_json({"a": 1}, tmp_path / "a.json")
-    with pytest.raises(ValueError, match="JSON"):
-        write_json({"a": math.nan}, tmp_path / "a.json")
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+def test_a_case_named_like_a_formula_is_no_formula_in_the_table(tmp_path):
+    write_tables(Tables([row("=1+1", "source", 0.5)]), tmp_path)
+    with open(tmp_path / "cases.csv", newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["case"] == "'=1+1"
+
+
+@pytest.mark.parametrize(("n", "kept"), [(1, 1), (4, 1), (10, 1), (24, 2), (97, 10), (100, 10)])
+def test_the_worst_tenth_is_the_mean_of_the_lowest_cases_and_never_of_none(n, kept):
+    values = np.random.default_rng(0).permutation(np.arange(n, dtype=float))
+    assert worst_tenth(values) == np.arange(kept).mean()
+
+
+def test_the_worst_tenth_of_nothing_is_not_a_number():
+    assert math.isnan(worst_tenth([]))
+
+
+def test_about_nineteen_of_twenty_intervals_hold_the_true_difference():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        baseline = rng.normal(0.8, 0.1, 40)
+        values = baseline + rng.normal(0.02, 0.03, 40)
+        found = paired_interval(values, baseline, resamples=1000)
+        hits += found.low <= 0.02 <= found.high
+    assert 180 <= hits <= 199
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_one_nearly_so():
+    rng = np.random.default_rng(5)
+    values, baseline = rng.random(30), rng.random(30)
+    first = paired_interval(values, baseline, seed=7)
+    assert first == paired_interval(values, baseline, seed=7)
+    other = paired_interval(values, baseline, seed=8)
+    assert first != other
+    assert first.low == pytest.approx(other.low, abs=0.02)
+
+
+def test_a_difference_that_is_the_same_in_every_case_has_no_width():
+    found = paired_interval([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+    assert found.excludes_zero
+    assert not paired_interval([0.5, 0.5], [0.5, 0.5]).excludes_zero
+
+
+def test_one_pair_has_a_difference_but_no_interval():
+    found = paired_interval([0.9], [0.8])
+    assert found.mean == pytest.approx(0.1)
+    assert math.isnan(found.low)
+    assert not found.excludes_zero
+
+
+def test_unpaired_cases_are_refused():
+    with pytest.raises(ValueError, match="Paired"):
+        paired_interval([1.0, 2.0], [1.0])
+
+
+def test_the_worst_tenths_of_both_sides_may_rest_on_different_cases():
+    baseline = np.r_[0.1, np.full(9, 0.9)]
+    values = np.r_[np.full(9, 0.9), 0.3]
+    found = paired_interval(values, baseline, of_worst_tenth=True)
+    assert found.mean == pytest.approx(0.2)
+    assert found.low < found.mean < found.high
+
+
+def test_a_lift_of_every_case_lifts_the_worst_tenth_alike():
+    baseline = np.random.default_rng(1).random(30)
+    found = paired_interval(baseline + 0.05, baseline, of_worst_tenth=True)
+    assert (found.low, found.mean, found.high) == pytest.approx((0.05, 0.05, 0.05))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_grata.evaluation.reviewer import paint_strokes
+from benchmarks.reviewer import paint_strokes
 
 
 def case() -> tuple[np.ndarray, np.ndarray]:
