@@ -60,9 +60,16 @@ def _row(item: tuple[tables.Row, int, str]) -> tables.Row:
     return item[0]
 
 
-def _about(row: tables.Row) -> str:
-    """Return what the quantity is in one line; its name stands beside it."""
-    return " ".join(row.explanation().splitlines()[1:])
+def _general(note: str) -> bool:
+    """Whether a note holds for the whole table, and so is said under it."""
+    return note.startswith("Over ") or NO_SPACING in note
+
+
+def _remark(row: tables.Row) -> str:
+    """Return the relative change, and what to know about this figure alone."""
+    lines = row.explanation().splitlines()
+    change = [line.removeprefix("Change: ") for line in lines if line.startswith("Change: ")]
+    return " ".join([*change, *(note for note in row.notes if not _general(note))])
 
 
 def _tip(cells: dict[str, Any]) -> str:
@@ -102,7 +109,7 @@ _COLUMNS = (
     ),
     _words("quantity", "quantity", "What was measured, and its unit.", lambda row: row.short),
     *(_figures(name) for name in _TITLES),
-    _words("about", "what it means", "", _about),
+    _words("remark", "", "Relative change, and what to know about a figure.", _remark),
 )
 
 
@@ -199,6 +206,11 @@ class MeasureTable(FrameTable):
         if bar is not None:
             self.doItemsLayout()
             bar.setValue(place)
+
+    def fit_columns(self) -> None:
+        """Give figures what they need; remarks get what is left, and never more."""
+        super().fit_columns()
+        self.setColumnWidth(len(self.frame_model.columns) - 1, 40)
 
     def as_text(self) -> str:
         """Return the selected rows (all, if fewer than two are) with plain numbers and units."""
@@ -392,7 +404,9 @@ class MeasureSection(QWidget):
         }
 
     def _on_found(self, found: Found) -> None:
-        session, (wanted, part) = self._context.session, found.key  # type: ignore[misc]
+        session, key = self._context.session, found.key
+        assert isinstance(key, tuple)
+        wanted, part = key
         if session is None or wanted != self._asked:
             return
         if found.error is not None:
@@ -408,9 +422,8 @@ class MeasureSection(QWidget):
             self._show(self._found, session, f"Measuring {name} …")
 
     def _notes(self, session: Session) -> str:
-        notes = dict.fromkeys(item.note for item in self._found if item.note)
-        # Of what is said about single figures, what holds for the whole table is said under it.
-        said = [note for note in notes if note.startswith("Over ") or NO_SPACING in note]
+        notes = dict.fromkeys(item.note for item in self._found)
+        said = [note for note in notes if _general(note)]
         truth = self._truths.get(session)
         if truth is not None:
             said.append(truth.note or "Compared with the truth.")

@@ -134,11 +134,14 @@ def test_the_slice_in_view_is_measured_in_millimetres(reader: Reader) -> None:
         "before",
         "after",
         "change",
-        "about",
+        "remark",
     ]
     first = [reader.cells(name)[0] for name in reader.heads()[:-1]]
     assert first == ["disc", "area  mm²", "480.0", "576.0", "+96.0"]
-    assert "Change: +20.0 %" in reader.cells("about")[0]
+    assert reader.cells("remark")[0] == "+20.0 %"
+    model = reader.section.table.frame_model
+    tip = model.data(model.index(0, 2), Qt.ItemDataRole.ToolTipRole)
+    assert "Area of the structure in this slice" in tip
     scan, said = reader.context.scan, reader.section.note
     assert scan.slice_name(reader.context.in_view()) in said.said()
     reader.context.go_to(3)
