@@ -66,16 +66,22 @@ class ClosingWatch(QObject):
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
         self._widget = widget
-        self.window: QMainWindow | None = None
+        # Weakly: PySide6 keeps this object after the window, which would keep the window.
+        self._window: weakref.ref[QMainWindow] | None = None
         self.closing = False
         self.guards: list[Callable[[], bool]] = []
+
+    @property
+    def window(self) -> QMainWindow | None:
+        """The window that is watched."""
+        return None if self._window is None else self._window()
 
     def find_window(self) -> QMainWindow | None:
         """Start to watch, once the widget has found its place in a window, and return that."""
         parent = self._widget.parentWidget()
         while self.window is None and parent is not None:
             if isinstance(parent, QMainWindow):
-                self.window = parent
+                self._window = weakref.ref(parent)
                 parent.installEventFilter(self)
             parent = parent.parentWidget()
         return self.window
