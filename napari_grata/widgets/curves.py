@@ -28,14 +28,11 @@ QUANTITIES = {
     "learning_rate": ("learning rate", "rate"),
     "auxiliary_loss": ("auxiliary loss", "auxiliary"),
     "pseudo_loss": ("pseudo loss", "pseudo"),
-    "auxiliary_norm": ("auxiliary\ngradient", "auxiliary"),
-    "pseudo_norm": ("pseudo\ngradient", "pseudo"),
 }
 # What is shown together, above and below.
 PAIRS = {
     "Similarity and rate": ("cosine", "learning_rate"),
     "Losses": ("auxiliary_loss", "pseudo_loss"),
-    "Gradients": ("auxiliary_norm", "pseudo_norm"),
 }
 NO_COSINE = "This method follows one signal only, so there is no similarity to show."
 NOTHING_YET = "The curves draw themselves here while the model adapts."
@@ -114,13 +111,13 @@ class StepRows:
 
     def values(self, name: str) -> np.ndarray:
         """Return one of ``QUANTITIES``, float64, shape (n,), NaN where there is no figure."""
-        found = np.array([_figure_of(record, name) for record in self.rows], dtype=float)
+        found = np.array([getattr(record, name) for record in self.rows], dtype=float)
         # An infinite loss has no place on an axis; it is a gap like NaN.
         return np.where(np.isfinite(found), found, np.nan)
 
     def has(self, name: str) -> bool:
         """Whether the method gives this figure at all (NaN from an undone step counts)."""
-        return any(_figure_of(record, name) is not None for record in self.rows)
+        return any(getattr(record, name) is not None for record in self.rows)
 
     def at(self, step: float) -> int | None:
         """Return the row nearest to a step (the first of a batch), None without rows."""
@@ -134,13 +131,6 @@ class StepRows:
         """Return all rows that share a row's step."""
         step = self.steps[row]
         return range(bisect_left(self.steps, step), bisect_right(self.steps, step))
-
-
-def _figure_of(record: Record, name: str) -> float | None:
-    if name.endswith("_norm"):
-        return record.gradient_norms[name == "pseudo_norm"]
-    found: float | None = getattr(record, name)
-    return found
 
 
 class _WholeSteps(pg.AxisItem):
@@ -557,7 +547,7 @@ class Curves(QWidget):
     def _show_hover(self) -> None:
         record = self.data.rows[self.hovered_row] if self.hovered_row is not None else None
         for plot, name in zip(self.plots, PAIRS[self._pair], strict=True):
-            value = _figure_of(record, name) if record is not None else None
+            value = getattr(record, name) if record is not None else None
             plot.set_hover(record.step if record else 0, np.nan if value is None else value)
         row = self.hovered_row
         self.canvas.setToolTip("" if row is None else tip(self.describe(row)))
@@ -575,7 +565,7 @@ class Curves(QWidget):
         if record.undone:
             words.append("undone: not a finite number")
         for name in PAIRS[self._pair] if not record.undone else ():
-            value = _figure_of(record, name)
+            value = getattr(record, name)
             if value is not None:
                 text = f"{value:.2f}".replace("-", "−") if name == "cosine" else figure(value)
                 words.append(f"{QUANTITIES[name][1]} {text}")

@@ -167,7 +167,7 @@ class Runner(QObject):
         fresh: list[Record] = []
         changed: set[int] = set()
         done = total = 0
-        words = ""
+        words = count = ""
         session = self.session
         for item in items:
             if isinstance(item, tasks.Stage):
@@ -190,7 +190,11 @@ class Runner(QObject):
                 fresh.append(item)
                 changed.add(item.slice_index)
                 done, total = item.done, item.total
-                words = session.scan.slice_name(item.slice_index)
+                words, count = session.scan.slice_name(item.slice_index), "final mask"
+                if item.phase == "adapt":
+                    # Events are more than slices where each is predicted once more at the end.
+                    steps = session.expected_steps
+                    count = f"step {item.step} of {steps}" if item.step and steps else ""
             else:
                 self.results.append(item)
         if session is not None and changed:
@@ -202,7 +206,7 @@ class Runner(QObject):
             self._clock.tick(done)
             left = self._clock.left(total)
             tail = f", {about(left)} left" if left is not None and done < total else ""
-            self.progressed.emit(done, total, f"{words}: {done} of {total}{tail}")
+            self.progressed.emit(done, total, f"{words}: {count or f'{done} of {total}'}{tail}")
             self.seconds_a_slice = self._clock.mean()
 
     def _on_paused(self) -> None:

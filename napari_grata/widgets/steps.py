@@ -109,9 +109,6 @@ class StepSlider(QSlider):
         if event.buttons() & Qt.MouseButton.LeftButton:
             self._go(event)
 
-    def mouseReleaseEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """The handle is where it was let go."""
-
     def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Draw the groove, the result's end and the handle."""
         left, right, *_ = self.axis

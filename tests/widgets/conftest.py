@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from qtpy.QtCore import QTimer
 
 
 @pytest.fixture(scope="session")
@@ -127,8 +128,12 @@ class User:
         self.qtbot.waitUntil(lambda: bool(condition()), timeout=1000 * seconds)
 
     def settle(self) -> None:
-        """Let everything that is put off for a moment happen."""
-        self.qtbot.wait(30)
+        """Let everything that is put off for a moment happen, however busy the machine is."""
+        self.qtbot.wait(20)
+        soon = [
+            t for t in self.dock.findChildren(QTimer) if t.isSingleShot() and t.interval() < 300
+        ]
+        self.wait(lambda: not any(timer.isActive() for timer in soon), 20)
 
     def open(self, path: Any) -> None:
         self.dock.scan.open_scan(str(path))

@@ -182,16 +182,12 @@ def test_the_cosine_axis_is_fixed_and_the_rate_axis_fits(curves: Any, stage: Any
     assert "×10⁻⁴" in curves.plots[1].title.toPlainText()
 
 
-def test_losses_and_gradients_can_be_chosen(stage: Any, qtbot: Any) -> None:
+def test_losses_can_be_chosen(stage: Any, qtbot: Any) -> None:
     section = show(StepsSection(stage.context), qtbot)
-    norms = (stage.record(s, gradient_norms=(s, 2.0 * s)) for s in range(1, 11))
-    fill(section.curves, stage, *norms)
+    fill(section.curves, stage, *(stage.record(s) for s in range(1, 11)))
     section.pair.setCurrentText("Losses")
     shown = [plot.curve.getOriginalDataset()[1][0] for plot in section.curves.plots]
     assert shown == [0.5, 0.02]
-    section.pair.setCurrentText("Gradients")
-    shown = [plot.curve.getOriginalDataset()[1][-1] for plot in section.curves.plots]
-    assert shown == [10, 20]
 
 
 def test_a_method_of_one_signal_says_that_it_has_no_similarity(curves: Any, stage: Any) -> None:
@@ -425,10 +421,15 @@ def shown(user: Any) -> np.ndarray:
 
 
 def test_looking_back_at_steps(start: Start, volume: Path) -> None:
-    user = start(volume, learning_rate=0.05)
+    user = start(volume, learning_rate=0.05, predict="average")
     steps, context = steps_of(user), user.context
     assert not steps.slider.isEnabled()
+    told: list[str] = []
+    context.runner.progressed.connect(lambda _done, _total, text: told.append(text))
     user.adapt()
+    # Twelve events, six steps.
+    assert not any("of 12" in text for text in told)
+    assert told[-1] == "axial 6: final mask"
     assert user.dock.timeline.isVisible(), "the timeline opens itself"
     assert steps.slider.isEnabled()
     assert steps.slider.last() == 6
