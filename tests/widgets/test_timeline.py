@@ -628,8 +628,8 @@ def test_a_reopened_run_has_its_curves_steps_resets_and_the_state_in_use(
     user.context.run_parent = str(tmp_path / "runs")
     user.adapt()
     steps = steps_of(user)
-    assert steps.curves.resets() == [3, 5]
-    assert steps.words.said() == "Result of the run · ┆ 2 resets"
+    user.wait(lambda: steps.curves.resets() == [3, 5])
+    user.wait(lambda: steps.words.said() == "Result of the run · ┆ 2 resets")
     steps.slider.setValue(1)
     user.press(steps.use_button)
     user.finish()
@@ -642,7 +642,7 @@ def test_a_reopened_run_has_its_curves_steps_resets_and_the_state_in_use(
     np.testing.assert_array_equal(user.session.adapted.stack, masks)
     assert steps.slider.isEnabled()
     assert steps.slider.last() == 6
-    assert steps.curves.resets() == [3, 5]
+    user.wait(lambda: steps.curves.resets() == [3, 5])
     assert steps.words.said().startswith("In use: the state after step 1 of 6")
     assert steps.use_button.text() == "Use the result"
     look_at(user, 4)
