@@ -186,9 +186,9 @@ class ViewControl(QWidget):
             if self._way is not None:
                 self.leave()
             session.show_masks(source=False, adapted=True)
-        session.adapted.set_contour(
-            0 if session.filled or painting else 2 * contour_width(session.scan, self._zoom())
-        )
+        thin = 0 if session.filled else contour_width(session.scan, self._zoom())
+        session.source.set_contour(thin)
+        session.adapted.set_contour(0 if painting else 2 * thin)
         dim = self._context.mode == "difference" and not painting
         strength = 0.45 if session.filled or painting else 0.9
         session.adapted.set_opacity(0.5 * strength if dim else strength)

@@ -191,7 +191,8 @@ class GrataDock(QWidget):
             section.open_requested.connect(partial(self._toggle_step, step))
         perform = partial(_perform, weakref.ref(self))
         bound = keys.bind_keys(context.viewer, perform)
-        keys.add_shortcuts(self, bound, perform)
+        for widget in (self, self.timeline):
+            keys.add_shortcuts(widget, bound, perform)
         context.connections.at_end(partial(_unbind, weakref.ref(context.viewer), bound))
 
     # --- what the user does --------------------------------------------------------------------

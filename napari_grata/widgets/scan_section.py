@@ -299,7 +299,7 @@ class ScanSection(QWidget):
     def _boxes_changed(self) -> None:
         context = self._context
         boxes = rectangles(context.viewer, context.scan, context.layer) if context.scan else []
-        if boxes == self._boxes:
+        if boxes == self._boxes and self.region.count():
             return
         kept = self.region.currentText()
         self._boxes = boxes
