@@ -209,12 +209,18 @@ class DecideBar(QWidget):
         self.retry_button = button(
             "Retry", "Try to write again what could not be.", small=True, clicked=self.retry
         )
+        self.use_button = button(
+            "Use this state",
+            "Take all masks from the step that you look at; then you can accept them.",
+            small=True,
+            clicked=partial(self._context.actions.perform, "use_state"),
+        )
         below = QHBoxLayout()
         below.setContentsMargins(0, 0, 0, 0)
         below.setSpacing(4)
         below.addWidget(self.scope)
         below.addWidget(self.sentence, 1)
-        for widget in (self.retry_button, self.undo_button, self.redo_button):
+        for widget in (self.use_button, self.retry_button, self.undo_button, self.redo_button):
             below.addWidget(widget, 0, Qt.AlignmentFlag.AlignTop)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -525,6 +531,7 @@ class DecideBar(QWidget):
 
     def _show_buttons(self) -> None:
         displayed = self._context.displayed()
+        self.use_button.setVisible(displayed.which == "step")
         words = {
             "source": "Accept the mask before, which you look at.",
             "adapted": "Accept the mask after"

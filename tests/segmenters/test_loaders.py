@@ -169,7 +169,7 @@ def test_weights_of_another_network_are_refused_by_name(compact):
 
 
 def test_an_unknown_architecture_or_argument_is_a_card_error():
-    with pytest.raises(CardError, match="'transformer'; this version knows .*resunet"):
+    with pytest.raises(CardError, match=r"'transformer'; this version knows .*resunet"):
         build_network(replace(CARD, architecture="transformer"))
     with pytest.raises(CardError, match="does not take"):
         build_network(replace(CARD, arguments={"depth": 7}))

@@ -89,8 +89,14 @@ def test_at_an_earlier_step_accept_asks_to_use_that_state_first(
     assert not user.dock.decide.buttons["accept"].isEnabled()
     user.do("accept")
     assert in_force(user) == {}
-    user.context.look_back(None)
+    assert not user.dock.decide.use_button.isHidden()
+    user.press(user.dock.decide.use_button)
+    user.finish()
+    assert user.session.taken_step == 2
     assert "Accept takes the mask after" in user.decision()
+    user.do("undo")
+    user.finish()
+    assert user.session.taken_step is None
 
 
 def test_a_decision_on_a_mask_that_changes_says_look_again(adapted: Callable[..., Any]) -> None:

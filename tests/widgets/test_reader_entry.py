@@ -12,7 +12,7 @@ from PIL import Image
 
 from napari_grata.scans import ScanError
 from napari_grata.scans.samples import list_samples
-from napari_grata.widgets import samples
+from napari_grata.widgets import reader
 from napari_grata.widgets.reader import get_reader, write_labels
 
 OBLIQUE = np.array(
@@ -144,7 +144,7 @@ def test_labels_without_a_scan_are_refused_with_words(tmp_path):
 
 def test_every_sample_has_its_function():
     for sample in list_samples():
-        ((data, arguments, kind),) = getattr(samples, sample.key.replace("-", "_"))()
+        ((data, arguments, kind),) = getattr(reader, sample.key.replace("-", "_"))()
         layer = Layer.create(data, arguments, kind)
         assert layer.name == sample.title
         assert layer.metadata["napari_grata"]["scan"].path == sample.path
