@@ -1,145 +1,171 @@
-"""Take the pictures of the README, the tutorial and docs/review.md from the running program.
+"""Take the pictures of the pages from the running program.
 
-The photographs are those of IDRiD (CC BY 4.0), cut to the optic disc by benchmarks/crop_discs.py:
+    NAPARI_GRATA_DATA=… xvfb-run -a -s "-screen 0 1366x768x24" python docs/pictures.py
 
-    python benchmarks/crop_discs.py DATA/open_fundus_disc --out out/discs
-    xvfb-run -a -s "-screen 0 1366x768x24" python docs/pictures.py out/discs/IDRiD/images
+The photographs of the list are of the Indian Diabetic Retinopathy Image Dataset (CC BY 4.0), cut
+to the optic disc; without them the plugin's own samples stand in.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-HOME = tempfile.TemporaryDirectory()
-for name in ("NAPARI_GRATA_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
-    os.environ[name] = HOME.name
+HOME = tempfile.mkdtemp()
+for name in ("NAPARI_GRATA_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+    os.environ.setdefault(name, HOME)
 
-import napari  # noqa: E402 - it looks for its folders as it is imported
+import napari  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from qtpy.QtWidgets import QApplication  # noqa: E402
 
-from napari_grata.widgets.tour import set_tour_wanted  # noqa: E402
+from napari_grata.scans.samples import list_samples  # noqa: E402
+from napari_grata.widgets.dock import GrataDock  # noqa: E402
 
 IMAGES = Path(__file__).parent / "images"
+SIZE = (1366, 738)
 
 
-def rest(seconds: float) -> None:
-    """Let the program go on for a while."""
+def turn(seconds: float, until: Callable[[], object] = lambda: False) -> None:
+    """Let the program go on for some seconds, or until something is so."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        QApplication.processEvents()
+    app = QApplication.instance()
+    while time.monotonic() < end and not until():
+        app.processEvents()
         time.sleep(0.01)
 
 
-def wait(condition: Callable[[], Any], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit("This takes too long.")
-        rest(0.02)
+def photographs(folder: Path) -> Path:
+    """Make a folder of photographs cut to the disc, 1.4 disc diameters wide."""
+    root = Path(os.environ.get("NAPARI_GRATA_DATA", "")) / "open_fundus_disc"
+    found = sorted(root.rglob("images/*.*")) if root.is_dir() else []
+    for number, path in enumerate(found[:8], 1):
+        mask_path = next(path.parent.parent.joinpath("masks").glob(f"{path.stem}*"))
+        image, mask = Image.open(path).convert("RGB"), np.asarray(Image.open(mask_path))
+        rows, columns = np.nonzero(mask if mask.ndim == 2 else mask[..., 0])
+        middle = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
+        half = 0.7 * max(np.ptp(rows), np.ptp(columns))
+        box = tuple(round(m + s * half) for s in (-1, 1) for m in middle)
+        image.crop(box).resize((512, 512)).save(folder / f"photograph_{number:02d}.png")
+    if not found:
+        for sample in list_samples():
+            if "disc" in sample.key or "camera" in sample.key:
+                (folder / sample.path.name).write_bytes(sample.path.read_bytes())
+    return folder
 
 
-def take(viewer: Any, dock: Any, name: str, *widgets: Any) -> None:
-    """Save the window as it is, the last of the widgets in view, then the first."""
-    rest(0.6)
-    for widget in reversed(widgets):
-        dock.area.ensureWidgetVisible(widget, 0, 0)
-    rest(0.6)
-    picture = Image.fromarray(viewer.window.screenshot(canvas_only=False, flash=False)[..., :3])
-    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
-        IMAGES / f"{name}.png", optimize=True
-    )
+class Program:
+    """The running program."""
+
+    def __init__(self) -> None:
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(*SIZE)
+        self.dock = GrataDock(self.viewer)
+        title = "Adapt to a new centre"
+        self.viewer.window.add_dock_widget(self.dock, name=title, area="right")
+        self.context = self.dock.context
+        turn(60, lambda: self.context.devices is not None)
+
+    def take(self, name: str) -> None:
+        """Save a picture of the whole window."""
+        turn(1.2)
+        self.viewer.window.screenshot(str(IMAGES / name), canvas_only=False, flash=False)
+        print(name)
+
+    def do(self, action: str) -> None:
+        """Do what a key does."""
+        self.context.actions.perform(action)
+        turn(0.8)
+
+    def finish(self) -> None:
+        """Wait until nothing runs."""
+        turn(120, lambda: not self.context.busy)
+        turn(0.5)
 
 
-def stroke(dock: Any) -> None:
-    """Paint along the upper right of the disc's edge."""
-    layer = dock.desk.session.after.layer
-    rows, columns = np.nonzero(np.asarray(layer.data).reshape(layer.data.shape[-2:]))
-    centre, radius = np.array([rows.mean(), columns.mean()]), np.sqrt(rows.size / np.pi)
-    layer.brush_size = 44
-    for angle in np.linspace(0.3, 1.3, 60):
-        way = np.array([-np.sin(angle), np.cos(angle)])
-        layer.paint(tuple(centre + (radius + 4) * way), 1)
+def volume(program: Program) -> None:
+    """The way of the clinician's tutorial, on the brain sample."""
+    context = program.context
+    program.take("start.png")
+    context.open_requested.emit("sample:brain-other-scanner")
+    turn(3)
+    program.take("open.png")
+    context.adapt()
+    turn(120, lambda: context.session and len(context.session.adapted_slices) > 30)
+    program.take("during.png")
+    program.finish()
+    program.take("after.png")
+    for action, name in (
+        ("contours", "compare-contours.png"),
+        ("curtain", "compare-curtain.png"),
+        ("side_by_side", "compare-side.png"),
+        ("planes", "compare-planes.png"),
+    ):
+        program.do(action)
+        program.take(name)
+        program.do(action)
+    program.do("uncertainty")
+    turn(30, lambda: any("uncertainty" in layer.name for layer in program.viewer.layers))
+    program.take("compare-uncertainty.png")
+    program.do("uncertainty")
+    program.do("uncertainty")
+    context.look_back(20)
+    program.take("review-steps.png")
+    context.look_back(None)
+    program.do("paint")
+    layer = context.session.adapted.layer
+    context.go_to(25)
+    for column in range(70, 90, 2):
+        layer.paint((*context.scan.slice_position(25), 100, column), 1)
+    program.take("review-correct.png")
+    program.do("paint")
 
 
-def other(cases: Any, key: str) -> bool:
-    """Whether another case is in view."""
-    return bool(cases.case.key != key)
+def whole(program: Program) -> None:
+    """A photograph that does not fit the model is said, not segmented silently."""
+    program.context.open_requested.emit("sample:fundus-whole")
+    turn(2)
+    program.context.adapt()
+    program.finish()
+    program.take("region.png")
 
 
-def one_scan(viewer: Any, dock: Any) -> None:
-    """Take the brain sample from opening to the masks before and after."""
-    runner = dock.desk.runner
-    dock.opening.open_sample("brain-other-scanner")
-    rest(6)  # the shift is measured in the background
-    take(viewer, dock, "open", dock.scan)
-    dock.model.segment_button.click()
-    wait(lambda: runner.kind is None)
-    dock.adapt.adapt_button.click()
-    wait(lambda: dock.desk.session.stream and dock.desk.session.stream[-1].done > 18)
-    take(viewer, dock, "during", dock.adapt.curves)
-    wait(lambda: runner.kind is None)
-    take(viewer, dock, "after", dock.review)
-    viewer.layers.clear()
-    rest(1)
+def cases(program: Program) -> None:
+    """A list of cases: adapted ahead, decided, measured."""
+    context, dock = program.context, program.dock
+    with tempfile.TemporaryDirectory() as folder:
+        context.list_requested.emit([str(photographs(Path(folder)))])
+        turn(30, lambda: context.case is not None and context.scan is not None)
+        turn(1)
+        dock.cases.toggle_batch()
+        turn(120, lambda: dock.cases.batch.finished)
+        program.take("review-list.png")
+        for action in ("accept", "reject", "accept"):
+            program.do(action)
+            program.do("next_case")
+            turn(2)
+        program.do("previous_case")
+        turn(2)
+        program.take("review-decide.png")
+        dock.timeline.show_tab("Measures")
+        turn(2)
+        program.take("review-measure.png")
+        dock.cases.close_list()
+        turn(1)
 
 
-def main(folder: Path) -> None:
-    set_tour_wanted(False)
-    viewer = napari.Viewer(show=False)
-    viewer.window._qt_window.resize(1366, 768)
-    viewer.window._qt_window.show()
-    _, dock = viewer.window.add_plugin_dock_widget("napari-grata")
-    cases, decide = dock.cases, dock.decide
-    wait(lambda: dock.model.device.count() > 1)
-    one_scan(viewer, dock)
-    dock.opening.open(str(folder))
-    dock.adapt.adapt_button.click()
-    wait(lambda: dock.adapt.steps.isEnabled() and dock.desk.runner.kind is None)
-    dock.desk.go_to(3)
-    dock.adapt.steps.choose(5)
-    take(viewer, dock, "review-steps", dock.adapt.plot, dock.adapt.steps)
-    viewer.layers.clear()
-    cases.open_list(folder)
-    wait(lambda: cases.case is not None)
-    cases.panel.ahead_button.click()
-    wait(lambda: cases.list.progress().prepared >= 4)
-    wait(lambda: dock.desk.session is not None and dock.desk.session.adapted)
-    take(viewer, dock, "review-list", dock.model)
-    wait(lambda: not cases.ahead.running)
-    cases.next()
-    wait(lambda: cases.case.number == 2 and dock.adapt.steps.isEnabled())
-    dock.correct.paint()
-    stroke(dock)
-    take(viewer, dock, "review-correct", dock.correct.section)
-    viewer.layers.selection.active.undo()
-    viewer.layers.selection.active.mode = "pan_zoom"
-    decide.section.reviewer.setText("AB")
-    for verdict in ("keep-source", "accept", "second-reader", "accept"):
-        wait(lambda: decide.place() is not None and decide.docket.scan is dock.desk.scan)
-        decide.decide(verdict)
-        key = cases.case.key
-        cases.next()
-        wait(partial(other, cases, key))
-    wait(lambda: decide.docket is not None and decide.docket.scan is dock.desk.scan)
-    decide.section.comment.setText("vessel over the rim")
-    decide.decide("reject")
-    take(viewer, dock, "review-decide", decide.section)
-    dock.measure.fold.set_expanded(True)
-    wait(lambda: dock.measure.panel.rows)
-    take(viewer, dock, "review-measure", dock.measure.fold)
-    wait(lambda: not cases.busy)
-    viewer.close()
+def main() -> None:
+    """Take all pictures."""
+    program = Program()
+    volume(program)
+    whole(program)
+    cases(program)
+    program.viewer.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    HOME.cleanup()
+    main()
