@@ -127,6 +127,8 @@ def volume(program: Program) -> None:
 
 def whole(program: Program) -> None:
     """A photograph that does not fit the model is said, not segmented silently."""
+    program.viewer.layers.clear()
+    turn(1)
     program.context.open_requested.emit("sample:fundus-whole")
     turn(2)
     program.context.adapt()
@@ -137,6 +139,8 @@ def whole(program: Program) -> None:
 def cases(program: Program) -> None:
     """A list of cases: adapted ahead, decided, measured."""
     context, dock = program.context, program.dock
+    program.viewer.layers.clear()
+    turn(1)
     with tempfile.TemporaryDirectory() as folder:
         context.list_requested.emit([str(photographs(Path(folder)))])
         turn(30, lambda: context.case is not None and context.scan is not None)

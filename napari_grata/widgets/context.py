@@ -29,6 +29,7 @@ from napari_grata.widgets.scan_layer import (
     alive,
     can_be_scan,
     current_slice,
+    fit_view,
     scan_layers,
     show_slice,
 )
@@ -340,7 +341,7 @@ class Context(QObject):
             self._show_only(layer)
             self._choose_fitting_model()
             if fit:
-                self.viewer.reset_view()
+                fit_view(self.viewer, [layer])
         if self.scan is not None and self.scan.notices:
             show_info(" ".join(self.scan.notices))
         self.scan_changed.emit()

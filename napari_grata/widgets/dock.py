@@ -36,6 +36,7 @@ from napari_grata.widgets.measure_section import MeasureSection
 from napari_grata.widgets.model_card import add_model_dialog, dropped_models
 from napari_grata.widgets.model_section import ModelSection
 from napari_grata.widgets.qt_parts import Sentence, StepSection, button, column
+from napari_grata.widgets.scan_layer import fit_view
 from napari_grata.widgets.scan_section import OpenButtons, ScanSection
 from napari_grata.widgets.slice_table import SliceTable
 from napari_grata.widgets.state import DockState, Step, dock_state
@@ -180,6 +181,9 @@ class GrataDock(QWidget):
         context = self.context
         context.changed.connect(self.refresh)
         context.said.connect(self.hint.say)
+        # A hint is about what is in view, or about the brush.
+        context.scan_changed.connect(self._forget_hint)
+        context.painting_changed.connect(self._forget_hint)
         context.theme_changed.connect(self._show_theme)
         context.runner.ended.connect(self._on_ended)
         context.scan_changed.connect(self._forget_open_step)
@@ -205,6 +209,9 @@ class GrataDock(QWidget):
     def _forget_open_step(self) -> None:
         self._opened_by_user = None
         self.context.touch()
+
+    def _forget_hint(self, *_: object) -> None:
+        self.hint.say("")
 
     def _copy_details(self) -> None:
         clipboard = QGuiApplication.clipboard()
@@ -271,7 +278,7 @@ class GrataDock(QWidget):
             QTimer.singleShot(300, self._fit_view)
 
     def _fit_view(self) -> None:
-        self.context.viewer.reset_view()
+        fit_view(self.context.viewer, [self.context.layer])
 
     # --- docks beside it -----------------------------------------------------------------------
 

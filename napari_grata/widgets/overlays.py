@@ -16,7 +16,14 @@ from skimage.measure import approximate_polygon, find_contours
 
 from napari_grata.segmenters.card import structure_mask
 from napari_grata.widgets.mask_layer import SliceLayer, add_quietly, placement, to_world_map
-from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of, free_name
+from napari_grata.widgets.scan_layer import (
+    KEY,
+    alive,
+    as_one_change,
+    camera_of,
+    fit_view,
+    free_name,
+)
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -295,7 +302,7 @@ class SideBySide(Way):
             shown[shown == value] = 0
         self._mask.show(index, shown)
         if first:
-            self.viewer.reset_view()
+            fit_view(self.viewer, [self.session.scan_layer(), *self.layers])
 
     def _copy_scan(self) -> None:
         layer: Any = self.session.scan_layer()
@@ -321,7 +328,7 @@ class SideBySide(Way):
         """Take everything away, and look at the one picture again."""
         remove_layers(self.viewer, [*self.layers, self._mask.layer])
         self.layers = []
-        self.viewer.reset_view()
+        fit_view(self.viewer, [self.session.scan_layer()])
 
 
 class Planes(Way):
@@ -386,7 +393,7 @@ class Planes(Way):
         lines.opacity = 0.6
         self.kept(lines)
         if first:
-            self.viewer.reset_view()
+            fit_view(self.viewer, [layer, *self.layers])
 
     def _plane(
         self,
@@ -431,7 +438,7 @@ class Planes(Way):
         """Take everything away, and look at the one slice again."""
         self.let_mouse_go()
         super().end()
-        self.viewer.reset_view()
+        fit_view(self.viewer, [self.session.scan_layer()])
 
     def mouse(self, event: Any) -> Iterator[None]:
         """A click without a drag, on the slice, moves the place."""

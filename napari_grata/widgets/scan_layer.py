@@ -7,7 +7,7 @@ finest layer, not in slices of a scan.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +193,23 @@ def free_name(viewer: Viewer, name: str) -> str:
 def camera_of(viewer: Any) -> Any:
     """Return the camera, wherever the version of napari keeps it (0.9 moved it)."""
     return getattr(viewer, "scene", viewer).camera
+
+
+def fit_view(viewer: Any, layers: Sequence[Layer | None]) -> None:
+    """Fit the view to these layers, whatever larger ones are hidden beside them.
+
+    napari's own way takes no layers before 0.9, and there none with fewer axes than the others.
+    """
+    there = [layer for layer in layers if layer is not None and alive(viewer, layer)]
+    canvas = getattr(getattr(viewer, "canvas", None), "size", None)
+    if canvas is None or not there or viewer.dims.ndisplay == 3:
+        viewer.reset_view()
+        return
+    extents = np.array([layer.extent.world[:, -2:] for layer in there])
+    low, high = extents[:, 0].min(axis=0), extents[:, 1].max(axis=0)
+    camera = camera_of(viewer)
+    camera.center = (*camera.center[:-2], *(float(x) for x in (low + high) / 2))
+    camera.zoom = 0.95 * float(np.min(np.asarray(canvas)[-2:] / np.maximum(high - low, 1e-6)))
 
 
 @contextmanager
