@@ -42,8 +42,8 @@ from .list_file import DECISIONS_FILE, TABLES, ListFile, Row
 
 _MOST_BYTES = 2**31  # of one drawing
 _NOTE = "This file may identify patients. Delete it before you share the folder."
-_CASE, _SUMMARY = TypeAdapter(Case), TypeAdapter(CaseSummary)
-_DECISION, _EDIT = TypeAdapter(Decision), TypeAdapter(EditVersion)
+_SUMMARY, _DECISION = TypeAdapter(CaseSummary), TypeAdapter(Decision)
+_EDIT = TypeAdapter(EditVersion)
 _MASK = tuple(one.name for one in fields(DecidedMask))
 _SAID = ("time", "case", "slice_index", "verdict", "comment", "difficulty", "reviewer")
 _CSV = ("number", "in force", *_SAID, "mask", *_MASK)
@@ -317,8 +317,11 @@ class CaseStore:
 
     def _flush(self) -> None:
         """Write the decisions that wait, all of them or none."""
+        rows: list[Row] = [
+            ("decisions", tuple(row[name] for name in TABLES["decisions"])) for row in self._pending
+        ]
         try:
-            self._file.write(self._waiting())
+            self._file.write(rows)
         except ListError as error:
             count = len(self._pending)
             kept = "Your decision is" if count == 1 else f"Your {count} decisions are"
@@ -328,11 +331,6 @@ class CaseStore:
             ) from error
         self._problems.pop("place", None)
         self._export()
-
-    def _waiting(self) -> Iterator[Row]:
-        # Looked at once the file was read: the disk may have taken some, and failed to say so.
-        for row in list(self._pending):
-            yield "decisions", tuple(row[name] for name in TABLES["decisions"])
 
     def _export(self) -> None:
         """Write the table of decisions; one that cannot be written does not hold up a decision."""
@@ -421,13 +419,12 @@ class CaseStore:
         """Let a row that is in the file take effect."""
         with self._mutex:
             if table == "lists":
-                self.roots = tuple(Path(root) for root in _listed(row["roots"]))
+                self.roots = _paths(row["roots"])
                 self.identity = str(row["identity"])
             elif table == "cases":
                 key = identifier(row["key"], "case")
-                sources = [Path(path) for path in _listed(row["sources"])]
-                known = {**row, "sources": sources, "number": int(key[5:])}
-                self._cases[key] = _CASE.validate_python(known)
+                title = str(row["title"])
+                self._cases[key] = Case(key, int(key[5:]), _paths(row["sources"]), title)
             elif table == "runs":
                 key = identifier(row["case"], "case")
                 self._summaries[key] = _SUMMARY.validate_json(row["summary"])
@@ -469,8 +466,10 @@ def _texts(paths: Sequence[Path]) -> str:
     return json.dumps([str(path) for path in paths])
 
 
-def _listed(text: Any) -> list[Any]:
+def _paths(text: Any) -> tuple[Path, ...]:
     values = json.loads(text)
-    if not isinstance(values, list):
-        raise ValueError("no list")
-    return values
+    if not isinstance(values, list) or not all(
+        isinstance(v, str) and "\0" not in v for v in values
+    ):
+        raise ValueError("no paths")
+    return tuple(Path(value) for value in values)
