@@ -362,8 +362,8 @@ def test_a_list_that_another_computer_has_open_is_read_but_not_worked_on(
     cases.close()
     lock = cases.folder / "list.lock"
     with contextlib.closing(sqlite3.connect(lock)) as file, file:
-        elsewhere = ("token", 1, 1.0, "boot", "machine", "reading-room-7", "")
-        file.execute("INSERT INTO holder VALUES (1, ?, ?, ?, ?, ?, ?, ?)", elsewhere)
+        elsewhere = ("token", 1, 1.0, "boot", "machine", "reading-room-7")
+        file.execute("INSERT INTO holder VALUES (1, ?, ?, ?, ?, ?, ?)", elsewhere)
     again = CaseList.load(cases.folder)
     assert again.state("case-0001") in (CaseState.ADAPTED, CaseState.FLAGGED)
     with pytest.raises(ListError, match="reading-room-7"):
