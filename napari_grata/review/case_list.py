@@ -46,7 +46,6 @@ from .cases import (
     CaseState,
     CaseSummary,
     DecidedMask,
-    DecisionError,
     EditVersion,
     ListError,
     Progress,
@@ -141,6 +140,8 @@ class CaseList(CaseStore):
                 f"The folder {self.folder.name} holds the list of other scans. Choose another one."
             )
         try:
+            if not self.identity:  # it was lost to damage
+                self._add_cases([], roots=roots, identity=identity)
             self._grow([(path,) for path in _sources(roots)])
         except ListError as error:
             # Scans that are out of reach are no reason to lose sight of what was decided.
@@ -165,7 +166,7 @@ class CaseList(CaseStore):
         made._create(identity, roots, _numbered(sources, 1, roots))
         try:
             made.retry()
-        except DecisionError as error:
+        except ListError as error:
             if not wait:
                 raise ListError(
                     f"The list cannot be kept in {place.name}. {error} Or choose another folder."
@@ -235,12 +236,7 @@ class CaseList(CaseStore):
         return self.cases[0].title + more if self._cases else self.folder.name
 
     def case(self, key: str) -> Case:
-        """Return the case with this code.
-
-        Raises
-        ------
-        KeyError
-        """
+        """Return the case with this code; a KeyError where there is none."""
         return self._cases[key]
 
     def _grow(self, sources: Sequence[tuple[Path, ...]]) -> None:

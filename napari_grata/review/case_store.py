@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter
 
-from napari_grata.scans.files import FileError, clear_leftovers, csv_text, identifier, write_csv
+from napari_grata.scans.files import FileError, clear_leftovers, csv_text, identifier, write_bytes
 
 from .cases import (
     DIFFICULTIES,
@@ -42,11 +42,12 @@ from .list_file import DECISIONS_FILE, TABLES, ListFile, Row
 
 _MOST_BYTES = 2**31  # of one drawing
 _NOTE = "This file may identify patients. Delete it before you share the folder."
-_CASE, _SUMMARY = TypeAdapter(Case), TypeAdapter(CaseSummary)
-_DECISION, _EDIT = TypeAdapter(Decision), TypeAdapter(EditVersion)
+_SUMMARY, _DECISION = TypeAdapter(CaseSummary), TypeAdapter(Decision)
+_EDIT = TypeAdapter(EditVersion)
 _MASK = tuple(one.name for one in fields(DecidedMask))
 _SAID = ("time", "case", "slice_index", "verdict", "comment", "difficulty", "reviewer")
-_CSV = ("number", "in force", *_SAID, "mask", *_MASK)
+_CSV = ("number", "in force", *_SAID, *_MASK, "mask")
+_HEADER = csv_text(_CSV, [])
 
 
 class _Replay:
@@ -62,6 +63,13 @@ class _Replay:
         """Return the decisions in force on a case, by slice."""
         found = self._in_force.get(case, {})
         return {index: self.decisions[stack[-1]] for index, stack in found.items() if stack}
+
+    def state(self, key: str) -> str:
+        """Return in a word or two whether a decision is in force."""
+        one = self.decisions[key]
+        if one.undone:
+            return "taken back"
+        return "yes" if self._in_force[one.case][one.slice_index][-1] == key else "replaced"
 
     def apply(self, number: int, row: Mapping[str, Any]) -> None:
         """Let a row take effect.
@@ -129,6 +137,7 @@ class CaseStore:
         self._edits: dict[str, dict[int, EditVersion]] = {}
         self._replay = _Replay()
         self._pending: list[dict[str, Any]] = []  # decisions that wait to be written
+        self._lines: dict[str, tuple[int, str, str]] = {}  # of the table, by id: number, state
         self._problems: dict[str, str] = {}
         self._mutex = threading.RLock()  # for memory; never held while the disk works
         self._file = ListFile(folder, self._take)
@@ -148,7 +157,7 @@ class CaseStore:
             known = b""
             with suppress(OSError):
                 known = (self.folder / DECISIONS_FILE).read_bytes()
-            if self.history and known != csv_text(_CSV, self._table()).encode("utf-8-sig"):
+            if known != self._table():
                 self._export()
 
     def _create(self, identity: str, roots: Sequence[Path], cases: Sequence[Case]) -> None:
@@ -282,13 +291,16 @@ class CaseStore:
 
         Raises
         ------
-        DecisionError
-            If it still cannot be; everything is kept.
+        ListError
+            If it still cannot be, a `DecisionError` where decisions wait; everything is kept.
         """
         with self._file.writer:
             waiting = len(self._pending)
-            if waiting or not self._file.placed:
+            if waiting:
                 self._flush()
+            elif not self._file.placed:
+                self._file.write()
+            self._problems.pop("place", None)
             return waiting
 
     def _may_decide(self) -> None:
@@ -317,8 +329,11 @@ class CaseStore:
 
     def _flush(self) -> None:
         """Write the decisions that wait, all of them or none."""
+        rows: list[Row] = [
+            ("decisions", tuple(row[name] for name in TABLES["decisions"])) for row in self._pending
+        ]
         try:
-            self._file.write(self._waiting())
+            self._file.write(rows)
         except ListError as error:
             count = len(self._pending)
             kept = "Your decision is" if count == 1 else f"Your {count} decisions are"
@@ -329,35 +344,30 @@ class CaseStore:
         self._problems.pop("place", None)
         self._export()
 
-    def _waiting(self) -> Iterator[Row]:
-        # Looked at once the file was read: the disk may have taken some, and failed to say so.
-        for row in list(self._pending):
-            yield "decisions", tuple(row[name] for name in TABLES["decisions"])
-
     def _export(self) -> None:
         """Write the table of decisions; one that cannot be written does not hold up a decision."""
-        if not self._replay.decisions:
-            return
         try:
-            write_csv(self.folder / DECISIONS_FILE, _CSV, self._table())
+            if self._replay.decisions:
+                write_bytes(self.folder / DECISIONS_FILE, self._table())
             self._problems.pop("table", None)
         except FileError as error:
             self._problems["table"] = f"The decisions are kept, but not as a table: {error}"
 
-    def _table(self) -> Iterator[list[Any]]:
+    def _table(self) -> bytes:
+        """Return all decisions as a table; lines that are as they were are not made again."""
         with self._mutex:
-            lost = [n for n, values in self._file.rows["decisions"].items() if values[0] is None]
-            made = {one.number: one for one in self._replay.decisions.values()}
-            cases = {one.case for one in made.values()}
-            current = {one.number for c in cases for one in self._replay.current(c).values()}
-        for number in sorted([*made, *lost]):
-            one = made.get(number)
-            if one is None:
-                yield [number, "lost to damage", *[None] * (len(_CSV) - 2)]
-                continue
-            state = "taken back" if one.undone else "yes" if number in current else "replaced"
-            mask = [getattr(one.mask, name) for name in _MASK]
-            yield [number, state, *(getattr(one, name) for name in _SAID), one.mask.words, *mask]
+            for key, one in self._replay.decisions.items():
+                state = self._replay.state(key)
+                if self._lines.get(key, ())[:2] != (one.number, state):
+                    mask = (getattr(one.mask, name) for name in _MASK)
+                    cells = [one.number, state, *(getattr(one, name) for name in _SAID), *mask]
+                    line = csv_text(_CSV, [[*cells, one.mask.words]])[len(_HEADER) :]
+                    self._lines[key] = one.number, state, line
+            lines = [(number, line) for number, _, line in self._lines.values()]
+            for number, values in self._file.rows["decisions"].items():
+                if values[0] is None:
+                    lines.append((number, f"{number},lost to damage{',' * (len(_CSV) - 2)}\n"))
+        return "".join([_HEADER, *(line for _, line in sorted(lines))]).encode("utf-8-sig")
 
     # -- the rest ------------------------------------------------------------------------------
 
@@ -421,13 +431,12 @@ class CaseStore:
         """Let a row that is in the file take effect."""
         with self._mutex:
             if table == "lists":
-                self.roots = tuple(Path(root) for root in _listed(row["roots"]))
+                self.roots = _paths(row["roots"])
                 self.identity = str(row["identity"])
             elif table == "cases":
                 key = identifier(row["key"], "case")
-                sources = [Path(path) for path in _listed(row["sources"])]
-                known = {**row, "sources": sources, "number": int(key[5:])}
-                self._cases[key] = _CASE.validate_python(known)
+                title = str(row["title"])
+                self._cases[key] = Case(key, int(key[5:]), _paths(row["sources"]), title)
             elif table == "runs":
                 key = identifier(row["case"], "case")
                 self._summaries[key] = _SUMMARY.validate_json(row["summary"])
@@ -469,8 +478,10 @@ def _texts(paths: Sequence[Path]) -> str:
     return json.dumps([str(path) for path in paths])
 
 
-def _listed(text: Any) -> list[Any]:
+def _paths(text: Any) -> tuple[Path, ...]:
     values = json.loads(text)
-    if not isinstance(values, list):
-        raise ValueError("no list")
-    return values
+    if not isinstance(values, list) or not all(
+        isinstance(v, str) and "\0" not in v for v in values
+    ):
+        raise ValueError("no paths")
+    return tuple(Path(value) for value in values)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,11 @@ class ListFile:
         with self.writer:
             if lock:
                 self.acquire()
-            self._load()
+            try:
+                self._load()
+            except BaseException:
+                self._lock.release()
+                raise
 
     def acquire(self) -> bool:
         """Take the lock, if it can be had; `read_only` says why not."""
@@ -201,7 +205,7 @@ class ListFile:
 
     def write(
         self,
-        rows: Iterable[Row] = (),
+        rows: Sequence[Row] = (),
         *,
         drawing: bytes | None = None,
         choices: Mapping[str, Any] | None = None,
@@ -215,16 +219,13 @@ class ListFile:
         with self.writer:
             try:
                 self._place()
-                with closing(self._begun()) as connection:
-                    added: list[tuple[str, int, Values]] = []
-                    for table, values in rows:
-                        number = self.last(table) + sum(one == table for one, _, _ in added) + 1
-                        _insert(connection, table, number, values, drawing)
-                        added.append((table, number, values))
-                    for name, value in (choices or {}).items():
-                        _put_choice(connection, name, value)
-                    # Where this fails the connection is closed, and that takes all of it back.
-                    connection.execute("COMMIT")
+                try:
+                    added = self._written(rows, drawing, choices or {})
+                except (sqlite3.Error, _DamageError) as error:
+                    if isinstance(error, sqlite3.Error) and not is_damage(error):
+                        raise
+                    self._repair("It was damaged, or replaced by another program.")
+                    added = self._written(rows, drawing, choices or {})
             except LockedError as error:
                 raise ListError(str(error)) from error
             except (OSError, sqlite3.Error, _DamageError) as error:
@@ -269,26 +270,28 @@ class ListFile:
             self._load()
         self.placed = True
 
-    def _begun(self) -> sqlite3.Connection:
-        """Begin to write to the file, once it is known to be what this program has read."""
-        for mended in (False, True):
-            connection = None
-            try:
-                connection = connect(self.path, "rw")
-                connection.execute("BEGIN IMMEDIATE")
-                self._catch_up(connection)
-                return connection
-            except BaseException as error:
-                if connection is not None:
-                    connection.close()
-                damaged = isinstance(error, sqlite3.Error) and is_damage(error)
-                if mended or not (damaged or isinstance(error, _DamageError)):
-                    raise
-                self._repair("It was damaged, or replaced by another program.")
-        raise AssertionError
+    def _written(
+        self, rows: Sequence[Row], drawing: bytes | None, choices: Mapping[str, Any]
+    ) -> list[tuple[str, int, Values]]:
+        """Write, once the file is known to be what this program has read; return what was added."""
+        # Where this fails the connection is closed, and that takes all of it back.
+        with closing(connect(self.path, "rw")) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            # The disk may have taken something and failed to say so.
+            known = self._catch_up(connection)
+            added: list[tuple[str, int, Values]] = []
+            for table, values in rows:
+                if (table, values) not in known:
+                    number = self.last(table) + sum(one == table for one, _, _ in added) + 1
+                    _insert(connection, table, number, values, drawing)
+                    added.append((table, number, values))
+            for name, value in choices.items():
+                _put_choice(connection, name, value)
+            connection.execute("COMMIT")
+        return added
 
-    def _catch_up(self, connection: sqlite3.Connection) -> None:
-        """Read rows that are new in the file.
+    def _catch_up(self, connection: sqlite3.Connection) -> list[Row]:
+        """Read rows that are new in the file, and return them.
 
         Raises
         ------
@@ -299,7 +302,11 @@ class ListFile:
         for table in TABLES:
             last = self.last(table)
             found = _Found(connection, table, after=max(0, last - 1))
-            if found.lost or (last and found.good.pop(last, None) != self.rows[table][last]):
+            if (
+                found.lost
+                or found.strange
+                or (last and found.good.pop(last, None) != self.rows[table][last])
+            ):
                 raise _DamageError
             fresh += [(table, number, values) for number, values in found.good.items()]
         for row in fresh:
@@ -307,6 +314,7 @@ class ListFile:
                 self.took(*row)
             except ValueError as error:
                 raise _DamageError from error
+        return [(table, values) for table, _, values in fresh]
 
     def _build(self) -> None:
         """Write the whole file from memory, aside and then in its place.
@@ -390,6 +398,8 @@ class ListFile:
                     self.took(table, number, values)
                 except ValueError:
                     found.lost[number] = ""
+            if found.strange:
+                said.append(f"Some {_WORDS[table][0]} make no sense and are left out.")
             if found.lost:
                 said.append(_told(table, found))
                 nothing = (None,) * len(TABLES[table])
@@ -476,31 +486,36 @@ class _Found:
         Values by number, in order.
     lost : dict of int to str
         Numbers of those that cannot be read, with the case that they seem to be about or "".
+    strange : bool
+        There are rows of numbers that cannot be.
     """
 
     def __init__(self, connection: sqlite3.Connection, table: str, after: int = 0) -> None:
         names = ", ".join(f'"{name}"' for name in TABLES[table])
         self._sql = f"SELECT number, seal, {names} FROM {table} WHERE number"
         self._connection = connection
+        # A number that is damaged may be a very large one.
+        most = self._number("PRAGMA page_count") * self._number("PRAGMA page_size") // _SMALLEST_ROW
+        last = self._number("SELECT seq FROM sqlite_sequence WHERE name = ?", table)
         rows: list[Any] = []
-        last = self._count("SELECT seq FROM sqlite_sequence WHERE name = ?", table)
         if not self._fetch(rows, "> ? ORDER BY number", after):
-            last = max(last, self._count(f"SELECT max(number) FROM {table}"))
-            for number in range(after + 1, last + 1):
+            last = max(last, self._number(f"SELECT max(number) FROM {table}"))
+            for number in range(after + 1, last + 1 if last <= most else 0):
                 self._fetch(rows, "= ?", number)
         self.good: dict[int, Values] = {}
         seems: dict[int, str] = {}
         for number, sealed, *raw in rows:
             with suppress(ValueError):
                 values = tuple(v.decode("utf-8") if isinstance(v, bytes) else v for v in raw)
-                if sealed == _seal(table, number, values):
+                if sealed == _seal(table, number, values) and number <= most:
                     self.good[number] = values
                 elif "case" in TABLES[table]:
                     case = values[TABLES[table].index("case")]
                     seems[number] = identifier(case, "case")
-        last = max(last, *self.good, 0)
+        last = max(last if last <= most else 0, *self.good, 0)
         missing = sorted(set(range(after + 1, last + 1)) - self.good.keys())
         self.lost = {number: seems.get(number, "") for number in missing}
+        self.strange = any(number > last for number, *_ in rows)
 
     def _fetch(self, rows: list[Any], where: str, number: int) -> bool:
         try:
@@ -512,22 +527,14 @@ class _Found:
             return False
         return True
 
-    def _count(self, sql: str, *values: str) -> int:
-        """Return a number of rows as far as it can be true in a file of this size."""
+    def _number(self, sql: str, *values: str) -> int:
         try:
-            found, pages, size = (
-                (self._connection.execute(query, given).fetchone() or (0,))[0]
-                for query, given in (
-                    (sql, values),
-                    ("PRAGMA page_count", ()),
-                    ("PRAGMA page_size", ()),
-                )
-            )
+            found = (self._connection.execute(sql, values).fetchone() or (0,))[0]
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
             return 0
-        return found if isinstance(found, int) and found <= pages * size // _SMALLEST_ROW else 0
+        return found if isinstance(found, int) else 0
 
 
 def _told(table: str, found: _Found) -> str:

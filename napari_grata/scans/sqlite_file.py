@@ -49,16 +49,25 @@ def connect(
         timeout=timeout,
     )
     connection.text_factory = bytes
-    if mode != "ro":
-        for pragma in DURABLE:
+    try:
+        for pragma in DURABLE if mode != "ro" else ():
             connection.execute(f"PRAGMA {pragma}").fetchall()
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except UnicodeDecodeError as error:
+        # Of SQLite's own complaint, which holds some of the damaged bytes.
+        connection.close()
+        raise sqlite3.DatabaseError("the database schema is malformed") from error
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error says that the file is not as it was written, rather than out of reach."""
     said = str(error).lower()
-    return not isinstance(error, sqlite3.OperationalError) or "no such" in said
+    known = isinstance(error, sqlite3.OperationalError)
+    return not known or "no such" in said or "unsupported" in said
 
 
 def cause(error: sqlite3.Error) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gc
 import itertools
 import json
@@ -29,6 +30,8 @@ from napari_grata.review.adapt_list import (
 )
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import Case, CaseState, CaseSummary, ListError
+from napari_grata.review.export import export_masks
+from napari_grata.review.final_masks import mask_digest
 from napari_grata.review.thumbnails import LONGEST_SIDE
 from napari_grata.scans import Scan, open_scan
 from napari_grata.segmenters import Card, Segmenter, Structure
@@ -362,8 +365,8 @@ def test_a_list_that_another_computer_has_open_is_read_but_not_worked_on(
     cases.close()
     lock = cases.folder / "list.lock"
     with contextlib.closing(sqlite3.connect(lock)) as file, file:
-        elsewhere = ("token", 1, 1.0, "boot", "machine", "reading-room-7", "")
-        file.execute("INSERT INTO holder VALUES (1, ?, ?, ?, ?, ?, ?, ?)", elsewhere)
+        elsewhere = ("token", 1, 1.0, "boot", "machine", "reading-room-7")
+        file.execute("INSERT INTO holder VALUES (1, ?, ?, ?, ?, ?, ?)", elsewhere)
     again = CaseList.load(cases.folder)
     assert again.state("case-0001") in (CaseState.ADAPTED, CaseState.FLAGGED)
     with pytest.raises(ListError, match="reading-room-7"):
@@ -410,6 +413,41 @@ def test_a_run_that_was_watched_and_rolled_back_is_summed_up_as_it_stands(
     assert cases.work(case).run_folder == run.folder
     assert cases.mask_now(case).step == 1
     run.close()
+
+
+def test_after_a_drawing_change_and_picture_are_those_of_the_drawing(
+    cases: CaseList, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    case = cases.cases[0]
+    made = finish(work_on_case(cases, case, segmenter))
+    work, scan = cases.work(case), open_scan(case.sources[0])
+    stacks = [scan.empty_mask(), scan.empty_mask()]
+    with contextlib.closing(reopen(work.run_folder, scan)) as run:
+        for stack, masks in zip(stacks, (run.source_masks, run.adapted_masks), strict=True):
+            for index, mask in masks.items():
+                scan.put_mask(stack, index, mask)
+    source, adapted = stacks
+    picture = work.thumbnail.read_bytes()
+    work.save_edit(np.zeros_like(source), scan, mask_digest(adapted))
+    now = cases.summary(case)
+    assert now == made.but(change=1.0, edited=True)
+    assert work.thumbnail.read_bytes() != picture
+    assert cases.mask_now(case).kind == "edited"
+    work.save_edit(source, scan, mask_digest(adapted))
+    assert cases.summary(case).change == 0.0
+    cases.decide(case, "accept", mask=cases.mask_now(case))
+    list(export_masks(cases, tmp_path / "out"))
+    table = (tmp_path / "out" / "cases.csv").read_text(encoding="utf-8-sig")
+    assert next(csv.DictReader(table.splitlines()))["change"] == "0.0000"
+    cases.close()
+    again = CaseList.load(cases.folder)
+    assert again.summary(case) == now.but(change=0.0)
+    # A drawing over other masks is kept, and changes nothing in the list.
+    again.work(case).save_edit(adapted, scan, mask_digest(np.ones_like(source)))
+    assert again.summary(case).change == 0.0
+    # New masks have nothing drawn on them.
+    last = finish(work_on_case(again, case, segmenter, LEARN.but(seed=3), again=True))
+    assert not last.edited
 
 
 def test_without_a_method_the_case_counts_as_segmented(
