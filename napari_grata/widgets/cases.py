@@ -518,6 +518,7 @@ class Cases(QObject):
                 self.current.put(loaded)
         if loaded.scan is None:
             show_error(loaded.problem)
+            context.follow()  # now: later it would take what is wrong off the screen again
             context.fail(loaded.problem)
         else:
             self._revive_soon.start()
