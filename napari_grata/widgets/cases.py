@@ -35,7 +35,7 @@ from napari_grata.widgets.cases_model import progress_words, row_of
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
-from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of
+from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of, remove_layers
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -169,9 +169,7 @@ class CurrentCase:
         context.undo.forget(sessions)
         for session in sessions:
             session.close_run()
-        for layer in gone:
-            with suppress(ValueError):
-                viewer.layers.remove(layer)
+        remove_layers(viewer, gone)
         self.key = self.scan = self.run_folder = self._layer = None
         return [
             f"“{layer.name}” was drawn on and is not saved with the case; it stays in the viewer."

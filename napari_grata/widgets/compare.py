@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from typing import Any
 
@@ -10,25 +11,31 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_grata.widgets import keys
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.mask_layer import contour_width
-from napari_grata.widgets.overlays import WAYS, Curtain, Way
+from napari_grata.widgets.mask_layer import MOST_CONTOUR, contour_width
+from napari_grata.widgets.overlays import WAYS, Caption, Curtain, SideBySide, Way
 from napari_grata.widgets.qt_parts import Segmented
-from napari_grata.widgets.scan_layer import camera_of
-from napari_grata.widgets.session import CONTOUR_PIXELS, Session
+from napari_grata.widgets.scan_layer import camera_of, grid_of
+from napari_grata.widgets.session import Session
 from napari_grata.widgets.uncertainty import UncertaintyLayer
 
 _ZOOM_MS = 120
-_STEP = 0.02
-# Name of the mode, text, action.
+_CURTAIN_STEP = 40  # pixels of the screen
+# Name of the mode, text, action, tooltip where the action's own words are of more than the mode.
 _MODES = (
-    ("source", "before", "toggle_masks"),
-    ("adapted", "after", "toggle_masks"),
-    ("difference", "difference", "difference"),
-    ("contours", "contours", "contours"),
-    ("curtain", "curtain", "curtain"),
-    ("side_by_side", "side by side", "side_by_side"),
-    ("planes", "planes", "planes"),
+    ("source", "before", "toggle_masks", "Show the mask before adapting."),
+    ("adapted", "after", "toggle_masks", "Show the mask after adapting."),
+    ("difference", "difference", "difference", ""),
+    ("contours", "contours", "contours", ""),
+    ("curtain", "curtain", "curtain", ""),
+    ("side_by_side", "side by side", "side_by_side", ""),
+    ("planes", "planes", "planes", ""),
 )
+_DIFFERENCE = "blue added, red removed, pink became another"
+_NOT_YET = "Adapt first: then there are two masks to compare."
+_NOT_IN_3D = "Only for slices, not for the view in three dimensions."
+_NOT_TURNED = "Only in the scan's own slices: put the axes back into their order first."
+_NOT_IN_GRID = "Not in the grid of layers; switch the grid off first."
+_TOO_LARGE = "Masks of so large a picture are always filled; both outlines are in “contours” (Q)."
 
 
 class ViewControl(QWidget):
@@ -41,44 +48,46 @@ class ViewControl(QWidget):
         super().__init__(parent)
         self._context = context
         self._way: Way | None = None
-        self._way_mode = ""
+        self._at: tuple[Any, ...] = ()
+        self._look: tuple[Any, ...] = ()
+        self._drawn: set[int] = set()
+        self._caption = Caption(context.viewer)
         self.uncertainty = UncertaintyLayer(context)
-        self.modes = Segmented([(name, text, keys.tip(act)) for name, text, act in _MODES])
+        self.modes = Segmented([(n, text, keys.tip(act, words)) for n, text, act, words in _MODES])
         self.switches = Segmented(
-            [
-                ("uncertainty", "unsure", keys.tip("uncertainty")),
-                ("fill", "filled", keys.tip("fill")),
-            ]
+            [(n, text, keys.tip(n)) for n, text in (("uncertainty", "unsure"), ("fill", "filled"))]
         )
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(8)
         layout.addWidget(self.modes)
         layout.addWidget(self.switches)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self._show)
-        self._zoom_soon = QTimer(self)
-        self._zoom_soon.setSingleShot(True)
-        self._zoom_soon.setInterval(_ZOOM_MS)
-        self._zoom_soon.timeout.connect(self._zoomed)
+        self._soon = self._timer(0, self._show)
+        self._moved_soon = self._timer(0, self._moved)
+        self._zoom_soon = self._timer(_ZOOM_MS, self._zoomed)
         self._wire()
         self.refresh()
 
+    def _timer(self, wait: int, then: Any) -> QTimer:
+        made = QTimer(self)
+        made.setSingleShot(True)
+        made.setInterval(wait)
+        made.timeout.connect(then)
+        return made
+
     def _wire(self) -> None:
-        context = self._context
+        context, viewer = self._context, self._context.viewer
         self.modes.chosen.connect(self._choose)
         self.switches.chosen.connect(context.actions.perform)
-        actions = context.actions
-        actions.provide("toggle_masks", self._toggle, self._why_not)
-        actions.provide("difference", self._next_difference, self._why_not)
-        actions.provide("fill", self._toggle_fill)
+        provide = context.actions.provide
+        provide("toggle_masks", self._toggle, self.why_not)
+        provide("difference", self._next_difference, self.why_not)
+        provide("fill", self._toggle_fill, self._why_not_fill)
         for name in WAYS:
-            actions.provide(name, partial(self._toggle_way, name), partial(self._why_not, name))
-        actions.provide("curtain_left", partial(self._move_curtain, -_STEP))
-        actions.provide("curtain_right", partial(self._move_curtain, _STEP))
-        actions.provide("uncertainty", self.uncertainty.cycle, self.uncertainty.why_not)
+            provide(name, partial(self._toggle_way, name), partial(self.why_not, name))
+        for name, by in (("curtain_left", -_CURTAIN_STEP), ("curtain_right", _CURTAIN_STEP)):
+            provide(name, partial(self._move_curtain, by), self._why_no_curtain)
+        provide("uncertainty", self.uncertainty.cycle, self.uncertainty.why_not)
         for signal in (
             context.mode_changed,
             context.session_changed,
@@ -86,20 +95,37 @@ class ViewControl(QWidget):
             context.masks_changed,
             context.step_changed,
             context.painting_changed,
-            context.drawn,
         ):
             signal.connect(self._look_again)
+        context.drawn.connect(self._on_drawn)
         context.changed.connect(self.refresh)
         context.leaving.connect(self.leave)
-        context.connections.listen(camera_of(context.viewer).events.zoom, self._on_zoom)
+        self.uncertainty.changed.connect(self.refresh)
+        camera, dims = camera_of(viewer), viewer.dims
+        listen = context.connections.listen
+        listen(camera.events.zoom, self._on_zoom)
+        listen(camera.events.center, self._on_moved)
+        for emitter in (dims.events.ndisplay, dims.events.order, grid_of(viewer).events.enabled):
+            listen(emitter, self._look_again)
+        listen(viewer.layers.events.removed, self._layer_removed)
+        context.connections.at_end(partial(_leave, weakref.ref(self)))
 
     # --- what the user does ------------------------------------------------------------------
 
-    def _why_not(self, name: str = "") -> str:
-        session = self._context.session
+    def why_not(self, way: str = "") -> str:
+        """Return why masks cannot be compared (in one of the ways) now, "" if they can."""
+        session, viewer = self._context.session, self._context.viewer
         if session is None or not session.can_compare:
-            return "Adapt first: then there are two masks to compare."
-        return WAYS[name].why_not(session) if name else ""
+            return _NOT_YET
+        if not way:
+            return ""
+        if viewer.dims.ndisplay != 2:
+            return _NOT_IN_3D
+        if list(viewer.dims.order) != sorted(viewer.dims.order):
+            return _NOT_TURNED
+        if grid_of(viewer).enabled and not isinstance(self._way, SideBySide):
+            return _NOT_IN_GRID
+        return WAYS[way].why_not(session)
 
     def _choose(self, mode: str) -> None:
         if mode == "difference" and self._context.mode == "difference":
@@ -128,16 +154,23 @@ class ViewControl(QWidget):
                 context.say("Difference off.")
                 return
             session.show_difference(names[at])
-        what = session.difference_of or "all"
-        context.say(f"Difference, {what}: blue added, red removed, pink became another.")
+        context.say(f"Difference, {session.difference_of or 'all structures'}.")
+        self.refresh()
 
     def _toggle_way(self, name: str) -> None:
         """Show the masks in a way; the same key again ends it."""
         self._context.show_mode("adapted" if self._context.mode == name else name)
 
+    def _why_no_curtain(self) -> str:
+        return "" if isinstance(self._way, Curtain) else "Draw the curtain first (W)."
+
     def _move_curtain(self, by: float) -> None:
         if isinstance(self._way, Curtain):
             self._way.move(by)
+
+    def _why_not_fill(self) -> str:
+        session = self._context.session
+        return _TOO_LARGE if session is not None and session.large else ""
 
     def _toggle_fill(self) -> None:
         """Switch between contours and filled areas, for all masks."""
@@ -145,96 +178,128 @@ class ViewControl(QWidget):
         filled = not (session.filled if session is not None else bool(context.store.get("filled")))
         context.store.set("filled", filled)
         for each in context.sessions.all():
-            each.set_filled(filled, contour_width(each.scan, self._zoom()))
-        self._look_again()
-        self.refresh()
+            each.set_filled(filled)
+        self.leave()
+        self._show()
 
     # --- what is drawn -----------------------------------------------------------------------
 
     def _look_again(self, *_: object) -> None:
         self._soon.start()
 
+    def _on_drawn(self, index: int) -> None:
+        self._drawn.add(index)
+        self._look_again()
+
     def _show(self) -> None:
         """Bring what is drawn in line with mode, slice and masks."""
         context, session = self._context, self._context.session
-        if context.closing.closing or not len(context.viewer.layers):
-            self._way = None  # its layers have gone with all others
+        if context.closing.closing:
             return
         mode = context.mode if session is not None and session.can_compare else ""
-        looked_back = context.step is not None
-        if self._way is not None and (
-            mode != self._way_mode or self._way.session is not session or looked_back
-        ):
+        if isinstance(self._way, SideBySide) and not grid_of(context.viewer).enabled:
+            context.show_mode("adapted")  # the user has switched the grid off
+            return
+        possible = mode in WAYS and context.step is None and not context.painting
+        possible = possible and not self.why_not(mode)
+        at = (session, mode, possible, context.painting)
+        if at != self._at or (self._way and session and self._way.hidden != session.hidden):
             self.leave()
-            if session is not None and not looked_back:
+            self._at = at
+            if session is not None and session.can_compare and context.step is None:
                 context.apply_plain_mode(session)
-        wanted = mode in WAYS and not looked_back and not context.painting
-        busy = session is not None and session.busy
-        if session is not None and wanted and not busy and not WAYS[mode].why_not(session):
-            if self._way is None:
-                self._way, self._way_mode = WAYS[mode](context, session), mode
-            self._way.show()
-        self._show_painting(session)
+                if context.painting or (mode in WAYS and not possible):
+                    session.show_masks(source=False, adapted=True)
+                session.show_difference_layer(not context.painting)
+        if session is not None:
+            if possible:
+                if self._way is None:
+                    self._way = WAYS[mode](context, session)
+                self._way.show()
+            for index in self._drawn:
+                session.draw_difference(index)
+            self._style(session)
+        self._drawn.clear()
         self.refresh()
 
-    def _show_painting(self, session: Session | None) -> None:
-        """While the user paints, the adapted mask is in view, and filled."""
-        if session is None:
-            return
+    def _style(self, session: Session) -> None:
+        """Draw contours as wide on the screen as they should be; what is painted on filled.
+
+        Under a difference contours are dimmed. What the user has set by hand stays until then.
+        """
         painting = self._context.painting
-        if painting:
-            if self._way is not None:
-                self.leave()
-            session.show_masks(source=False, adapted=True)
-        thin = 0 if session.filled else contour_width(session.scan, self._zoom())
-        session.source.set_contour(thin)
-        session.adapted.set_contour(0 if painting else 2 * thin)
         dim = self._context.mode == "difference" and not painting
-        strength = 0.45 if session.filled or painting else 0.9
-        session.adapted.set_opacity(0.5 * strength if dim else strength)
+        look = session, session.filled, painting, dim
+        width = contour_width(session.scan, float(camera_of(self._context.viewer).zoom))
+        for mask, times in ((session.source, 1), (session.adapted, 2)):
+            filled = session.filled or (painting and mask is session.adapted)
+            mask.set_contour(0 if filled else min(times * width, MOST_CONTOUR))
+            if look != self._look:
+                mask.set_opacity((0.45 if filled else 0.9) * (0.5 if dim else 1))
+        self._look = look
 
     def leave(self) -> None:
         """Take away what is drawn for a way of comparing; the mode stays."""
-        way, self._way, self._way_mode = self._way, None, ""
+        way, self._way, self._at = self._way, None, ()
         if way is not None:
             way.end()
 
-    def _zoom(self) -> float:
-        return float(camera_of(self._context.viewer).zoom)
+    def take_away(self) -> None:
+        """Leave the viewer as it was: the dock goes."""
+        self.uncertainty.choose(None)
+        self._caption.say("")
+        self.leave()
+
+    def _layer_removed(self, event: Any) -> None:
+        """The user has deleted what is drawn for a way: that ends it."""
+        if self._way is not None and self._way.owns(event.value):
+            self._context.show_mode("adapted")
 
     def _on_zoom(self, event: Any = None) -> None:
         self._zoom_soon.start()
 
+    def _on_moved(self, event: Any = None) -> None:
+        if self._way is not None:
+            self._moved_soon.start()
+
+    def _moved(self) -> None:
+        if self._way is not None:
+            self._way.moved()
+
     def _zoomed(self) -> None:
         """Keep lines as wide on the screen as they were."""
+        if self._context.session is not None:
+            self._style(self._context.session)
         if self._way is not None:
             self._way.zoomed()
-        session = self._context.session
-        if session is not None and not session.filled and not self._context.painting:
-            session.set_filled(False, contour_width(session.scan, self._zoom()))
 
     def refresh(self) -> None:
-        """Show which mode is chosen, and which make sense."""
+        """Show which mode is chosen, and which make sense; what they show, on the canvas."""
         context, session = self._context, self._context.session
         there = session is not None and bool(session.segmented_slices or session.adapted_slices)
         self.setVisible(there)
-        self.modes.choose(context.mode)
-        for name, _, _ in _MODES:
-            why = "" if name == "source" else self._why_not(name if name in WAYS else "")
-            self.modes.offer(name, why)
-        stack = session is not None and session.scan.is_stack
-        self.modes.offer("planes", self._why_not("planes"), shown=stack)
-        self.switches.choose_all(
-            {
-                "uncertainty": self.uncertainty.kind is not None,
-                "fill": session is not None and session.filled,
-            }
-        )
-        self.switches.offer("uncertainty", self.uncertainty.why_not())
-        large = session is not None and _area(session) > CONTOUR_PIXELS
-        self.switches.offer("fill", "", shown=not large)
+        mode = context.mode
+        if self.why_not(mode if mode in WAYS else ""):
+            mode = "adapted" if session is not None and session.adapted_slices else "source"
+        self.modes.choose(mode)
+        for name, *_ in _MODES:
+            self.modes.offer(
+                name, "" if name == "source" else self.why_not(name if name in WAYS else "")
+            )
+        filled = session is not None and session.filled
+        unsure = self.uncertainty.kind is not None
+        self.switches.choose_all({"uncertainty": unsure, "fill": filled})
+        self.switches.offer("uncertainty", "" if unsure else self.uncertainty.why_not())
+        self.switches.offer("fill", self._why_not_fill())
+        words = [self._way.words if self._way is not None else ""]
+        if mode == "difference" and session is not None and context.step is None:
+            words.append(f"{session.difference_of or 'all structures'}: {_DIFFERENCE}")
+        self._caption.say("\n".join(filter(None, [*words, self.uncertainty.words])))
+        if self._way is not None and session is not None and self._way.hidden != session.hidden:
+            self._look_again()
 
 
-def _area(session: Session) -> int:
-    rows, columns = session.scan.mask_shape[-2:]
-    return rows * columns
+def _leave(control: weakref.ref[ViewControl]) -> None:
+    found = control()
+    if found is not None:
+        found.take_away()

@@ -30,6 +30,7 @@ from napari_grata.widgets.scan_layer import (
     can_be_scan,
     current_slice,
     fit_view,
+    hold_canvas,
     scan_layers,
     show_slice,
 )
@@ -277,6 +278,9 @@ class Context(QObject):
         layers = self.viewer.layers.events
         for emitter in (layers.inserted, layers.removed, layers.reordered):
             self.connections.listen(emitter, self._layers_changed)
+        for name in ("removing", "end_batch"):  # the second is missing before napari 0.7
+            if hasattr(layers, name):
+                self.connections.listen(getattr(layers, name), self._layer_goes)
         self.connections.listen(layers.removed, self._layer_removed)
         self.connections.listen(self.viewer.events.theme, self._on_theme)
         self.connections.listen(self.viewer.dims.events.current_step, self._on_dims)
@@ -495,6 +499,9 @@ class Context(QObject):
         session = self.session
         if session is not None:
             self.apply_plain_mode(session)
+
+    def _layer_goes(self, event: Any = None) -> None:
+        hold_canvas(self.closing.find_window())
 
     def _layer_removed(self, event: Any) -> None:
         """A scan that a run is working on comes back: its masks would have no place."""

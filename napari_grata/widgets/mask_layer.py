@@ -162,11 +162,15 @@ class MaskLayer:
             with self.writing():
                 self.layer.colormap = colormap(self._colours)
 
-    def as_shown(self) -> np.ndarray:
-        """Return the label stack as the user has it: what was drawn counts."""
+    def in_use(self) -> np.ndarray:
+        """Return the label stack as the user has it, what was drawn included; not to be written."""
         if self.layer is not None and self.shown and self.layer.data.shape == self.stack.shape:
-            return np.array(self.layer.data, dtype=np.uint8)
-        return self.stack.copy()
+            return np.asarray(self.layer.data)
+        return self.stack
+
+    def as_shown(self) -> np.ndarray:
+        """Return a copy of `in_use`."""
+        return np.array(self.in_use(), dtype=np.uint8)
 
     def edited(self) -> bool:
         """Return whether the layer differs from the result: the user has drawn on it."""

@@ -1,51 +1,170 @@
 """What is drawn over a scan to compare its two masks: contours, curtain, side by side, planes.
 
-Each way is a few layers of napari's own, one slice thick, made when it begins and taken away when
-it ends. They carry a role, so that nothing takes them for scans or masks; nobody can draw on them.
+Each way is a few layers of napari's own, made when it begins and taken away when it ends. They
+carry a role, so that nothing takes them for scans or masks; nobody can draw on them.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Shapes
-from skimage.measure import approximate_polygon, find_contours
+from napari.experimental import link_layers, unlink_layers
+from napari.layers import Image, Labels, Vectors
+from skimage.measure import find_contours
 
 from napari_grata.segmenters.card import structure_mask
-from napari_grata.widgets.mask_layer import SliceLayer, add_quietly, placement, to_world_map
+from napari_grata.widgets.mask_layer import SliceLayer, add_quietly, colormap, placement
 from napari_grata.widgets.scan_layer import (
     KEY,
-    alive,
-    as_one_change,
     camera_of,
     fit_view,
     free_name,
+    grid_of,
+    remove_layers,
 )
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
+    from napari_grata.segmenters import Card
     from napari_grata.widgets.context import Context
     from napari_grata.widgets.session import Session
 
-_THIN, _THICK = 1.2, 2.4  # pixels of the screen
-_GAP = 0.04  # of the picture's width, between two pictures side by side
-_LINE = "#FFFFFF"
+# Pixels of the screen: source thin and dashed, adapted thick, so that no colour is needed to tell.
+_THIN, _THICK, _RIM, _DASH = 1.6, 3.0, 1.6, 5.0
+_GRIP = 8  # how far from the curtain's line the mouse takes hold of it
+_GAP = 0.06  # between planes, as a share of the slice's width
+_WHITE, _YELLOW, _DARK = "#FFFFFF", "#F0E442", "#101010"
+_LOOKS = ("contrast_limits", "gamma", "colormap", "interpolation2d")
+_NAMES = {
+    frozenset({"superior", "inferior"}): "axial",
+    frozenset({"anterior", "posterior"}): "coronal",
+    frozenset({"left", "right"}): "sagittal",
+}
+
+Line = tuple[np.ndarray, str]
 
 
-def remove_layers(viewer: Any, layers: Sequence[Layer | None]) -> None:
-    """Take layers out in the order that is safe: what lies above before what lies below.
+def outlines(card: Card, mask: np.ndarray, hidden: set[int]) -> list[Line]:
+    """Return the outlines of a label map (H, W): points (N, 2) and colour, smaller ones last.
 
-    napari with OpenGL in software can die where the lowest image is removed while labels lie over
-    it; taken out from the top, in one change of the canvas, that cannot happen.
+    Where two structures share a border the smaller one's colour is seen, such as that of a
+    ventricle.
     """
-    with as_one_change(viewer):
-        for layer in reversed(list(viewer.layers)):
-            if any(layer is one for one in layers):
-                viewer.layers.remove(layer)
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return []
+    # A disc takes a hundredth of a photograph; the rest need not be gone through.
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    corner = (rows[0] - 1, columns[0] - 1)
+    inside = [
+        (np.pad(structure_mask(card, part, structure), 1), structure.colour)
+        for structure in card.structures
+        if structure.value not in hidden
+    ]
+    inside.sort(key=lambda found: -int(found[0].sum()))
+    return [
+        (points + corner, colour)
+        for area, colour in inside
+        for points in find_contours(area.astype(np.uint8), 0.5)
+    ]
+
+
+def dashed(points: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a line (N, 2) into dashes: points (M, 2), and which of the M - 1 pieces are gaps."""
+    along = np.append(0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))
+    at = np.union1d(along, np.arange(0, along[-1], length))
+    cut = np.column_stack([np.interp(at, along, points[:, axis]) for axis in (0, 1)])
+    return cut, ((at[:-1] + at[1:]) // (2 * length)).astype(int) % 2 == 1
+
+
+def _ink(colour: str) -> np.ndarray:
+    """Return ``"#RRGGBB"`` as red, green, blue and opacity, each 0 … 1."""
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)] + [255]) / 255
+
+
+class LineLayer:
+    """Lines of one width on the screen: napari's vectors, which draw fast and have no handles.
+
+    Parameters
+    ----------
+    way : Way
+        To which the layer belongs.
+    name : str
+    width : float
+        In pixels of the screen.
+    dashes : bool
+        With dark gaps, to be seen on any ground and on other lines.
+    flat : bool
+        Points are (y, x) of the world; else they are (row, column) of the scan's slice in view.
+    """
+
+    def __init__(
+        self, way: Way, name: str, width: float, *, dashes: bool = False, flat: bool = False
+    ) -> None:
+        self._way, self._width, self._dashes, self._flat = way, width, dashes, flat
+        self._lines: list[Line] = []
+        # On the scan's own grid: the viewer's sliders count in the steps of the finest layer.
+        arguments = {} if flat else way.placement()
+        ndim = 2 if flat else len(way.scan.mask_shape)
+        if flat:
+            arguments["units"] = way.scan_layer.units[-2:]
+        self.layer = Vectors(
+            np.zeros((0, 2, ndim)),
+            ndim=ndim,
+            name=way.name(name),
+            vector_style="line",
+            opacity=1,
+            metadata={KEY: {"role": "view"}},
+            **arguments,
+        )
+        way.keep(self.layer)
+
+    def draw(self, lines: list[Line]) -> None:
+        """Draw these lines instead of those that are there."""
+        self._lines = lines
+        pixel = self._way.world_pixel if self._flat else self._way.pixel
+        starts: list[np.ndarray] = []
+        steps: list[np.ndarray] = []
+        colours: list[np.ndarray] = []
+        for points, colour in lines:
+            gaps = np.zeros(len(points) - 1, dtype=bool)
+            if self._dashes:
+                points, gaps = dashed(points, max(_DASH * pixel, 0.5))
+            starts.append(points[:-1])
+            steps.append(np.diff(points, axis=0))
+            colours.append(np.where(gaps[:, None], _ink(_DARK), _ink(colour)))
+        data = np.zeros((sum(map(len, starts)), 2, self.layer.ndim))
+        if len(data):
+            data[:, 0, -2:], data[:, 1, -2:] = np.concatenate(starts), np.concatenate(steps)
+            if not self._flat:
+                data[:, 0, :-2] = self._way.scan.slice_position(self._way.index)
+        self._put(data, np.concatenate(colours) if colours else data)
+        if self.layer.edge_width != self._width * pixel:
+            self.layer.edge_width = self._width * pixel
+
+    def _put(self, data: np.ndarray, colours: np.ndarray) -> None:
+        """Give the layer its vectors: in place, or napari would work out a thumbnail each time.
+
+        What is left over of the place repeats the last one.
+        """
+        count, place = len(data), self.layer.data
+        size = len(place) if 0 < count <= len(place) else count + count // 2
+        which = np.minimum(np.arange(size), count - 1)
+        if count and size == len(place):
+            place[...] = data[which]
+            self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+        else:
+            self.layer.data = data[which]
+        if count:
+            self.layer.edge_color = colours[which]
+
+    def zoomed(self) -> None:
+        """Draw the same lines as wide on the screen as they were."""
+        self.draw(self._lines)
 
 
 class Way:
@@ -57,10 +176,20 @@ class Way:
     session : Session
     """
 
+    words = ""
+
     def __init__(self, context: Context, session: Session) -> None:
         self.context, self.session = context, session
         self.viewer, self.scan = context.viewer, session.scan
+        self.scan_layer: Any = session.scan_layer()
+        self.hidden = set(session.hidden)
+        self.colours = {
+            value: "transparent" if value in self.hidden else colour
+            for value, colour in session.colours.items()
+        }
         self.layers: list[Layer] = []
+        self.lines: list[LineLayer] = []
+        self._linked: list[Layer] = []
         self._mouse: Callable[[Any, Any], Iterator[None]] | None = None
 
     @staticmethod
@@ -72,272 +201,280 @@ class Way:
         """Bring the slice in view up to date."""
         raise NotImplementedError
 
+    def moved(self) -> None:
+        """The camera looks elsewhere."""
+
     def zoomed(self) -> None:
-        """The zoom is another one."""
+        """The zoom is another one: keep lines as wide on the screen as they were."""
+        for lines in self.lines:
+            lines.zoomed()
+
+    def owns(self, layer: Layer) -> bool:
+        """Return whether a layer is one that this way has made."""
+        return any(layer is one for one in self.layers)
 
     def end(self) -> None:
         """Take everything away."""
-        remove_layers(self.viewer, self.layers)
-        self.layers = []
+        if self._mouse in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._mouse)
+        if self._linked:
+            unlink_layers(self._linked)
+        layers, self.layers = self.layers, []
+        remove_layers(self.viewer, layers)
 
-    def mouse(self, event: Any) -> Iterator[None]:
-        """What a press of the mouse on the canvas does, as napari's drag callbacks."""
-        yield
+    # --- for those that follow -----------------------------------------------------------------
+
+    @property
+    def index(self) -> int:
+        """The slice in view."""
+        return self.context.in_view()
+
+    def name(self, what: str) -> str:
+        """Return the name of a layer of ours."""
+        return free_name(self.viewer, f"{self.scan.name} {what}")
+
+    def placement(self) -> dict[str, Any]:
+        """Return layer arguments that put something over the scan."""
+        arguments = placement(self.scan, self.scan_layer)
+        arguments.pop("metadata", None)
+        return arguments
+
+    def slice_mask(self, what: str) -> SliceLayer:
+        """Return a mask of the slice in view, shown as the masks themselves are."""
+        filled = self.session.filled
+        return SliceLayer(
+            self.viewer,
+            self.scan,
+            f"{self.scan.name} {what}",
+            self.colours,
+            self.scan_layer,
+            contour=0 if filled else 1,
+            opacity=0.45 if filled else 0.9,
+            role="view",
+        )
+
+    def keep(self, layer: Layer) -> None:
+        """Put a layer in, above all others, and take it away at the end."""
+        layer.editable = False
+        add_quietly(self.viewer, layer)
+        self.layers.append(layer)
+
+    def look_alike(self, copies: list[Image]) -> None:
+        """Have pictures follow the contrast and colours that the user gives the scan."""
+        looks = _LOOKS[3:] if self.scan_layer.rgb else _LOOKS
+        self._linked = [self.scan_layer, *copies]
+        link_layers(self._linked, looks)
 
     def follow_mouse(self) -> None:
-        """Have `mouse` called; the viewer holds this way weakly."""
+        """Have `mouse` called for presses on the canvas; the viewer holds this way weakly."""
         weak = weakref.ref(self)
 
         def pressed(_viewer: Any, event: Any) -> Iterator[None]:
             way = weak()
-            if way is not None:
+            if way is not None and event.button == 1 and not way.context.painting:
                 yield from way.mouse(event)
 
         self._mouse = pressed
         self.viewer.mouse_drag_callbacks.append(pressed)
 
-    def let_mouse_go(self) -> None:
-        """Have `mouse` called no more."""
-        if self._mouse in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.remove(self._mouse)
+    def mouse(self, event: Any) -> Iterator[None]:
+        """What a press of the mouse does, as napari's drag callbacks."""
+        yield
 
-    def masks(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return source and adapted mask of a slice as the user has them, shape (H, W)."""
-        session = self.session
-        layer = session.adapted.layer
-        shown = session.adapted.stack
-        if layer is not None and layer.data.shape == shown.shape:
-            shown = layer.data
-        return (
-            self.scan.get_mask(session.source.stack, index),
-            np.asarray(self.scan.get_mask(shown, index)),
+    def masks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return source and adapted mask of the slice in view, each of shape (H, W)."""
+        session, index = self.session, self.index
+        source, adapted = (
+            self.scan.get_mask(mask.in_use(), index) for mask in (session.source, session.adapted)
         )
+        return source, adapted
 
-    def points(self, points: np.ndarray, index: int) -> np.ndarray:
-        """Return points of a slice, shape (N, 2), as points of the scan."""
-        position = np.asarray(self.scan.slice_position(index), dtype=float)
-        return np.hstack([np.tile(position, (len(points), 1)), points])
+    def column(self, world: Any) -> float:
+        """Return the scan's column at a point of the world."""
+        return float(self.scan_layer.world_to_data(world)[len(self.scan.mask_shape) - 1])
 
-    def kept(self, layer: Layer) -> Layer:
-        """Put a layer in, above all others, and take it away at the end."""
-        add_quietly(self.viewer, layer)
-        self.layers.append(layer)
-        return layer
-
-    def shapes(self, name: str, last: int = 0) -> Shapes:
-        """Return an empty layer for lines on the scan's own grid, or on its last axes alone.
-
-        On the same grid: the viewer's sliders count in the steps of the finest layer.
-        """
-        arguments = placement(self.scan, self.session.scan_layer())
-        arguments.pop("metadata", None)
-        if last:
-            kept = ("scale", "translate", "units", "axis_labels")
-            arguments = {name: arguments[name][-last:] for name in kept if name in arguments}
-        layer = Shapes(
-            ndim=last or len(self.scan.mask_shape),
-            name=free_name(self.viewer, f"{self.scan.name} {name}"),
-            metadata={KEY: {"role": "view"}},
-            **arguments,
-        )
-        layer.editable = False
-        return layer
+    @property
+    def world_pixel(self) -> float:
+        """Length of a pixel of the screen, in the world."""
+        return 1.0 / max(float(camera_of(self.viewer).zoom), 1e-6)
 
     @property
     def pixel(self) -> float:
         """Length of a pixel of the screen, in pixels of the scan."""
-        zoom = max(float(camera_of(self.viewer).zoom), 1e-6)
-        layer: Any = self.session.scan_layer()
-        return 1.0 / (zoom * (float(layer.scale[-1]) if layer is not None else 1.0))
+        return self.world_pixel / float(self.scan_layer.scale[-1])
 
 
 class Contours(Way):
-    """Outlines of both masks of the slice in view: source thin, adapted thick, on any zoom."""
+    """Outlines of both masks of the slice in view, as wide on the screen at any zoom."""
+
+    words = "thin, dashed: before · thick: after"
 
     def show(self) -> None:
         """Draw the outlines of the slice in view."""
-        self.session.show_masks(source=False, adapted=False)
-        index = self.context.in_view()
-        if not self.layers:
-            for name in ("contours source", "contours adapted"):
-                self.kept(self.shapes(name))
-        for layer, mask, width in zip(self.layers, self.masks(index), (_THIN, _THICK), strict=True):
-            lines, colours = self._outlines(mask, index)
-            layer.data = []
-            if lines:
-                layer.add(
-                    lines,
-                    shape_type="path",
-                    edge_color=colours,
-                    face_color="transparent",
-                    edge_width=width * self.pixel,
-                )
-
-    def _outlines(self, mask: np.ndarray, index: int) -> tuple[list[np.ndarray], list[str]]:
-        lines, colours = [], []
-        for structure in self.session.card.structures:
-            if structure.value in self.session.hidden:
-                continue
-            inside = np.pad(structure_mask(self.session.card, mask, structure), 1)
-            for contour in find_contours(inside.astype(np.uint8), 0.5):
-                short = approximate_polygon(contour - 1, tolerance=0.4)
-                if len(short) > 2:
-                    lines.append(self.points(short, index))
-                    colours.append(structure.colour)
-        return lines, colours
-
-    def zoomed(self) -> None:
-        """Keep the lines as wide on the screen as they were."""
-        for layer, width in zip(self.layers, (_THIN, _THICK), strict=False):
-            shapes: Any = layer
-            if shapes.data:
-                shapes.edge_width = [width * self.pixel] * len(shapes.data)
+        if not self.lines:
+            self.session.show_masks(source=False, adapted=False)
+            self.lines = [
+                LineLayer(self, "contours after, rim", _THICK + _RIM),
+                LineLayer(self, "contours after", _THICK),
+                LineLayer(self, "contours before", _THIN, dashes=True),
+            ]
+        before, after = (outlines(self.session.card, mask, self.hidden) for mask in self.masks())
+        rim = [(points, _DARK) for points, _ in after]
+        for layer, lines in zip(self.lines, (rim, after, before), strict=True):
+            layer.draw(lines)
 
 
 class Curtain(Way):
-    """Left of a line the source mask, right of it the adapted mask; the line can be dragged."""
+    """Left of a line the source mask, right of it the adapted mask; the line can be dragged.
+
+    The line keeps its place on the screen while the picture is moved or zoomed.
+    """
+
+    words = "left of the line: before · right of it: after"
 
     def __init__(self, context: Context, session: Session) -> None:
         super().__init__(context, session)
-        self.place = 0.5
-        self._mask = SliceLayer(
-            self.viewer,
-            self.scan,
-            f"{self.scan.name} curtain",
-            session.colours,
-            session.scan_layer(),
-            opacity=0.5,
-            role="view",
-        )
-        self._line: Shapes | None = None
+        self._offset = 0.0  # of the line from the middle of the canvas, in pixels of the screen
+        self._masks = self.masks()
+        self._mask = self.slice_mask("curtain")
         self.follow_mouse()
 
     def show(self) -> None:
         """Draw both halves of the slice in view, and the line."""
-        self.session.show_masks(source=False, adapted=False)
-        index = self.context.in_view()
-        source, adapted = self.masks(index)
-        column = round(self.place * source.shape[1])
-        both = np.array(adapted)
-        both[:, :column] = source[:, :column]
-        for value in self.session.hidden:
-            both[both == value] = 0
-        self._mask.show(index, both)
-        if self._line is None or not alive(self.viewer, self._line):
-            self._line = self.shapes("curtain line")
-            self.kept(self._line)
-        ends = np.array([[-0.5, column - 0.5], [source.shape[0] - 0.5, column - 0.5]])
-        self._line.data = []
-        self._line.add(
-            [self.points(ends, index)],
-            shape_type="line",
-            edge_color=_LINE,
-            edge_width=1.5 * self.pixel,
-        )
+        if not self.lines:
+            self.session.show_masks(source=False, adapted=False)
+        self._masks = self.masks()
+        self.moved()
 
-    def zoomed(self) -> None:
-        """Keep the line as wide on the screen as it was."""
-        if self._line is not None and self._line.data:
-            self._line.edge_width = [1.5 * self.pixel] * len(self._line.data)
+    @property
+    def place(self) -> int:
+        """The column of the scan at which the line stands."""
+        wide = self.scan.mask_shape[-1]
+        return round(min(max(self._middle() + self._offset * self.pixel, 0), wide))
 
     def move(self, by: float) -> None:
-        """Move the line, as a share of the picture's width."""
-        self.place = min(max(self.place + by, 0.0), 1.0)
-        self.show()
+        """Move the line by pixels of the screen."""
+        self._go_to(self.place + by * self.pixel)
 
-    def end(self) -> None:
-        """Take everything away."""
-        self.let_mouse_go()
-        remove_layers(self.viewer, [*self.layers, self._mask.layer])
-        self.layers = []
+    def _go_to(self, column: float) -> None:
+        self._offset = (column - self._middle()) / self.pixel
+        self.moved()
+
+    def _middle(self) -> float:
+        point = np.array(self.viewer.dims.point, dtype=float)
+        point[-2:] = camera_of(self.viewer).center[-2:]
+        return self.column(point)
+
+    def moved(self) -> None:
+        """Cut the masks where the line is now."""
+        source, adapted = self._masks
+        place, tall = self.place, source.shape[0]
+        both = np.array(adapted)
+        both[:, :place] = source[:, :place]
+        self._mask.show(self.index, both)
+        if not self.lines:
+            self.layers.extend(layer for layer in (self._mask.layer,) if layer is not None)
+            self.lines = [LineLayer(self, "curtain line", 2.0, dashes=True)]
+        ends = np.array([[-0.5, place - 0.5], [tall - 0.5, place - 0.5]])
+        self.lines[0].draw([(ends, _WHITE)])
+
+    def zoomed(self) -> None:
+        """Keep the line where it is on the screen."""
+        self.moved()
 
     def mouse(self, event: Any) -> Iterator[None]:
         """Follow the mouse where it took hold of the line; everything else is napari's."""
-        width = self.scan.mask_shape[-1]
-        if abs(self._column(event) - self.place * width) > 8 * self.pixel:
+        if abs(self.column(event.position) - self.place) > _GRIP * self.pixel:
             return
         event.handled = True
         yield
         while event.type == "mouse_move":
-            self.place = min(max(self._column(event) / width, 0.0), 1.0)
-            self.show()
+            event.handled = True
+            self._go_to(self.column(event.position))
             yield
-
-    def _column(self, event: Any) -> float:
-        layer: Any = self.session.scan_layer()
-        if layer is None:
-            return 0.0
-        place = layer.world_to_data(event.position)
-        return float(np.asarray(place)[len(self.scan.mask_shape) - 1])
 
 
 class SideBySide(Way):
-    """The slice twice: with the source mask at its place, with the adapted mask to the right."""
+    """The slice twice, in two cells of napari's grid that move together."""
 
-    def __init__(self, context: Context, session: Session) -> None:
-        super().__init__(context, session)
-        self._beside = round(self.scan.mask_shape[-1] * (1 + _GAP))
-        self._mask = SliceLayer(
-            self.viewer,
-            self.scan,
-            f"{self.scan.name} adapted, beside",
-            session.colours,
-            session.scan_layer(),
-            contour=0 if session.filled else 2,
-            opacity=0.45 if session.filled else 0.9,
-            role="view",
-            offset=(0.0, float(self._beside)),
-        )
+    words = "left: before · right: after"
 
     def show(self) -> None:
-        """Draw the second picture of the slice in view."""
-        first = not self.layers
+        """Show the slice in view in both cells."""
+        grid, first = grid_of(self.viewer), not self.layers
         if first:
-            self._copy_scan()
-        self.session.show_masks(source=True, adapted=False)
-        index = self.context.in_view()
-        _, adapted = self.masks(index)
-        shown = np.array(adapted)
-        for value in self.session.hidden:
-            shown[shown == value] = 0
-        self._mask.show(index, shown)
+            self.session.show_masks(source=True, adapted=False)
+            copy = Image(
+                self.scan_layer.data,
+                rgb=self.scan_layer.rgb,
+                name=self.name("beside"),
+                metadata={KEY: {"role": "view"}},
+                **self.placement(),
+            )
+            for look in _LOOKS[3:] if self.scan_layer.rgb else _LOOKS:
+                setattr(copy, look, getattr(self.scan_layer, look))
+            self.keep(copy)
+            self.look_alike([copy])
+            self._mask = self.slice_mask("after, beside")
+        self._mask.show(self.index, self.masks()[1])
         if first:
-            fit_view(self.viewer, [self.session.scan_layer(), *self.layers])
+            self.layers.extend(layer for layer in (self._mask.layer,) if layer is not None)
+            self._before = grid.shape, grid.stride
+        # All layers below the copy in the left cell, the copy and the mask in the right one.
+        stride = self.viewer.layers.index(self.layers[0])
+        if first or grid.stride != stride:
+            grid.stride = stride
+        if first:
+            grid.shape = (1, 2)
+            self._factor = self._zoom_to_fit(enable=True)
+        self.zoomed()
 
-    def _copy_scan(self) -> None:
-        layer: Any = self.session.scan_layer()
-        if layer is None:
-            return
-        arguments = placement(self.scan, layer)
-        arguments.pop("metadata", None)
-        corner = np.zeros(len(self.scan.mask_shape))
-        corner[-1] = self._beside
-        arguments["translate"] = to_world_map(arguments, len(corner))(corner)
-        copy = Image(
-            layer.data,
-            name=free_name(self.viewer, f"{self.scan.name}, beside"),
-            rgb=layer.rgb,
-            colormap=None if layer.rgb else layer.colormap,
-            contrast_limits=layer.contrast_limits,
-            metadata={KEY: {"role": "view"}},
-            **arguments,
-        )
-        self.kept(copy)
+    def _zoom_to_fit(self, *, enable: bool) -> float:
+        """Switch the grid and zoom by what a whole picture has more or less room then."""
+        camera = camera_of(self.viewer)
+        centre, zoom = camera.center, camera.zoom
+        fit_view(self.viewer, [self.scan_layer])
+        whole = camera.zoom
+        grid_of(self.viewer).enabled = enable
+        fit_view(self.viewer, [self.scan_layer], columns=2)
+        factor = float(camera.zoom / whole)
+        camera.center, camera.zoom = centre, zoom * factor
+        return factor
+
+    def zoomed(self) -> None:
+        """Draw the contour as wide as that of the mask itself."""
+        layer, like = self._mask.layer, self.session.source.layer
+        if layer is not None and like is not None and layer.contour != like.contour:
+            layer.contour = like.contour
 
     def end(self) -> None:
-        """Take everything away, and look at the one picture again."""
-        remove_layers(self.viewer, [*self.layers, self._mask.layer])
-        self.layers = []
-        fit_view(self.viewer, [self.session.scan_layer()])
+        """Take everything away, and let the one picture have all the room."""
+        grid, camera = grid_of(self.viewer), camera_of(self.viewer)
+        super().end()
+        if grid.enabled:
+            grid.enabled = False
+            camera.zoom /= self._factor
+        grid.shape, grid.stride = self._before
 
 
 class Planes(Way):
-    """The two other planes through one place of a volume, beside the slice; a click moves it."""
+    """The two other planes through one place of a volume, beside the slice; a click goes there."""
 
     def __init__(self, context: Context, session: Session) -> None:
         super().__init__(context, session)
+        self._axes = self.scan.geometry.axis_labels[-3:]
+        # As people know it: superior (or anterior) is up.
+        self._turned = self._axes[0] in ("superior", "anterior")
+        camera = camera_of(self.viewer)
+        self._view = camera.center, camera.zoom
         rows, columns = self.scan.mask_shape[-2:]
-        self.place = [rows // 2, columns // 2]
+        self._place = [rows // 2, columns // 2]
+        names = [
+            next((name for pair, name in _NAMES.items() if axis in pair), f"across “{axis}”")
+            for axis in self._axes
+        ]
+        self.words = f"{' · '.join(names)}: click in one to go there"
+        self._cells: list[tuple[Image, Labels]] = []
         self.follow_mouse()
 
     @staticmethod
@@ -347,109 +484,128 @@ class Planes(Way):
 
     def show(self) -> None:
         """Draw both other planes, and the lines that say where they lie."""
-        first = not self.layers
-        remove_layers(self.viewer, self.layers)
-        self.layers = []
-        self.session.show_masks(source=False, adapted=True)
-        layer: Any = self.session.scan_layer()
-        if layer is None:
-            return
-        rows, columns = self.scan.mask_shape[-2:]
-        scale = np.asarray(layer.scale[-3:], dtype=float)
-        origin = np.asarray(layer.translate[-3:], dtype=float)
-        gap = _GAP * columns * scale[2]
-        time = self.scan.slice_position(self.context.in_view())[:-1]
-        image = layer.data[time] if time else layer.data
-        masks = self.session.adapted.as_shown()
-        masks = masks[time] if time else masks
-        row, column = self.place
-        right = origin[2] + columns * scale[2] + gap
-        below = origin[1] + rows * scale[1] + gap
-        # Sagittal to the right (rows down, slices across), coronal below (slices down).
-        for name, plane, size, corner in (
-            ("sagittal", lambda v: np.asarray(v[:, :, column]).T, (1, 0), (origin[1], right)),
-            ("coronal", lambda v: np.asarray(v[:, row, :]), (0, 2), (below, origin[2])),
-        ):
-            spacing = scale[list(size)]
-            self._plane(name, plane(image), plane(masks), spacing, corner, layer)
-        at = self.scan.slice_position(self.context.in_view())[-1]
-        # In pixels of the slice: to the right and below, slices are as far apart as they are thick.
-        beside, under = at * scale[0] / scale[2], at * scale[0] / scale[1]
-        margin = _GAP * columns
-        lower, further = rows + margin * scale[2] / scale[1], columns + margin
-        ends = (
-            ((row, 0), (row, columns)),
-            ((0, column), (rows, column)),
-            ((0, further + beside), (rows, further + beside)),
-            ((lower + under, 0), (lower + under, columns)),
-        )
-        lines = self.shapes("planes", last=2)
-        lines.add(
-            [np.array(end, dtype=float) for end in ends],
-            shape_type="line",
-            edge_color=_LINE,
-            edge_width=self.pixel,
-        )
-        lines.opacity = 0.6
-        self.kept(lines)
-        if first:
-            fit_view(self.viewer, [layer, *self.layers])
+        planes = self._planes()
+        if not self._cells:
+            self.session.show_masks(source=False, adapted=True)
+            for axis, (picture, mask) in zip((1, 2), planes, strict=True):
+                self._cells.append(self._cell(axis, picture, mask))
+            self.look_alike([picture for picture, _ in self._cells])
+            self.lines = [LineLayer(self, "planes", 1.0, flat=True)]
+            self.lines[0].layer.opacity = 0.75
+            fit_view(self.viewer, [self.scan_layer, *(cell[0] for cell in self._cells)])
+        for cell, plane in zip(self._cells, planes, strict=True):
+            for layer, now in zip(cell, plane, strict=True):
+                if not np.array_equal(layer.data, now):
+                    layer.data = now
+        self._draw_cross()
+        self.zoomed()
 
-    def _plane(
-        self,
-        name: str,
-        image: np.ndarray,
-        mask: np.ndarray,
-        scale: np.ndarray,
-        corner: tuple[float, float],
-        like: Any,
-    ) -> None:
-        from napari.layers import Labels
+    def _planes(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return picture and mask of both planes, as they are seen."""
+        time = self.scan.slice_position(self.index)[:-1]
+        row, column = self._place
+        stacks = self._data(), self.session.adapted.in_use()
+        found = []
+        for where in ((slice(None), row), (slice(None), slice(None), column)):
+            cut = [np.asarray(stack[time][where]) for stack in stacks]
+            picture, mask = (plane[::-1] if self._turned else plane for plane in cut)
+            found.append((picture, np.ascontiguousarray(mask)))
+        return found
 
-        from napari_grata.widgets.mask_layer import colormap
+    def _data(self) -> Any:
+        data = self.scan_layer.data
+        return data[0] if self.scan_layer.multiscale else data
 
+    def _cell(self, axis: int, picture: np.ndarray, mask: np.ndarray) -> tuple[Image, Labels]:
+        """Put a plane in beside what is there, at half its height."""
+        _, across, _ = self._box(axis)
         shared = {
-            "scale": scale,
-            "translate": corner,
-            "units": like.units[-2:],
+            "scale": across,
+            "translate": self._box(axis)[0],
+            "units": self.scan_layer.units[-2:],
             "metadata": {KEY: {"role": "view"}},
         }
-        self.kept(
-            Image(
-                image,
-                name=free_name(self.viewer, f"{self.scan.name} {name}"),
-                colormap=like.colormap,
-                contrast_limits=like.contrast_limits,
-                **shared,
-            )
-        )
+        name = self.words.split(":")[0].split(" · ")[axis]
+        image = Image(picture, name=self.name(name), **shared)
+        for look in _LOOKS:
+            setattr(image, look, getattr(self.scan_layer, look))
+        filled = self.session.filled
         labels = Labels(
-            np.ascontiguousarray(mask),
-            name=free_name(self.viewer, f"{self.scan.name} {name} mask"),
-            colormap=colormap(self.session.colours),
-            opacity=0.45 if self.session.filled else 0.9,
+            mask,
+            name=self.name(f"{name} mask"),
+            colormap=colormap(self.colours),
+            opacity=0.45 if filled else 0.9,
             **shared,
         )
-        labels.contour = 0 if self.session.filled else 1
-        labels.editable = False
-        self.kept(labels)
+        labels.contour = 0 if filled else 1
+        self.keep(image)
+        self.keep(labels)
+        return image, labels
+
+    def _box(self, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return first pixel's place, spacing and size of a cell, each (y, x) in the world."""
+        scale = np.asarray(self.scan_layer.scale[-3:], dtype=float)
+        origin = np.asarray(self.scan_layer.translate[-3:], dtype=float)
+        count = np.array(self.scan.mask_shape[-3:])
+        size = count * scale
+        other = 3 - axis  # the axis that runs across in the cell
+        gap = _GAP * size[2]
+        x = origin[2] + size[2] + gap + (size[2] + gap if axis == 2 else 0)
+        y = origin[1] + (size[1] - size[0]) / 2
+        return np.array([y, x]), scale[[0, other]], count[[0, other]]
+
+    def _draw_cross(self) -> None:
+        """Draw in each plane where the others cut it."""
+        position = self.scan.slice_position(self.index)
+        at = np.array([position[-1], *self._place])
+        depth = self.scan.mask_shape[-3]
+        scale = np.asarray(self.scan_layer.scale[-2:], dtype=float)
+        origin = np.asarray(self.scan_layer.translate[-2:], dtype=float)
+        boxes = [(origin, scale, np.array(self.scan.mask_shape[-2:]), at[1:])]
+        for axis in (1, 2):
+            down = depth - 1 - at[0] if self._turned else at[0]
+            boxes.append((*self._box(axis), np.array([down, at[3 - axis]])))
+        lines: list[Line] = []
+        for first, step, count, place in boxes:
+            low, high, here = first, first + step * (count - 1), first + step * place
+            lines += [
+                (np.array([[here[0], low[1]], [here[0], high[1]]]), _YELLOW),
+                (np.array([[low[0], here[1]], [high[0], here[1]]]), _YELLOW),
+            ]
+        self.lines[0].draw(lines)
 
     def end(self) -> None:
         """Take everything away, and look at the one slice again."""
-        self.let_mouse_go()
         super().end()
-        fit_view(self.viewer, [self.session.scan_layer()])
+        camera = camera_of(self.viewer)
+        camera.center, camera.zoom = self._view
 
     def mouse(self, event: Any) -> Iterator[None]:
-        """A click without a drag, on the slice, moves the place."""
-        layer: Any = self.session.scan_layer()
+        """A click without a drag, in any of the planes, goes there."""
         yield
-        if event.type != "mouse_release" or layer is None or self.context.painting:
+        if event.type != "mouse_release":
             return
-        row, column = np.rint(np.asarray(layer.world_to_data(event.position))[-2:]).astype(int)
-        if 0 <= row < self.scan.mask_shape[-2] and 0 <= column < self.scan.mask_shape[-1]:
-            self.place = [int(row), int(column)]
-            self.show()
+        world = np.asarray(event.position, dtype=float)
+        inside = np.asarray(self.scan_layer.world_to_data(world))[-2:]
+        self._go(1, 2, inside, np.array(self.scan.mask_shape[-2:]))
+        for axis in (1, 2):
+            first, step, count = self._box(axis)
+            self._go(0, 3 - axis, (world[-2:] - first) / step, count)
+
+    def _go(self, down: int, across: int, point: np.ndarray, count: np.ndarray) -> None:
+        """Go to a point of a plane, if it lies within."""
+        place = np.rint(point).astype(int)
+        if (place < 0).any() or (place >= count).any():
+            return
+        if down == 0:
+            depth = int(count[0])
+            index = depth - 1 - int(place[0]) if self._turned else int(place[0])
+            time = self.scan.slice_position(self.index)[:-1]
+            self.context.go_to(self.scan.slice_index((*time, index)))
+        else:
+            self._place[0] = int(place[0])
+        self._place[across - 1] = int(place[1])
+        self.show()
 
 
 WAYS: dict[str, type[Way]] = {
@@ -458,3 +614,30 @@ WAYS: dict[str, type[Way]] = {
     "side_by_side": SideBySide,
     "planes": Planes,
 }
+
+
+class Caption:
+    """Words in the corner of the canvas; what the user has napari show there stays.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._mine = ""
+
+    @property
+    def _text(self) -> Any:
+        canvas = getattr(self._viewer, "canvas", None)  # since napari 0.9
+        return self._viewer.text_overlay if canvas is None else canvas.overlays.text
+
+    def say(self, words: str) -> None:
+        """Show these words, "" for none."""
+        text = self._text
+        if words == self._mine or (text.visible and text.text != self._mine):
+            return
+        self._mine = words
+        text.position = "bottom_left"
+        text.text, text.visible = words, bool(words)

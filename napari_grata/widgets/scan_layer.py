@@ -7,13 +7,14 @@ finest layer, not in slices of a scan.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Shapes
+from qtpy.QtWidgets import QWidget
 
 from napari_grata.scans import Scan, scan_from_array
 
@@ -195,9 +196,21 @@ def camera_of(viewer: Any) -> Any:
     return getattr(viewer, "scene", viewer).camera
 
 
-def fit_view(viewer: Any, layers: Sequence[Layer | None]) -> None:
+def grid_of(viewer: Any) -> Any:
+    """Return the grid of layers, wherever the version of napari keeps it."""
+    return getattr(viewer, "canvas", viewer).grid
+
+
+def fit_view(viewer: Any, layers: Sequence[Layer | None], *, columns: int = 1) -> None:
     """Fit the view to these layers, whatever larger ones are hidden beside them.
 
+    Parameters
+    ----------
+    columns : int
+        Of the grid, each of which shows them.
+
+    Notes
+    -----
     napari's own way takes no layers before 0.9, and there none with fewer axes than the others.
     """
     there = [layer for layer in layers if layer is not None and alive(viewer, layer)]
@@ -209,7 +222,12 @@ def fit_view(viewer: Any, layers: Sequence[Layer | None]) -> None:
     low, high = extents[:, 0].min(axis=0), extents[:, 1].max(axis=0)
     camera = camera_of(viewer)
     camera.center = (*camera.center[:-2], *(float(x) for x in (low + high) / 2))
-    camera.zoom = 0.95 * float(np.min(np.asarray(canvas)[-2:] / np.maximum(high - low, 1e-6)))
+    room = np.asarray(canvas, dtype=float)[-2:] / (1, columns)
+    camera.zoom = 0.95 * float(np.min(room / np.maximum(high - low, 1e-6)))
+
+
+# Viewers whose changes are gathered now; within one, another adds nothing.
+_GATHERING: set[int] = set()
 
 
 @contextmanager
@@ -221,11 +239,45 @@ def as_one_change(viewer: Any) -> Iterator[None]:
     """
     events = viewer.layers.events
     begin, end = getattr(events, "begin_batch", None), getattr(events, "end_batch", None)
-    if begin is None or end is None:  # in earlier versions of napari
+    if begin is None or end is None or id(viewer) in _GATHERING:  # None before napari 0.7
         yield
         return
+    _GATHERING.add(id(viewer))
     begin()
     try:
         yield
     finally:
+        _GATHERING.discard(id(viewer))
         end()
+
+
+def remove_layers(viewer: Any, layers: Iterable[Layer | None]) -> None:
+    """Take layers out, what lies above before what lies below, as one change of the canvas.
+
+    So no redraw in between finds masks over a scan that is gone, and napari tidies up once. What
+    made napari die in ``glDrawArrays`` is another matter: see `hold_canvas`.
+    """
+    gone = [layer for layer in reversed(viewer.layers) if any(layer is one for one in layers)]
+    with as_one_change(viewer):
+        for layer in gone:
+            # Taking out one may have taken others along.
+            if alive(viewer, layer):
+                viewer.layers.remove(layer)
+
+
+def canvases(window: QWidget | None) -> list[Any]:
+    """Return what a window draws layers on: Qt's own widgets for OpenGL."""
+    found = window.findChildren(QWidget) if window is not None else []
+    return [widget for widget in found if hasattr(widget, "makeCurrent")]
+
+
+def hold_canvas(window: QWidget | None) -> None:
+    """Make OpenGL speak to the canvas, before a layer is taken out, whoever takes it out.
+
+    Once a layer is gone, napari (0.6.6 to 0.9) deletes its buffers and programs at once, in
+    whatever context of OpenGL is current: outside a redraw that is the window's own. Mesa then ends
+    the program in ``glDrawArrays`` at the second redraw after it, for any layer but the uppermost.
+    With the canvas's context current they are deleted where they were made.
+    """
+    for canvas in canvases(window):
+        canvas.makeCurrent()

@@ -110,10 +110,12 @@ class Session(QObject):
     card : Card
         Of the model.
     filled : bool or None
-        Whether masks are shown as filled areas instead of contours; None: as suits the size.
+        Whether masks are shown as filled areas instead of contours; large pictures always are.
 
     Attributes
     ----------
+    large : bool
+        Whether contours of its masks would take too long to draw: they are filled.
     source, adapted : MaskLayer
         ``adapted`` carries what the user draws.
     hidden : set of int
@@ -167,9 +169,8 @@ class Session(QObject):
             weakref.ref(scan_layer) if scan_layer is not None else lambda: None
         )
         self.colours = {s.value: s.colour for s in card.structures}
-        if filled is None:
-            filled = int(np.prod(scan.mask_shape[-2:])) > CONTOUR_PIXELS
-        self.filled = filled
+        self.large = int(np.prod(scan.mask_shape[-2:])) > CONTOUR_PIXELS
+        self.filled = self.large or bool(filled)
         self.source = self._mask("source", width=1)
         self.adapted = self._mask("adapted", width=2)
         self._difference: MaskLayer | None = None
@@ -323,10 +324,10 @@ class Session(QObject):
         self.source.visible = source
         self.adapted.visible = adapted
 
-    def set_filled(self, filled: bool, contour: int = 1) -> None:
-        """Show filled areas, or contours of a width in pixels of the scan."""
-        self.filled = filled
-        for mask, width in ((self.source, contour), (self.adapted, 2 * contour)):
+    def set_filled(self, filled: bool) -> None:
+        """Show filled areas, as large pictures always do, or contours."""
+        self.filled = filled = self.large or filled
+        for mask, width in ((self.source, 1), (self.adapted, 2)):
             mask.set_contour(0 if filled else width)
             mask.set_opacity(0.45 if filled else 0.9)
 
@@ -356,7 +357,7 @@ class Session(QObject):
                 role="difference",
             )
         self._difference.restart()
-        source, adapted = self.source.as_shown(), self.adapted.as_shown()
+        source, adapted = self.source.in_use(), self.adapted.in_use()
         for index in sorted(self.adapted_slices):
             self._difference.put(
                 index,
@@ -366,6 +367,15 @@ class Session(QObject):
             )
         self._difference.visible = True
         self._difference.settle()
+
+    def draw_difference(self, index: int) -> None:
+        """Draw the difference of one slice anew, such as after painting there."""
+        if self._difference is not None and self.difference_of is not None:
+            source, adapted = (
+                self.scan.get_mask(mask.in_use(), index) for mask in (self.source, self.adapted)
+            )
+            self._difference.put(index, self._changes(source, adapted))
+            self._difference.flush()
 
     def show_difference_layer(self, shown: bool) -> None:
         """Switch the layer of a difference that is shown off for a while, and on again."""

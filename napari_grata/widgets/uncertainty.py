@@ -7,30 +7,33 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image
-from qtpy.QtCore import QObject
+from napari.utils.colormaps import Colormap, ensure_colormap
+from qtpy.QtCore import QObject, Signal
 
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.mask_layer import add_quietly, placement
-from napari_grata.widgets.scan_layer import KEY, alive, free_name
+from napari_grata.widgets.mask_layer import add_quietly, placement, to_world_map
+from napari_grata.widgets.scan_layer import KEY, alive, free_name, remove_layers
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.tasks import Engine, leave_room_for_the_interface
 
-# Kind, name, what its numbers mean, number shown as the strongest colour.
+# Kind, what its numbers mean, where the colours end. Views hardly ever differ by more than 0.3;
+# the most there is is 0.5.
 KINDS = {
-    "disagreement": (
-        "Disagreement of views",
-        "dark: the views of the slice agree; bright: half stands against half",
-        0.5,
-    ),
-    "margin": (
-        "Close decisions",
-        "dark: the decision is sure; bright: it could as well be otherwise",
-        1.0,
-    ),
+    "disagreement": ("how far six views of the slice disagree, 0 to 0.3 and more", 0.3),
+    "margin": ("how close the decision is: 0 sure, 1 could as well be otherwise", 1.0),
 }
 NOTE = "A model can be sure and wrong."
+_KEPT = 30
 _State = tuple[Any, ...]
+
+
+def colours() -> Colormap:
+    """Return viridis, even to the eye also of colour-blind people, clear at its low end."""
+    ramp = np.linspace(0, 1, 64)
+    found = np.asarray(ensure_colormap("viridis").map(ramp), dtype=np.float32).copy()
+    found[:, 3] = np.clip(ramp / 0.4, 0, 1)
+    return Colormap(found, name="uncertainty", controls=ramp)
 
 
 class UncertaintyLayer(QObject):
@@ -40,12 +43,22 @@ class UncertaintyLayer(QObject):
     ----------
     kind : str or None
         One of `KINDS`; None while nothing is shown.
+    words : str
+        What is shown and what its colours mean; "" for nothing.
+
+    Signals
+    -------
+    changed()
+        Another kind is shown, or measured.
     """
+
+    changed = Signal()
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._context = context
         self.kind: str | None = None
+        self.words = ""
         self._layer: Image | None = None
         self._shown: _State | None = None
         self._measured: dict[_State, np.ndarray] = {}
@@ -75,23 +88,22 @@ class UncertaintyLayer(QObject):
     def cycle(self) -> None:
         """Show the next kind, after the last one none."""
         kinds = [None, *KINDS]
-        self.kind = kinds[(kinds.index(self.kind) + 1) % len(kinds)]
+        self.choose(kinds[(kinds.index(self.kind) + 1) % len(kinds)])
+
+    def choose(self, kind: str | None) -> None:
+        """Show one kind of uncertainty, or none."""
         self._take_away()
-        if self.kind is None:
-            self._context.say("Uncertainty off.")
+        self.kind = kind
         self.refresh()
-        self._context.touch()
+        self.changed.emit()
 
     def refresh(self, *_: object) -> None:
         """Measure what is in view, and show it once it is known."""
-        if self.kind is None:
-            return
-        if self.why_not():
+        context, session = self._context, self._context.session
+        if self.kind is None or session is None or self.why_not():
             self._take_away()
             self._queue.keep_only(())
             return
-        context, session = self._context, self._context.session
-        assert session is not None
         index = context.in_view()
         state = self._state(session, index)
         if state == self._shown and alive(context.viewer, self._layer):
@@ -100,16 +112,16 @@ class UncertaintyLayer(QObject):
         if found is not None:
             self._show(session, index, found, state)
             return
-        self._take_away()
-        model = state[:-2]
-        run = session.run if model[-1] != "source" else None
+        if self._layer is not None:
+            self._layer.visible = False
+        self._say("measuring where the model is unsure …")
+        run = session.run if "source" not in state else None
         entry = context.entry
         folder = entry.folder if entry is not None else session.card.name
-        context.say("Measuring where the model is unsure …")
         measure = partial(
             _measure,
             self._holder,
-            model,
+            state[:-2],
             context.runner.engine,
             folder,
             context.device,
@@ -130,55 +142,68 @@ class UncertaintyLayer(QObject):
     def _on_found(self, found: Found) -> None:
         context, session = self._context, self._context.session
         if found.error is not None:
-            self.kind = None
+            self.choose(None)
             context.fail(describe(found.error), found.details)
             return
         state, values = found.result
-        self._measured = {k: v for k, v in self._measured.items() if k[:-2] == state[:-2]}
-        self._measured[state] = values
+        kept = {k: v for k, v in self._measured.items() if k[:-2] == state[:-2]}
+        self._measured = dict([*kept.items(), (state, values)][-_KEPT:])
         index = context.in_view()
         if session is not None and self.kind and state == self._state(session, index):
             self._show(session, index, values, state)
 
     def _show(self, session: Session, index: int, values: np.ndarray, state: _State) -> None:
-        self._take_away()
-        viewer, scan = self._context.viewer, session.scan
-        scan_layer = session.scan_layer()
-        arguments = placement(scan, scan_layer)
-        arguments.pop("metadata", None)
-        name, words, strongest = KINDS[str(self.kind)]
+        """Show the measured values, shape (H, W), on their slice."""
+        viewer, scan, scan_layer = self._context.viewer, session.scan, session.scan_layer()
         # One slice thick, at its place: a stack of the scan would cost a copy of it.
         position = scan.slice_position(index)
         data = values.reshape(*(1 for _ in position), *values.shape)
-        from napari_grata.widgets.mask_layer import to_world_map
-
+        arguments = placement(scan, scan_layer)
+        arguments.pop("metadata", None)
         corner = np.array([*position, 0, 0], dtype=float)
-        arguments["translate"] = to_world_map(arguments, len(corner))(corner)
-        layer = Image(
-            data,
-            name=free_name(viewer, f"{scan.name} uncertainty"),
-            colormap="inferno",
-            contrast_limits=(0, strongest),
-            blending="additive",
-            opacity=0.8,
-            metadata={KEY: {"role": "uncertainty"}},
-            **arguments,
-        )
-        add_quietly(viewer, layer)
-        self._layer, self._shown = layer, state
+        arguments["translate"] = np.asarray(to_world_map(arguments, len(corner))(corner))
+        words, strongest = KINDS[str(self.kind)]
+        if self._layer is None or not alive(viewer, self._layer):
+            self._layer = Image(
+                data,
+                name=free_name(viewer, f"{scan.name} uncertainty"),
+                colormap=colours(),
+                contrast_limits=(0, strongest),
+                blending="translucent_no_depth",
+                opacity=0.9,
+                metadata={KEY: {"role": "uncertainty"}},
+                **arguments,
+            )
+            add_quietly(viewer, self._layer)
+            if hasattr(self._layer, "colorbar"):  # since napari 0.7
+                self._layer.colorbar.visible = True
+            if scan_layer is not None and alive(viewer, scan_layer):
+                # Masks stay above.
+                viewer.layers.move(len(viewer.layers) - 1, viewer.layers.index(scan_layer) + 1)
+        else:
+            self._layer.data = data
+            self._layer.translate = arguments["translate"]
+            self._layer.visible = True
+        self._shown = state
         model = "model before" if "source" in state else "model as adapted"
-        self._context.say(f"{name}, {model}; {words}. {NOTE}")
+        self._say(f"colours, {model}: {words}. {NOTE}")
+
+    def _say(self, words: str) -> None:
+        self.words = words
+        self.changed.emit()
 
     def _take_away(self) -> None:
         layer, self._layer, self._shown = self._layer, None, None
-        if layer is not None and alive(self._context.viewer, layer):
-            self._context.viewer.layers.remove(layer)
+        if layer is not None:
+            remove_layers(self._context.viewer, [layer])
+        if self.words:
+            self._say("")
 
     def _layer_removed(self, event: Any) -> None:
         """The user has taken the layer away: nothing is shown any more."""
         if event.value is self._layer and self._layer is not None:
-            self._layer, self._shown, self.kind = None, None, None
-            self._context.touch()
+            self._layer = None
+            self.choose(None)
 
 
 def _measure(
