@@ -124,6 +124,7 @@ class Legend(QWidget):
             context.choose_brush(value)
         elif session is not None and value:
             session.set_hidden(session.hidden ^ {value})
+            context.touch()
         self._show()
 
     def _show(self, *_: Any) -> None:

@@ -198,7 +198,8 @@ class ViewControl(QWidget):
             return
         mode = context.mode if session is not None and session.can_compare else ""
         if isinstance(self._way, SideBySide) and not grid_of(context.viewer).enabled:
-            context.show_mode("adapted")  # the user has switched the grid off
+            self.leave()  # the user has switched the grid off
+            context.show_mode("adapted")
             return
         possible = mode in WAYS and context.step is None and not context.painting
         possible = possible and not self.why_not(mode)

@@ -17,11 +17,18 @@ from napari_grata.widgets.scan_layer import KEY, alive, free_name, remove_layers
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.tasks import Engine, leave_room_for_the_interface
 
-# Kind, what its numbers mean, where the colours end. Views hardly ever differ by more than 0.3;
-# the most there is is 0.5.
+# Kind, its words, what its numbers mean, where the colours end: views hardly ever differ by more.
 KINDS = {
-    "disagreement": ("how far six views of the slice disagree, 0 to 0.3 and more", 0.3),
-    "margin": ("how close the decision is: 0 sure, 1 could as well be otherwise", 1.0),
+    "disagreement": (
+        "how far six views disagree",
+        "0: they agree, 0.5: half stands against half",
+        0.3,
+    ),
+    "margin": (
+        "how close the decision is",
+        "0: it is sure, 1: it could as well be otherwise",
+        1.0,
+    ),
 }
 NOTE = "A model can be sure and wrong."
 _KEPT = 30
@@ -154,7 +161,8 @@ class UncertaintyLayer(QObject):
 
     def _show(self, session: Session, index: int, values: np.ndarray, state: _State) -> None:
         """Show the measured values, shape (H, W), on their slice."""
-        viewer, scan, scan_layer = self._context.viewer, session.scan, session.scan_layer()
+        context, scan, scan_layer = self._context, session.scan, session.scan_layer()
+        viewer = context.viewer
         # One slice thick, at its place: a stack of the scan would cost a copy of it.
         position = scan.slice_position(index)
         data = values.reshape(*(1 for _ in position), *values.shape)
@@ -162,7 +170,7 @@ class UncertaintyLayer(QObject):
         arguments.pop("metadata", None)
         corner = np.array([*position, 0, 0], dtype=float)
         arguments["translate"] = np.asarray(to_world_map(arguments, len(corner))(corner))
-        words, strongest = KINDS[str(self.kind)]
+        words, numbers, strongest = KINDS[str(self.kind)]
         if self._layer is None or not alive(viewer, self._layer):
             self._layer = Image(
                 data,
@@ -186,7 +194,8 @@ class UncertaintyLayer(QObject):
             self._layer.visible = True
         self._shown = state
         model = "model before" if "source" in state else "model as adapted"
-        self._say(f"colours, {model}: {words}. {NOTE}")
+        self._say(f"{model}: {words}")
+        context.say(f"{words[:1].upper()}{words[1:]}, {model}. {numbers}. {NOTE}")
 
     def _say(self, words: str) -> None:
         self.words = words
