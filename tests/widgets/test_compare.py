@@ -335,17 +335,19 @@ def test_a_way_makes_room_for_what_it_cannot_show(reader: Reader) -> None:
     user = reader()
     user.do("fill")  # napari itself warns of contours in three dimensions
     buttons = user.dock.view_control.modes.buttons
-    for name in WAYS:
-        user.do(name)
-        user.viewer.dims.ndisplay = 3
+    user.do("contours")
+    user.viewer.dims.ndisplay = 3
+    user.settle()
+    assert not roles(user)
+    assert all("three dimensions" in buttons[name].toolTip() for name in WAYS)
+    assert visible(user) == (False, True)
+    user.viewer.dims.ndisplay = 2
+    user.settle()
+    assert roles(user)
+    for name in ("contours", "side_by_side"):
+        user.context.show_mode(name)
         user.settle()
-        assert not roles(user), name
-        assert "three dimensions" in buttons[name].toolTip()
-        assert visible(user) == (False, True)
-        user.viewer.dims.ndisplay = 2
-        user.settle()
-        assert roles(user)
-        user.viewer.layers.remove(named(user, user.viewer.layers[-1].name))
+        user.viewer.layers.remove(user.viewer.layers[-1])
         user.settle()
         assert user.context.mode == "adapted", "deleting what is drawn ends it"
         assert not roles(user)
@@ -414,9 +416,13 @@ def test_a_large_picture_is_filled_and_its_outlines_are_as_wide_on_the_screen(
     assert lines(user)["contours after"].edge_width * zoom == pytest.approx(3.0)
 
 
-def test_fill_is_for_contours_of_every_way(reader: Reader) -> None:
+def test_fill_is_for_every_way_and_the_user_s_words_on_the_canvas_stay(reader: Reader) -> None:
     user = reader()
+    canvas = getattr(user.viewer, "canvas", None)
+    text = user.viewer.text_overlay if canvas is None else canvas.overlays.text
+    text.text, text.visible = "mine", True
     user.do("curtain")
+    assert caption(user) == "mine"
     assert named(user, "curtain").contour > 0
     user.press(user.dock.view_control.switches.buttons["fill"])
     assert named(user, "curtain").contour == 0
@@ -424,26 +430,15 @@ def test_fill_is_for_contours_of_every_way(reader: Reader) -> None:
     assert user.session.adapted.layer.contour == 0
     user.do("fill")
     assert user.session.adapted.layer.contour > user.session.source.layer.contour > 0
-
-
-def test_words_that_the_user_has_on_the_canvas_stay(reader: Reader) -> None:
-    user = reader()
-    canvas = getattr(user.viewer, "canvas", None)
-    text = user.viewer.text_overlay if canvas is None else canvas.overlays.text
-    text.text, text.visible = "mine", True
-    user.do("curtain")
-    assert caption(user) == "mine"
-    user.do("curtain")
     assert caption(user) == "mine"
 
 
-@pytest.mark.parametrize("name", ["side_by_side", "planes"])
-def test_closing_the_dock_takes_everything_along(reader: Reader, name: str) -> None:
+def test_closing_the_dock_takes_everything_along(reader: Reader) -> None:
     user = reader()
     viewer = user.viewer
     user.do("uncertainty")
     user.wait(lambda: "uncertainty" in roles(user))
-    user.do(name)
+    user.do("side_by_side")
     viewer.window.remove_dock_widget("all")
     user.dock.deleteLater()
     del user.dock
