@@ -189,6 +189,7 @@ class GrataDock(QWidget):
         context.scan_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._open_timeline)
+        self.timeline.docked.connect(self._canvas_is_lower)
         self.first_buttons.open_requested.connect(context.open_requested)
         context.recent_lists_changed.connect(self.first_buttons.set_recent)
         for step, section in self.steps.items():
@@ -274,8 +275,10 @@ class GrataDock(QWidget):
         if session is not None and session.can_compare and not self._timeline_offered:
             self._timeline_offered = True
             self.timeline.open_below()
-            # The canvas is lower now: all of the scan should be in view.
-            QTimer.singleShot(300, self._fit_view)
+
+    def _canvas_is_lower(self) -> None:
+        """Once the windows have their sizes, all of the scan should be in view again."""
+        QTimer.singleShot(300, self._fit_view)
 
     def _fit_view(self) -> None:
         fit_view(self.context.viewer, [self.context.layer])

@@ -196,7 +196,14 @@ class Timeline(QWidget):
     Parameters
     ----------
     context : Context
+
+    Signals
+    -------
+    docked()
+        It has taken room from the canvas.
     """
+
+    docked = Signal()
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -326,6 +333,7 @@ class Timeline(QWidget):
             self._dock.destroyed.connect(self._on_closed)
             take_away = partial(_take_away, weakref.ref(viewer), weakref.ref(self._dock))
             self._context.connections.at_end(take_away)
+            self.docked.emit()
         self._dock.show()
         window = self.window()
         if isinstance(window, QMainWindow):
