@@ -108,7 +108,8 @@ def _edge(mask: np.ndarray) -> np.ndarray:
     """Pixels of a mask that touch what is not of it."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
+    edge: np.ndarray = mask & ~inner
+    return edge
 
 
 def _rgb(colour: str) -> tuple[int, ...]:

@@ -59,6 +59,11 @@ def change(cases: CaseList, table: str, column: str, number: int) -> bytes:
     return damaged
 
 
+def opened_again(cases: CaseList) -> CaseList:
+    cases.close()
+    return CaseList.load(cases.folder)
+
+
 def ten_decisions(cases: CaseList) -> None:
     for number in range(1, 11):
         cases.decide(f"case-{number % 3 + 1:04d}", VERDICTS[number % 4], comment=f"n° {number:02d}")
@@ -200,14 +205,26 @@ def test_a_reader_tells_damage_and_mends_nothing(cases: CaseList) -> None:
     (holder.folder / STORE_FILE).write_bytes(damaged)
     code = f"""
 from napari_grata.review.case_list import CaseList
+from napari_grata.review.cases import DecisionError
 cases = CaseList.load({str(holder.folder)!r})
 assert cases.read_only
-print(len(cases.history), *cases.notices)
+print(len(cases.history), *cases.notices, flush=True)
+input()
+try:
+    cases.decide("case-0001", "accept")
+except DecisionError as error:
+    print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.startswith("9 The file of this list is damaged.")
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline().startswith("9 The file of this list is damaged.")
     assert (holder.folder / STORE_FILE).read_bytes() == damaged
+    # Nor later: who had the list may have mended it, and gone on.
     holder.close()
+    assert "open it again" in program.communicate("\n")[0]
+    assert (holder.folder / STORE_FILE).read_bytes() == damaged
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
@@ -225,7 +242,11 @@ def test_where_there_is_no_room_to_mend_a_list_it_is_only_read(cases: CaseList) 
     assert len(again.history) == 9
     assert "not mended" in (again.read_only or "")
     assert (cases.folder / STORE_FILE).read_bytes() == damaged
-    again.close()
+    # Once there is room, it is mended before anything is written.
+    again.decide("case-0001", "accept")
+    (aside,) = cases.folder.glob("list.damaged-*.sqlite")
+    assert aside.read_bytes() == damaged
+    assert opened_again(again).history == again.history
 
 
 def test_damage_that_comes_while_a_list_is_open_is_mended_from_memory(cases: CaseList) -> None:
