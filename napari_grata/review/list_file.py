@@ -332,6 +332,9 @@ class ListFile:
             with closing(connect(self.path, "rw" if self._lock.held else "ro")) as connection:
                 connection.execute("BEGIN")
                 said = self._read(connection)
+                connection.execute("ROLLBACK")
+                if self._lock.held and not said and not _takes_rows(connection, self.path):
+                    said = "Everything in it can be read all the same."
         except (sqlite3.Error, _DamageError) as error:
             raise self._unreadable(error) from error
         self.placed = True
@@ -543,6 +546,16 @@ def _is_whole(connection: sqlite3.Connection) -> bool:
         if not is_damage(error):
             raise
         return False
+
+
+def _takes_rows(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether a file that may be written to by its permissions may be by what it says itself."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        return "readonly" not in str(error) or not os.access(path, os.W_OK)
+    return True
 
 
 def _insert(

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from napari_grata.cli import main
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import (
     DIFFICULTIES,
@@ -94,6 +95,15 @@ def test_one_damaged_digit_costs_one_decision_and_is_told(cases: CaseList) -> No
     assert len(later.notices) == 1
     assert "lost to damage earlier" in later.notices[0]
     later.close()
+
+
+def test_damage_is_told_on_the_command_line_too(
+    cases: CaseList, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ten_decisions(cases)
+    change(cases, "decisions", "comment", 3)
+    assert main(["masks", str(cases.folder), "--out", str(tmp_path / "out")]) == 0
+    assert "1 of 10 entries on decisions" in capsys.readouterr().err
 
 
 def test_every_kind_of_entry_is_told_and_the_rest_is_there(cases: CaseList) -> None:
