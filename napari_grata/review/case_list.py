@@ -53,7 +53,7 @@ from .cases import (
     digest,
 )
 from .final_masks import CaseMasks, Standing, final_masks, mask_digest
-from .list_file import STORE_FILE, BeyondReadingError
+from .list_file import STORE_FILE, BeyondReadingError, read_identity
 from .thumbnails import change_and_picture
 
 if TYPE_CHECKING:
@@ -774,16 +774,10 @@ def list_folder(sources: Sequence[str | Path]) -> Path:
     identity = _identity(roots)
     place = lists_dir() / identity[:16]
     for folder in [place, *_lists()]:
-        if (folder / STORE_FILE).exists():
-            peek = CaseStore(folder)
-            try:
-                peek._file.open(lock=False)
-            except ListError:
-                if folder == place:
-                    return place
-                continue
-            if peek.identity in (identity, "") and (peek.identity or folder == place):
-                return folder
+        # One that cannot be read is the one that would be made here.
+        wanted = (identity, None) if folder == place else (identity,)
+        if (folder / STORE_FILE).exists() and read_identity(folder) in wanted:
+            return folder
     while (place / STORE_FILE).exists():  # a list whose scans have moved on
         place = place.with_name(f"{place.name}-2")
     return place

@@ -441,6 +441,15 @@ class ListFile:
         return ListError(f"{self.folder.name}/{STORE_FILE} cannot be written: {why}. {todo}")
 
 
+def read_identity(folder: Path) -> str | None:
+    """Return what a folder's list was made of, as its fingerprint; None where that is lost."""
+    with suppress(sqlite3.Error), closing(connect(folder / STORE_FILE, "ro")) as connection:
+        sql = "SELECT identity FROM lists ORDER BY number DESC LIMIT 1"
+        found = (connection.execute(sql).fetchone() or (None,))[0]
+        return found.decode("utf-8", "replace") if isinstance(found, bytes) else None
+    return None
+
+
 class _Found:
     """The rows of a table as they are in a file.
 
