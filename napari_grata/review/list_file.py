@@ -561,6 +561,7 @@ def _takes_rows(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether a file that may be written to by its permissions may be by what it says itself."""
     try:
         connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE probe (number)")
         connection.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
         return "readonly" not in str(error) or not os.access(path, os.W_OK)

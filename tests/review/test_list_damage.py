@@ -167,6 +167,18 @@ def test_a_file_of_which_nothing_can_be_read_is_left_alone_until_the_list_is_mad
     again.close()
 
 
+def test_a_file_that_says_itself_that_it_may_not_be_written_to_is_mended(cases: CaseList) -> None:
+    cases.decide("case-0001", "accept")
+    cases.close()
+    path = cases.folder / STORE_FILE
+    data = path.read_bytes()
+    path.write_bytes(data[:18] + b"\x7f" + data[19:])
+    again = CaseList.load(cases.folder)
+    assert "Everything in it can be read" in again.notices[0]
+    again.decide("case-0002", "reject")
+    assert opened_again(again).history == again.history
+
+
 def test_a_page_in_the_middle_costs_what_was_on_it(cases: CaseList) -> None:
     for number in range(150):
         cases.decide("case-0001", "accept", slice_index=number, comment="x" * 100)
