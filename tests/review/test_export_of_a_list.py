@@ -331,9 +331,7 @@ def test_a_damaged_run_of_one_case_leaves_the_others_as_they_are(
     again.close()
 
 
-def test_no_comment_is_a_formula_in_the_table(
-    cases: CaseList, tmp_path: Path
-) -> None:
+def test_no_comment_is_a_formula_in_the_table(cases: CaseList, tmp_path: Path) -> None:
     link = '=HYPERLINK("http://example.org", "look")'
     cases.decide("case-0001", "accept", comment=link, mask=None)
     cases.decide("case-0002", "reject", comment="- thin rim", mask=None)
