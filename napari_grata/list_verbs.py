@@ -68,7 +68,10 @@ def _open(path: Path) -> CaseList:
 
     for folder in (path, list_folder([path])):
         if (folder / STORE_FILE).is_file():
-            return CaseList.load(folder)
+            caselist = CaseList.load(folder)
+            for notice in caselist.notices:
+                print(notice, file=sys.stderr)
+            return caselist
     raise UsageError(
         f"{path} is neither the folder of a list nor a folder of scans that a list was made of. "
         "Make one with napari-grata cases, or in the dock."

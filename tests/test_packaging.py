@@ -46,8 +46,9 @@ def test_the_wheel_carries_manifest_models_samples_and_every_module(wheel: Path)
             wanted = {".safetensors", ".yaml", ".gz", ".png", ".jpg", ".json"}
             if path.is_file() and path.suffix in wanted:
                 assert f"napari_grata/{prefix}/{path.relative_to(ROOT / folder)}" in names
-    for path in (ROOT / "napari_grata").rglob("*.py"):
-        assert path.relative_to(ROOT).as_posix() in names
+    for pattern in ("*.py", "*.pyi", "*.jinja"):
+        for path in (ROOT / "napari_grata").rglob(pattern):
+            assert path.relative_to(ROOT).as_posix() in names
 
 
 def test_the_manifest_of_the_installed_distribution_is_valid() -> None:

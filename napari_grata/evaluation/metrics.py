@@ -66,7 +66,7 @@ def measure(
     from_a, from_b = surface_distances(a, b, step)
     return Overlap(
         dice=dice(a, b),
-        hd95=_hausdorff(from_a, from_b, 95),
+        hd95=percentile_distance(from_a, from_b, 95),
         assd=_mean(from_a, from_b),
         area=area,
         true_area=true_area,
@@ -88,7 +88,7 @@ def hausdorff(
 ) -> float:
     """Return the symmetric Hausdorff distance; ``percentile=100`` is the classical one."""
     from_a, from_b = surface_distances(predicted, truth, spacing)
-    return _hausdorff(from_a, from_b, percentile)
+    return percentile_distance(from_a, from_b, percentile)
 
 
 def assd(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None) -> float:
@@ -131,7 +131,10 @@ def surface_distances(
     return to_b[edge_a], to_a[edge_b]
 
 
-def _hausdorff(from_a: np.ndarray | None, from_b: np.ndarray | None, percentile: float) -> float:
+def percentile_distance(
+    from_a: np.ndarray | None, from_b: np.ndarray | None, percentile: float
+) -> float:
+    """Return the larger of two directed percentiles of `surface_distances`; NaN for None."""
     if from_a is None or from_b is None:
         return float("nan")
     if not from_a.size:

@@ -19,10 +19,9 @@ from .compare import (
     StructureChange,
     Summary,
     difference_map,
-    difference_stack,
+    flagged_slices,
     latest_flags,
     summarise,
-    summarise_record,
 )
 from .figures import before_after, curves
 
@@ -47,10 +46,9 @@ __all__ = [
     "case_of_scan",
     "curves",
     "difference_map",
-    "difference_stack",
+    "flagged_slices",
     "latest_flags",
     "summarise",
-    "summarise_record",
     "work_on_case",
     "work_on_list",
 ]

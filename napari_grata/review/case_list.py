@@ -53,7 +53,7 @@ from .cases import (
     digest,
 )
 from .final_masks import CaseMasks, Standing, final_masks, mask_digest
-from .list_file import STORE_FILE, BeyondReadingError
+from .list_file import STORE_FILE, BeyondReadingError, read_identity
 from .thumbnails import change_and_picture
 
 if TYPE_CHECKING:
@@ -260,10 +260,7 @@ class CaseList(CaseStore):
     def relocate(self, folder: str | Path) -> None:
         """Note that all scans lie below another folder now, under the same names within it.
 
-        Raises
-        ------
-        ListError
-            If not all of them do, or that cannot be written; nothing has changed then.
+        A ListError says that not all of them do, or cannot be noted; nothing has changed then.
         """
         there = Path(os.path.abspath(Path(folder).expanduser()))
         sources = {path for case in self.cases for path in case.sources}
@@ -288,13 +285,7 @@ class CaseList(CaseStore):
 
     @contextlib.contextmanager
     def busy(self, key: str) -> Iterator[None]:
-        """Mark a case as being adapted, so that no one else of this program does it too.
-
-        Raises
-        ------
-        ListError
-            If it is.
-        """
+        """Mark a case as being adapted by this program; a ListError where it is already."""
         with self._mutex:
             if key in self._busy:
                 raise ListError(f"Case {self._cases[key].number} is being adapted already.")
@@ -305,14 +296,7 @@ class CaseList(CaseStore):
             self._busy.discard(key)
 
     def work(self, case: Case | str) -> CaseWork:
-        """Return what one does on a case.
-
-        Raises
-        ------
-        KeyError
-        ListError
-            If its folder leads out of the list's.
-        """
+        """Return what one does on a case; a ListError where its folder leads out of the list's."""
         key = _key(case)
         with self._mutex:
             if key not in self._works:
@@ -367,7 +351,7 @@ class CaseList(CaseStore):
         return Progress(
             total=len(states),
             decided=sum(state.decided for state in states),
-            prepared=sum(summary.adapted for summary in self._summaries.values()),
+            prepared=sum(summary.adapted for summary in list(self._summaries.values())),
             flagged=counts[CaseState.FLAGGED],
             failed=counts[CaseState.FAILED],
             counts=dict(counts),
@@ -394,13 +378,7 @@ class CaseList(CaseStore):
         return found
 
     def standing(self, case: Case | str, scan: Scan) -> Standing:
-        """Return what a case came to; reads its run and what was drawn.
-
-        Raises
-        ------
-        RunFolderError
-            If its run cannot be read.
-        """
+        """Return what a case came to; a RunFolderError where its run cannot be read."""
         from napari_grata.adaptation import reopen
 
         work = self.work(case)
@@ -430,14 +408,9 @@ class CaseList(CaseStore):
         (self._stale.add if changed else self._stale.discard)(case.key)
 
     def confirm(self, case: Case | str, scan: Scan) -> bool:
-        """Compare an opened scan with what the case's summary was made from.
+        """Return whether a case's summary was made from a scan that is open.
 
         A file that was only copied or touched counts as unchanged from then on.
-
-        Returns
-        -------
-        bool
-            Whether the summary holds for this scan.
         """
         key = _key(case)
         summary = self._summaries.get(key)
@@ -568,13 +541,7 @@ class CaseWork:
         return next((path for path in reversed(self.run_folders()) if is_finished(path)), None)
 
     def new_run_folder(self) -> Path:
-        """Make an empty folder for a new run and return it.
-
-        Raises
-        ------
-        ListError
-            If it cannot be made.
-        """
+        """Make an empty folder for a new run; a ListError where it cannot be made."""
         with self._mutex:
             number = max((int(path.name.split("-")[1]) for path in self.run_folders()), default=0)
             while True:
@@ -593,13 +560,7 @@ class CaseWork:
         return self._list.summary(self.key)
 
     def write_summary(self, summary: CaseSummary) -> None:
-        """Keep what is known of the case.
-
-        Raises
-        ------
-        ListError
-            If it cannot be written.
-        """
+        """Keep what is known of the case; a ListError where it cannot be written."""
         self._list._add_summary(self.key, summary)
         self._list._look_at(self._list.case(self.key))
 
@@ -610,13 +571,7 @@ class CaseWork:
         return path if path.is_file() else None
 
     def write_thumbnail(self, array: np.ndarray) -> Path:
-        """Keep a small picture, shape (H, W, 3) or (H, W), uint8.
-
-        Raises
-        ------
-        ListError
-            If it cannot be written.
-        """
+        """Keep a small picture, shape (H, W, 3) or (H, W), uint8; may raise ListError."""
         from PIL import Image
 
         buffer = io.BytesIO()
@@ -692,16 +647,19 @@ class CaseWork:
         """Return what is known of the case with a drawing, and its picture then."""
         from napari_grata.adaptation import reopen
 
-        known = self.summary or CaseSummary()
-        folder = self.run_folder
+        known, folder = self.summary or CaseSummary(), self.run_folder
         if folder is None or not known.adapted:
             return known.but(edited=True), None
-        which = (folder, read_info(folder)["step"], known)
-        if self._list._drawn_over is None or self._list._drawn_over[0][:2] != which[:2]:
-            run = reopen(folder, scan)
-            run.close()
-            masks = CaseMasks(scan, run.source_masks, run.adapted_masks)
-            self._list._drawn_over = which, masks, run.card
+        try:
+            info = read_info(folder)
+            which = (folder, info["position"], info["taken"])
+            if self._list._drawn_over is None or self._list._drawn_over[0] != which:
+                with contextlib.closing(reopen(folder, scan)) as run:
+                    masks = CaseMasks(run.scan or scan, run.source_masks, run.adapted_masks)
+                    self._list._drawn_over = which, masks, run.card
+        except (RunFolderError, ValueError):
+            # What was drawn is kept, even if the run that it was drawn on cannot be read.
+            return known.but(edited=True), None
         _, masks, card = self._list._drawn_over
         if base not in ("", mask_digest(masks.mask("edit", None))):
             return known, None
@@ -717,9 +675,10 @@ class CaseWork:
         A drawing counts only over the masks that it was drawn on.
         """
         masks = CaseMasks(scan, source, adapted)
-        drawn = self.edit(scan) if self.edit_version else None
-        fits = self.edit_base in ("", mask_digest(masks.mask("edit", None)))
-        return masks.with_drawing(drawn) if drawn is not None and fits else masks
+        if not self.edits or self.edit_base not in ("", mask_digest(masks.mask("edit", None))):
+            return masks
+        drawn = self.edit(scan)
+        return masks if drawn is None else masks.with_drawing(drawn)
 
     def edit(self, scan: Scan, version: int | None = None) -> np.ndarray | None:
         """Return what the user drew last, shape ``scan.mask_shape``; None without it.
@@ -815,16 +774,10 @@ def list_folder(sources: Sequence[str | Path]) -> Path:
     identity = _identity(roots)
     place = lists_dir() / identity[:16]
     for folder in [place, *_lists()]:
-        if (folder / STORE_FILE).exists():
-            peek = CaseStore(folder)
-            try:
-                peek._file.open(lock=False)
-            except ListError:
-                if folder == place:
-                    return place
-                continue
-            if peek.identity in (identity, "") and (peek.identity or folder == place):
-                return folder
+        # One that cannot be read is the one that would be made here.
+        wanted = (identity, None) if folder == place else (identity,)
+        if (folder / STORE_FILE).exists() and read_identity(folder) in wanted:
+            return folder
     while (place / STORE_FILE).exists():  # a list whose scans have moved on
         place = place.with_name(f"{place.name}-2")
     return place

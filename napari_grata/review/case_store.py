@@ -72,13 +72,7 @@ class _Replay:
         return "yes" if self._in_force[one.case][one.slice_index][-1] == key else "replaced"
 
     def apply(self, number: int, row: Mapping[str, Any]) -> None:
-        """Let a row take effect.
-
-        Raises
-        ------
-        ValueError
-            If it cannot be understood; nothing has changed then.
-        """
+        """Let a row take effect; a ValueError where it cannot be understood changes nothing."""
         if row["action"] in ("undo", "redo"):
             self._turn(row["of"], undo=row["action"] == "undo")
             return
@@ -144,13 +138,7 @@ class CaseStore:
         self.notices = self._file.notices
 
     def _open(self) -> None:
-        """Read what there is.
-
-        Raises
-        ------
-        ListError
-            If the folder holds no list, or one of which nothing can be read.
-        """
+        """Read what there is; a ListError where there is no list that can be read."""
         self._file.open()
         if self.writable:
             clear_leftovers([self.folder])
@@ -269,10 +257,7 @@ class CaseStore:
     def undo(self) -> Decision | None:
         """Take the latest decision back; return it, or None where there is none.
 
-        Raises
-        ------
-        DecisionError
-            As for `decide`.
+        A DecisionError says the same as that of `decide`.
         """
         return self._turn("undo")
 
@@ -372,12 +357,7 @@ class CaseStore:
     # -- the rest ------------------------------------------------------------------------------
 
     def _add(self, rows: Sequence[Row], drawing: bytes | None = None) -> None:
-        """Add rows, all of them or none.
-
-        Raises
-        ------
-        ListError
-        """
+        """Add rows, all of them or none; may raise ListError."""
         if not self.writable:
             raise ListError(str(self.read_only))
         self._file.write(rows, drawing=drawing)
@@ -408,13 +388,7 @@ class CaseStore:
             return number
 
     def _drawing(self, edit: EditVersion) -> np.ndarray | None:
-        """Read a drawing; None where it is damaged.
-
-        Raises
-        ------
-        ListError
-            If the file cannot be read.
-        """
+        """Read a drawing; None where it is damaged, a ListError where nothing can be read."""
         try:
             data = self._file.drawing(edit.row)
             if data is None or sha256(data).hexdigest() != edit.sha256:

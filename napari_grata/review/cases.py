@@ -270,22 +270,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class EditVersion:
-    """One version of what the user drew on a case.
+    """One version of what the user drew on a case: from 1, at a time in UTC.
 
-    Attributes
-    ----------
-    number : int
-        From 1 for each case.
-    time : str
-        UTC, ISO 8601.
-    base : str
-        Fingerprint of the mask that it was drawn over; "" where that is not known.
-    scan_sha256 : str
-        Fingerprint of the scan.
-    sha256 : str
-        Of the drawing's bytes in the list's file.
-    row : int
-        Where it lies there.
+    ``base`` is the fingerprint of the mask that it was drawn over, "" where that is not known;
+    ``sha256`` that of its bytes in the row of the list's file where it lies.
     """
 
     number: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -67,21 +68,6 @@ def difference_map(
     result[after > before] = ADDED
     result[after < before] = REMOVED
     return result
-
-
-def difference_stack(
-    source_masks: Mapping[int, np.ndarray],
-    adapted_masks: Mapping[int, np.ndarray],
-    scan: Scan,
-    card: Card | None = None,
-    structure: str | None = None,
-) -> np.ndarray:
-    """Differences of all slices that have both masks, as a stack of shape ``scan.mask_shape``."""
-    stack = scan.empty_mask()
-    for index in source_masks.keys() & adapted_masks.keys():
-        found = difference_map(source_masks[index], adapted_masks[index], card, structure)
-        scan.put_mask(stack, index, found)
-    return stack
 
 
 def _depths(card: Card | None) -> np.ndarray:
@@ -162,20 +148,16 @@ class Summary:
     ----------
     rows : tuple of SliceSummary
         In the order of the slices.
-    cases : dict of int to tuple of StructureChange
-        Sums of each case, with volumes where the scan tells the slices' distance.
     total : tuple of StructureChange
-        Sums of everything.
+        Sums of everything, with volumes where the scan tells the slices' distance.
+    flagged : tuple of int
+        Slices that the user should look at, in order: the one count of flags, for every place
+        that tells one.
     """
 
     rows: tuple[SliceSummary, ...]
-    cases: dict[int, tuple[StructureChange, ...]]
     total: tuple[StructureChange, ...]
-
-    @property
-    def flagged(self) -> tuple[SliceSummary, ...]:
-        """Rows that a person should look at."""
-        return tuple(row for row in self.rows if row.flags)
+    flagged: tuple[int, ...] = ()
 
     def most_changed(self, count: int, apart: int = 0) -> tuple[SliceSummary, ...]:
         """Up to `count` rows with the most changed pixels, most first; none without change.
@@ -209,95 +191,32 @@ def summarise(
     """
     flags = flags or {}
     rows: list[SliceSummary] = []
-    sums: dict[int, dict[str, np.ndarray]] = {}
-    area = _pixel_area(scan)
+    names = [structure.name for structure in card.structures]
+    sums = {name: np.zeros(3, dtype=np.int64) for name in names}
+    area = None if scan.slice_spacing is None else math.prod(scan.slice_spacing)
     for index in sorted(source_masks.keys() & adapted_masks.keys()):
         source, adapted = np.asarray(source_masks[index]), np.asarray(adapted_masks[index])
-        case = scan.case_of(index)
         changes = []
-        for structure in card.structures:
-            before = structure_mask(card, source, structure.name)
-            after = structure_mask(card, adapted, structure.name)
+        for name in names:
+            before = structure_mask(card, source, name)
+            after = structure_mask(card, adapted, name)
             counts = np.array([before.sum(), after.sum(), (before & after).sum()], dtype=np.int64)
-            changes.append(_change(structure.name, counts, area, None))
-            per_case = sums.setdefault(case, {})
-            per_case[structure.name] = per_case.get(structure.name, 0) + counts
-        rows.append(
-            SliceSummary(
-                index,
-                scan.slice_name(index),
-                case,
-                tuple(changes),
-                int((source != adapted).sum()),
-                tuple(flags.get(index, ())),
-            )
-        )
-    voxel = _voxel_ml(scan)
-    names = [structure.name for structure in card.structures]
-    cases = {
-        case: tuple(_change(name, found[name], None, voxel) for name in names)
-        for case, found in sums.items()
-    }
-    nothing = np.zeros(3, dtype=np.int64)
-    total = tuple(
-        _change(name, sum((found[name] for found in sums.values()), nothing), None, voxel)
-        for name in names
-    )
-    return Summary(tuple(rows), cases, total)
-
-
-def summarise_record(scan: Scan, record: Record) -> SliceSummary:
-    """A row of the table straight from a record of the stream, for a table that grows live."""
-    area = _pixel_area(scan)
-    changes = tuple(
-        StructureChange(
-            name,
-            record.source_area[name],
-            record.adapted_area[name],
-            record.agreement[name],
-            None if area is None else record.source_area[name] * area,
-            None if area is None else record.adapted_area[name] * area,
-        )
-        for name in record.adapted_area
-    )
-    return SliceSummary(
-        record.slice_index,
-        scan.slice_name(record.slice_index),
-        record.case,
-        changes,
-        int((record.source_mask != record.adapted_mask).sum()),
-        record.flags,
-    )
-
-
-def latest_flags(records: Iterable[Record]) -> dict[int, tuple[Flag, ...]]:
-    """Flags of each slice's latest record, and of any step on it that was undone."""
-    found: dict[int, tuple[Flag, ...]] = {}
-    undone: dict[int, Flag] = {}
-    light = getattr(records, "without_masks", None)
-    for record in light() if light is not None else records:
-        found[record.slice_index] = record.flags
-        if record.undone:
-            undone[record.slice_index] = record.flags[0]
-    for index, flag in undone.items():
-        if flag not in found[index]:
-            found[index] = (flag, *found[index])
-    return found
-
-
-def _pixel_area(scan: Any) -> float | None:
-    spacing = scan.slice_spacing
-    return None if spacing is None else float(spacing[0]) * float(spacing[1])
-
-
-def _voxel_ml(scan: Any) -> float | None:
-    area, thickness = _pixel_area(scan), scan.slice_thickness
-    return None if area is None or thickness is None else area * float(thickness) / 1000
+            changes.append(_change(name, counts, area=area))
+            sums[name] += counts
+        changed = int((source != adapted).sum())
+        found = tuple(flags.get(index, ()))
+        name = scan.slice_name(index)
+        rows.append(SliceSummary(index, name, scan.case_of(index), tuple(changes), changed, found))
+    thickness = scan.slice_thickness
+    voxel = None if area is None or thickness is None else area * thickness / 1000
+    total = tuple(_change(name, counts, voxel=voxel) for name, counts in sums.items())
+    return Summary(tuple(rows), total, flagged_slices(flags))
 
 
 def _change(
-    name: str, counts: np.ndarray, area: float | None, voxel: float | None
+    name: str, counts: np.ndarray, *, area: float | None = None, voxel: float | None = None
 ) -> StructureChange:
+    """Return a change from pixels before, after and in both; a pixel in mm², a voxel in mL."""
     before, after, both = (int(count) for count in counts)
     return StructureChange(
         name,
@@ -309,3 +228,28 @@ def _change(
         None if voxel is None else before * voxel,
         None if voxel is None else after * voxel,
     )
+
+
+def flagged_slices(flags: Mapping[int, Sequence[Flag]]) -> tuple[int, ...]:
+    """Return the slices that carry a flag, in order."""
+    return tuple(sorted(index for index, found in flags.items() if found))
+
+
+def without_masks(records: Iterable[Record]) -> list[Record]:
+    """Return records for their figures; those of a saved run without unpacking its masks."""
+    light = getattr(records, "without_masks", None)
+    return list(records if light is None else light())
+
+
+def latest_flags(records: Iterable[Record]) -> dict[int, tuple[Flag, ...]]:
+    """Flags of each slice's latest record, and of any step on it that was undone."""
+    found: dict[int, tuple[Flag, ...]] = {}
+    undone: dict[int, Flag] = {}
+    for record in without_masks(records):
+        found[record.slice_index] = record.flags
+        if record.undone:
+            undone[record.slice_index] = record.flags[0]
+    for index, flag in undone.items():
+        if flag not in found[index]:
+            found[index] = (flag, *found[index])
+    return found

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from napari_grata.review.final_masks import Standing
-from napari_grata.scans.files import stem
+from napari_grata.scans.files import (
+    FileError,
+    make_folder,
+    name_of_case,
+    nameless,
+    stem,
+    write_csv,
+)
+from napari_grata.scans.readers import is_scan_file
+
+from .final_masks import Standing
 
 if TYPE_CHECKING:
-    from napari_grata.review.case_list import CaseList
+    from .case_list import CaseList
+    from .cases import Case
 
 TABLE_FILE = "cases.csv"
+COLUMNS = (
+    "case",
+    "state",
+    "mask",
+    "why there is none",
+    "slices with a mask",
+    "verdicts (slices)",
+    "reviewer",
+    "difficulty",
+    "decided (UTC)",
+    "comment",
+    "change",
+    "flagged slices",
+    "shift",
+    "model",
+    "weights_sha256",
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +51,7 @@ class Exported:
     ----------
     key : str
     path : Path or None
-        The mask that was written.
+        The mask that was written; a folder of masks for a list of photographs.
     reason : str
         Why none was, as a sentence.
     """
@@ -65,113 +90,85 @@ def export_masks(
 
     Raises
     ------
-    FileExistsError
-        Before anything is written, if a file is there already and `overwrite` is False.
-    ScanError, OSError
+    FileError
+        Before anything is written, if a mask is there already and `overwrite` is False; or where
+        a file cannot be written.
+    ScanError
         If a mask cannot be written; masks that were written before stay.
     """
     wanted = None if keys is None else set(keys)
-    chosen = [case for case in cases.cases if wanted is None or case.key in wanted]
-    folder = Path(folder)
-    there = [folder / TABLE_FILE, *(folder.glob("*.nii.gz")), *(folder.glob("*.png"))]
-    if not overwrite and any(path.exists() for path in there):
-        raise FileExistsError(
-            f"{folder} holds masks already; nothing is overwritten. Choose an empty folder."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
+    there = [p for p in folder.iterdir() if p.name == TABLE_FILE or is_scan_file(p)]
+    if there and not overwrite:
+        hint = "Choose an empty folder: nothing is overwritten."
+        raise FileError("it holds masks already", folder, hint)
     rows = []
     taken: set[str] = set()
-    for case in chosen:
-        name = case.key
-        if scan_names and case.sources:
-            name = _free(stem(case.sources[0]), taken, case.key)
-        found, path = _export(cases, case.key, folder, name, overwrite)
-        rows.append(_row(cases, case.key, found, path))
+    for case in cases.cases:
+        if wanted is not None and case.key not in wanted:
+            continue
+        name = name_of_case(case.number, stem(case.sources[0]), scan_names=scan_names)
+        if name.lower() in taken:
+            # Two scans of one name in different folders, or on a disk that ignores case.
+            name = f"{name}-{case.key}"
+        taken.add(name.lower())
+        found, path = _export(cases, case, folder, name, scan_names, overwrite)
+        rows.append(_row(cases, case, found, path))
         yield Exported(case.key, path, found.reason)
-    _write_table(folder / TABLE_FILE, rows)
+    write_csv(folder / TABLE_FILE, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
 
 
 def _export(
-    cases: CaseList, key: str, folder: Path, name: str, overwrite: bool
+    cases: CaseList, case: Case, folder: Path, name: str, scan_names: bool, overwrite: bool
 ) -> tuple[Standing, Path | None]:
     from napari_grata.adaptation import RunFolderError
     from napari_grata.scans import ScanError, open_scan, write_mask
+    from napari_grata.segmenters import load_card
 
-    sources = cases.case(key).sources
     try:
-        scan = open_scan(sources[0] if len(sources) == 1 else list(sources))
-        found = cases.standing(key, scan)
+        scan = open_scan(case.sources)
+        found = cases.standing(case.key, scan)
     except (ScanError, RunFolderError, OSError, IndexError):
-        return Standing(None, cases.problem(key) or "Its scan or its run cannot be read."), None
+        return Standing(None, cases.problem(case) or "Its scan or its run cannot be read."), None
     if found.stack is None:
         return found, None
-    folder_name = cases.work(key).run_folder
-    colours = {}
-    if folder_name is not None:
-        from napari_grata.segmenters import load_card
-
-        colours = load_card(folder_name).colours
-    ending = ".png" if scan.kind == "photograph" else ".nii.gz"
-    target = folder / (name if scan.kind == "photographs" else f"{name}{ending}")
-    written = write_mask(found.stack, scan, target, colours=colours, overwrite=overwrite)
-    return found, written[0] if scan.kind != "photographs" else target
-
-
-def _free(name: str, taken: set[str], key: str) -> str:
-    """Return a name that no other case has, on any file system."""
-    if name.lower() in taken:
-        name = f"{name}-{key}"
-    taken.add(name.lower())
-    return name
+    run = cases.work(case).run_folder
+    target = scan.mask_path(folder, name)
+    write_mask(
+        found.stack,
+        scan,
+        target,
+        colours={} if run is None else load_card(run).colours,
+        overwrite=overwrite,
+        scan_names=scan_names,
+    )
+    return found, target
 
 
-_COLUMNS = (
-    "case",
-    "state",
-    "mask",
-    "why there is none",
-    "slices with a mask",
-    "verdicts (slices)",
-    "reviewer",
-    "difficulty",
-    "decided (UTC)",
-    "comment",
-    "change",
-    "flagged slices",
-    "shift",
-    "model",
-    "weights_sha256",
-)
-
-
-def _row(cases: CaseList, key: str, found: Standing, path: Path | None) -> dict[str, object]:
-    summary = cases.summary(key)
-    decision = cases.decisions(key).get(None)
-    verdicts = found.verdicts or {}
-    return {
-        "case": key,
-        "state": cases.state(key).title,
-        "mask": path.name if path is not None else "",
-        "why there is none": found.reason,
-        "slices with a mask": "{} of {}".format(*found.slices) if path is not None else "",
-        "verdicts (slices)": ", ".join(f"{name} {count}" for name, count in verdicts.items()),
-        "reviewer": decision.reviewer if decision else "",
-        "difficulty": decision.difficulty if decision else "",
-        "decided (UTC)": decision.time if decision else "",
-        "comment": decision.comment if decision else "",
-        "change": f"{summary.change:.4f}" if summary is not None and summary.adapted else "",
-        "flagged slices": summary.flagged_slices if summary is not None else "",
-        "shift": "" if summary is None or summary.shift is None else f"{summary.shift:.3f}",
-        "model": summary.model if summary is not None else "",
-        "weights_sha256": summary.weights_sha256 if summary is not None else "",
+def _row(cases: CaseList, case: Case, found: Standing, path: Path | None) -> dict[str, Any]:
+    summary, decision = cases.summary(case.key), cases.decisions(case.key).get(None)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {
+        "case": case.key,
+        "state": cases.state(case.key).title,
+        "why there is none": nameless(found.reason, case.sources, case.key),
+        "verdicts (slices)": ", ".join(f"{k} {n}" for k, n in (found.verdicts or {}).items()),
     }
-
-
-def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    from napari_grata.scans.files import write_bytes
-
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode("utf-8"))
+    if path is not None:
+        row |= {"mask": path.name, "slices with a mask": "{} of {}".format(*found.slices)}
+    if decision is not None:
+        row |= {
+            "reviewer": decision.reviewer,
+            "difficulty": decision.difficulty,
+            "decided (UTC)": decision.time,
+            "comment": decision.comment,
+        }
+    if summary is not None:
+        row |= {
+            "change": f"{summary.change:.4f}" if summary.adapted else "",
+            "flagged slices": summary.flagged_slices,
+            "shift": "" if summary.shift is None else f"{summary.shift:.3f}",
+            "model": summary.model,
+            "weights_sha256": summary.weights_sha256,
+        }
+    return row

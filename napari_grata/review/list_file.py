@@ -112,6 +112,7 @@ class ListFile:
         self.placed = False
         self.writer = threading.RLock()
         self._take = take
+        self._damage = ""  # what is damaged in the file, until it is mended
         self._lock = WriterLock(folder / "list.lock")
 
     def open(self, *, lock: bool = True) -> None:
@@ -139,12 +140,21 @@ class ListFile:
                 raise
 
     def acquire(self) -> bool:
-        """Take the lock, if it can be had; `read_only` says why not."""
+        """Take the lock, and mend what is damaged; `read_only` says why that cannot be done."""
+        held = self._lock.held
         try:
             self._lock.acquire()
+            if self._damage and not held:
+                # Who had the lock may have mended it, and gone on.
+                self._lock.release()
+                raise LockedError("This list was damaged. Close it here, and open it again.")
+            if self._damage:
+                self._repair(self._damage)
             self.read_only = None
         except LockedError as error:
             self.read_only = str(error)
+        except (OSError, sqlite3.Error) as error:
+            self.read_only = f"This list can be read but not mended. {self._unwritten(error)}"
         return self.read_only is None
 
     def close(self) -> None:
@@ -153,12 +163,7 @@ class ListFile:
             self._lock.release()
 
     def begin_anew(self) -> None:
-        """Set a file aside of which nothing can be read, so that another takes its place.
-
-        Raises
-        ------
-        ListError
-        """
+        """Set a file aside of which nothing can be read, so that another takes its place."""
         with self.writer:
             if not self.acquire():
                 raise ListError(str(self.read_only))
@@ -173,12 +178,7 @@ class ListFile:
             )
 
     def look(self) -> None:
-        """Read what another program has written since.
-
-        Raises
-        ------
-        ListError
-        """
+        """Read what another program has written since; may raise ListError."""
         if self.placed:
             try:
                 with self.writer, closing(connect(self.path, "ro")) as connection:
@@ -192,12 +192,7 @@ class ListFile:
         return max(self.rows[table], default=0)
 
     def drawing(self, number: int) -> bytes | None:
-        """Return the bytes of a row of drawings as they lie in the file; None without them.
-
-        Raises
-        ------
-        sqlite3.Error
-        """
+        """Return the bytes of a drawing as they lie in the file; may raise sqlite3.Error."""
         with closing(connect(self.path, "ro")) as connection:
             sql = "SELECT drawing FROM edits WHERE number = ?"
             found = (connection.execute(sql, (number,)).fetchone() or (None,))[0]
@@ -210,12 +205,7 @@ class ListFile:
         drawing: bytes | None = None,
         choices: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add rows, and keep choices: all of it or nothing, on the disk when this returns.
-
-        Raises
-        ------
-        ListError
-        """
+        """Add rows, and keep choices: all of it or nothing (ListError), on the disk then."""
         with self.writer:
             try:
                 self._place()
@@ -235,13 +225,7 @@ class ListFile:
                 self.took(*row)
 
     def took(self, table: str, number: int, values: Values) -> None:
-        """Let a row take effect.
-
-        Raises
-        ------
-        ValueError
-            If it makes no sense; nothing has changed then.
-        """
+        """Let a row take effect; a ValueError where it makes no sense changes nothing."""
         self.rows[table][number] = values
         if values[0] is not None:
             try:
@@ -291,13 +275,7 @@ class ListFile:
         return added
 
     def _catch_up(self, connection: sqlite3.Connection) -> list[Row]:
-        """Read rows that are new in the file, and return them.
-
-        Raises
-        ------
-        _DamageError
-            If it is not the file that was read before.
-        """
+        """Read rows that are new in the file, if it is the one that was read before."""
         fresh = []
         for table in TABLES:
             last = self.last(table)
@@ -349,30 +327,25 @@ class ListFile:
     # -- reading, and damage -------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Read the whole file; what is damaged is told, set aside and left out.
-
-        Raises
-        ------
-        ListError
-        """
+        """Read the whole file; what is damaged is told, set aside and left out."""
         try:
             with closing(connect(self.path, "rw" if self._lock.held else "ro")) as connection:
                 connection.execute("BEGIN")
                 said = self._read(connection)
+                connection.execute("ROLLBACK")
+                if self._lock.held and not said and not _takes_rows(connection, self.path):
+                    said = "Everything in it can be read all the same."
         except (sqlite3.Error, _DamageError) as error:
             raise self._unreadable(error) from error
         self.placed = True
+        self._damage = said
+        if said and self._lock.held:
+            self.acquire()
+        if self._damage:
+            self.notices.append(f"The file of this list is damaged. {said}")
         copies = sorted(self.folder.glob("list.damaged-*.sqlite"))
         gone = sum(values[0] is None for rows in self.rows.values() for values in rows.values())
-        if said and self._lock.held:
-            try:
-                self._repair(said)
-            except (OSError, sqlite3.Error) as error:
-                self.notices.append(f"The file of this list is damaged. {said}")
-                self.read_only = f"This list can be read but not mended. {self._unwritten(error)}"
-        elif said:
-            self.notices.append(f"The file of this list is damaged. {said}")
-        elif gone and copies:
+        if gone and copies and not said:
             self.notices.append(
                 f"{gone} {'entry' if gone == 1 else 'entries'} of this list were lost to damage "
                 f"earlier. The damaged file is {copies[-1].name}, its table of decisions beside it."
@@ -422,26 +395,17 @@ class ListFile:
         return " ".join(said)
 
     def _repair(self, said: str) -> None:
-        """Set the damaged file aside, as a copy, and write what could be read in its place.
-
-        Raises
-        ------
-        OSError, sqlite3.Error
-        """
+        """Set the damaged file aside, as a copy, and write what could be read in its place."""
         aside = self._set_aside()
         self._build()
+        self._damage = ""
         self.notices.append(
             f"The file of this list is damaged. {said} What could be read is kept; the file as it "
             f"was is {aside}, its table of decisions beside it."
         )
 
     def _set_aside(self) -> str:
-        """Copy file and table of decisions to names of their own; return the first one's.
-
-        Raises
-        ------
-        OSError
-        """
+        """Copy file and table of decisions to names of their own; return the first one's."""
         mark = sha256_of(self.path)[:8]
         for path, name in (
             (self.path, f"list.damaged-{mark}.sqlite"),
@@ -475,6 +439,15 @@ class ListFile:
             "it may not be written to": "Allow writing there, or choose another place.",
         }.get(why, "Check the drive: is it, or the share, connected?")
         return ListError(f"{self.folder.name}/{STORE_FILE} cannot be written: {why}. {todo}")
+
+
+def read_identity(folder: Path) -> str | None:
+    """Return what a folder's list was made of, as its fingerprint; None where that is lost."""
+    with suppress(sqlite3.Error), closing(connect(folder / STORE_FILE, "ro")) as connection:
+        sql = "SELECT identity FROM lists ORDER BY number DESC LIMIT 1"
+        found = (connection.execute(sql).fetchone() or (None,))[0]
+        return found.decode("utf-8", "replace") if isinstance(found, bytes) else None
+    return None
 
 
 class _Found:
@@ -582,6 +555,17 @@ def _is_whole(connection: sqlite3.Connection) -> bool:
         if not is_damage(error):
             raise
         return False
+
+
+def _takes_rows(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether a file that may be written to by its permissions may be by what it says itself."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE probe (number)")
+        connection.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        return "readonly" not in str(error) or not os.access(path, os.W_OK)
+    return True
 
 
 def _insert(

@@ -1,42 +1,46 @@
 """What masks measure: areas, volumes, diameters, cup-to-disc ratios, and how far masks differ.
 
-Distances and overlap follow the conventions of `napari_grata.evaluation.metrics`. A truth that is
+A quantity is one entry of `QUANTITIES`; what was measured is a table (pandas) with a row a figure.
+Overlap and distances follow the conventions of `napari_grata.evaluation.metrics`. A truth that is
 given here is compared with and nothing else: it is never kept, and no model sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from napari_grata.evaluation.metrics import dice, surface_distances
-from napari_grata.review.diameters import Diameters, diameters
+from napari_grata.evaluation.metrics import dice, percentile_distance, surface_distances
+from napari_grata.scans.files import write_csv
 from napari_grata.segmenters.card import structure_mask
 
 if TYPE_CHECKING:
+    from napari_grata.review.truth import Truth
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Structure
 
 Masks = Mapping[int, np.ndarray]
 
-AREA = "Area"
-VOLUME = "Volume"
-LARGEST = "Largest diameter"
-SMALLEST = "Smallest diameter"
-VERTICAL = "Vertical diameter"
-HORIZONTAL = "Horizontal diameter"
-DICE = "Dice"
-HAUSDORFF = "Hausdorff distance"
-HAUSDORFF95 = "Hausdorff distance, 95 %"
-TRUTH = " to the truth"
-
 EMPTY = "The mask is empty: there is nothing to measure."
 ONE_EMPTY = "One of the two masks is empty: there is no distance."
+BOTH_EMPTY = "Both masks are empty."
 NO_SPACING = "The file does not tell the size of a pixel."
+_UNKNOWN_SIZES = {"px": NO_SPACING, "voxels": "The file does not tell the size of a voxel."}
+TO_TRUTH = " to the truth"
 BETWEEN = "between"
+COLUMNS = ("case", "slice", "structure", "quantity", "mask", "value", "unit", "note")
+"""Of a table of measurements. ``mask``: source, adapted, edited, truth, or "between" for source
+against adapted (as edited, where it is); ``slice`` is missing for a whole case."""
+
+
+# -- masks ---------------------------------------------------------------------------------
 
 
 class StackMasks(Mapping[int, np.ndarray]):
@@ -66,248 +70,551 @@ class StackMasks(Mapping[int, np.ndarray]):
         return len(self._slices)
 
 
+class MaskSets:
+    """The masks over a scan that are measured and compared.
+
+    Parameters
+    ----------
+    source, adapted, edited : mapping of int to ndarray of int, shape (H, W)
+        Label maps by flat slice number, in the card's values. ``edited``: the adapted mask as
+        the user has changed it.
+    truth : Truth, optional
+    """
+
+    def __init__(
+        self,
+        source: Masks,
+        adapted: Masks,
+        *,
+        edited: Masks | None = None,
+        truth: Truth | None = None,
+    ) -> None:
+        self._truth = truth
+        real = truth and StackMasks(truth.scan, truth.stack, range(truth.scan.n_slices))
+        given = {"source": source, "adapted": adapted, "edited": edited, "truth": real}
+        self._sets = {which: masks for which, masks in given.items() if masks}
+
+    def of(self, structure: Structure) -> dict[str, Masks]:
+        """Return those that can tell of a structure: a truth may not show it."""
+        blind = self._truth is not None and structure.name not in self._truth.structures
+        return {which: m for which, m in self._sets.items() if not (blind and which == "truth")}
+
+    @property
+    def slices(self) -> list[int]:
+        """Slices with a mask other than the truth's alone, in order."""
+        return sorted({i for which, masks in self._sets.items() if which != "truth" for i in masks})
+
+    def cases(self, scan: Scan) -> list[int]:
+        """Return the cases of more than one slice; a photograph's slice says it all."""
+        if scan.n_slices == scan.n_cases:
+            return []
+        return sorted({scan.case_of(i) for i in self.slices})
+
+
+# -- diameters -----------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Measurement:
-    """One figure.
+class Diameters:
+    """How wide one structure is in one slice, in the unit of the spacing.
 
     Attributes
     ----------
-    structure : str
-        Name of the structure.
-    slice_index : int or None
-        Flat number of the slice; None for a whole case.
-    name : str
-        The quantity, one of this module's words; with `TRUTH` behind it, the mask against the
-        truth.
-    value : float or None
-        None where it cannot be measured; `note` says why.
-    unit : str
-        "mm²", "mL", "mm", "px", "voxels" or "" for ratios.
-    which : {"before", "after", "edited", "truth", "between"}
-        The mask that was measured; "between": before against after (as edited, where it is).
-    case : int
-        Of the scan: 0, or the number of the photograph or time point.
-    note : str
-        What to know about this figure.
+    largest, smallest : float
+        Feret (calliper) diameters: the largest distance of two points of the outline, and the
+        smallest distance of two parallel lines that hold the structure between them.
+    height, width : float
+        Extent along the rows' and the columns' direction: vertical and horizontal diameter.
     """
 
-    structure: str
-    slice_index: int | None
-    name: str
-    value: float | None
-    unit: str
-    which: str
-    case: int = 0
-    note: str = ""
+    largest: float
+    smallest: float
+    height: float
+    width: float
 
 
-def measurements(
-    scan: Scan,
-    card: Card,
-    before: Masks,
-    after: Masks,
-    truth: Masks | None = None,
-    *,
-    edited: Masks | None = None,
-) -> list[Measurement]:
-    """Measure every slice that has a mask, and every case.
+def diameters(mask: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> Diameters | None:
+    """Measure how wide a mask is; several pieces are measured as one, from end to end.
+
+    The outline is the one of `skimage.measure.find_contours` at 0.5: half a pixel beyond the
+    centres of the outermost pixels, so that a row of ten pixels is ten pixels wide.
 
     Parameters
     ----------
-    before, after, truth, edited : mapping of int to ndarray of int, shape (H, W)
-        Label maps by flat slice number, in the card's values. ``edited``: the mask after as a
-        person has changed it.
+    mask : ndarray of bool, shape (H, W)
+    spacing : (float, float)
+        Distance of rows and of columns, in mm or whatever the result should be in.
 
     Returns
     -------
-    list of Measurement
-        Slices in order, then cases; see `measure_slice` and `measure_case`.
+    Diameters or None
+        None for an empty mask.
     """
-    sets = mask_sets(before, after, truth, edited)
-    found: list[Measurement] = []
-    for index in measured_slices(sets):
-        found += measure_slice(scan, card, sets, index)
-    for case in measured_cases(scan, sets):
-        found += measure_case(scan, card, sets, case)
-    return found
+    mask = np.asarray(mask, dtype=bool)
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return None
+    held = mask[rows]
+    # Of each row only the first and the last pixel can touch the hull.
+    first = held.argmax(axis=1)
+    last = mask.shape[1] - 1 - held[:, ::-1].argmax(axis=1)
+    points = np.concatenate(
+        [
+            np.column_stack([rows + up, columns + aside])
+            for columns, aside in ((first, -0.5), (last, 0.5))
+            for up, aside in ((0.0, aside), (-0.5, 0.0), (0.5, 0.0))
+        ]
+    ) * np.asarray(spacing, dtype=float)
+    # Only here, for its import takes long and the dock opens before anything is measured.
+    from scipy.spatial import ConvexHull
+    from scipy.spatial.distance import pdist
+
+    corners = points[ConvexHull(points).vertices]
+    edges = np.roll(corners, -1, axis=0) - corners
+    lengths = np.hypot(edges[:, 0], edges[:, 1])
+    edges = edges[lengths > 0] / lengths[lengths > 0, None]
+    # The narrowest strip that holds a convex polygon rests on one of its edges.
+    across = np.column_stack([-edges[:, 1], edges[:, 0]]) @ corners.T
+    return Diameters(
+        largest=float(pdist(corners).max()),
+        smallest=float((across.max(axis=1) - across.min(axis=1)).min()),
+        height=float((rows[-1] - rows[0] + 1) * spacing[0]),
+        width=float((last.max() - first.min() + 1) * spacing[1]),
+    )
 
 
-def mask_sets(
-    before: Masks, after: Masks, truth: Masks | None = None, edited: Masks | None = None
-) -> dict[str, Masks]:
-    """Return the masks by what they are, those that are not there left out."""
-    given = {"before": before, "after": after, "edited": edited, "truth": truth}
-    return {which: masks for which, masks in given.items() if masks}
+# -- quantities ----------------------------------------------------------------------------
 
 
-def measured_slices(sets: Mapping[str, Masks]) -> list[int]:
-    """Return the slices with a mask other than the truth's alone, in order."""
-    return sorted({i for which, masks in sets.items() if which != "truth" for i in masks})
+class Region:
+    """One structure in one mask: in a slice, or in a case of several slices.
+
+    Attributes
+    ----------
+    name : str
+        Of the structure.
+    mask : ndarray of bool, shape (H, W) or, of a case, (Z, H, W)
+    whole : bool
+        Whether it is a case's.
+    picture : bool
+        Whether its height and width mean something: those in a photograph do.
+    outer : Region or None
+        The structure that contains it, where that is looked at too.
+    part : str
+        How much of the case it covers, as a sentence; empty where it is all.
+    step : tuple of float or None
+        Size of an element along each axis in mm; None where the file does not tell.
+    size : float
+        Area or volume in mm² or mm³, or a number of pixels or voxels.
+    """
+
+    def __init__(
+        self, name: str, mask: np.ndarray, scan: Scan, *, picture: bool = False, part: str = ""
+    ) -> None:
+        self.name, self.mask, self.picture, self.part = name, mask, picture, part
+        self.whole = mask.ndim == 3
+        self.outer: Region | None = None
+        self.plane, thickness = scan.slice_spacing, scan.slice_thickness
+        self.step: tuple[float, ...] | None = self.plane
+        if self.whole and self.plane is not None:
+            self.step = None if thickness is None else (thickness, *self.plane)
+        self.size = int(mask.sum()) * math.prod(self.step or (1.0,))
+
+    @cached_property
+    def wide(self) -> Diameters | None:
+        """How wide it is; of a case, in the slice where it is widest."""
+        planes = self.mask if self.whole else [self.mask]
+        found = [wide for plane in planes if (wide := diameters(plane, self.plane or (1.0, 1.0)))]
+        return max(found, key=lambda wide: wide.largest, default=None)
+
+    @cached_property
+    def apart(self) -> Callable[[Region], tuple[Any, Any]]:
+        """Distances between its surface and another region's, measured once for each."""
+        return cache(lambda other: surface_distances(self.mask, other.mask, self.step))
 
 
-def measured_cases(scan: Scan, sets: Mapping[str, Masks]) -> list[int]:
-    """Return the cases that have more than one slice; a photograph's slice says it all."""
-    if scan.n_slices == scan.n_cases:
-        return []
-    return sorted({scan.case_of(i) for i in measured_slices(sets)})
+Figure = tuple[float | None, str, str]
+"""A value (None where there is none), its unit, and what to know about it."""
 
 
-def measure_slice(
-    scan: Scan, card: Card, sets: Mapping[str, Masks], index: int
-) -> list[Measurement]:
-    """Measure one slice: areas, diameters, ratios, overlap and distances.
+@dataclass(frozen=True)
+class Quantity:
+    """Something that can be measured.
+
+    Attributes
+    ----------
+    name, short : str
+        In full, and for a narrow column; ``{inner}`` and ``{outer}`` stand for structures.
+    meaning : str
+        A sentence.
+    of : callable, optional
+        Measures a region; None where that would mean nothing.
+    between : callable, optional
+        Compares two regions instead.
+    """
+
+    name: str
+    short: str
+    meaning: str
+    of: Callable[[Region], Figure | None] | None = None
+    between: Callable[[Region, Region], Figure] | None = None
+
+
+def _area(region: Region) -> Figure | None:
+    return None if region.whole else (region.size, "px" if region.step is None else "mm²", "")
+
+
+def _volume(region: Region) -> Figure | None:
+    if not region.whole:
+        return None
+    return (region.size, "voxels", "") if region.step is None else (region.size / 1000, "mL", "")
+
+
+def _diameter(
+    at: str, when: Callable[[Region], bool] = lambda region: not region.whole
+) -> Callable[[Region], Figure | None]:
+    def measure(region: Region) -> Figure | None:
+        if not when(region):
+            return None
+        unit = "px" if region.plane is None else "mm"
+        if region.wide is None:
+            return None, unit, EMPTY
+        note = f"In one slice. {region.part}".strip() if region.whole else ""
+        return getattr(region.wide, at), unit, note
+
+    return measure
+
+
+def _ratio(at: str) -> Callable[[Region], Figure | None]:
+    def measure(region: Region) -> Figure | None:
+        if region.outer is None or not region.picture:
+            return None
+        if region.outer.wide is None:
+            return None, "", f"The {region.outer.name} is empty: there is no ratio."
+        if region.wide is None:
+            # Without a cup the ratio is 0, as a reader of the nerve head would say.
+            return 0.0, "", f"There is no {region.name} in this mask."
+        return getattr(region.wide, at) / getattr(region.outer.wide, at), "", ""
+
+    return measure
+
+
+def _overlap(one: Region, other: Region) -> Figure:
+    return dice(one.mask, other.mask), "", "" if one.size or other.size else BOTH_EMPTY
+
+
+def _distance(percentile: float) -> Callable[[Region, Region], Figure]:
+    def measure(one: Region, other: Region) -> Figure:
+        unit = "mm" if one.step is not None else "voxels" if one.whole else "px"
+        if not one.size and not other.size:
+            return 0.0, unit, BOTH_EMPTY
+        value = percentile_distance(*one.apart(other), percentile)
+        return (None, unit, ONE_EMPTY) if math.isnan(value) else (value, unit, "")
+
+    return measure
+
+
+def _in_a_picture(region: Region) -> bool:
+    return region.picture
+
+
+AREA, VOLUME = "Area", "Volume"
+QUANTITIES = (
+    Quantity(
+        AREA, "area", "Area of the structure in this slice, with whatever lies inside it.", _area
+    ),
+    Quantity(VOLUME, "volume", "Volume over the slices.", _volume),
+    Quantity(
+        "Largest diameter",
+        "largest ⌀",
+        "Largest distance between two points of the outline (Feret diameter).",
+        _diameter("largest", lambda region: True),
+    ),
+    Quantity(
+        "Smallest diameter",
+        "smallest ⌀",
+        "Smallest distance between two parallel lines that hold the structure.",
+        _diameter("smallest"),
+    ),
+    Quantity(
+        "Vertical diameter",
+        "vertical ⌀",
+        "Extent from top to bottom.",
+        _diameter("height", _in_a_picture),
+    ),
+    Quantity(
+        "Horizontal diameter",
+        "horizontal ⌀",
+        "Extent from left to right.",
+        _diameter("width", _in_a_picture),
+    ),
+    Quantity(
+        "Vertical {inner}-to-{outer} ratio",
+        "vertical {inner}/{outer}",
+        "Height of the one over height of the other that contains it.",
+        _ratio("height"),
+    ),
+    Quantity(
+        "Horizontal {inner}-to-{outer} ratio",
+        "horizontal {inner}/{outer}",
+        "Width of the one over width of the other that contains it.",
+        _ratio("width"),
+    ),
+    Quantity(
+        "Dice",
+        "Dice",
+        "Dice coefficient: 1 is the same, 0 has nothing in common.",
+        between=_overlap,
+    ),
+    Quantity(
+        "Hausdorff distance",
+        "Hausd.",
+        "Hausdorff distance: how far apart the outlines are where they differ most.",
+        between=_distance(100),
+    ),
+    Quantity(
+        "Hausdorff distance, 95 %",
+        "Hausd. 95",
+        "The distance that 95 % of the outlines' points keep: a stray pixel counts less.",
+        between=_distance(95),
+    ),
+)
+"""In the order in which tables show them."""
+
+
+# -- measuring -----------------------------------------------------------------------------
+
+
+def measure_slice(scan: Scan, card: Card, sets: MaskSets, index: int) -> pd.DataFrame:
+    """Measure one slice.
 
     Parameters
     ----------
-    sets : mapping of str to masks
-        As from `mask_sets`.
     index : int
         Flat slice number.
+
+    Returns
+    -------
+    DataFrame
+        With `COLUMNS`, ``short`` and ``meaning`` of each quantity, and whether the note is
+        ``general``: holds for the whole table.
     """
-    spacing = scan.slice_spacing
-    step = (1.0, 1.0) if spacing is None else spacing
-    unit = "px" if spacing is None else "mm"
-    note = NO_SPACING if spacing is None else ""
-    case = scan.case_of(index)
-    found: list[Measurement] = []
-    labels = {which: np.asarray(masks[index]) for which, masks in sets.items() if index in masks}
+    found: list[dict[str, Any]] = []
     for structure in card.structures:
-        masks = {which: structure_mask(card, label, structure) for which, label in labels.items()}
-        wide = {which: diameters(mask, step) for which, mask in masks.items()}
-        for which, mask in masks.items():
-            area = float(mask.sum()) * step[0] * step[1]
-            area_unit = "px" if spacing is None else "mm²"
-            found.append(
-                Measurement(structure.name, index, AREA, area, area_unit, which, case, note)
-            )
-            for name, value in _widths(wide[which], pictures=card.dimensions == 2):
-                why = note if value is not None else EMPTY
-                found.append(
-                    Measurement(structure.name, index, name, value, unit, which, case, why)
-                )
-        found += _ratios(card, structure, labels, wide, step, index, case)
-        found += _pairs(structure.name, masks, step, unit, note, index, case)
-    return found
+        labels = {which: m[index] for which, m in sets.of(structure).items() if index in m}
+        regions = {which: _region(scan, card, structure, lm) for which, lm in labels.items()}
+        place = {"case": scan.case_of(index) + 1, "slice": index + 1, "structure": structure.name}
+        found += ({**place, **row} for row in _figures(regions))
+    return _frame(found)
 
 
 def measure_case(
     scan: Scan,
     card: Card,
-    sets: Mapping[str, Masks],
+    sets: MaskSets,
     case: int,
     structures: Iterable[Structure] | None = None,
-) -> list[Measurement]:
+) -> pd.DataFrame:
     """Measure a case of several slices as a whole, over the slices that all masks have.
 
-    A volume in mL needs the distance of the slices; without it voxels are counted.
-    ``structures``: measure these alone.
+    A volume in mL needs the distance of the slices; without it voxels are counted. Returns a
+    table as `measure_slice` does. ``structures``: measure these alone.
     """
     own = scan.case_slices(case)
-    shared = sorted(set.intersection(*(set(masks) for masks in sets.values())) & set(own))
-    if not shared:
-        return []
-    spacing, thickness = scan.slice_spacing, scan.slice_thickness
-    known = spacing is not None and thickness is not None
-    grid = (thickness, *spacing) if spacing is not None and thickness is not None else (1.0,) * 3
-    millilitres = grid[0] * grid[1] * grid[2] / 1000 if known else 1.0
-    plane = spacing or (1.0, 1.0)
-    note = "" if known else "The file does not tell the size of a voxel."
-    part = "" if len(shared) == len(own) else f"Over {len(shared)} of {len(own)} slices."
-    note = " ".join(text for text in (part, note) if text)
-    first, last = shared[0], shared[-1]
-    height, width = scan.slice_shape(first)
-    found: list[Measurement] = []
+    found: list[dict[str, Any]] = []
     for structure in card.structures if structures is None else structures:
-        solids, widest = {}, {}
-        for which, masks in sets.items():
-            solid = np.zeros((last - first + 1, height, width), dtype=bool)
-            for index in shared:
-                solid[index - first] = structure_mask(card, np.asarray(masks[index]), structure)
-            solids[which] = solid
-            wide = [diameters(plane_mask, plane) for plane_mask in solid]
-            widest[which] = max((w.largest for w in wide if w is not None), default=None)
-        for which, solid in solids.items():
-            size = float(solid.sum()) * millilitres
-            unit = "mL" if known else "voxels"
-            found.append(Measurement(structure.name, None, VOLUME, size, unit, which, case, note))
-            across, unit = widest[which], "px" if spacing is None else "mm"
-            why = EMPTY if across is None else " ".join(("In one slice.", part)).strip()
-            found.append(Measurement(structure.name, None, LARGEST, across, unit, which, case, why))
-        unit = "mm" if known else "voxels"
-        found += _pairs(structure.name, solids, grid, unit, note, None, case)
-    return found
-
-
-def _widths(found: Diameters | None, *, pictures: bool) -> list[tuple[str, float | None]]:
-    """Return the diameters that are of use: height and width are those of pictures alone."""
-    names = {LARGEST: "largest", SMALLEST: "smallest"}
-    if pictures:
-        names |= {VERTICAL: "height", HORIZONTAL: "width"}
-    return [(name, None if found is None else getattr(found, at)) for name, at in names.items()]
-
-
-def _ratios(
-    card: Card,
-    structure: Structure,
-    labels: Mapping[str, np.ndarray],
-    own: Mapping[str, Diameters | None],
-    step: tuple[float, float],
-    index: int,
-    case: int,
-) -> list[Measurement]:
-    """Return height and width of a structure over those of the one that contains it."""
-    if structure.inside is None or card.dimensions != 2:
-        return []
-    names = {
-        "height": _ratio_name("Vertical", structure.name, structure.inside),
-        "width": _ratio_name("Horizontal", structure.name, structure.inside),
-    }
-    found = []
-    for which, label in labels.items():
-        outer = diameters(structure_mask(card, label, structure.inside), step)
-        inner = own[which]
-        for at, name in names.items():
-            value, note = None, f"The {structure.inside} is empty: there is no ratio."
-            if outer is not None:
-                # Without a cup the ratio is 0, as a reader of the nerve head would say.
-                value = 0.0 if inner is None else getattr(inner, at) / getattr(outer, at)
-                note = f"There is no {structure.name} in this mask." if inner is None else ""
-            found.append(Measurement(structure.name, index, name, value, "", which, case, note))
-    return found
-
-
-def _ratio_name(direction: str, inner: str, outer: str) -> str:
-    return f"{direction} {inner}-to-{outer} ratio"
-
-
-def _pairs(
-    structure: str,
-    masks: Mapping[str, np.ndarray],
-    step: tuple[float, ...],
-    unit: str,
-    note: str,
-    index: int | None,
-    case: int,
-) -> Iterator[Measurement]:
-    """Yield overlap and distances: before against after, and each against the truth."""
-    pairs = [("before", "edited" if "edited" in masks else "after", BETWEEN, "")]
-    pairs += [(which, "truth", which, TRUTH) for which in ("before", "after", "edited")]
-    for one, other, which, suffix in pairs:
-        if one not in masks or other not in masks:
+        masks = sets.of(structure)
+        shared = sorted(set.intersection(*(set(m) for m in masks.values())) & set(own))
+        if not shared:
             continue
-        a, b = masks[one], masks[other]
-        both_empty = not a.any() and not b.any()
-        overlap = "Both masks are empty." if both_empty else ""
-        yield Measurement(structure, index, DICE + suffix, dice(a, b), "", which, case, overlap)
-        there, back = surface_distances(a, b, step)
-        for name, percentile in ((HAUSDORFF, 100), (HAUSDORFF95, 95)):
-            value, why = None, ONE_EMPTY
-            if both_empty:
-                value, why = 0.0, overlap
-            elif there is not None and back is not None:
-                # The larger of the two directed percentiles, as in evaluation.metrics.
-                value = float(
-                    max(np.percentile(there, percentile), np.percentile(back, percentile))
-                )
-                why = note
-            yield Measurement(structure, index, name + suffix, value, unit, which, case, why)
+        part = "" if len(shared) == len(own) else f"Over {len(shared)} of {len(own)} slices."
+        shape = (shared[-1] - shared[0] + 1, *scan.slice_shape(shared[0]))
+        regions = {}
+        for which, by_slice in masks.items():
+            solid = np.zeros(shape, dtype=bool)
+            for index in shared:
+                solid[index - shared[0]] = structure_mask(card, by_slice[index], structure)
+            regions[which] = Region(structure.name, solid, scan, part=part)
+        place = {"case": case + 1, "slice": None, "structure": structure.name}
+        found += ({**place, **row} for row in _figures(regions))
+    return _frame(found)
+
+
+def measurements(scan: Scan, card: Card, sets: MaskSets) -> Iterator[pd.DataFrame]:
+    """Measure every slice that has a mask, then each structure of every case; yields tables."""
+    for index in sets.slices:
+        yield measure_slice(scan, card, sets, index)
+    for case in sets.cases(scan):
+        for structure in card.structures:
+            yield measure_case(scan, card, sets, case, [structure])
+
+
+def _region(scan: Scan, card: Card, structure: Structure, labels: np.ndarray) -> Region:
+    picture = card.dimensions == 2
+    mask = structure_mask(card, labels, structure)
+    region = Region(structure.name, mask, scan, picture=picture)
+    if structure.inside is not None:
+        around = structure_mask(card, labels, structure.inside)
+        region.outer = Region(structure.inside, around, scan, picture=picture)
+    return region
+
+
+def _figures(regions: Mapping[str, Region]) -> Iterator[dict[str, Any]]:
+    """Measure a structure in all masks, then compare masks: with each other, and with the truth."""
+    for quantity in QUANTITIES:
+        for which, region in regions.items():
+            figure = None if quantity.of is None else quantity.of(region)
+            if figure is not None:
+                yield _row(quantity, region, which, figure)
+    shown = "edited" if "edited" in regions else "adapted"
+    pairs = [("source", shown, BETWEEN, "")]
+    pairs += [(which, "truth", which, TO_TRUTH) for which in ("source", "adapted", "edited")]
+    for one, other, which, suffix in pairs:
+        if one in regions and other in regions:
+            for quantity in QUANTITIES:
+                if quantity.between is not None:
+                    figure = quantity.between(regions[one], regions[other])
+                    yield _row(quantity, regions[one], which, figure, suffix)
+
+
+def _row(
+    quantity: Quantity, region: Region, which: str, figure: Figure, suffix: str = ""
+) -> dict[str, Any]:
+    value, unit, note = figure
+    names = {"inner": region.name, "outer": "" if region.outer is None else region.outer.name}
+    general = not note and unit != ""
+    if general:
+        note = f"{region.part} {_UNKNOWN_SIZES.get(unit, '')}".strip()
+    return {
+        "quantity": quantity.name.format(**names) + suffix,
+        "mask": which,
+        "value": value,
+        "unit": unit,
+        "note": note,
+        "short": quantity.short.format(**names) + (" ↔ truth" if suffix else ""),
+        "meaning": quantity.meaning,
+        "general": general,
+    }
+
+
+def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(found, columns=[*COLUMNS, "short", "meaning", "general"])
+    return frame.astype({"case": int, "slice": "Int64", "value": float, "general": bool})
+
+
+# -- for people and for spreadsheets -------------------------------------------------------
+
+SHOWN = ("source", "adapted", "edited", "truth", "change")
+"""Columns of a comparison; those that have nothing in them are left out."""
+
+
+def compared(found: pd.DataFrame, *, words: bool = False) -> pd.DataFrame:
+    """Lay the masks of one slice or case side by side, a row a quantity of a structure.
+
+    Parameters
+    ----------
+    found : DataFrame
+        As from `measure_slice`.
+    words : bool
+        Figures as text with sensible digits ("–" where there is none). ``remark``: the relative
+        change, and what to know about a figure; ``about``: all that is known of it.
+
+    Returns
+    -------
+    DataFrame
+        ``structure``, ``quantity``, ``unit`` and `SHOWN`; ``change`` is adapted (as edited, where
+        it is) minus source, or what lies between the two.
+    """
+    rows = []
+    for _, group in found.groupby(["structure", "quantity"], sort=False):
+        first, values = group.iloc[0], dict(zip(group["mask"], group["value"], strict=True))
+        row: dict[str, Any] = {name: first[name] for name in ("structure", "quantity", "unit")}
+        cells = {name: values[name] for name in SHOWN if name in values}
+        shown = values.get("edited", values.get("adapted"))
+        if BETWEEN in values:
+            cells["change"] = values[BETWEEN]
+        elif shown is not None and "source" in values:
+            cells["change"] = shown - values["source"]
+        row |= _in_words(group, cells) if words else cells
+        rows.append(row)
+    used = [name for name in (*SHOWN, "remark", "about") if any(name in row for row in rows)]
+    table = pd.DataFrame(rows, columns=["structure", "quantity", "unit", *used])
+    return table.fillna("") if words else table
+
+
+def _in_words(group: pd.DataFrame, cells: Mapping[str, float]) -> dict[str, str]:
+    """Return a row of `compared` as text."""
+    first, between = group.iloc[0], (group["mask"] == BETWEEN).any()
+    unit, change = first["unit"], cells.get("change", math.nan)
+    words = {name: write(value, unit) for name, value in cells.items()}
+    if "change" in cells and not between:
+        words["change"] = write(change, unit, signed=True, like=group["value"].abs().max())
+    about = [f"{first['structure']}: {first['quantity']}" + (f", {unit}" if unit else "")]
+    about.append(first["meaning"])
+    remarks = []
+    if first["quantity"] in (AREA, VOLUME) and cells.get("source") and not math.isnan(change):
+        remarks.append(f"{100 * change / cells['source']:+.1f} %".replace("-", "−"))
+        about.append(f"Change: {remarks[0]}")
+    if "truth" in cells:
+        about.append(f"The truth: {words['truth']} {unit}".strip())
+    if between:
+        about.append(
+            "Between the mask before and the mask after (as edited, where it is); not a measure "
+            "of truth."
+        )
+    about += [note for note in dict.fromkeys(group["note"]) if note]
+    remarks += [note for note in dict.fromkeys(group["note"][~group["general"]]) if note]
+    return {
+        "quantity": f"{first['short']}  {unit}".strip(),
+        **words,
+        "remark": " ".join(remarks),
+        "about": "\n".join(about),
+    }
+
+
+def notes(found: pd.DataFrame) -> str:
+    """Return what holds for the whole table, said once."""
+    return " ".join(note for note in dict.fromkeys(found["note"][found["general"]]) if note)
+
+
+def write(value: float, unit: str, *, signed: bool = False, like: float | None = None) -> str:
+    """Return a figure with as many digits as it can carry: ``"12.1"``, ``"+0.40"``, ``"0.943"``.
+
+    ``like``: with the digits that this figure would have, such as for a change of it.
+    """
+    if math.isnan(value):
+        return "–"
+    size = abs(value if like is None else like)
+    if unit in ("px", "voxels"):
+        digits = 0 if (value == round(value) and not like) or size >= 100 else 1
+    elif unit:
+        digits = 0 if size >= 1000 else 1 if size >= 10 else 2
+    else:
+        digits = 3
+    # A change that rounds to nothing carries no sign.
+    signed = signed and round(value, digits) != 0
+    text = f"{value:{'+' if signed else ''},.{digits}f}"
+    if not round(value, digits):
+        text = text.lstrip("-")
+    return text.replace(",", "\u202f").replace("-", "−")
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """Return a table as tab-separated text with plain numbers, for a spreadsheet."""
+    return str(table.to_csv(sep="\t", index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def save_csv(found: pd.DataFrame, path: str | Path) -> Path:
+    """Write a line a figure; cases and slices count from 1, and nothing names a file.
+
+    Raises
+    ------
+    FileError
+        The folder cannot be written to, or the disk is full.
+    """
+    plain = found[list(COLUMNS)].astype(object).where(found[list(COLUMNS)].notna(), None)
+    rows = (
+        [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
+        for row in plain.itertuples(index=False)
+    )
+    return write_csv(path, COLUMNS, rows)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_grata.scans.scan import times
+
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
@@ -19,12 +21,13 @@ class TruthError(ValueError):
 
 @dataclass(frozen=True)
 class Truth:
-    """A truth over a scan.
+    """A mask over a scan that somebody has drawn, in whatever values, as a card's structures.
 
     Attributes
     ----------
     stack : ndarray of uint8, shape ``scan.mask_shape``
         In the card's values.
+    scan : Scan
     structures : frozenset of str
         The structures that it shows; the others were not drawn, or are not there.
     note : str
@@ -32,6 +35,7 @@ class Truth:
     """
 
     stack: np.ndarray
+    scan: Scan
     structures: frozenset[str]
     note: str = ""
 
@@ -51,40 +55,48 @@ def as_truth(stack: np.ndarray, scan: Scan, card: Card) -> Truth:
     stack = np.asarray(stack)
     if stack.shape != scan.mask_shape:
         raise TruthError(
-            f"The truth is {_size(stack.shape)}, the scan {_size(scan.mask_shape)}: choose the "
+            f"The truth is {times(stack.shape)}, the scan {times(scan.mask_shape)}: choose the "
             "truth of this scan."
         )
     values = [int(value) for value in np.unique(stack)]
-    if set(values) <= {0, *card.colours}:
-        return _made(stack.astype(np.uint8), card, "")
-    background = _background(stack, scan)
-    drawn = [value for value in values if value != background]
-    nested = _nested_order(card)
-    if nested is None:
-        order, names = drawn, [s.name for s in sorted(card.structures, key=lambda s: s.value)]
-    else:
-        frames = {value: _frame(stack == value) for value in drawn}
-        order, names = sorted(drawn, key=lambda value: -frames[value]), nested
-    if not drawn or len(drawn) > len(names) or (nested is None and len(drawn) != len(names)):
-        known = ", ".join(f"{s.name} = {s.value}" for s in card.structures)
-        raise TruthError(
-            f"The truth holds the values {', '.join(map(str, values[:8]))}; this model's are "
-            f"{known}. Save the truth in these values."
-        )
-    result = np.zeros(stack.shape, dtype=np.uint8)
-    for value, name in zip(order, names, strict=False):
-        result[stack == value] = card.structure(name).value
-    told = " and ".join(f"{value} as {name}" for value, name in zip(order, names, strict=False))
-    return _made(result, card, f"In the truth, {told} and {background} as background were read.")
-
-
-def _made(stack: np.ndarray, card: Card, note: str) -> Truth:
+    note = ""
+    if not set(values) <= {0, *card.colours}:
+        order = _read_values(stack, values, scan, card)
+        told = " and ".join(f"{value} as {name}" for value, name in order.items() if name)
+        background = next(value for value, name in order.items() if not name)
+        note = f"In the truth, {told} and {background} as background were read."
+        result = np.zeros(stack.shape, dtype=np.uint8)
+        for value, name in order.items():
+            if name:
+                result[stack == value] = card.structure(name).value
+        stack = result
+    stack = stack.astype(np.uint8)
     held = set(np.unique(stack).tolist())
     shown = frozenset(s.name for s in card.structures if held & set(card.values_within(s)))
     missing = [s.name for s in card.structures if s.name not in shown]
     if missing:
         note = f"{note} The truth shows no {' and no '.join(missing)}.".strip()
-    return Truth(stack, shown, note)
+    return Truth(stack, scan, shown, note)
+
+
+def _read_values(stack: np.ndarray, values: list[int], scan: Scan, card: Card) -> dict[int, str]:
+    """Return the structure that each value stands for, "" for the background."""
+    background = _background(stack, scan)
+    drawn = [value for value in values if value != background]
+    names = _nested_order(card)
+    if names is None:
+        names = [s.name for s in sorted(card.structures, key=lambda s: s.value)]
+        fits = len(drawn) == len(names)
+    else:
+        drawn.sort(key=lambda value: -_frame_area(stack == value))
+        fits = 0 < len(drawn) <= len(names)
+    if not fits:
+        known = ", ".join(f"{s.name} = {s.value}" for s in card.structures)
+        raise TruthError(
+            f"The truth holds the values {', '.join(map(str, values[:8]))}; this model's are "
+            f"{known}. Save the truth in these values."
+        )
+    return {**dict(zip(drawn, names, strict=False)), background: ""}
 
 
 def _nested_order(card: Card) -> list[str] | None:
@@ -101,21 +113,11 @@ def _background(stack: np.ndarray, scan: Scan) -> int:
     seen: Counter[int] = Counter()
     for index in range(scan.n_slices):
         plane = scan.get_mask(stack, index)
-        edge = np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]])
-        values, counts = np.unique(edge, return_counts=True)
-        seen.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        seen.update(np.concatenate([plane[0], plane[-1], plane[:, 0], plane[:, -1]]).tolist())
     return int(seen.most_common(1)[0][0])
 
 
-def _frame(mask: np.ndarray) -> int:
+def _frame_area(mask: np.ndarray) -> int:
     """Return the area of the frame round a mask, over its last two axes."""
-    sides = []
-    for axis in (mask.ndim - 2, mask.ndim - 1):
-        others = tuple(i for i in range(mask.ndim) if i != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        sides.append(int(hit[-1] - hit[0]) + 1)
-    return sides[0] * sides[1]
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " × ".join(str(n) for n in shape)
+    rows, columns = np.nonzero(mask.reshape(-1, *mask.shape[-2:]).any(axis=0))
+    return int((np.ptp(rows) + 1) * (np.ptp(columns) + 1))

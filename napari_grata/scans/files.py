@@ -398,6 +398,26 @@ def name_of_case(number: int, own: str = "", *, scan_names: bool = False) -> str
     return safe_name(own) if scan_names and own else f"case-{number:04d}"
 
 
+def nameless(text: str, sources: Iterable[str | os.PathLike[str]], code: str) -> str:
+    """Return a sentence about a case with the case's code in place of its files' names.
+
+    Parameters
+    ----------
+    text : str
+        Where our own errors name a place, it stands in front, before a colon.
+    sources : iterable of path
+        The case's files.
+    code : str
+        As from `name_of_case`.
+    """
+    for source in sources:
+        for name in (os.fspath(source), short_path(source), os.path.basename(source)):
+            text = text.replace(name, code)
+        if text.startswith(f"{stem(source)}: "):
+            text = code + text[len(stem(source)) :]
+    return text
+
+
 def safe_name(name: str) -> str:
     """Return a name that every file system takes, without any folder."""
     allowed = "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in name)

@@ -24,6 +24,7 @@ _CAUSES = {
     "unable to open": "its folder cannot be reached or written to",
     "disk i/o": "the disk does not answer",
     "closed": "it was closed",
+    "locking protocol": "its disk or share takes no locks",
 }
 
 
@@ -73,7 +74,8 @@ def is_damage(error: sqlite3.Error) -> bool:
 def cause(error: sqlite3.Error) -> str:
     """Return what is the matter in words, without a full stop."""
     said = str(error).lower()
-    return next((words for sign, words in _CAUSES.items() if sign in said), "it is damaged")
+    otherwise = "it is damaged" if is_damage(error) else str(error)
+    return next((words for sign, words in _CAUSES.items() if sign in said), otherwise)
 
 
 def seal(kind: str, name: str, data: bytes) -> bytes:

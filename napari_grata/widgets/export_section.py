@@ -255,8 +255,7 @@ class ExportSection(QWidget):
         from napari_grata.adaptation.run_files import versions
         from napari_grata.adaptation.run_store import RunFolderError, read_info
         from napari_grata.review.final_masks import CaseMasks
-        from napari_grata.review.report import ReportCase
-        from napari_grata.review.report.gather import decisions_of
+        from napari_grata.review.report import ReportCase, decisions_of
 
         scan, card = session.scan, session.card
         adapted = _masks_in(scan, session.adapted.stack, session.adapted_slices)

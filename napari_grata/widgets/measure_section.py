@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
 from napari.layers import Labels
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_grata.review import measurement_table as tables
 from napari_grata.review.measurements import (
-    NO_SPACING,
-    TRUTH,
-    Masks,
-    Measurement,
+    SHOWN,
+    MaskSets,
     StackMasks,
-    mask_sets,
+    as_text,
+    compared,
     measure_case,
     measure_slice,
-    measured_cases,
-    measured_slices,
+    measurements,
+    notes,
+    save_csv,
 )
 from napari_grata.review.truth import Truth, as_truth
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.frame_table import Column, FrameTable, frame_of
+from napari_grata.widgets.frame_table import Column, FrameTable
 from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice
 from napari_grata.widgets.scan_layer import KEY
 from napari_grata.widgets.session import Session
@@ -47,52 +46,20 @@ _SETTLE_MS = 120
 _FILTER = "Masks (*.nii *.nii.gz *.png *.tif *.tiff *.bmp *.jpg);;All files (*)"
 _NOTHING = "There is nothing to measure yet: segment the scan first."
 _WAIT = "Measured when the work in progress has ended."
-_TITLES = {
-    "before": "The mask before, as the model was trained.",
-    "after": "The mask after, as the adapted model drew it.",
-    "edited": "The mask after with what you have drawn on it.",
-    "truth": "The truth that was opened for comparison.",
-    "change": "After (as edited, where it is) minus before; or what lies between the two.",
+_HEADS = {
+    "source": ("before", "The mask before, as the model was trained."),
+    "adapted": ("after", "The mask after, as the adapted model drew it."),
+    "edited": ("edited", "The mask after with what you have drawn on it."),
+    "truth": ("truth", "The truth that was opened for comparison."),
+    "change": (
+        "change",
+        "After (as edited, where it is) minus before; or what lies between the two.",
+    ),
 }
 
 
-def _row(item: tuple[tables.Row, int, str]) -> tables.Row:
-    return item[0]
-
-
-def _general(note: str) -> bool:
-    """Whether a note holds for the whole table, and so is said under it."""
-    return note.startswith("Over ") or NO_SPACING in note
-
-
-def _remark(row: tables.Row) -> str:
-    """Return the relative change, and what to know about this figure alone."""
-    lines = row.explanation().splitlines()
-    change = [line.removeprefix("Change: ") for line in lines if line.startswith("Change: ")]
-    return " ".join([*change, *(note for note in row.notes if not _general(note))])
-
-
 def _tip(cells: dict[str, Any]) -> str:
-    return str(cells["quantity"].explanation())
-
-
-def _figures(name: str) -> Column:
-    """Return the column of one mask's figures, or of the change."""
-    return Column(
-        name,
-        name,
-        _TITLES[name],
-        _row,
-        lambda row: str(row.cell(name)),
-        key=lambda row: row.change if name == "change" else row.values.get(name),
-        descending=True,
-        colour=lambda row, colours: colours.muted if row.cell(name) == "–" else None,
-        cell_tip=_tip,
-    )
-
-
-def _words(name: str, title: str, words: str, form: Callable[[tables.Row], str]) -> Column:
-    return Column(name, title, words, _row, form, numeric=False, key=form, cell_tip=_tip)
+    return str(cells["about"])
 
 
 _COLUMNS = (
@@ -100,23 +67,43 @@ _COLUMNS = (
         "structure",
         "structure",
         "Click to bring the structures together again.",
-        lambda item: (item[1], item[0].structure, item[2]),
-        lambda value: str(value[1]),
+        form=lambda value: str(value[1]),
         numeric=False,
         key=lambda value: value[0],
         swatch=lambda value: str(value[2]),
         cell_tip=_tip,
     ),
-    _words("quantity", "quantity", "What was measured, and its unit.", lambda row: row.short),
-    *(_figures(name) for name in _TITLES),
-    _words("remark", "", "Relative change, and what to know about a figure.", _remark),
+    Column(
+        "quantity", "quantity", "What was measured, and its unit.", numeric=False, cell_tip=_tip
+    ),
+    *(
+        # A figure as it is ordered and as it is written.
+        Column(
+            name,
+            *_HEADS[name],
+            form=lambda figure: "" if figure is None else str(figure[1]),
+            key=lambda figure: figure[0],
+            descending=True,
+            colour=lambda figure, c: c.muted if figure and figure[1] == "–" else None,
+            cell_tip=_tip,
+        )
+        for name in SHOWN
+    ),
+    Column("about", "what it means", numeric=False),
+    Column(
+        "remark",
+        "",
+        "Relative change, and what to know about a figure.",
+        numeric=False,
+        cell_tip=_tip,
+    ),
 )
 
 
 # --- in the background -------------------------------------------------------------------------
 
 
-def _sets(scan: Scan, stacks: dict[str, Any]) -> dict[str, Masks]:
+def _sets(scan: Scan, stacks: dict[str, Any]) -> MaskSets:
     """Return the masks to be measured; where the user drew, "edited" among them."""
     source, adapted = (StackMasks(scan, *stacks[which]) for which in ("source", "adapted"))
     edited = None
@@ -124,52 +111,32 @@ def _sets(scan: Scan, stacks: dict[str, Any]) -> dict[str, Masks]:
         shown = StackMasks(scan, stacks["drawn"], adapted)
         if any(not np.array_equal(shown[i], adapted[i]) for i in adapted):
             edited = shown
-    truth: Truth | None = stacks["truth"]
-    real = None if truth is None else StackMasks(scan, truth.stack, range(scan.n_slices))
-    return mask_sets(source, adapted, real, edited)
-
-
-def _told(found: list[Measurement], truth: Truth | None) -> list[Measurement]:
-    """Leave out what a truth cannot tell: structures that it does not show."""
-    return [
-        item
-        for item in found
-        if truth is None
-        or item.structure in truth.structures
-        or not (item.which == "truth" or item.name.endswith(TRUTH))
-    ]
+    return MaskSets(source, adapted, edited=edited, truth=stacks["truth"])
 
 
 def _measured(
     scan: Scan, card: Card, stacks: dict[str, Any], place: int, structure: Structure | None
-) -> list[Measurement]:
+) -> pd.DataFrame:
     """Measure one slice, or one structure of a case."""
     if structure is not None:
-        found = measure_case(scan, card, _sets(scan, stacks), place, [structure])
-    else:
-        one = dict(stacks)
-        for which in ("source", "adapted"):
-            stack, slices = stacks[which]
-            one[which] = (stack, [place] if place in slices else [])
-        found = measure_slice(scan, card, _sets(scan, one), place)
-    return _told(found, stacks["truth"])
+        return measure_case(scan, card, _sets(scan, stacks), place, [structure])
+    one = dict(stacks)
+    for which in ("source", "adapted"):
+        stack, slices = stacks[which]
+        one[which] = (stack, [place] if place in slices else [])
+    return measure_slice(scan, card, _sets(scan, one), place)
 
 
 def _saved(
     scan: Scan, card: Card, stacks: dict[str, Any], path: Path, gone: threading.Event
 ) -> Path | None:
     """Measure every slice and case and write them; None if the window has gone meanwhile."""
-    sets, found = _sets(scan, stacks), list[Measurement]()
-    for index in measured_slices(sets):
-        found += _told(measure_slice(scan, card, sets, index), stacks["truth"])
+    found = []
+    for part in measurements(scan, card, _sets(scan, stacks)):
+        found.append(part)
         if gone.is_set():
             return None
-    for case in measured_cases(scan, sets):
-        for structure in card.structures:
-            found += _told(measure_case(scan, card, sets, case, [structure]), stacks["truth"])
-            if gone.is_set():
-                return None
-    return tables.save_csv(found, path)
+    return save_csv(pd.concat(found), path)
 
 
 def _read_truth(
@@ -186,23 +153,42 @@ def _read_truth(
 
 
 class MeasureTable(FrameTable):
-    """Structure by structure: quantity, before, after, change."""
+    """Structure by structure: quantity, before, after, change.
 
-    rows: Sequence[tables.Row] = ()
+    Attributes
+    ----------
+    figures : DataFrame
+        What is shown, as plain numbers.
+    """
 
-    def show_rows(self, rows: Sequence[tables.Row], card: Card | None) -> None:
-        """Show rows in the order of the card's structures."""
+    figures = pd.DataFrame()
+
+    def show_figures(self, found: list[pd.DataFrame], card: Card | None) -> None:
+        """Show what was measured, in the order of the card's structures."""
         structures = [] if card is None else [(s.name, s.colour) for s in card.structures]
         places = {name: (place, colour) for place, (name, colour) in enumerate(structures)}
-        items = [(row, *places.get(row.structure, (len(places), "#808080"))) for row in rows]
-        used = tables.columns(rows) or ["before", "after", "change"]
-        for name in _TITLES:
+        self.figures, frame = pd.DataFrame(), pd.DataFrame()
+        if found:
+            numbers, frame = (compared(pd.concat(found), words=words) for words in (False, True))
+            self.figures = numbers
+            frame.index = pd.Index(
+                list(zip(numbers["structure"], numbers["quantity"], strict=True)),
+                dtype=object,
+                tupleize_cols=False,
+            )
+            frame["structure"] = [
+                (places[name][0], name, places[name][1]) for name in numbers["structure"]
+            ]
+            for name in numbers.columns.intersection(SHOWN):
+                frame[name] = list(zip(numbers[name], frame[name], strict=True))
+        used = set(frame.columns) & set(SHOWN) or {"source", "adapted", "change"}
+        for name in SHOWN:
             self.set_used(name, name in used)
-        self.rows = list(rows)
+        self.set_used("about", False)
         # Where the user has scrolled to, it stays when the next slice comes.
         bar = self.verticalScrollBar()
         place = bar.value() if bar is not None else 0
-        self.set_frame(frame_of(items, _COLUMNS, [(row.structure, row.name) for row in rows]))
+        self.set_frame(frame)
         if bar is not None:
             self.doItemsLayout()
             bar.setValue(place)
@@ -216,7 +202,7 @@ class MeasureTable(FrameTable):
         """Return the selected rows (all, if fewer than two are) with plain numbers and units."""
         model, chosen = self.frame_model, self.selected_rows()
         places = chosen if len(chosen) > 1 else range(model.rowCount())
-        return tables.as_text([self.rows[model.order[place]] for place in places])
+        return as_text(self.figures.iloc[[model.order[place] for place in places]])
 
 
 class MeasureSection(QWidget):
@@ -241,7 +227,7 @@ class MeasureSection(QWidget):
         self._version = 0
         self._drawings: dict[int, int] = {}
         self._n_drawn = 0
-        self._found: list[Measurement] = []
+        self._found: list[pd.DataFrame] = []
         self._asked: tuple[Any, ...] | None = None
         self._shown: tuple[Any, ...] | None = None
         self._build()
@@ -263,10 +249,6 @@ class MeasureSection(QWidget):
         context.theme_changed.connect(self.table.set_theme)
         self.table.set_theme(context.theme)
         self._say("")
-
-    @property
-    def _rows(self) -> Sequence[tables.Row]:
-        return self.table.rows
 
     def _build(self) -> None:
         words = "Measure the slice in view, or all of its case."
@@ -414,7 +396,7 @@ class MeasureSection(QWidget):
             self._shown = wanted  # not again and again
             return
         name = wanted[1]
-        self._found = self._found + found.result
+        self._found = [*self._found, found.result]
         if part is True:
             self._asked, self._shown = None, wanted
             self._show(self._found, session, f"{name}. {self._notes(session)}")
@@ -422,12 +404,9 @@ class MeasureSection(QWidget):
             self._show(self._found, session, f"Measuring {name} …")
 
     def _notes(self, session: Session) -> str:
-        notes = dict.fromkeys(item.note for item in self._found)
-        said = [note for note in notes if _general(note)]
         truth = self._truths.get(session)
-        if truth is not None:
-            said.append(truth.note or "Compared with the truth.")
-        return " ".join(said)
+        said = "" if truth is None else truth.note or "Compared with the truth."
+        return f"{notes(pd.concat(self._found))} {said}".strip()
 
     def _say(self, why: str) -> None:
         """Show no figures, and why."""
@@ -435,10 +414,9 @@ class MeasureSection(QWidget):
         self._asked = self._shown = None
         self._show([], None, why)
 
-    def _show(self, found: list[Measurement], session: Session | None, note: str) -> None:
-        rows = tables.rows(found)
-        self.table.show_rows(rows, session.card if session is not None else None)
-        self.copy_button.setEnabled(bool(rows))
+    def _show(self, found: list[pd.DataFrame], session: Session | None, note: str) -> None:
+        self.table.show_figures(found, session.card if session is not None else None)
+        self.copy_button.setEnabled(bool(found))
         self.note.say(note)
 
     def copy(self) -> None:

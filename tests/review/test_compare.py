@@ -11,10 +11,9 @@ from napari_grata.review import (
     RELABELLED,
     REMOVED,
     difference_map,
-    difference_stack,
+    flagged_slices,
     latest_flags,
     summarise,
-    summarise_record,
 )
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card
@@ -54,15 +53,6 @@ def test_masks_of_different_shape_are_refused(eye: Card) -> None:
         difference_map(np.zeros((2, 3)), np.zeros((3, 2)), eye)
 
 
-def test_a_stack_of_differences_lies_on_the_scan(scan: Scan, eye: Card) -> None:
-    before = {1: np.zeros((20, 30), np.uint8), 2: np.ones((20, 30), np.uint8)}
-    after = {1: np.ones((20, 30), np.uint8)}
-    stack = difference_stack(before, after, scan, eye)
-    assert stack.shape == (4, 20, 30)
-    assert (stack[1] == ADDED).all()
-    assert not stack[[0, 2, 3]].any()
-
-
 def test_areas_and_volumes_are_in_mm_and_ml(scan: Scan, eye: Card) -> None:
     before, after = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
     before[:10, :10] = 1
@@ -80,7 +70,6 @@ def test_areas_and_volumes_are_in_mm_and_ml(scan: Scan, eye: Card) -> None:
     total = found.total[0]
     assert (total.source_pixels, total.adapted_pixels) == (200, 300)
     assert total.source_ml == pytest.approx(200 * 1.0 * 3.0 / 1000)
-    assert found.cases[0] == found.total
     assert [row.slice_index for row in found.most_changed(5)] == [0]
 
 
@@ -113,24 +102,6 @@ def record(index: int, **more) -> Record:
     return Record("adapt", 1, 1, 1, index, 0, 0, **values)
 
 
-def test_a_row_comes_straight_from_a_record(scan: Scan) -> None:
-    full = np.ones((20, 30), np.uint8)
-    row = summarise_record(
-        scan,
-        record(
-            2,
-            adapted_mask=full,
-            source_area={"disc": 0},
-            adapted_area={"disc": 600},
-            agreement={"disc": 0.0},
-            flags=(Flag("disc-doubled", "A disc appeared."),),
-        ),
-    )
-    assert (row.slice_index, row.slice_name, row.changed_pixels) == (2, scan.slice_name(2), 600)
-    assert row.structures[0].adapted_mm2 == 600.0
-    assert row.flags[0].code == "disc-doubled"
-
-
 def test_flags_are_those_of_the_last_look_but_an_undone_step_is_not_forgotten() -> None:
     undone, border = Flag("non-finite", "Undone."), Flag("disc-at-border", "Cut off.")
     found = latest_flags(
@@ -142,3 +113,14 @@ def test_flags_are_those_of_the_last_look_but_an_undone_step_is_not_forgotten() 
         ]
     )
     assert found == {0: (), 1: (undone, border)}
+
+
+def test_there_is_one_count_of_flagged_slices(scan: Scan, eye: Card) -> None:
+    # An undone step and a slice without a flag; and one whose mask is not there any more.
+    flags = latest_flags(
+        [record(3, flags=(Flag("non-finite", "Undone."),), undone=True), record(3), record(0)]
+    )
+    flags[1] = (Flag("disc-lost", "The disc shrank."),)
+    masks = {index: np.ones((20, 30), np.uint8) for index in (0, 3)}
+    found = summarise(scan, eye, masks, masks, flags)
+    assert found.flagged == flagged_slices(flags) == (1, 3)

@@ -16,7 +16,7 @@ from napari_grata.review.cases import CaseSummary
 from napari_grata.review.export import export_masks
 from napari_grata.review.final_masks import mask_digest
 from napari_grata.review.report import report_cases, write_report
-from napari_grata.scans import open_scan
+from napari_grata.scans import FileError, open_scan
 from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
 from napari_grata.segmenters.loaders import write_model
 
@@ -122,7 +122,7 @@ def test_only_decided_masks_leave_the_list_on_the_scans_own_grid(
     ):
         got = read_mask(tmp_path / "out" / f"{name}.nii.gz", scan_of(cases, key))
         np.testing.assert_array_equal(got, stack_of(cases, key, which))
-    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+    with (tmp_path / "out" / "cases.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["accepted", "mask before kept", "ready to review"]
     assert "Miller" not in (tmp_path / "out" / "cases.csv").read_text()
@@ -156,7 +156,7 @@ def test_a_scan_from_the_source_centre_itself_has_a_distance_in_the_table(
     work = cases.work("case-0001")
     work.write_summary(work.summary.but(shift=0.0))
     list(export_masks(cases, tmp_path / "out"))
-    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+    with (tmp_path / "out" / "cases.csv").open(newline="", encoding="utf-8-sig") as file:
         assert [row["shift"] for row in csv.DictReader(file)] == ["0.000", "", ""]
 
 
@@ -260,7 +260,7 @@ def test_masks_of_an_earlier_export_are_not_overwritten(cases: CaseList, tmp_pat
     list(export_masks(cases, tmp_path / "out"))
     before = (tmp_path / "out" / "case-0001.nii.gz").read_bytes()
     decide(cases, "case-0001", "keep-source")
-    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+    with pytest.raises(FileError, match="nothing is overwritten"):
         list(export_masks(cases, tmp_path / "out"))
     assert (tmp_path / "out" / "case-0001.nii.gz").read_bytes() == before
 
@@ -304,7 +304,7 @@ def test_the_table_says_where_a_mask_covers_some_slices_only(
     decide(cases, "case-0001", "accept")
     decide(cases, "case-0002", "accept")
     list(export_masks(cases, tmp_path / "out"))
-    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+    with (tmp_path / "out" / "cases.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["slices with a mask"] for row in rows] == ["2 of 3", "3 of 3", ""]
 
@@ -329,3 +329,29 @@ def test_a_damaged_run_of_one_case_leaves_the_others_as_they_are(
     page = write_report(tmp_path / "report.html", report_cases(again))
     assert good in page.read_text(encoding="utf-8")
     again.close()
+
+
+def test_no_comment_is_a_formula_in_the_table(cases: CaseList, tmp_path: Path) -> None:
+    link = '=HYPERLINK("http://example.org", "look")'
+    cases.decide("case-0001", "accept", comment=link, mask=None)
+    cases.decide("case-0002", "reject", comment="- thin rim", mask=None)
+    list(export_masks(cases, tmp_path / "out"))
+    with (tmp_path / "out" / "cases.csv").open(newline="", encoding="utf-8-sig") as file:
+        first, second, _ = csv.DictReader(file)
+    assert first["comment"] == f"'{link}"
+    assert second["comment"] == "'- thin rim"
+
+
+def test_why_a_case_failed_is_told_without_its_files_name(cases: CaseList, tmp_path: Path) -> None:
+    case = cases.case("case-0001")
+    for where in (str(case.sources[0]), "scans/Miller_Anna.nii.gz", "Miller_Anna"):
+        said = f"{where}: it is damaged. Export it again."
+        work = cases.work(case)
+        work.write_summary(work.summary.but(error=said))
+        page = write_report(tmp_path / "r.html", report_cases(cases), overwrite=True)
+        case.sources[0].write_bytes(b"no scan")
+        list(export_masks(cases, tmp_path / "out", overwrite=True))
+        table = (tmp_path / "out" / "cases.csv").read_text(encoding="utf-8-sig")
+        for text in (page.read_text(encoding="utf-8"), table):
+            assert "case-0001: it is damaged. Export it again." in text
+            assert "Miller" not in text

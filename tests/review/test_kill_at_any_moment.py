@@ -124,9 +124,10 @@ def scans(tmp_path: Path) -> Path:
 
 
 def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_every_file_is_whole(
-    tmp_path: Path, scans: Path
+    tmp_path: Path, scans: Path, quick_disk: Path
 ) -> None:
-    cases = CaseList.make(scans, tmp_path / "list")
+    # What was written is there after a kill on any disk, forced to it or not.
+    cases = CaseList.make(scans, quick_disk / "list")
     cases.carry = True
     cases.close()
     acks = tmp_path / "acks"
@@ -162,7 +163,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_every_file_is_who
             status = int(program.stdout.readline())
             assert os.WIFSIGNALED(status), "the worker failed before it was killed"
             told = [line.split() for line in acks.read_text().splitlines()]
-            check(cases.folder, told, torn=number)
+            check(cases.folder, told, number)
     finally:
         program.kill()
         errors = program.communicate()[1]
@@ -180,7 +181,7 @@ def wait_for_works(acks: Path, count: int) -> None:
         time.sleep(0.002)
 
 
-def check(folder: Path, told: list[list[str]], torn: int) -> None:
+def check(folder: Path, told: list[list[str]], turn: int) -> None:
     cases = CaseList.load(folder)
     try:
         assert cases.read_only is None
@@ -213,8 +214,9 @@ def check(folder: Path, told: list[list[str]], torn: int) -> None:
             assert (labels == last_value).all()
             assert {number for number, _ in versions} <= {entry.number for entry in work.edits}
             assert work.notices == []
-        assert cases.notices == [], torn
-        read_everything(cases)
+        assert cases.notices == [], turn
+        if turn % 5 == 4:
+            read_everything(cases)
     finally:
         cases.close()
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from napari_grata.cli import main
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import (
     DIFFICULTIES,
@@ -59,6 +60,11 @@ def change(cases: CaseList, table: str, column: str, number: int) -> bytes:
     return damaged
 
 
+def opened_again(cases: CaseList) -> CaseList:
+    cases.close()
+    return CaseList.load(cases.folder)
+
+
 def ten_decisions(cases: CaseList) -> None:
     for number in range(1, 11):
         cases.decide(f"case-{number % 3 + 1:04d}", VERDICTS[number % 4], comment=f"n° {number:02d}")
@@ -89,6 +95,15 @@ def test_one_damaged_digit_costs_one_decision_and_is_told(cases: CaseList) -> No
     assert len(later.notices) == 1
     assert "lost to damage earlier" in later.notices[0]
     later.close()
+
+
+def test_damage_is_told_on_the_command_line_too(
+    cases: CaseList, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ten_decisions(cases)
+    change(cases, "decisions", "comment", 3)
+    assert main(["masks", str(cases.folder), "--out", str(tmp_path / "out")]) == 0
+    assert "1 of 10 entries on decisions" in capsys.readouterr().err
 
 
 def test_every_kind_of_entry_is_told_and_the_rest_is_there(cases: CaseList) -> None:
@@ -152,6 +167,18 @@ def test_a_file_of_which_nothing_can_be_read_is_left_alone_until_the_list_is_mad
     again.close()
 
 
+def test_a_file_that_says_itself_that_it_may_not_be_written_to_is_mended(cases: CaseList) -> None:
+    cases.decide("case-0001", "accept")
+    cases.close()
+    path = cases.folder / STORE_FILE
+    data = path.read_bytes()
+    path.write_bytes(data[:18] + b"\x7f" + data[19:])
+    again = CaseList.load(cases.folder)
+    assert "Everything in it can be read" in again.notices[0]
+    again.decide("case-0002", "reject")
+    assert opened_again(again).history == again.history
+
+
 def test_a_page_in_the_middle_costs_what_was_on_it(cases: CaseList) -> None:
     for number in range(150):
         cases.decide("case-0001", "accept", slice_index=number, comment="x" * 100)
@@ -200,14 +227,26 @@ def test_a_reader_tells_damage_and_mends_nothing(cases: CaseList) -> None:
     (holder.folder / STORE_FILE).write_bytes(damaged)
     code = f"""
 from napari_grata.review.case_list import CaseList
+from napari_grata.review.cases import DecisionError
 cases = CaseList.load({str(holder.folder)!r})
 assert cases.read_only
-print(len(cases.history), *cases.notices)
+print(len(cases.history), *cases.notices, flush=True)
+input()
+try:
+    cases.decide("case-0001", "accept")
+except DecisionError as error:
+    print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.startswith("9 The file of this list is damaged.")
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline().startswith("9 The file of this list is damaged.")
     assert (holder.folder / STORE_FILE).read_bytes() == damaged
+    # Nor later: who had the list may have mended it, and gone on.
     holder.close()
+    assert "open it again" in program.communicate("\n")[0]
+    assert (holder.folder / STORE_FILE).read_bytes() == damaged
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
@@ -225,7 +264,11 @@ def test_where_there_is_no_room_to_mend_a_list_it_is_only_read(cases: CaseList) 
     assert len(again.history) == 9
     assert "not mended" in (again.read_only or "")
     assert (cases.folder / STORE_FILE).read_bytes() == damaged
-    again.close()
+    # Once there is room, it is mended before anything is written.
+    again.decide("case-0001", "accept")
+    (aside,) = cases.folder.glob("list.damaged-*.sqlite")
+    assert aside.read_bytes() == damaged
+    assert opened_again(again).history == again.history
 
 
 def test_damage_that_comes_while_a_list_is_open_is_mended_from_memory(cases: CaseList) -> None:

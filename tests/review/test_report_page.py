@@ -14,8 +14,7 @@ import torch
 from napari_grata.adaptation import AdaptationRun, Settings
 from napari_grata.review.case_list import case_of_scan
 from napari_grata.review.report import ReportCase, ReportDecision, case_of_run, write_report
-from napari_grata.review.report.page import ReportError
-from napari_grata.scans import open_scan
+from napari_grata.scans import FileError, open_scan
 from napari_grata.segmenters import Card, Structure, build_network, load_segmenter
 from napari_grata.segmenters.loaders import write_model
 
@@ -168,7 +167,7 @@ def test_cases_are_taken_one_by_one_and_let_go(folder: Path, tmp_path: Path) -> 
 def test_a_report_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     path = write_report(tmp_path / "r.html", [])
     first = path.read_bytes()
-    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+    with pytest.raises(FileError, match="Nothing is overwritten"):
         write_report(path, [ReportCase("case-0001")])
     assert path.read_bytes() == first
     write_report(path, [ReportCase("case-0001")], overwrite=True)
@@ -177,7 +176,7 @@ def test_a_report_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ReportError, match="Choose another folder"):
+    with pytest.raises(FileError, match="Choose another folder"):
         write_report(tmp_path / "file" / "r.html", [])
 
 

@@ -445,8 +445,11 @@ def test_after_a_drawing_change_and_picture_are_those_of_the_drawing(
     # A drawing over other masks is kept, and changes nothing in the list.
     again.work(case).save_edit(adapted, scan, mask_digest(np.ones_like(source)))
     assert again.summary(case).change == 0.0
+    # Nor is a drawing lost where the run that it was made on cannot be read any more.
+    (again.work(case).run_folder / "card.yaml").write_text("no card")
+    assert again.work(case).save_edit(adapted, scan, mask_digest(adapted)) == 4
     # New masks have nothing drawn on them.
-    last = finish(work_on_case(again, case, segmenter, LEARN.but(seed=3), again=True))
+    last = finish(work_on_case(again, case, segmenter, LEARN.but(learning_rate=0.1), again=True))
     assert not last.edited
 
 

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog
 
-from napari_grata.review.measurement_table import AREA, DICE, TRUTH, VOLUME, Row
+from napari_grata.review.measurements import AREA, TO_TRUTH, VOLUME
 from napari_grata.widgets import measure_section
 from napari_grata.widgets.measure_section import MeasureSection
 from napari_grata.widgets.theme import theme_colours
 
 SHAPE = (4, 40, 48)
+DICE_TO_TRUTH = "Dice" + TO_TRUTH
 
 
 def box(*, grown: int = 0, inner: bool = True) -> np.ndarray:
@@ -74,11 +76,14 @@ class Reader:
             timeout=20_000,
         )
 
-    def row(self, structure: str, name: str) -> Row:
-        (found,) = [
-            r for r in self.section.table.rows if (r.structure, r.name) == (structure, name)
-        ]
-        return found
+    @property
+    def figures(self) -> pd.DataFrame:
+        return self.section.table.figures
+
+    def row(self, structure: str, name: str) -> pd.Series:
+        found = self.figures
+        (row,) = [r for _, r in found.iterrows() if (r.structure, r.quantity) == (structure, name)]
+        return row
 
     def heads(self) -> list[str]:
         table = self.section.table
@@ -127,12 +132,12 @@ def test_the_slice_in_view_is_measured_in_millimetres(reader: Reader) -> None:
     reader.look()
     area = reader.row("disc", AREA)
     assert area.unit == "mm²"
-    assert area.values == {"before": 120 * 4, "after": 144 * 4}
+    assert (area.source, area.adapted) == (120 * 4, 144 * 4)
     assert reader.heads() == [
         "structure",
         "quantity",
-        "before",
-        "after",
+        "source",
+        "adapted",
         "change",
         "remark",
     ]
@@ -162,8 +167,7 @@ def test_structures_stand_together_in_the_order_of_the_card_with_their_colour(
     image = icon.pixmap(12, 12).toImage()
     assert image.pixelColor(image.width() // 2, image.height() // 2).name() == "#56b4e9"
     reader.section.table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
-    known = [v for v in (r.values.get("after") for r in reader.section.table.rows) if v is not None]
-    assert reader.cells("after")[0] == f"{max(known):.1f}"
+    assert reader.cells("adapted")[0] == f"{reader.figures['adapted'].max():.1f}"
 
 
 def test_the_whole_case_is_measured_in_millilitres(reader: Reader) -> None:
@@ -173,8 +177,8 @@ def test_the_whole_case_is_measured_in_millilitres(reader: Reader) -> None:
     reader.settle()
     volume = reader.row("disc", VOLUME)
     assert volume.unit == "mL"
-    assert volume.values["before"] == pytest.approx(4 * 120 * 12 / 1000)
-    assert {row.structure for row in reader.section.table.rows} == {"disc", "cup"}
+    assert volume.source == pytest.approx(4 * 120 * 12 / 1000)
+    assert set(reader.figures["structure"]) == {"disc", "cup"}
 
 
 def test_what_is_drawn_gets_a_column_of_its_own_and_undo_takes_it_away(reader: Reader) -> None:
@@ -183,8 +187,8 @@ def test_what_is_drawn_gets_a_column_of_its_own_and_undo_takes_it_away(reader: R
     reader.paint(0, 30, 30)
     reader.settle()
     area = reader.row("disc", AREA)
-    assert area.values["edited"] > area.values["after"]
-    assert area.change == area.values["edited"] - area.values["before"]
+    assert area.edited > area.adapted
+    assert area.change == area.edited - area.source
     assert "edited" in reader.heads()
     reader.session.adapted.layer.undo()
     reader.settle()
@@ -215,7 +219,7 @@ def test_a_case_is_measured_again_after_a_stroke_but_not_for_every_slice(
         reader.paint(2, 30, 30 + 6 * stroke)
         reader.settle()
         assert len(measured) == 4 + 2 * stroke
-    assert "edited" in reader.row("disc", VOLUME).values
+    assert reader.row("disc", VOLUME).edited > 0
 
 
 def test_a_truth_layer_is_compared_with_until_it_is_taken_away(reader: Reader) -> None:
@@ -227,8 +231,8 @@ def test_a_truth_layer_is_compared_with_until_it_is_taken_away(reader: Reader) -
     assert [action.text() for action in offers] == ["Layer “drawn by AB”", "A file …"]
     offers[0].trigger()
     reader.settle()
-    assert reader.row("disc", DICE + TRUTH).values["after"] == 1.0
-    assert reader.row("disc", DICE + TRUTH).values["before"] < 1.0
+    assert reader.row("disc", DICE_TO_TRUTH).adapted == 1.0
+    assert reader.row("disc", DICE_TO_TRUTH).source < 1.0
     assert "truth" in reader.heads()
     assert "Compared with the truth." in reader.section.note.said()
     reader.offers()[-1].trigger()
@@ -262,7 +266,7 @@ def test_a_truth_file_is_read_and_one_on_another_grid_is_a_sentence(
     user.dock.window().show()
     user.dock.timeline.show_tab("Measures")
     section = user.dock.measures
-    user.wait(lambda: section.table.rows)
+    user.wait(lambda: len(section.table.figures))
     good, bad = tmp_path / "good.nii.gz", tmp_path / "bad.nii.gz"
     affine = np.diag([-1.0, 1.5, 4.0, 1.0])
     data = np.zeros((40, 48, 6), dtype=np.uint8)
@@ -273,10 +277,11 @@ def test_a_truth_file_is_read_and_one_on_another_grid_is_a_sentence(
     user.wait(lambda: any("another grid" in text for text in told))
     assert any(text.endswith("Nothing was changed.") for text in told)
     section.take_file(good)
-    user.wait(lambda: any(row.name == DICE + TRUTH for row in section.table.rows))
+    user.wait(lambda: DICE_TO_TRUTH in set(section.table.figures["quantity"]))
     # The truth shows no cup, so nothing is said about the cup against it.
-    against = {row.structure for row in section.table.rows if row.name.endswith(TRUTH)}
-    assert against == {"disc"}
+    figures = section.table.figures
+    against = figures[figures["quantity"].str.endswith(TO_TRUTH)]
+    assert set(against["structure"]) == {"disc"}
     assert "no cup" in section.note.said()
 
 
@@ -286,9 +291,9 @@ def test_copy_and_ctrl_c_give_plain_numbers_with_units(reader: Reader, qtbot: An
     reader.section.copy_button.click()
     copied = QGuiApplication.clipboard().text()
     lines = [line.split("\t") for line in copied.splitlines()]
-    assert lines[0] == ["structure", "quantity", "unit", "before", "after", "change"]
+    assert lines[0] == ["structure", "quantity", "unit", "source", "adapted", "change"]
     assert lines[1] == ["disc", AREA, "mm²", "480", "576", "96"]
-    assert len(lines) == 1 + len(reader.section.table.rows)
+    assert len(lines) == 1 + len(reader.figures)
     QGuiApplication.clipboard().clear()
     qtbot.keyClick(reader.section.table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
     assert QGuiApplication.clipboard().text() == copied
@@ -325,10 +330,10 @@ def test_without_masks_it_says_what_to_do(reader: Reader) -> None:
 def test_a_hidden_tab_measures_nothing_until_it_is_looked_at(reader: Reader) -> None:
     reader.fill(adapted=False)
     reader.settle()
-    assert not reader.section.table.rows
+    assert reader.figures.empty
     reader.look()
-    assert {row.structure for row in reader.section.table.rows} == {"disc", "cup"}
-    assert "after" not in reader.heads()
+    assert set(reader.figures["structure"]) == {"disc", "cup"}
+    assert "adapted" not in reader.heads()
     assert "change" not in reader.heads()
 
 
@@ -338,7 +343,7 @@ def test_a_slice_without_a_mask_is_named(reader: Reader) -> None:
     reader.context.go_to(2)
     reader.settle()
     assert reader.section.note.said().endswith("there is no mask of this slice yet.")
-    assert not reader.section.table.rows
+    assert reader.figures.empty
 
 
 def test_where_there_is_one_slice_there_is_no_choice(
@@ -349,9 +354,9 @@ def test_where_there_is_one_slice_there_is_no_choice(
     user.dock.window().show()
     user.dock.timeline.show_tab("Measures")
     section = user.dock.measures
-    user.wait(lambda: section.table.rows)
+    user.wait(lambda: len(section.table.figures))
     assert not section.scope.isVisible()
-    assert {row.unit for row in section.table.rows} <= {"px", ""}
+    assert set(section.table.figures["unit"]) <= {"px", ""}
     assert "does not tell the size of a pixel" in section.note.said()
     user.open(volume)
     user.wait(section.scope.isVisible)

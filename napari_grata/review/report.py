@@ -1,0 +1,464 @@
+"""A report of one case or a whole list: one HTML file that opens offline and prints well.
+
+The page is `report.html.jinja`, each case in it `report_case.html.jinja`: text, tables and
+pictures, no script, nothing from outside, every value escaped. Nothing names a patient or a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_grata.scans.files import FileError, make_folder, nameless, whole_file
+
+from .compare import StructureChange, Summary, flagged_slices, latest_flags, summarise
+from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from napari_grata.adaptation import Flag, Record
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card
+
+    from .case_list import CaseList, CaseWork
+
+ENDINGS = (".html", ".htm")
+MOST_FLAGS = 30
+PICTURE_COLOURS = 192
+"""A palette of so many colours halves a picture's size; contours and grey levels keep theirs."""
+
+
+@dataclass(frozen=True)
+class ReportDecision:
+    """One decision of a user, in words.
+
+    Attributes
+    ----------
+    where : str
+        "whole case", or which slice.
+    verdict : str
+        Such as "mask after accepted".
+    time, reviewer, difficulty, comment : str
+        As they were written down; empty where they were not.
+    stale : bool
+        The mask was changed after the decision.
+    """
+
+    where: str
+    verdict: str
+    time: str = ""
+    reviewer: str = ""
+    difficulty: str = ""
+    comment: str = ""
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class ReportCase:
+    """What a report tells of one case.
+
+    Attributes
+    ----------
+    code : str
+        Such as ``case-0007``: never a file's name, which may name a patient.
+    state : str
+        In words, such as "accepted".
+    scan : Scan or None
+        For pictures and units; None where it was not found.
+    card : Card or None
+        Of the model.
+    source_masks, adapted_masks : mapping of int to ndarray of uint8, shape (H, W)
+        Label maps by slice; where the user has drawn, ``edited_masks`` stand beside them.
+    edited_masks : mapping of int to ndarray of uint8, shape (H, W)
+    masks : CaseMasks or None
+        All of them together, to tell whether a decision still holds.
+    records : iterable of Record
+        Of the run, for its curves.
+    flags : mapping of int to tuple of Flag
+    decisions : tuple of ReportDecision
+    info : mapping
+        What the run's store says of it: settings, versions, device, weights.
+    shift : str
+        How far the scan is from the source centre, in words.
+    problem : str
+        What went wrong with this case.
+    close : callable
+        Lets go of the case's files.
+    """
+
+    code: str
+    state: str = ""
+    scan: Scan | None = None
+    card: Card | None = None
+    source_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
+    adapted_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
+    edited_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
+    masks: CaseMasks | None = None
+    records: Iterable[Record] = ()
+    flags: Mapping[int, tuple[Flag, ...]] = field(default_factory=dict)
+    decisions: tuple[ReportDecision, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    shift: str = ""
+    problem: str = ""
+    close: Callable[[], None] = lambda: None
+
+    @property
+    def final_masks(self) -> dict[int, np.ndarray]:
+        """Label maps as they are now: as adapted, and as drawn where the user has drawn."""
+        return {**self.adapted_masks, **self.edited_masks}
+
+    def counts(self, number: int) -> str:
+        """Say how many slices or photographs."""
+        return counted(number, "slice") if self.scan is None else self.scan.counts(number)
+
+
+# -- from runs and lists to cases ----------------------------------------------------------
+
+
+def case_of_run(
+    folder: Path,
+    code: str,
+    *,
+    scan: Scan | None = None,
+    work: CaseWork | None = None,
+    **more: Any,
+) -> ReportCase:
+    """Return a run folder as a case of a report.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    code : str
+    scan : Scan, optional
+        Where it is open already.
+    work : CaseWork, optional
+        The case's folder, for what the user drew.
+    **more
+        Other fields of `ReportCase`.
+
+    Raises
+    ------
+    RunFolderError
+        If the folder cannot be read.
+    """
+    from napari_grata.adaptation import reopen
+
+    run = reopen(folder, scan)
+    masks = None
+    if run.scan is not None:
+        make = CaseMasks if work is None else work.masks
+        masks = make(run.scan, run.source_masks, run.adapted_masks)
+    return ReportCase(
+        code=code,
+        scan=run.scan,
+        card=run.card,
+        source_masks=run.source_masks,
+        adapted_masks=run.adapted_masks,
+        edited_masks={} if masks is None else masks.drawn(),
+        masks=masks,
+        records=run.records,
+        flags=latest_flags(run.records),
+        info=run.info,
+        problem=" ".join(run.missing),
+        close=run.close,
+        **more,
+    )
+
+
+def report_cases(cases: CaseList, keys: Iterable[str] | None = None) -> Iterator[ReportCase]:
+    """Yield the cases of a list for a report, one at a time; each is read when its turn comes.
+
+    Parameters
+    ----------
+    cases : CaseList
+    keys : iterable of str, optional
+        Only these cases, in the list's order; all by default.
+    """
+    wanted = None if keys is None else set(keys)
+    for case in cases.cases:
+        if wanted is None or case.key in wanted:
+            found = _report_case(cases, case.key)
+            yield replace(found, problem=nameless(found.problem, case.sources, case.key))
+
+
+def _report_case(cases: CaseList, key: str) -> ReportCase:
+    from napari_grata.adaptation import RunFolderError
+
+    work, summary = cases.work(key), cases.summary(key)
+    shift = "" if summary is None else summary.shift_words
+    problem = cases.problem(key) or ("" if summary is None else summary.stale)
+    found = ReportCase(key)
+    if work.run_folder is not None:
+        try:
+            found = case_of_run(work.run_folder, key, work=work)
+            problem = " ".join(dict.fromkeys(part for part in (problem, found.problem) if part))
+        except (RunFolderError, OSError) as error:
+            # Not the message as it is: it may hold a path, and that may name a patient.
+            why = type(error).__name__
+            problem = f"Its run {work.run_folder.name} cannot be read ({why})."
+    decisions = decisions_of(cases, key, found.scan, found.masks)
+    state = cases.state(key).title
+    return replace(found, state=state, shift=shift, problem=problem, decisions=decisions)
+
+
+def decisions_of(
+    cases: CaseList, key: str, scan: Scan | None, masks: CaseMasks | None = None
+) -> tuple[ReportDecision, ...]:
+    """Return the decisions in force on a case, the whole case first, for a report."""
+    now = cases.mask_now(key)
+    current = cases.decisions(key)
+    order = sorted(current, key=lambda index: -1 if index is None else index)
+    return tuple(
+        ReportDecision(
+            where="whole case" if index is None else _place(index, scan),
+            verdict=VERDICT_WORDS[current[index].verdict],
+            time=current[index].time,
+            reviewer=current[index].reviewer,
+            difficulty=current[index].difficulty,
+            comment=current[index].comment,
+            stale=is_stale(current[index], masks, now),
+        )
+        for index in order
+    )
+
+
+def _place(index: int, scan: Scan | None) -> str:
+    return f"slice {index + 1}" if scan is None else scan.place_name(index)
+
+
+# -- writing -------------------------------------------------------------------------------
+
+
+def write_report(
+    path: str | Path,
+    cases: Iterable[ReportCase],
+    *,
+    title: str = "Adapted masks: report",
+    overwrite: bool = False,
+) -> Path:
+    """Write cases into one HTML file.
+
+    Cases are taken one after another and let go, so that a long list needs no more memory than
+    its largest case. The file appears as a whole when it is finished.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.html``; added where it is missing.
+    cases : iterable of ReportCase
+    title : str
+        Shown at the top; must not name a patient.
+    overwrite : bool
+        Whether an older file may be replaced.
+
+    Raises
+    ------
+    FileError
+        If there is a file already and `overwrite` is False, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in ENDINGS:
+        path = path.with_name(path.name + ".html")
+    if path.exists() and not overwrite:
+        hint = "Nothing is overwritten: name another file."
+        raise FileError("there is such a file already", path, hint)
+    make_folder(path.parent)
+    environment = _environment()
+    article = environment.get_template("report_case.html.jinja")
+    rows: list[dict[str, str]] = []
+    made: dict[tuple[str, ...], None] = {}
+    # The overview comes first on the page but is known last: the cases wait in a file.
+    with whole_file(path) as page, _waiting_room(path) as waiting:
+        for case in cases:
+            try:
+                summary = _summary(case)
+                rows.append(_overview(case, summary))
+                made.update(dict.fromkeys(_provenance(case)))
+                waiting.write(article.render(case=_details(case, summary)) + "\n")
+            finally:
+                case.close()
+        waiting.seek(0)
+        tally = Counter(row["state"] for row in rows if row["state"])
+        pieces = iter(lambda: waiting.read(1 << 20), "")
+        template = environment.get_template("report.html.jinja")
+        for text in template.generate(
+            title=title, rows=rows, tally=tally, made=list(made), articles=pieces
+        ):
+            page.write(text.encode())
+    return path
+
+
+def _waiting_room(path: Path) -> IO[str]:
+    try:
+        return tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=path.parent)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise FileError(f"it cannot be written ({why})", path, "Choose another folder.") from error
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("napari_grata", "review"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"local_time": local_time, "count": counted}
+    environment.globals["most_flags"] = MOST_FLAGS
+    return environment
+
+
+def _summary(case: ReportCase) -> Summary | None:
+    if case.scan is None or case.card is None:
+        return None
+    return summarise(case.scan, case.card, case.source_masks, case.final_masks, case.flags)
+
+
+def _overview(case: ReportCase, summary: Summary | None) -> dict[str, str]:
+    """Return the case's row of the overview."""
+    changes = summary.total if summary is not None and summary.rows else ()
+    flagged = flagged_slices(case.flags)
+    return {
+        "code": case.code,
+        "state": case.state,
+        "agreement": ", ".join(f"{change.name} {change.agreement:.3f}" for change in changes),
+        "look": case.counts(len(flagged)) if flagged else "",
+        "shift": case.shift,
+    }
+
+
+def _provenance(case: ReportCase) -> list[tuple[str, ...]]:
+    """Return what made the masks: model, hash of its weights, settings, versions."""
+    if not case.info:
+        return []
+    model, versions = case.info.get("model", {}), case.info.get("versions", {})
+    settings = case.info.get("settings", {})
+    name, version = model.get("name", ""), model.get("version", "")
+    title = case.card.title if case.card is not None else name
+    return [
+        (
+            f"{title} ({name} {version})",
+            model.get("weights_sha256", ""),
+            ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items()),
+            ", ".join(f"{key.replace('_', '-')} {value}" for key, value in versions.items()),
+        )
+    ]
+
+
+def _details(case: ReportCase, summary: Summary | None) -> dict[str, Any]:
+    """Return what the case's part of the page shows."""
+    info = {k: v for k, v in case.info.items() if k not in ("scan", "notices", "slices")}
+    return {
+        "code": case.code,
+        "state": case.state,
+        "problem": case.problem,
+        "facts": _facts(case),
+        "decisions": case.decisions,
+        "changes": [_change(change, summary) for change in summary.total]
+        if summary is not None and summary.rows
+        else [],
+        "flags": [
+            (_place(index, case.scan), flag.text)
+            for index, flags in sorted(case.flags.items())
+            for flag in flags
+        ],
+        "pictures": list(_pictures(case)),
+        "settings": json.dumps(info, indent=1, ensure_ascii=False) if info else "",
+    }
+
+
+def _facts(case: ReportCase) -> str:
+    adapted = []
+    if case.info.get("started"):
+        adapted.append(f"Adapted {local_time(str(case.info['started']))}")
+    if case.info.get("device"):
+        adapted.append(f"on {case.info['device']}")
+    said = [f"{' '.join(adapted)}." if adapted else "", case.shift]
+    if case.info.get("continued"):
+        said.append("The model went on from an earlier case.")
+    if case.edited_masks:
+        said.append(f"A person drew on {case.counts(len(case.edited_masks))}.")
+    return " ".join(part for part in said if part)
+
+
+def _change(change: StructureChange, summary: Summary) -> dict[str, Any]:
+    """Return a row of the table, in the best unit there is: mL, mm² of one slice, or pixels."""
+    before, after, unit = float(change.source_pixels), float(change.adapted_pixels), "px"
+    if change.source_ml is not None and change.adapted_ml is not None:
+        before, after, unit = change.source_ml, change.adapted_ml, "mL"
+    elif len(summary.rows) == 1:
+        only = next(c for c in summary.rows[0].structures if c.name == change.name)
+        if only.source_mm2 is not None and only.adapted_mm2 is not None:
+            before, after, unit = only.source_mm2, only.adapted_mm2, "mm²"
+    return {
+        "name": change.name,
+        "before": amount(before, unit),
+        "after": amount(after, unit),
+        "change": "–" if change.change is None else f"{100 * change.change:+.1f} %",
+        "dice": change.agreement,
+    }
+
+
+def _pictures(case: ReportCase) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, words and PNG (base64) of each picture."""
+    from .figures import before_after, curves, steps_of
+
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "picture.png"
+        if case.scan is not None and case.card is not None and case.adapted_masks:
+            before_after(case.scan, (case.source_masks, case.final_masks), case.card, path)
+            words = "Scan; contours before (dashed) and after (solid); difference"
+            yield "pictures", words, _as_base64(path)
+        steps = steps_of(case.records)
+        if len(steps) > 1:
+            curves(steps, path)
+            words = "Cosine similarity, learning rate and losses, step by step"
+            yield "curves", words, _as_base64(path)
+
+
+def _as_base64(path: Path) -> str:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(PICTURE_COLOURS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+# -- words ---------------------------------------------------------------------------------
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 case``, ``3 cases``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def local_time(text: str = "") -> str:
+    """Return a time of the log (ISO 8601, UTC) as this machine's clock shows it; now by default."""
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00")) if text else datetime.now()
+    except ValueError:
+        return text
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a number with sensible digits and its unit."""
+    digits = 0 if unit == "px" else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f} {unit}"
