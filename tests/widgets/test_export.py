@@ -77,7 +77,7 @@ def test_the_report_holds_what_was_drawn_and_no_name(
         user.finish()
         assert (report.read_text(encoding="utf-8") == "of last year") is kept
         # An ending that was added by us was not asked about.
-        assert ("exists already" in user.dock.message.said()) is kept
+        assert ("Nothing is overwritten" in user.dock.message.said()) is kept
     text = report.read_text(encoding="utf-8")
     assert "A person drew on 1 slice" in text or "drew on 1 slice" in text
     assert "case_017" not in text
@@ -96,7 +96,7 @@ def test_a_report_that_cannot_be_written_is_a_sentence_and_the_masks_stay(
     (tmp_path / "file").write_text("x")
     user.dock.export.write_report_to(tmp_path / "file" / "report.html")
     user.finish()
-    assert "could not be written" in user.dock.message.said()
+    assert "there is a file of this name" in user.dock.message.said()
     np.testing.assert_array_equal(user.session.adapted.stack, masks)
 
 
