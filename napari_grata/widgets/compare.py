@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_grata.widgets import keys
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.mask_layer import MOST_CONTOUR, contour_width
+from napari_grata.widgets.mask_layer import contour_width
 from napari_grata.widgets.overlays import WAYS, Caption, Curtain, SideBySide, Way
 from napari_grata.widgets.qt_parts import Segmented
 from napari_grata.widgets.scan_layer import camera_of, grid_of
@@ -55,7 +55,10 @@ class ViewControl(QWidget):
         self.uncertainty = UncertaintyLayer(context)
         self.modes = Segmented([(n, text, keys.tip(act, words)) for n, text, act, words in _MODES])
         self.switches = Segmented(
-            [(n, text, keys.tip(n)) for n, text in (("uncertainty", "unsure"), ("fill", "filled"))]
+            [
+                (n, text, keys.tip(n))
+                for n, text in (("uncertainty", "uncertainty"), ("fill", "filled"))
+            ]
         )
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -231,10 +234,10 @@ class ViewControl(QWidget):
         painting = self._context.painting
         dim = self._context.mode == "difference" and not painting
         look = session, session.filled, painting, dim
-        width = contour_width(session.scan, float(camera_of(self._context.viewer).zoom))
-        for mask, times in ((session.source, 1), (session.adapted, 2)):
+        zoom = float(camera_of(self._context.viewer).zoom)
+        for mask, width in ((session.source, 1.5), (session.adapted, 3.0)):
             filled = session.filled or (painting and mask is session.adapted)
-            mask.set_contour(0 if filled else min(times * width, MOST_CONTOUR))
+            mask.set_contour(0 if filled else contour_width(session.scan, zoom, width))
             if look != self._look:
                 mask.set_opacity((0.45 if filled else 0.9) * (0.5 if dim else 1))
         self._look = look

@@ -51,18 +51,19 @@ def placement(scan: Scan, scan_layer: Layer | None) -> dict[str, Any]:
     return arguments
 
 
-def contour_width(scan: Scan, zoom: float) -> int:
-    """Return how many pixels of the scan a thin contour is wide, to be one pixel of the screen.
+def contour_width(scan: Scan, zoom: float, wanted: float) -> int:
+    """Return how many pixels of the scan a contour is wide, as near as it can be to what is wanted.
 
     Parameters
     ----------
     zoom : float
         Of the camera: pixels of the screen a unit of the world.
+    wanted : float
+        Width in pixels of the screen.
     """
     spacing = scan.geometry.spacing
     pixel = float(spacing[-1]) if spacing else 1.0
-    wanted = 1.2 / max(zoom * pixel, 1e-6)
-    return int(min(max(round(wanted), 1), MOST_CONTOUR))
+    return int(min(max(round(wanted / max(zoom * pixel, 1e-6)), 1), MOST_CONTOUR))
 
 
 class MaskLayer:

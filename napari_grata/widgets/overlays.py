@@ -239,10 +239,10 @@ class Way:
         arguments.pop("metadata", None)
         return arguments
 
-    def slice_mask(self, what: str) -> SliceLayer:
-        """Return a mask of the slice in view, shown as the masks themselves are."""
+    def slice_mask(self, what: str, label_map: np.ndarray) -> SliceLayer:
+        """Show a mask (H, W) on the slice in view, in the way of the masks themselves."""
         filled = self.session.filled
-        return SliceLayer(
+        made = SliceLayer(
             self.viewer,
             self.scan,
             f"{self.scan.name} {what}",
@@ -252,6 +252,10 @@ class Way:
             opacity=0.45 if filled else 0.9,
             role="view",
         )
+        made.show(self.index, label_map)
+        assert made.layer is not None
+        self.layers.append(made.layer)
+        return made
 
     def keep(self, layer: Layer) -> None:
         """Put a layer in, above all others, and take it away at the end."""
@@ -262,6 +266,9 @@ class Way:
     def look_alike(self, copies: list[Image]) -> None:
         """Have pictures follow the contrast and colours that the user gives the scan."""
         looks = _LOOKS[3:] if self.scan_layer.rgb else _LOOKS
+        for copy in copies:
+            for look in looks:
+                setattr(copy, look, getattr(self.scan_layer, look))
         self._linked = [self.scan_layer, *copies]
         link_layers(self._linked, looks)
 
@@ -336,13 +343,11 @@ class Curtain(Way):
         super().__init__(context, session)
         self._offset = 0.0  # of the line from the middle of the canvas, in pixels of the screen
         self._masks = self.masks()
-        self._mask = self.slice_mask("curtain")
+        self._mask: SliceLayer | None = None
         self.follow_mouse()
 
     def show(self) -> None:
         """Draw both halves of the slice in view, and the line."""
-        if not self.lines:
-            self.session.show_masks(source=False, adapted=False)
         self._masks = self.masks()
         self.moved()
 
@@ -371,10 +376,12 @@ class Curtain(Way):
         place, tall = self.place, source.shape[0]
         both = np.array(adapted)
         both[:, :place] = source[:, :place]
-        self._mask.show(self.index, both)
-        if not self.lines:
-            self.layers.extend(layer for layer in (self._mask.layer,) if layer is not None)
+        if self._mask is None:
+            self.session.show_masks(source=False, adapted=False)
+            self._mask = self.slice_mask("curtain", both)
             self.lines = [LineLayer(self, "curtain line", 2.0, dashes=True)]
+        else:
+            self._mask.show(self.index, both)
         ends = np.array([[-0.5, place - 0.5], [tall - 0.5, place - 0.5]])
         self.lines[0].draw([(ends, _WHITE)])
 
@@ -401,45 +408,45 @@ class SideBySide(Way):
 
     def show(self) -> None:
         """Show the slice in view in both cells."""
-        grid, first = grid_of(self.viewer), not self.layers
-        if first:
-            self.session.show_masks(source=True, adapted=False)
-            copy = Image(
-                self.scan_layer.data,
-                rgb=self.scan_layer.rgb,
-                name=self.name("beside"),
-                metadata={KEY: {"role": "view"}},
-                **self.placement(),
-            )
-            for look in _LOOKS[3:] if self.scan_layer.rgb else _LOOKS:
-                setattr(copy, look, getattr(self.scan_layer, look))
-            self.keep(copy)
-            self.look_alike([copy])
-            self._mask = self.slice_mask("after, beside")
-        self._mask.show(self.index, self.masks()[1])
-        if first:
-            self.layers.extend(layer for layer in (self._mask.layer,) if layer is not None)
-            self._before = grid.shape, grid.stride
-        # All layers below the copy in the left cell, the copy and the mask in the right one.
-        stride = self.viewer.layers.index(self.layers[0])
-        if first or grid.stride != stride:
+        grid, after = grid_of(self.viewer), self.masks()[1]
+        if self.layers:
+            self._mask.show(self.index, after)
+        else:
+            self._begin(after)
+        # All layers below the copy are in the left cell, the copy and its mask in the right one.
+        stride = min(self.viewer.layers.index(self.layers[0]), 50)  # the most napari allows
+        if grid.stride != stride:
             grid.stride = stride
-        if first:
-            grid.shape = (1, 2)
-            self._factor = self._zoom_to_fit(enable=True)
+        if not grid.enabled:
+            self._split(grid)
         self.zoomed()
 
-    def _zoom_to_fit(self, *, enable: bool) -> float:
-        """Switch the grid and zoom by what a whole picture has more or less room then."""
+    def _begin(self, after: np.ndarray) -> None:
+        """Put in the second picture and its mask."""
+        grid = grid_of(self.viewer)
+        self._before = grid.shape, grid.stride
+        self.session.show_masks(source=True, adapted=False)
+        copy = Image(
+            self.scan_layer.data,
+            rgb=self.scan_layer.rgb,
+            name=self.name("beside"),
+            metadata={KEY: {"role": "view"}},
+            **self.placement(),
+        )
+        self.keep(copy)
+        self.look_alike([copy])
+        self._mask = self.slice_mask("after, beside", after)
+
+    def _split(self, grid: Any) -> None:
+        """Switch the grid on, and zoom out by as much as a whole picture has less room then."""
         camera = camera_of(self.viewer)
         centre, zoom = camera.center, camera.zoom
         fit_view(self.viewer, [self.scan_layer])
         whole = camera.zoom
-        grid_of(self.viewer).enabled = enable
+        grid.shape, grid.enabled = (1, 2), True
         fit_view(self.viewer, [self.scan_layer], columns=2)
-        factor = float(camera.zoom / whole)
-        camera.center, camera.zoom = centre, zoom * factor
-        return factor
+        self._factor = float(camera.zoom / whole)
+        camera.center, camera.zoom = centre, zoom * self._factor
 
     def zoomed(self) -> None:
         """Draw the contour as wide as that of the mask itself."""
@@ -527,8 +534,6 @@ class Planes(Way):
         }
         name = self.words.split(":")[0].split(" · ")[axis]
         image = Image(picture, name=self.name(name), **shared)
-        for look in _LOOKS:
-            setattr(image, look, getattr(self.scan_layer, look))
         filled = self.session.filled
         labels = Labels(
             mask,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Shapes
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QMainWindow, QWidget
 
 from napari_grata.scans import Scan, scan_from_array
 
@@ -265,13 +265,14 @@ def remove_layers(viewer: Any, layers: Iterable[Layer | None]) -> None:
                 viewer.layers.remove(layer)
 
 
-def canvases(window: QWidget | None) -> list[Any]:
+def canvases(window: QMainWindow | None) -> list[Any]:
     """Return what a window draws layers on: Qt's own widgets for OpenGL."""
-    found = window.findChildren(QWidget) if window is not None else []
+    centre = window.centralWidget() if window is not None else None
+    found = centre.findChildren(QWidget) if centre is not None else []
     return [widget for widget in found if hasattr(widget, "makeCurrent")]
 
 
-def hold_canvas(window: QWidget | None) -> None:
+def hold_canvas(window: QMainWindow | None) -> None:
     """Make OpenGL speak to the canvas, before a layer is taken out, whoever takes it out.
 
     Once a layer is gone, napari (0.6.6 to 0.9) deletes its buffers and programs at once, in

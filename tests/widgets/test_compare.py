@@ -429,7 +429,7 @@ def test_fill_is_for_every_way_and_the_user_s_words_on_the_canvas_stay(reader: R
     user.do("curtain")
     assert user.session.adapted.layer.contour == 0
     user.do("fill")
-    assert user.session.adapted.layer.contour > user.session.source.layer.contour > 0
+    assert user.session.adapted.layer.contour >= user.session.source.layer.contour > 0
     assert caption(user) == "mine"
 
 
