@@ -1,6 +1,6 @@
 """Take the pictures of the pages from the running program.
 
-    NAPARI_GRATA_DATA=… xvfb-run -a -s "-screen 0 1366x768x24" python docs/pictures.py
+    NAPARI_GRATA_DATA=… xvfb-run -a -s "-screen 0 1600x1000x24" python docs/pictures.py
 
 The photographs of the list are of the Indian Diabetic Retinopathy Image Dataset (CC BY 4.0), cut
 to the optic disc; without them the plugin's own samples stand in.
@@ -27,7 +27,8 @@ from napari_grata.scans.samples import list_samples  # noqa: E402
 from napari_grata.widgets.dock import GrataDock  # noqa: E402
 
 IMAGES = Path(__file__).parent / "images"
-SIZE = (1366, 738)
+SIZE, LARGE = (1366, 768), (1600, 1000)
+CASES = 16
 
 
 def turn(seconds: float, until: Callable[[], object] = lambda: False) -> None:
@@ -43,7 +44,7 @@ def photographs(folder: Path) -> Path:
     """Make a folder of photographs cut to the disc, 1.4 disc diameters wide."""
     root = Path(os.environ.get("NAPARI_GRATA_DATA", "")) / "open_fundus_disc"
     found = sorted(root.rglob("images/*.*")) if root.is_dir() else []
-    for number, path in enumerate(found[:8], 1):
+    for number, path in enumerate(found[:CASES], 1):
         mask_path = next(path.parent.parent.joinpath("masks").glob(f"{path.stem}*"))
         image, mask = Image.open(path).convert("RGB"), np.asarray(Image.open(mask_path))
         rows, columns = np.nonzero(mask if mask.ndim == 2 else mask[..., 0])
@@ -108,14 +109,14 @@ def volume(program: Program) -> None:
         program.do(action)
         program.take(name)
         program.do(action)
+    context.look_back(20)
+    program.take("review-steps.png")
+    context.look_back(None)
     program.do("uncertainty")
     turn(30, lambda: any("uncertainty" in layer.name for layer in program.viewer.layers))
     program.take("compare-uncertainty.png")
     program.do("uncertainty")
     program.do("uncertainty")
-    context.look_back(20)
-    program.take("review-steps.png")
-    context.look_back(None)
     program.do("paint")
     layer = context.session.adapted.layer
     context.go_to(25)
@@ -140,15 +141,18 @@ def cases(program: Program) -> None:
     """A list of cases: adapted ahead, decided, measured."""
     context, dock = program.context, program.dock
     program.viewer.layers.clear()
+    program.viewer.window.resize(*LARGE)
     turn(1)
     with tempfile.TemporaryDirectory() as folder:
         context.list_requested.emit([str(photographs(Path(folder)))])
         turn(30, lambda: context.case is not None and context.scan is not None)
         turn(1)
         dock.cases.toggle_batch()
-        turn(120, lambda: dock.cases.batch.finished)
+        model = dock.cases.panel.model
+        turn(120, lambda: sum(row.change is not None for row in model.rows) > 2)
         program.take("review-list.png")
-        for action in ("accept", "reject", "accept"):
+        turn(120, lambda: dock.cases.batch.finished)
+        for action in ("accept", "reject", "keep_source", "second_reader", "accept"):
             program.do(action)
             program.do("next_case")
             turn(2)
