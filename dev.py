@@ -139,7 +139,7 @@ def test(arguments: list[str]) -> None:
     what a user does on one scan.
     """
     install_system_packages()
-    set_up("test,pyqt5,pyqt6")
+    set_up(",".join(("test", "pyqt6", *OTHER_BINDINGS)))
     run(PYTHON, "-m", "ruff", "check", ".")
     run(PYTHON, "-m", "ruff", "format", "--check", ".")
     run(PYTHON, "-m", "mypy")
@@ -167,7 +167,7 @@ def walk(arguments: list[str]) -> None:
     """Run the walk through the dock on the other bindings."""
     codes = [
         run(*tests_on(binding, 140, WALK, *arguments), check=False, env=tests_environment(binding))
-        for binding in ("pyqt5", "pyside6")
+        for binding in OTHER_BINDINGS
     ]
     sys.exit(max(codes))
 

@@ -281,7 +281,7 @@ class GrataDock(QWidget):
         QTimer.singleShot(300, self._fit_view)
 
     def _fit_view(self) -> None:
-        fit_view(self.context.viewer, [self.context.layer])
+        fit_view(self.context.viewer, [self.context.layer], moved=False)
 
     # --- docks beside it -----------------------------------------------------------------------
 

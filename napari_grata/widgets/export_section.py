@@ -116,6 +116,7 @@ class ExportSection(QWidget):
         self.said = Sentence(2)
         self.said.setObjectName("grata_small")
         self.show_button = button("Show", "Open what was written.", small=True, clicked=self._show)
+        self.show_button.hide()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)

@@ -201,13 +201,17 @@ def grid_of(viewer: Any) -> Any:
     return getattr(viewer, "canvas", viewer).grid
 
 
-def fit_view(viewer: Any, layers: Sequence[Layer | None], *, columns: int = 1) -> None:
+def fit_view(
+    viewer: Any, layers: Sequence[Layer | None], *, columns: int = 1, moved: bool = True
+) -> None:
     """Fit the view to these layers, whatever larger ones are hidden beside them.
 
     Parameters
     ----------
     columns : int
         Of the grid, each of which shows them.
+    moved : bool
+        Whether also a view that is not centred on them: one that the user chose.
 
     Notes
     -----
@@ -216,11 +220,15 @@ def fit_view(viewer: Any, layers: Sequence[Layer | None], *, columns: int = 1) -
     there = [layer for layer in layers if layer is not None and alive(viewer, layer)]
     canvas = getattr(getattr(viewer, "canvas", None), "size", None)
     if canvas is None or not there or viewer.dims.ndisplay == 3:
-        viewer.reset_view()
+        if moved:
+            viewer.reset_view()
         return
     extents = np.array([layer.extent.world[:, -2:] for layer in there])
     low, high = extents[:, 0].min(axis=0), extents[:, 1].max(axis=0)
     camera = camera_of(viewer)
+    away = np.abs(np.asarray(camera.center[-2:]) - (low + high) / 2)
+    if not moved and bool(np.any(away > 0.01 * (high - low))):
+        return
     camera.center = (*camera.center[:-2], *(float(x) for x in (low + high) / 2))
     room = np.asarray(canvas, dtype=float)[-2:] / (1, columns)
     camera.zoom = 0.95 * float(np.min(room / np.maximum(high - low, 1e-6)))
