@@ -1,194 +1,475 @@
-"""The same verbs without a screen: ``napari-grata demo | models | segment | adapt | …``.
+"""The command line: ``napari-grata demo | models | segment | adapt | …``, without a screen.
 
-Exit codes: 0 done; 1 something failed on the way; 2 the arguments or the input are wrong (the
-message says what, where and what to do); 130 stopped with Ctrl+C, what was finished is kept.
+A verb is a function that takes a `Console` and calls what the dock calls. Exit codes: 0 done; 1
+something failed on the way; 2 the arguments or the input are wrong (the message says what, where
+and what to do); 130 stopped with Ctrl+C, what was finished is kept.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from napari_grata import __version__, shift_verb
-from napari_grata.adaptation.settings import PRESETS
+import typer
 
+from napari_grata import __version__
+from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError, preset
+from napari_grata.cli_lists import benchmark, cases, masks, report, shift
+from napari_grata.console import (
+    Console,
+    Device,
+    Method,
+    Model,
+    Out,
+    Region,
+    RegionText,
+    ScanNames,
+    Scans,
+    Seed,
+    UsageError,
+    Verb,
+    add_verb,
+    argument,
+    counted,
+    flag,
+    option,
+    parse_region,
+)
+from napari_grata.scans.files import make_folder
 
-class UsageError(ValueError):
-    """The arguments do not fit together; shown without a traceback."""
+if TYPE_CHECKING:
+    import numpy as np
 
+    from napari_grata.adaptation import Record
+    from napari_grata.scans import Scan
+    from napari_grata.scans.samples import Sample
+    from napari_grata.segmenters import Card, Segmenter
 
-def say(options: argparse.Namespace, *words: str) -> None:
-    """Print for a person; with ``--json`` only the object goes to standard output."""
-    print(*words, file=sys.stderr if options.json else sys.stdout)
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-
-
-def _scan_and_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "scan",
-        nargs="+",
-        type=Path,
-        metavar="SCAN",
-        help="a NIfTI file, a photograph, several photographs, or a folder of them",
-    )
-    parser.add_argument("--model", required=True, help="name, folder with card.yaml, or .pth file")
-    parser.add_argument("--out", required=True, type=Path, help="folder for what is written")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu")
-    parser.add_argument("--slices", default="all", help='which slices, e.g. "all" or "10-20,25"')
-    parser.add_argument(
-        "--region",
-        metavar="TOP,LEFT,BOTTOM,RIGHT",
-        help="only this rectangle of each slice, in displayed pixels",
-    )
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="napari-grata",
-        description="Adapt a segmentation model to scans from a new centre. "
-        "Research software, not a medical device.",
-    )
-    parser.add_argument("--version", action="version", version=f"napari-grata {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    demo = verbs.add_parser("demo", help="open the plugin on sample scans, or do it headless")
-    demo.add_argument("--headless", action="store_true", help="no window even where one could open")
-    demo.add_argument("--sample", help="key of one sample (headless: default is a set of them)")
-    demo.add_argument("--method", default="careful", help="preset used headless (careful)")
-    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (out/demo)")
-    _common(demo)
-
-    models = verbs.add_parser("models", help="list the source segmenters, show one, or add one")
-    models.add_argument("name", nargs="?", help="show this model's card")
-    models.add_argument("--add", type=Path, metavar="PATH", help="folder with card.yaml, or .pth")
-    _common(models)
-
-    segment = verbs.add_parser("segment", help="masks of the source model, on the scan's own grid")
-    _scan_and_model(segment)
-    _common(segment)
-
-    adapt = verbs.add_parser("adapt", help="masks before and after adaptation, run folder, plots")
-    _scan_and_model(adapt)
-    adapt.add_argument(
-        "--method",
-        default="careful",
-        help=f"{', '.join(PRESETS)}; careful by default",
-    )
-    adapt.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        help="bfloat16 is faster where the device has it (see: doctor); masks differ a little",
-    )
-    adapt.add_argument("--seed", type=int, default=0, help="seed of every random draw (0)")
-    adapt.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="changes",
-        help="change one setting of the method, e.g. --set blend=0.2 --set passes=2",
-    )
-    _common(adapt)
-
-    benchmark = verbs.add_parser("benchmark", help="compare methods on labelled scans by centre")
-    benchmark.add_argument("data", type=Path, metavar="DATA", help="<centre>/images and /masks")
-    benchmark.add_argument("--model", required=True)
-    benchmark.add_argument("--methods", default="source,batch-norm,consistency,grata,careful")
-    benchmark.add_argument("--labels", metavar="FILE:LABEL,…", help="e.g. 255:0,128:1,0:2")
-    benchmark.add_argument("--centres", help="only these, separated by commas")
-    benchmark.add_argument("--limit", type=int, help="only the first so many scans a centre")
-    benchmark.add_argument("--out", required=True, type=Path)
-    benchmark.add_argument("--device", default="auto")
-    benchmark.add_argument("--seed", type=int, default=0)
-    benchmark.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
-    _common(benchmark)
-
-    shift_verb.add_parser(verbs, _common)
-
-    reopen = verbs.add_parser("reopen", help="show a saved run again: masks, plots, summary")
-    reopen.add_argument("run", type=Path, metavar="RUN", help="the run folder")
-    reopen.add_argument("--scan", type=Path, help="the scan, if it has moved")
-    reopen.add_argument("--out", type=Path, help="write plots and picture here")
-    reopen.add_argument("--view", action="store_true", help="open it in napari")
-    _common(reopen)
-
-    doctor = verbs.add_parser("doctor", help="what runs here, how fast, and what stands in the way")
-    doctor.add_argument("--no-speed", action="store_true", help="skip the five-second speed test")
-    _common(doctor)
-
-    again = verbs.add_parser("again", help="do a saved run again and compare the masks")
-    again.add_argument("run", type=Path, metavar="RUN", help="the run folder")
-    again.add_argument("--scan", type=Path, help="the scan, if it has moved")
-    again.add_argument("--model", help="the model, if it has moved")
-    again.add_argument("--device", help="other than the one of the first time")
-    again.add_argument("--out", required=True, type=Path, help="folder for the new run")
-    _common(again)
-
-    from napari_grata.list_verbs import add_parsers
-
-    add_parsers(verbs, _common)
-    return parser
+Slices = Annotated[str, option('which slices, e.g. "all" or "10-20,25"')]
+Run = Annotated[Path, argument("RUN", "the run folder")]
+MovedScan = Annotated[Path | None, option("the scan, if it has moved", "--scan")]
 
 
-def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
-    """Read ``TOP,LEFT,BOTTOM,RIGHT``; half-open, in displayed pixels."""
-    if text is None:
-        return None
+def _prepare(
+    console: Console,
+    scan: list[Path],
+    model: str,
+    out: Path,
+    device: str,
+    slices: str,
+    region: str | None,
+) -> tuple[Scan, Segmenter, list[int], Region | None]:
+    """Open scan and model, and refuse what does not fit before anything heavy starts."""
+    from napari_grata.adaptation import parse_slices
+    from napari_grata.scans import open_scan
+    from napari_grata.segmenters import load_segmenter
+
+    opened = open_scan(scan)
+    segmenter = load_segmenter(model, device=device)
+    console.warn([*opened.notices, *segmenter.notices])
+    reason = segmenter.fits(opened)
+    if reason:
+        raise UsageError(reason)
+    make_folder(out)
+    return opened, segmenter, parse_slices(slices, opened), parse_region(region)
+
+
+def _refuse_to_overwrite(*paths: Path) -> None:
+    for path in paths:
+        if path.exists() and (path.is_file() or any(path.iterdir())):
+            raise UsageError(
+                f"{path} exists already; nothing is overwritten. Name another folder with --out."
+            )
+
+
+def _write_masks(
+    stacks: Mapping[Path, Mapping[int, np.ndarray]], scan: Scan, card: Card, scan_names: bool
+) -> None:
+    """Write label maps by slice, each set of them as one mask on the scan's own grid."""
+    from napari_grata.scans import write_mask
+
+    for path, by_slice in stacks.items():
+        stack = scan.empty_mask()
+        for index, label_map in by_slice.items():
+            scan.put_mask(stack, index, label_map)
+        write_mask(stack, scan, path, colours=card.colours, scan_names=scan_names)
+
+
+def demo(
+    console: Console,
+    *,
+    headless: Annotated[bool, flag("--headless", "no window even where one could open")] = False,
+    sample: Annotated[
+        str | None, option("key of one sample (headless: default is a set of them)")
+    ] = None,
+    method: Method = "careful",
+    out: Out = Path("out/demo"),
+) -> dict[str, Any]:
+    """Open the plugin on a sample scan, or do its work headless."""
+    from napari_grata import demo as demonstration
+    from napari_grata.scans.samples import find_sample
+
+    keys = demonstration.HEADLESS_SAMPLES if sample is None else (sample,)
+    samples = [find_sample(key) for key in keys]
+    if demonstration.has_screen() and not headless:
+        return demonstration.in_napari(samples[0])
+    folder = demonstration.fresh(out)
+    return {"samples": [_headless(console, one, folder / one.key, method) for one in samples]}
+
+
+def _headless(console: Console, sample: Sample, out: Path, method: str) -> dict[str, Any]:
+    """Segment and adapt one sample; write masks, run folder, plots and picture; compare."""
+    from napari_grata.demo import against_reference
+
+    console.say(f"{sample.title}\n  {sample.note}")
+    result = adapt(console, [sample.path], model=sample.model, out=out, method=method)
+    result["sample"] = sample.key
+    found = against_reference(sample, Path(result["before"]), Path(result["after"]))
+    if found:
+        result["dice"] = found
+        console.say("  Dice against the reference labels, before → after:")
+    for name, (before, after) in found.items():
+        verdict = "better" if after > before else "worse" if after < before else "the same"
+        console.say(f"    {name}: {100 * before:.1f} → {100 * after:.1f} % ({verdict})")
+    return result
+
+
+def models(
+    console: Console,
+    name: Annotated[str | None, argument("NAME", "show this model's card")] = None,
+    *,
+    add: Annotated[Path | None, option("folder with card.yaml, or .pth", metavar="PATH")] = None,
+) -> dict[str, Any]:
+    """List the source segmenters, show one, or add one."""
+    from napari_grata.segmenters import add_model, card_to_yaml, find_model, list_models
+
+    if add is not None:
+        entry = add_model(add)
+        console.say(f"Added {entry.name}: {entry.folder}")
+        return {"name": entry.name, "folder": str(entry.folder)}
+    if name is not None:
+        import yaml
+
+        found = find_model(name)
+        if found.card is None:
+            raise UsageError(f"The model {name!r} cannot be used: {found.error}")
+        text = card_to_yaml(found.card)
+        console.say(text)
+        return dict(yaml.safe_load(text))
+    entries = list_models()
+    for entry in entries:
+        about = entry.card.title if entry.card else f"cannot be used: {entry.error}"
+        console.say(f"{entry.name:<24} {entry.origin:<12} {about}")
+    return {
+        "models": [
+            {
+                "name": entry.name,
+                "origin": entry.origin,
+                "folder": str(entry.folder),
+                "usable": entry.card is not None,
+                "error": entry.error,
+            }
+            for entry in entries
+        ]
+    }
+
+
+def segment(
+    console: Console,
+    scan: Scans,
+    *,
+    model: Model,
+    out: Out,
+    device: Device = "auto",
+    slices: Slices = "all",
+    region: RegionText = None,
+    scan_names: ScanNames = False,
+) -> dict[str, Any]:
+    """Write the masks of the source model, on the scan's own grid."""
+    opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
+    target = opened.mask_path(out, "source")
+    _refuse_to_overwrite(target)
+    found = segmenter.predict(opened, chosen, box)
+    masks = {
+        item.slice_index: item.label_map for item in console.progress(found, len(chosen), "segment")
+    }
+    _write_masks({target: masks}, opened, segmenter.card, scan_names)
+    name = segmenter.card.name
+    console.say(f"{opened.counts(len(masks))} segmented with {name}: {target}")
+    return {"model": name, "slices": len(masks), "mask": str(target)}
+
+
+def adapt(
+    console: Console,
+    scan: Scans,
+    *,
+    model: Model,
+    out: Out,
+    method: Method = "careful",
+    changes: Annotated[
+        list[str] | None,
+        option(
+            "change one setting of the method, e.g. --set blend=0.2 --set passes=2",
+            "--set",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        option("float32 or, faster where the device has it (see: doctor), bfloat16"),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    slices: Slices = "all",
+    region: RegionText = None,
+    scan_names: ScanNames = False,
+) -> dict[str, Any]:
+    """Adapt a model to a scan: masks before and after, run folder, plots."""
+    from napari_grata.adaptation import AdaptationRun
+    from napari_grata.review import flagged_slices, latest_flags
+
+    settings = _changed(preset(method).settings, changes or (), seed)
+    if precision is not None:
+        settings = settings.but(precision=precision)
+    opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
+    card = segmenter.card
+    before, after = (opened.mask_path(out, name) for name in ("source", "adapted"))
+    _refuse_to_overwrite(before, after)
+    run = AdaptationRun(segmenter, opened, settings, slices=chosen, region=box, folder=out / "run")
+    for _ in console.progress(run.records(), run.total, "adapt"):
+        pass
+    records = run.past
+    masks = {before: run.source_masks, after: run.adapted_masks}
+    _write_masks(masks, opened, card, scan_names)
+    _draw(out, records, opened, card)
+    console.warn(run.notices)
+    final = [record for record in records if record.final]
+    flagged = flagged_slices(latest_flags(records))
+    agreement = {
+        structure.name: sum(record.agreement[structure.name] for record in final) / len(final)
+        for structure in card.structures
+    }
+    console.say(f"{opened.counts(len(final))} adapted with {method}: {out}")
+    for name, dice in agreement.items():
+        console.say(f"  {name}: mean Dice between before and after {100 * dice:.1f} %")
+    console.say(f"  {opened.counts(len(flagged))} to look at (flags are hints, not verdicts)")
+    steps = records[-1].step if records else 0
+    run.close()
+    return {
+        "model": card.name,
+        "settings": settings.to_dict(),
+        "slices": len(final),
+        "steps": steps,
+        "flagged": [opened.place_name(index) for index in flagged],
+        "agreement": agreement,
+        "before": str(before),
+        "after": str(after),
+        "run": str(out / "run"),
+    }
+
+
+def _changed(settings: Settings, changes: Sequence[str], seed: int) -> Settings:
+    """Apply ``NAME=VALUE`` changes, read as YAML values (so ``none``/``null``, numbers, words)."""
+    import yaml
+
+    values: dict[str, Any] = {**settings.to_dict(), "seed": seed}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise UsageError(f"--set {change}: write NAME=VALUE, e.g. --set blend=0.2.")
+        try:
+            value = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError, ValueError):
+            raise UsageError(f"--set {change}: the value cannot be read.") from None
+        if isinstance(value, str):
+            # YAML 1.1 reads 1e-3 as a word; a person means the number.
+            try:
+                value = float(value)
+            except ValueError:
+                value = None if value.lower() == "none" else value
+        values[name.replace("-", "_")] = value
     try:
-        top, left, bottom, right = (int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"--region is {text!r}; give four whole numbers: TOP,LEFT,BOTTOM,RIGHT."
-        ) from None
-    if not (0 <= top < bottom and 0 <= left < right):
-        raise UsageError(f"--region is {text!r}; TOP < BOTTOM and LEFT < RIGHT, none below 0.")
-    return top, left, bottom, right
+        return Settings.from_dict(values)
+    except TypeError as error:
+        raise SettingsError(f"A value given with --set is of the wrong kind: {error}.") from None
 
 
-def _is_for_the_person(error: Exception) -> bool:
-    """Whether the message was written for the person: our own errors, and those of files."""
-    ours = type(error).__module__.split(".")[0] == "napari_grata"
-    return ours or isinstance(error, FileExistsError | FileNotFoundError | PermissionError)
+def _draw(out: Path, records: Iterable[Record], scan: Scan | None, card: Card) -> list[Path]:
+    """Draw what there is to draw of a run."""
+    from napari_grata.review import before_after, curves
+
+    drawn = [curves(records, out / "curves.png")]
+    if scan is not None:
+        drawn.append(before_after(scan, records, card, out / "before_after.png"))
+    return drawn
+
+
+def reopen(
+    console: Console,
+    run: Run,
+    *,
+    scan: MovedScan = None,
+    out: Annotated[Path | None, option("write masks, plots and picture here")] = None,
+    view: Annotated[bool, flag("--view", "open it in napari")] = False,
+    scan_names: ScanNames = False,
+) -> dict[str, Any]:
+    """Show a saved run again: masks, plots, summary."""
+    from napari_grata.adaptation import reopen as reopen_run
+    from napari_grata.scans import open_scan
+
+    if view:
+        from napari_grata.demo import view_run
+
+        return view_run(run, scan)
+    saved = reopen_run(run, scan=open_scan(scan) if scan is not None else None)
+    steps = sum(1 for record in saved.records if record.phase == "adapt" and record.step)
+    name, photographic = saved.info["model"]["name"], "photograph" in saved.info["scan"]["kind"]
+    console.say(f"{name}, {saved.settings.method}, {saved.info['started']}")
+    count = counted(len(saved.adapted_masks), "photograph" if photographic else "slice")
+    console.say(f"{saved.state}: {count}, {counted(steps, 'step')}")
+    console.warn(saved.missing)
+    written: list[Path] = []
+    if out is not None:
+        masks: dict[Path, Mapping[int, np.ndarray]] = {}
+        if saved.scan is not None:
+            masks[saved.scan.mask_path(out, "source")] = saved.source_masks
+            masks[saved.scan.mask_path(out, "adapted")] = saved.adapted_masks
+        _refuse_to_overwrite(out / "curves.png", out / "before_after.png", *masks)
+        make_folder(out)
+        written = [*_draw(out, saved.records, saved.scan, saved.card), *masks]
+        if saved.scan is not None:
+            _write_masks(masks, saved.scan, saved.card, scan_names)
+        console.say(f"Written to {out}")
+    found = {
+        "run": str(run),
+        "state": saved.state,
+        "model": name,
+        "settings": saved.settings.to_dict(),
+        "slices": len(saved.adapted_masks),
+        "steps": steps,
+        "missing": list(saved.missing),
+        "written": [str(path) for path in written],
+    }
+    saved.close()
+    return found
+
+
+def again(
+    console: Console,
+    run: Run,
+    *,
+    out: Annotated[Path, option("folder for the new run")],
+    scan: MovedScan = None,
+    model: Annotated[str | None, option("the model, if it has moved")] = None,
+    device: Annotated[str | None, option("other than the one of the first time")] = None,
+) -> dict[str, Any]:
+    """Do a saved run again and compare the masks."""
+    from napari_grata.adaptation import reopen as reopen_run
+    from napari_grata.review.reproduce import Again
+    from napari_grata.scans import open_scan
+    from napari_grata.segmenters import load_segmenter
+
+    saved = reopen_run(run, scan=open_scan(scan) if scan is not None else None)
+    where = model or saved.model_folder or saved.info["model"]["name"]
+    segmenter = load_segmenter(where, device=device or saved.info["device"])
+    repeated = Again(saved, segmenter, out / "run")
+    for _ in console.progress(repeated.records(), len(saved.records), "again"):
+        pass
+    found = repeated.compare()
+    repeated.run.close()
+    saved.close()
+    console.say(str(found))
+    return {
+        "run": str(run),
+        "again": str(repeated.run.folder),
+        "same": found.same,
+        "slices": found.slices,
+        "different_pixels": found.different_pixels,
+        "only_one": found.only_one,
+    }
+
+
+def doctor(
+    console: Console,
+    *,
+    no_speed: Annotated[bool, flag("--no-speed", "skip the five-second speed test")] = False,
+) -> dict[str, Any]:
+    """Tell what runs here, how fast, and what stands in the way."""
+    from napari_grata.doctor import PROBLEM, examine
+
+    signs = {"good": "ok", "note": "--", "problem": "!!"}
+    found, heading = [], ""
+    for finding in examine(speed=not no_speed):
+        found.append(finding)
+        if console.quiet and finding.level != PROBLEM:
+            continue
+        if finding.about != heading:
+            heading = finding.about
+            console.say(f"\n{heading}")
+        console.say(f"  {signs[finding.level]}  {finding.text}")
+        if finding.advice:
+            console.say(f"      → {finding.advice}")
+    problems = sum(finding.level == PROBLEM for finding in found)
+    if not console.quiet:
+        console.say(f"\n{f'Problems: {problems}.' if problems else 'Nothing stands in the way.'}")
+    return {
+        "findings": [asdict(finding) for finding in found],
+        "problems": problems,
+        "exit_code": 1 if problems else 0,
+    }
+
+
+VERBS: dict[str, Verb] = {
+    "demo": demo,
+    "models": models,
+    "segment": segment,
+    "adapt": adapt,
+    "reopen": reopen,
+    "again": again,
+    "shift": shift,
+    "cases": cases,
+    "report": report,
+    "masks": masks,
+    "benchmark": benchmark,
+    "doctor": doctor,
+}
+_METHODS = "Methods:\n\n" + "\n\n".join(f"{p.name}: {p.summary}" for p in PRESETS.values())
+app = typer.Typer(
+    name="napari-grata",
+    help="Adapt a segmentation model to scans from a new centre. "
+    "Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for _name, _function in VERBS.items():
+    add_verb(app, _name, _function, _METHODS if _name == "adapt" else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    # Imported here so that --help and a mistyped verb answer at once.
-    from napari_grata import verbs
-
     try:
-        result = verbs.VERBS[options.verb](options)
-    except KeyboardInterrupt:
-        print("Stopped. What was finished is kept.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: nothing more to say, and no traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if options.debug:
-            traceback.print_exc()
-        ours = _is_for_the_person(error)
-        if ours:
-            print(f"napari-grata: {error}", file=sys.stderr)
-        else:
-            hint = "" if options.debug else " (--debug shows where)"
-            print(f"napari-grata: {type(error).__name__}: {error}{hint}", file=sys.stderr)
-        return 2 if ours else 1
-    code = int(result.pop("exit_code", 0))
-    if options.json:
-        print(json.dumps(result, indent=1))
-    return code
+        app(None if arguments is None else list(arguments), prog_name="napari-grata")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"napari-grata {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="tell the version", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass

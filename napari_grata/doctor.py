@@ -1,28 +1,37 @@
-"""``napari-grata doctor``: what runs here, how fast, and what stands in the way.
+"""What runs here, how fast, and what stands in the way: ``napari-grata doctor``.
 
 Importing this loads neither torch nor Qt. Nothing is sent anywhere, and no scan is looked at.
 """
 
 from __future__ import annotations
 
-import argparse
+import copy
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from napari_grata.adaptation.methods import Method
+    from napari_grata.segmenters import Card
 
 GOOD, NOTE, PROBLEM = "good", "note", "problem"
-_SIGNS = {GOOD: "ok", NOTE: "--", PROBLEM: "!!"}
+VOLUME_SLICES = 160
 _PACKAGES = ("torch", "numpy", "napari", "nibabel", "scikit-image", "safetensors")
-_BINDINGS = ("PyQt6", "PyQt5", "PySide6", "PySide2")
+_BINDINGS = ("PyQt6", "PyQt5", "PySide6", "PySide6-Essentials")
 _SPEED_SECONDS = 5.0
 _ROOM = 200_000_000  # bytes of free disk that a few runs need
+_SIDE = 192  # of a slice whose model asks for no size
 
 
 @dataclass(frozen=True)
@@ -44,32 +53,6 @@ class Finding:
     level: str
     text: str
     advice: str = ""
-
-
-def doctor(options: argparse.Namespace) -> dict[str, Any]:
-    """Look around, print what was found as it comes, and return it."""
-    printed = sys.stderr if options.json else sys.stdout
-    found: list[Finding] = []
-    heading = ""
-    for finding in examine(speed=not options.no_speed):
-        found.append(finding)
-        if options.quiet and finding.level != PROBLEM:
-            continue
-        if finding.about != heading:
-            heading = finding.about
-            print(f"\n{heading}", file=printed)
-        print(f"  {_SIGNS[finding.level]}  {finding.text}", file=printed, flush=True)
-        if finding.advice:
-            print(f"      → {finding.advice}", file=printed, flush=True)
-    problems = sum(finding.level == PROBLEM for finding in found)
-    if not options.quiet:
-        verdict = "Nothing stands in the way." if not problems else f"Problems: {problems}."
-        print(f"\n{verdict}", file=printed)
-    return {
-        "findings": [asdict(finding) for finding in found],
-        "problems": problems,
-        "exit_code": 1 if problems else 0,
-    }
 
 
 def examine(*, speed: bool = True) -> Iterator[Finding]:
@@ -113,7 +96,8 @@ def versions() -> Iterator[Finding]:
 def window() -> Iterator[Finding]:
     """Whether a window can open."""
     about = "Window"
-    there = [f"{name} {version}" for name in _BINDINGS if (version := _version(name))]
+    versions = {name.split("-")[0]: _version(name) for name in reversed(_BINDINGS)}
+    there = [f"{name} {version}" for name, version in versions.items() if version]
     chosen = os.environ.get("QT_API", "")
     if not there:
         advice = 'For the window: pip install "napari-grata[pyqt6]"'
@@ -205,7 +189,6 @@ def models() -> Iterator[Finding]:
     """Which models are there, and whether they load."""
     about = "Models"
     from napari_grata.segmenters import list_devices, list_models, load_segmenter
-    from napari_grata.speed_test import memory_of_a_step
 
     free = list_devices()[0].free_bytes
     entries = list_models()
@@ -236,7 +219,6 @@ def speeds() -> Iterator[Finding]:
     """How long a photograph and a volume take, on every device."""
     about = "Speed (preset Careful, a made-up picture)"
     from napari_grata.segmenters import list_devices, list_models
-    from napari_grata.speed_test import VOLUME_SLICES, measure
 
     keys = [choice.key for choice in list_devices()[1:]]
     cards = {e.name: e.card for e in list_models() if e.card and e.origin == "bundled"}
@@ -244,16 +226,90 @@ def speeds() -> Iterator[Finding]:
     for key, name in turns:
         volume = cards[name].dimensions == 3
         try:
-            for speed in measure(name, key, _SPEED_SECONDS / len(turns)):
-                size = "×".join(str(side) for side in speed.size)
-                text = f"{name}, {key}, {speed.precision}: {speed.slice:.2f} s a slice of {size}"
+            for precision, size, seconds in _measure(name, key, _SPEED_SECONDS / len(turns)):
+                sides = "×".join(str(side) for side in size)
+                text = f"{name}, {key}, {precision}: {seconds:.2f} s a slice of {sides}"
                 if volume:
-                    text += f", about {_duration(speed.volume)} for {VOLUME_SLICES} slices"
+                    whole = _duration(VOLUME_SLICES * seconds)
+                    text += f", about {whole} for {VOLUME_SLICES} slices"
                 yield Finding(about, GOOD, text)
         except (RuntimeError, MemoryError, ValueError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             advice = "Choose another device, or close other programs."
             yield Finding(about, PROBLEM, f"{name} fails on {key}: {first}", advice)
+
+
+def memory_of_a_step(network: nn.Module, card: Card) -> int:
+    """Return about how many bytes a step on one slice takes, the weights aside.
+
+    Nothing is computed: shapes alone go through a copy of the network. What a normalisation reads
+    and what comes out of it is kept for the gradient.
+    """
+    import torch
+    from torch import nn
+
+    shadow = copy.deepcopy(network).to("meta")
+    total = 0
+
+    def count(_module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        nonlocal total
+        total += given[0].nbytes + result.nbytes
+
+    for module in shadow.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shadow(torch.empty(1, card.channels, *_slice_size(card), device="meta"))
+    return total
+
+
+def _measure(
+    model: str, device: str, seconds: float
+) -> Iterator[tuple[str, tuple[int, int], float]]:
+    """Yield (precision, slice size, seconds a slice) for every precision that a device has.
+
+    A slice is segmented, a step is taken on it, and it is predicted in the end.
+    """
+    import torch
+
+    from napari_grata.adaptation.methods import make_method
+    from napari_grata.adaptation.settings import PRESETS
+    from napari_grata.segmenters import load_segmenter
+    from napari_grata.segmenters.devices import has_bfloat16
+
+    segmenter = load_segmenter(model, device=device)
+    card, size = segmenter.card, _slice_size(segmenter.card)
+    picture = torch.rand(1, card.channels, *size, generator=torch.Generator().manual_seed(0))
+    picture = picture.to(segmenter.device)
+    precisions = ["float32", *(["bfloat16"] if has_bfloat16(segmenter.device) else [])]
+    for precision in precisions:
+        settings = PRESETS["careful"].settings.but(precision=precision)
+        method = make_method(settings, segmenter.network, card.activation)
+
+        def work(method: Method = method) -> None:
+            with torch.inference_mode():
+                segmenter.probabilities(segmenter.network(picture)).sum().item()
+            method.step(picture)
+            method.predict(picture).probabilities.sum().item()
+
+        end = time.perf_counter() + seconds / len(precisions)
+        work()  # the first time is slower: kernels are chosen, memory is fetched
+        best = _seconds(work)
+        while time.perf_counter() + best < end:
+            best = min(best, _seconds(work))
+        yield precision, size, best
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def _slice_size(card: Card) -> tuple[int, int]:
+    """Return (height, width) of a slice as the network reads it; 192 where it reads any."""
+    height, width = card.size or (_SIDE, _SIDE)
+    return height + -height % 32, width + -width % 32
 
 
 def _version(package: str) -> str | None:

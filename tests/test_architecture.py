@@ -67,6 +67,9 @@ def test_no_module_names_a_qt_binding(path: Path) -> None:
     [
         "napari_grata",
         "napari_grata.cli",
+        "napari_grata.doctor",
+        "napari_grata.review",
+        "napari_grata.evaluation",
         "napari_grata.scans",
         "napari_grata.segmenters",
         "napari_grata.segmenters.card",
@@ -81,7 +84,7 @@ def test_importing_loads_neither_torch_nor_qt(module: str) -> None:
     code = (
         f"import sys, {module}; "
         "print([m for m in sys.modules if m.split('.')[0] in "
-        "('torch', 'PyQt5', 'PyQt6', 'PySide6', 'qtpy', 'napari', 'matplotlib')])"
+        "('torch', 'PyQt5', 'PyQt6', 'PySide6', 'qtpy', 'napari', 'matplotlib', 'pandas')])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

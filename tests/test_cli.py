@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_grata.cli import main, parse_region
+from napari_grata.cli import VERBS, main
+from napari_grata.console import parse_region
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.scans.samples import find_sample
 
@@ -70,7 +71,8 @@ def test_a_place_that_cannot_be_written_to_is_told_in_a_sentence(
         f"'--quiet', '--out', {str(out / 'place')!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert "Errno" not in done.stderr
     assert "Choose another" in done.stderr
@@ -156,9 +158,92 @@ def test_a_second_demo_goes_beside_the_first(tmp_path: Path) -> None:
     assert fresh(first) == tmp_path / "demo-2"
 
 
-def test_every_verb_has_help() -> None:
-    for verb in ("demo", "models", "segment", "adapt", "benchmark", "reopen"):
-        command = [sys.executable, "-m", "napari_grata", verb, "--help"]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0
-        assert "usage" in run.stdout
+def test_every_verb_has_help(capsys) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    for verb in VERBS:
+        assert f"  {verb} " in told
+        assert main([verb, "--help"]) == 0
+        assert f"napari-grata {verb}" in capsys.readouterr().out
+
+
+def test_the_module_is_the_same_command() -> None:
+    command = [sys.executable, "-m", "napari_grata", "--version"]
+    assert "napari-grata 0" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no-such-verb"], ["adapt"], ["segment", "x", "--model", "y", "--colour", "red"]]
+)
+def test_a_mistyped_command_is_told_without_a_traceback(arguments: list[str], capsys) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Error" in told.err
+    assert "Traceback" not in told.err
+
+
+def test_what_is_peculiar_about_a_scan_is_printed(tmp_path: Path, capsys) -> None:
+    import nibabel as nib
+
+    from napari_grata.scans import open_scan
+
+    sample = nib.load(find_sample("brain").path)
+    image = nib.Nifti1Image(np.asarray(sample.dataobj), None)
+    image.header["qform_code"], image.header["sform_code"] = 0, 0
+    nib.save(image, tmp_path / "scan.nii.gz")
+    notices = open_scan(tmp_path / "scan.nii.gz").notices
+    assert any("how the patient lies" in notice for notice in notices)
+    arguments = ["segment", str(tmp_path / "scan.nii.gz"), "--model", "brain-tissue-t1"]
+    arguments += ["--slices", "20", "--device", "cpu", "--out", str(tmp_path / "out"), "--quiet"]
+    assert main([*arguments, "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["slices"] == 1
+    for notice in notices:
+        assert notice in told.err
+
+
+def test_masks_of_a_list_are_named_by_number_unless_asked_otherwise(tmp_path: Path, capsys) -> None:
+    from PIL import Image
+
+    picture = Image.open(find_sample("fundus-disc").path)
+    (tmp_path / "eyes").mkdir()
+    for name in ("Doe_John", "Roe_Jane"):
+        picture.save(tmp_path / "eyes" / f"{name}.png")
+    arguments = ["segment", str(tmp_path / "eyes"), "--model", "fundus-disc-cup", "--quiet"]
+    assert main([*arguments, "--out", str(tmp_path / "a"), "--device", "cpu"]) == 0
+    assert "Doe" not in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "a" / "source").iterdir())
+    assert names == ["case-0001.png", "case-0002.png"]
+    named = ["--out", str(tmp_path / "b"), "--device", "cpu", "--scan-names"]
+    assert main([*arguments, *named]) == 0
+    names = sorted(path.name for path in (tmp_path / "b" / "source").iterdir())
+    assert names == ["Doe_John.png", "Roe_Jane.png"]
+
+
+def test_a_failure_that_nobody_foresaw_is_a_line_and_debug_shows_where(
+    monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from napari_grata import segmenters
+
+    def broken() -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(segmenters, "list_models", broken)
+    assert main(["models"]) == 1
+    assert (
+        capsys.readouterr().err == "napari-grata: RuntimeError: two lines (--debug shows where)\n"
+    )
+    assert main(["models", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_finished(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from napari_grata import segmenters
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmenters, "list_models", stopped)
+    assert main(["models"]) == 130
+    assert "What was finished is kept." in capsys.readouterr().err

@@ -26,7 +26,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_importing_it_loads_neither_torch_nor_qt() -> None:
     code = (
-        "import sys, napari_grata.doctor, napari_grata.speed_test; "
+        "import sys, napari_grata.doctor; "
         "print([name for name in ('torch', 'qtpy', 'napari') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -720,8 +720,10 @@ class Cases(QObject):
         return True
 
 
-def show_saved_run(context: Context, folder: Path) -> None:
+def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> None:
     """Bring a saved run into the viewer: scan, masks, curves, table, settings.
+
+    ``scan``: where it does not lie any more where the run found it.
 
     Raises
     ------
@@ -730,7 +732,7 @@ def show_saved_run(context: Context, folder: Path) -> None:
     """
     from napari_grata.adaptation.reopening import reopen
 
-    found = reopen(folder)
+    found = reopen(folder, scan)
     try:
         scan, missing = found.scan, " ".join(found.missing)
         started = str(found.info.get("started", ""))

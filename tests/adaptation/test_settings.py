@@ -47,8 +47,7 @@ def test_the_pages_name_every_preset(page: str) -> None:
 
 def test_the_command_line_offers_every_preset(capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    with pytest.raises(SystemExit):
-        main(["adapt", "--help"])
+    assert main(["adapt", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert ", ".join(PRESETS) in told
 

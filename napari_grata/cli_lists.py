@@ -1,0 +1,265 @@
+"""Verbs of the command line about many scans: distances, benchmarks, lists of cases."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from napari_grata.adaptation.settings import preset
+from napari_grata.console import (
+    Console,
+    Device,
+    Method,
+    Model,
+    Out,
+    RegionText,
+    ScanNames,
+    Scans,
+    Seed,
+    UsageError,
+    argument,
+    counted,
+    flag,
+    option,
+    parse_region,
+)
+
+if TYPE_CHECKING:
+    from napari_grata.review import CaseList
+
+ListOrScans = Annotated[Path, argument("LIST", "folder of the list, or of its scans")]
+
+
+def shift(
+    console: Console,
+    scan: Scans,
+    *,
+    model: Model,
+    device: Device = "auto",
+    region: RegionText = None,
+    layers: Annotated[bool, flag("--layers", "print each layer's figures too")] = False,
+) -> dict[str, Any]:
+    """Tell how far scans are from the model's source centre.
+
+    Each photograph and volume is measured by itself; one that fails does not stop the others.
+    """
+    from napari_grata.adaptation.shift import ShiftError, shifts, why_not
+    from napari_grata.scans import ScanError, open_scan
+    from napari_grata.segmenters import load_segmenter
+
+    box = parse_region(region)
+    segmenter = load_segmenter(model, device=device)
+    problem = why_not(segmenter.card)
+    if problem is not None:
+        raise ShiftError(problem)
+    rows: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for path in scan:
+        try:
+            opened = open_scan(path)
+            console.warn(opened.notices)
+            for case, found in shifts(segmenter, opened, region=box):
+                name = opened.case_name(case)
+                console.say(f"{name}: {found.score:.2f}  {found.words}")
+                if layers:
+                    console.say(f"  {found.more}")
+                for layer in found.per_layer if layers else ():
+                    typical = "" if layer.typical is None else f", typically {layer.typical:.3f}"
+                    ratio = f"variance × {layer.variance_ratio:.2f}"
+                    console.say(f"  {layer.name}: {layer.mean:.3f}{typical}; {ratio}")
+                figures = {layer.name: asdict(layer) for layer in found.per_layer}
+                rows.append(
+                    {
+                        "scan": name,
+                        "score": found.score,
+                        "level": found.level,
+                        "words": found.words,
+                        "nearer_at_home": found.calibrated,
+                        "distance": found.distance,
+                        "layers": {
+                            name: {k: v for k, v in figure.items() if k != "name"}
+                            for name, figure in figures.items()
+                        },
+                    }
+                )
+        except (ScanError, ShiftError) as error:
+            if len(scan) == 1:
+                raise
+            failed.append(str(error))
+            console.warn([f"napari-grata: {error}"])
+    if failed and not rows:
+        raise ShiftError("None of the scans could be measured.")
+    return {"model": segmenter.card.name, "scans": rows, "failed": failed}
+
+
+def benchmark(
+    console: Console,
+    data: Annotated[Path, argument("DATA", "<centre>/images and /masks")],
+    *,
+    model: Model,
+    out: Out,
+    methods: Annotated[
+        str, option("separated by commas")
+    ] = "source,batch-norm,consistency,grata,careful",
+    labels: Annotated[str | None, option("e.g. 255:0,128:1,0:2", metavar="FILE:LABEL,…")] = None,
+    centres: Annotated[str | None, option("only these, separated by commas")] = None,
+    limit: Annotated[int | None, option("only the first so many scans a centre")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    jobs: Annotated[int, option("processes side by side")] = 1,
+) -> dict[str, Any]:
+    """Compare methods on labelled scans by centre."""
+    from napari_grata.evaluation.benchmark import Progress, run_benchmark
+
+    def names(text: str) -> list[str]:
+        return [name.strip() for name in text.split(",") if name.strip()]
+
+    with console.bar("benchmark") as bar:
+
+        def show(state: Progress) -> None:
+            bar.total = state.total
+            bar.set_postfix_str(f"{state.method}, {state.centre}", refresh=False)
+            bar.update(state.done - bar.n)
+
+        found = run_benchmark(
+            data,
+            model,
+            names(methods),
+            labels,
+            out,
+            centres=names(centres) if centres else None,
+            limit=limit,
+            seed=seed,
+            jobs=jobs,
+            device=device,
+            progress=show,
+        )
+    console.say(found.text)
+    console.say("* the interval excludes 0. Means hide harm: look at the worst tenth.")
+    console.warn(found.notes)
+    console.say(f"Written to {found.out}")
+    return {
+        "out": str(found.out),
+        "cases": str(found.out / "cases.csv"),
+        "summary": found.tables.summary,
+        "differences": found.tables.differences,
+        "reused": found.reused,
+        "notes": list(found.notes),
+    }
+
+
+def cases(
+    console: Console,
+    scans: Annotated[
+        list[Path],
+        argument("SCANS", "a folder, or files"),
+    ],
+    *,
+    model: Model,
+    method: Method = "careful",
+    folder: Annotated[
+        Path | None, flag("--list", "where the list is kept (the user's own data)")
+    ] = None,
+    carry: Annotated[bool, flag("--carry", "the adapted model lives on from case to case")] = False,
+    anew: Annotated[bool, flag("--again", "also do what is done already")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Segment and adapt every case of a folder, as a list."""
+    from napari_grata.review import CaseList, CaseSummary, work_on_list
+    from napari_grata.segmenters import load_segmenter
+
+    settings = preset(method).settings.but(seed=seed)
+    caselist = CaseList.make(scans, folder)
+    segmenter = load_segmenter(model, device=device)
+    caselist.choose(model=model, settings=settings.to_dict(), carry=carry)
+    failed = []
+    with console.bar("cases", len(caselist)) as bar:
+        for case, item in work_on_list(caselist, segmenter, again=anew):
+            bar.set_postfix_str(case.key, refresh=False)
+            if isinstance(item, CaseSummary):
+                bar.update(case.number - bar.n)
+                if item.error:
+                    failed.append({"case": case.key, "error": item.error})
+        bar.update(len(caselist) - bar.n)
+    progress = caselist.progress()
+    console.say(str(caselist.folder))
+    console.say(
+        f"{counted(progress.total, 'case')}: {progress.prepared} adapted, {progress.flagged} to "
+        f"look at closely, {progress.decided} decided on, {progress.failed} could not be done"
+    )
+    for entry in failed:
+        console.say(f"  {entry['case']}: {entry['error']}")
+    console.warn([*segmenter.notices, *caselist.notices])
+    found = {
+        "list": str(caselist.folder),
+        "cases": progress.total,
+        "adapted": progress.prepared,
+        "flagged": progress.flagged,
+        "decided": progress.decided,
+        "failed": failed,
+    }
+    caselist.close()
+    return found
+
+
+def _open_list(console: Console, path: Path) -> CaseList:
+    """Open a list by its own folder, or by the scans that it was made of."""
+    from napari_grata.review.case_list import CaseList, list_folder
+    from napari_grata.review.list_file import STORE_FILE
+
+    for folder in (path, list_folder([path])):
+        if (folder / STORE_FILE).is_file():
+            caselist = CaseList.load(folder)
+            console.warn(caselist.notices)
+            return caselist
+    raise UsageError(
+        f"{path} is neither the folder of a list nor a folder of scans that a list was made of. "
+        "Make one with napari-grata cases, or in the dock."
+    )
+
+
+def report(
+    console: Console,
+    source: ListOrScans,
+    *,
+    out: Annotated[Path, option("the HTML file")],
+) -> dict[str, Any]:
+    """Write one HTML file about a list of cases, or about a single run."""
+    from napari_grata.adaptation.run_store import is_run_folder
+    from napari_grata.review.report import case_of_run, report_cases, write_report
+
+    if is_run_folder(source):
+        path, count = write_report(out, [case_of_run(source, "case-0001")]), 1
+    else:
+        caselist = _open_list(console, source)
+        path, count = write_report(out, report_cases(caselist)), len(caselist)
+        caselist.close()
+    console.say(f"{counted(count, 'case')}: {path}")
+    return {"report": str(path), "cases": count}
+
+
+def masks(
+    console: Console,
+    source: ListOrScans,
+    *,
+    out: Annotated[Path, option("an empty folder")],
+    scan_names: ScanNames = False,
+) -> dict[str, Any]:
+    """Write the decided masks of a list, and a table of all cases."""
+    from napari_grata.review.export import export_masks
+
+    caselist = _open_list(console, source)
+    found = list(export_masks(caselist, out, scan_names=scan_names))
+    caselist.close()
+    written = [one for one in found if one.path is not None]
+    console.say(f"{len(written)} of {len(found)} masks written to {out}")
+    for one in found:
+        if one.path is None:
+            console.say(f"  {one.key}: {one.reason}")
+    return {
+        "folder": str(out),
+        "masks": {one.key: str(one.path) for one in written},
+        "without": {one.key: one.reason for one in found if one.path is None},
+    }
