@@ -97,6 +97,20 @@ def _write_masks(
         write_mask(stack, scan, path, colours=card.colours, scan_names=scan_names)
 
 
+def _doubt(
+    console: Console,
+    card: Card,
+    source: Mapping[int, np.ndarray],
+    scan: Scan,
+    region: Region | None,
+) -> None:
+    """Say where the source masks cannot be right; what was asked for is done all the same."""
+    from napari_grata.segmenters.extent import implausible
+
+    found = implausible(card, source, scan, region=region, slices=source)
+    console.warn(sentence for _, sentence in found)
+
+
 def demo(
     console: Console,
     *,
@@ -196,6 +210,7 @@ def segment(
         item.slice_index: item.label_map for item in console.progress(found, len(chosen), "segment")
     }
     _write_masks({target: masks}, opened, segmenter.card, scan_names)
+    _doubt(console, segmenter.card, masks, opened, box)
     name = segmenter.card.name
     console.say(f"{opened.counts(len(masks))} segmented with {name}: {target}")
     return {"model": name, "slices": len(masks), "mask": str(target)}
@@ -245,6 +260,7 @@ def adapt(
     _write_masks(masks, opened, card, scan_names)
     _draw(out, records, opened, card)
     console.warn(run.notices)
+    _doubt(console, card, run.source_masks, opened, box)
     final = [record for record in records if record.final]
     flagged = flagged_slices(latest_flags(records))
     agreement = {

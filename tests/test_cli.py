@@ -203,6 +203,16 @@ def test_what_is_peculiar_about_a_scan_is_printed(tmp_path: Path, capsys) -> Non
         assert notice in told.err
 
 
+def test_a_whole_photograph_under_a_model_of_disc_regions_is_doubted(
+    tmp_path: Path, capsys
+) -> None:
+    for sample, doubted in (("fundus-whole", True), ("fundus-disc", False)):
+        arguments = ["segment", str(find_sample(sample).path), "--model", "fundus-disc-cup"]
+        out = ["--out", str(tmp_path / sample), "--device", "cpu", "--quiet"]
+        assert main([*arguments, *out]) == 0
+        assert ("disc" in capsys.readouterr().err) is doubted
+
+
 def test_masks_of_a_list_are_named_by_number_unless_asked_otherwise(tmp_path: Path, capsys) -> None:
     from PIL import Image
 
