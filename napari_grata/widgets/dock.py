@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QMainWindow,
     QScrollArea,
     QSizePolicy,
     QStackedWidget,
@@ -282,19 +281,6 @@ class GrataDock(QWidget):
 
     def _fit_view(self) -> None:
         fit_view(self.context.viewer, [self.context.layer], moved=False)
-
-    # --- docks beside it -----------------------------------------------------------------------
-
-    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Once the dock has its place in a window, let the canvas keep the room below it."""
-        super().showEvent(event)
-        QTimer.singleShot(0, self._found_window)
-
-    def _found_window(self) -> None:
-        window = self.context.closing.find_window()
-        if isinstance(window, QMainWindow):
-            # The timeline is as wide as the canvas; the dock keeps the full height.
-            window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
 
 
 def _perform(dock: weakref.ref[GrataDock], action: str) -> None:

@@ -295,6 +295,7 @@ class Timeline(QWidget):
         for number in range(self.tabs.count()):
             if self.stack.widget(number) in self._only_stacks:
                 self.tabs.setTabVisible(number, several)
+        self.tabs.updateGeometry()  # else it keeps the room of a tab that went
         self.strip.look_again()
         self._show_slice()
 
@@ -334,15 +335,17 @@ class Timeline(QWidget):
             take_away = partial(_take_away, weakref.ref(viewer), weakref.ref(self._dock))
             self._context.connections.at_end(take_away)
             self.docked.emit()
-        self._dock.show()
         window = self.window()
         if isinstance(window, QMainWindow):
-            # As wide as the canvas: layer list and dock keep the full height.
+            # As wide as the canvas: layer list and dock keep the full height. Before it is shown,
+            # or the window grows for a moment's sum of both heights, and stays beyond the screen.
             for corner, area in (
                 (Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea),
                 (Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea),
             ):
                 window.setCorner(corner, area)
+        self._dock.show()
+        if isinstance(window, QMainWindow):
             window.resizeDocks([self._dock], [self._wanted_height()], Qt.Orientation.Vertical)
 
     def _on_closed(self) -> None:

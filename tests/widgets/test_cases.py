@@ -174,6 +174,19 @@ def test_the_next_case_is_looked_at_as_the_last_and_the_user_s_layers_stay(liste
     assert user.context.in_view() == 2  # each case where it was left
 
 
+def test_the_window_stays_on_a_small_screen_when_the_timeline_opens(listed: Any) -> None:
+    user = listed()
+    window = user.dock.window()
+    window.resize(1366, 740)
+    window.show()
+    user.settle()
+    assert window.height() == 740
+    user.adapt()
+    user.settle()
+    assert user.dock.timeline.isVisible()
+    assert window.height() == 740
+
+
 def test_next_follows_filter_order_and_search(listed: Any) -> None:
     user = listed()
     adapt_all(user)
