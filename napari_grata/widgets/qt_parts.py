@@ -128,6 +128,9 @@ class Sentence(QElidingLabel):
         self._lines = lines
         self.setWordWrap(lines > 1)
         self.setElideMode(Qt.TextElideMode.ElideRight)
+        # The theme's margin is room that the text is painted without but elided with: the ellipsis
+        # would wrap onto a line that is not there.
+        self.setStyleSheet("padding: 0; margin: 0;")
         across = Qt.AlignmentFlag.AlignTop if lines > 1 else Qt.AlignmentFlag.AlignVCenter
         sides: Any = across | Qt.AlignmentFlag.AlignLeft  # an int to some bindings' stubs
         self.setAlignment(sides)
@@ -205,6 +208,13 @@ class StepSection(QFrame):
         layout.addLayout(line)
         layout.addWidget(body)
         self.show_state(is_open=False, summary="", waiting="")
+
+    def mousePressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Open the step by a click anywhere on its line, not on its name alone."""
+        if not self.is_open and self.header.isEnabled():
+            self.open_requested.emit()
+        else:
+            super().mousePressEvent(event)
 
     @property
     def is_open(self) -> bool:
