@@ -26,7 +26,7 @@ class ThemeColours:
         The theme's id, such as ``"dark"``.
     dark : bool
         Whether light text stands on a dark ground.
-    background, foreground, primary, secondary, highlight, text, current : str
+    background, foreground, text, current : str
         As in `napari.utils.theme.Theme`.
     muted : str
         Text that steps back, still readable: contrast of at least 4.5 to the background.
@@ -44,9 +44,6 @@ class ThemeColours:
     dark: bool
     background: str
     foreground: str
-    primary: str
-    secondary: str
-    highlight: str
     text: str
     current: str
     muted: str
@@ -109,9 +106,6 @@ def theme_colours(name: str = "dark") -> ThemeColours:
         dark=dark,
         background=background,
         foreground=colour("foreground"),
-        primary=colour("primary"),
-        secondary=colour("secondary"),
-        highlight=colour("highlight"),
         text=text,
         current=colour("current"),
         muted=blend(text, background, 0.28),
