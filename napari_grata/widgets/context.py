@@ -52,9 +52,6 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import DeviceChoice
 
-# How masks can be shown; "difference" goes through structures by itself.
-MODES = ("source", "adapted", "difference", "contours", "curtain", "side_by_side", "planes")
-
 
 class CaseFlow(Protocol):
     """What the list of cases does for other sections; see `napari_grata.widgets.cases`."""
@@ -125,7 +122,8 @@ class Context(QObject):
     run_parent : str
         Folder in which runs are kept; "" where they are not.
     mode : str
-        How masks are shown, one of `MODES`.
+        How masks are shown: "source", "adapted", "difference", "contours", "curtain",
+        "side_by_side" or "planes".
     step : int or None
         The step of the run that is looked back at; None: the result.
     caselist : CaseList or None
@@ -557,7 +555,7 @@ class Context(QObject):
     # --- looking ---------------------------------------------------------------------------
 
     def show_mode(self, mode: str) -> None:
-        """Show the masks another way, one of `MODES`; looks at the result again."""
+        """Show the masks in another `mode`; looks at the result again."""
         self.look_back(None)
         session = self.session
         if session is None or (not session.can_compare and mode not in ("source", "adapted")):
@@ -777,6 +775,9 @@ class Context(QObject):
     def _result_words(self, session: Session) -> tuple[str, str]:
         adapted = counted(len(session.adapted_slices), session.scan.noun)
         flagged = len(session.flagged())
+        if flagged and session.scan.n_slices == 1:
+            # No table and no way to the next one: what was seen is said here.
+            return f"Adapted. Look closely: {session.flags[0][0].text}", "warning"
         if flagged:
             return f"{adapted} adapted, {flagged} flagged: have a look (key N).", "warning"
         tone = "" if self.implausible else "good"

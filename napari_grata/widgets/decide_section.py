@@ -571,6 +571,9 @@ class DecideBar(QWidget):
     def _in_view_words(self) -> str:
         """Return which mask is in view, and so which one Accept would take."""
         displayed = self._context.displayed()
+        session = self._context.session
+        if session is not None and session.busy:
+            return "the masks are still in the making"
         if displayed.which == "step":
             return f"you see the mask after step {displayed.step}, not the result"
         edited = ", with what you drew" if displayed.edited else ""

@@ -76,7 +76,7 @@ class OpenButtons(QWidget):
         self.open_button.setMenu(self.open_menu)
         for key, text, words in _OPEN:
             self._add(self.open_menu, key, text, words)
-        self._recent = self.open_menu.addMenu("Lists of late")
+        self._recent = self.open_menu.addMenu("Recent lists")
         self.set_recent([])
         self.sample_button = button("Sample", "Open one of the scans that come with the plugin.")
         self.sample_menu = QMenu(self.sample_button)

@@ -101,6 +101,8 @@ class UncertaintyLayer(QObject):
         """Show one kind of uncertainty, or none."""
         self._take_away()
         self.kind = kind
+        if kind is None:
+            self._context.say("Uncertainty off.")
         self.refresh()
         self.changed.emit()
 
