@@ -29,7 +29,6 @@ from .registry import ModelEntry as ModelEntry
 from .registry import add_model as add_model
 from .registry import find_model as find_model
 from .registry import list_models as list_models
-from .registry import models_that_fit as models_that_fit
 from .registry import user_models_dir as user_models_dir
 from .resunet import ResUNet as ResUNet
 from .segmenter import Prediction as Prediction
