@@ -321,7 +321,7 @@ def test_the_masks_on_disk_follow_a_rollback(
     stack = read_mask(run.folder / "adapted.nii.gz", scan)
     assert np.array_equal(scan.get_mask(stack, 1), records[1].adapted_mask)
     assert not scan.get_mask(stack, 3).any()
-    run.reset()
+    run.rollback(0)
     assert not (run.folder / "adapted.nii.gz").exists()
     run.rollback(4)
     stack = read_mask(run.folder / "adapted.nii.gz", scan)

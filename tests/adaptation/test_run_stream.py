@@ -172,7 +172,7 @@ def test_a_rollback_can_be_taken_back_until_the_run_goes_on(
 ) -> None:
     run = AdaptationRun(segmenter, scan, LEARN)
     straight = list(run.records())
-    run.reset()
+    run.rollback(0)
     assert (run.step, run.position, run.adapted_masks) == (0, 0, {})
     run.rollback(5)
     assert np.array_equal(run.adapted_masks[4], straight[4].adapted_mask)
