@@ -135,15 +135,6 @@ def test_without_any_change_a_slice_is_shown_all_the_same(tmp_path: Path, card: 
     assert before_after(volume(), ({}, {}), card, tmp_path / "none.png").is_file()
 
 
-def test_records_serve_as_well_and_the_last_of_a_slice_counts(tmp_path: Path, card: Card) -> None:
-    def record(after: np.ndarray) -> Record:
-        return Record("adapt", 1, 1, 1, 0, 0, 0, disc(20), after)
-
-    records = before_after(volume(), [record(disc(5)), record(disc(35))], card, tmp_path / "a.png")
-    masks = before_after(volume(), ({0: disc(20)}, {0: disc(35)}), card, tmp_path / "b.png")
-    assert records.read_bytes() == masks.read_bytes()
-
-
 def test_colour_photographs_and_constant_slices_are_drawn(tmp_path: Path, card: Card) -> None:
     rng = np.random.default_rng(0)
     photograph = scan_from_array(rng.integers(0, 255, (90, 110, 3), np.uint8), name="e", rgb=True)
