@@ -93,9 +93,8 @@ def measure(segmenter: Any, place: Place, image: Path, mask: Path) -> dict[str, 
     truth = read_mask(mask, scan, labels=labels)
     region = crop_box(truth) if place.cropped else None
     found = shift(segmenter, scan, region=region)
-    stack = scan.empty_mask()
-    for prediction in segmenter.predict(scan, region=region):
-        scan.put_mask(stack, prediction.slice_index, prediction.label_map)
+    predicted = segmenter.predict(scan, region=region)
+    stack = scan.mask_stack((one.slice_index, one.label_map) for one in predicted)
     drawn = set(labels.values())
     dice = {
         s.name: _dice(*(structure_mask(segmenter.card, m, s.name) for m in (stack, truth)))

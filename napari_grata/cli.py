@@ -32,12 +32,12 @@ from napari_grata.console import (
     Verb,
     add_verb,
     argument,
-    counted,
     flag,
     option,
     parse_region,
 )
 from napari_grata.scans.files import make_folder
+from napari_grata.scans.scan import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,9 +91,7 @@ def _write_masks(
     from napari_grata.scans import write_mask
 
     for path, by_slice in stacks.items():
-        stack = scan.empty_mask()
-        for index, label_map in by_slice.items():
-            scan.put_mask(stack, index, label_map)
+        stack = scan.mask_stack(by_slice.items())
         write_mask(stack, scan, path, colours=card.colours, scan_names=scan_names)
 
 

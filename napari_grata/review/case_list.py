@@ -36,9 +36,9 @@ from napari_grata.scans.files import (
     sync_folder,
     write_bytes,
 )
-from napari_grata.scans.readers import is_scan_file
+from napari_grata.scans.readers import KINDS, is_scan_file
 
-from .case_finding import KINDS, find_sources
+from .case_finding import find_sources
 from .case_store import CaseStore
 from .cases import (
     STATE_OF_VERDICT,

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from napari_grata.scans.files import FileError, make_folder, nameless, whole_file
+from napari_grata.scans.scan import counted
 
 from .compare import StructureChange, Summary, flagged_slices, latest_flags, summarise
 from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
@@ -442,11 +443,6 @@ def _as_base64(path: Path) -> str:
 
 
 # -- words ---------------------------------------------------------------------------------
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``1 case``, ``3 cases``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def local_time(text: str = "") -> str:

@@ -57,9 +57,7 @@ def evaluate_model(
     by_case: dict[str, list[float]] = {s.name: [] for s in card.structures}
     by_slice: dict[str, list[float]] = {s.name: [] for s in card.structures}
     for scan, reference in labelled_scans(cases, labels):
-        stack = scan.empty_mask()
-        for prediction in segmenter.predict(scan):
-            scan.put_mask(stack, prediction.slice_index, prediction.label_map)
+        stack = scan.mask_stack((one.slice_index, one.label_map) for one in segmenter.predict(scan))
         for name in by_case:
             found = structure_mask(card, stack, name)
             true = structure_mask(card, reference, name)
