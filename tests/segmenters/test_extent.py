@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from napari_grata.scans import Scan, open_scan, read_mask, scan_from_array
-from napari_grata.segmenters import Segmenter, implausible, load_segmenter, measure_extents
+from napari_grata.segmenters import Segmenter, load_segmenter
 from napari_grata.segmenters.card import Card, CardError, Structure, card_to_yaml, load_card
-from napari_grata.segmenters.extent import Extent
+from napari_grata.segmenters.extent import Extent, implausible, measure_extents
 
 ROOT = Path(__file__).resolve().parents[2]
 EYE = Card(
@@ -206,7 +206,7 @@ def test_two_extents_of_one_structure_are_refused() -> None:
 
 def test_plausibility_needs_no_torch() -> None:
     code = (
-        "import sys; from napari_grata.segmenters import extent, implausible;"
+        "import sys; from napari_grata.segmenters.extent import implausible;"
         "print([m for m in ('torch', 'qtpy', 'napari') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
