@@ -37,7 +37,8 @@ class Measured:
         for _, image, mask in cases(place, data):
             scan = open_scan(image)
             slices = slices_to_look_at(scan, 0)
-            found = [s for _, s in slice_statistics(segmenter, scan, slices, frame=frame)]
+            passes = (slice_statistics(segmenter, scan, i, frame=frame) for i in slices)
+            found = [one for one in passes if one is not None]
             signed, logs, alone = [], [], []
             for name, layer in source.items():
                 rows = np.stack([s[name].mean for s in found])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_grata import __version__
+from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError, preset
 from napari_grata.cli_lists import benchmark, cases, masks, report, shift
 from napari_grata.console import (
@@ -23,7 +24,6 @@ from napari_grata.console import (
     Method,
     Model,
     Out,
-    Region,
     RegionText,
     ScanNames,
     Scans,

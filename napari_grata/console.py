@@ -14,11 +14,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans.files import FileError
 
 Item = TypeVar("Item")
-Region = tuple[int, int, int, int]
 Verb = Callable[..., dict[str, Any]]
 
 

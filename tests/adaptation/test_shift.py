@@ -127,7 +127,7 @@ def test_measuring_leaves_the_model_as_it_is(at_home: Segmenter) -> None:
 
 
 def test_another_threads_predictions_are_not_mixed_in(at_home: Segmenter) -> None:
-    alone = dict(slice_statistics(at_home, a_volume(1), [0]))[0]
+    alone = slice_statistics(at_home, a_volume(1), 0)
     stop = threading.Event()
 
     def predict() -> None:
@@ -137,7 +137,7 @@ def test_another_threads_predictions_are_not_mixed_in(at_home: Segmenter) -> Non
     other = threading.Thread(target=predict)
     other.start()
     try:
-        found = [dict(slice_statistics(at_home, a_volume(1), [0]))[0] for _ in range(50)]
+        found = [slice_statistics(at_home, a_volume(1), 0) for _ in range(50)]
     finally:
         stop.set()
         other.join()
