@@ -238,7 +238,7 @@ def test_what_was_decided_or_done_by_hand_is_left_alone(
 
 def test_doing_it_again_keeps_the_older_run(cases: CaseList, segmenter: Segmenter) -> None:
     for _ in range(2):
-        for _ in work_on_list(cases, segmenter, ["case-0002"], again=True):
+        for _ in work_on_case(cases, cases.case("case-0002"), segmenter, again=True):
             pass
     assert [path.name for path in cases.work("case-0002").run_folders()] == ["run-0001", "run-0002"]
     assert cases.mask_now("case-0002").run == "run-0002"
