@@ -24,8 +24,6 @@ from napari_grata.adaptation.shift import slices_to_look_at
 from napari_grata.scans import open_scan
 from napari_grata.segmenters import load_segmenter
 
-Scorer = Callable[[np.ndarray], np.ndarray]
-
 
 class Measured:
     """One centre's cases: signed channel distances (n, channels), log variance ratios, Dice."""
