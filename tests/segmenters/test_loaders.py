@@ -16,7 +16,7 @@ import torch
 
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters import loaders
-from napari_grata.segmenters.card import Card, CardError, Structure, load_card, write_card
+from napari_grata.segmenters.card import CardError, load_card, write_card
 from napari_grata.segmenters.loaders import (
     LoadedModel,
     Loader,
@@ -31,14 +31,9 @@ from napari_grata.segmenters.loaders import (
 from napari_grata.segmenters.registry import add_model, user_models_dir
 from napari_grata.segmenters.resunet import ResUNet
 from napari_grata.segmenters.segmenter import load_segmenter
+from tools.generators.models import tiny_card
 
-CARD = Card(
-    name="tiny",
-    title="Tiny",
-    structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
-    arguments={"encoder": "compact"},
-    size=(64, 64),
-)
+CARD = tiny_card(channels=3, dimensions=2, modality="fundus")
 
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)

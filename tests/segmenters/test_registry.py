@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from napari_grata.segmenters import registry
-from napari_grata.segmenters.card import Card, Structure
 from napari_grata.segmenters.loaders import (
     build_network,
     write_model,
@@ -23,14 +22,9 @@ from napari_grata.segmenters.registry import (
     user_models_dir,
 )
 from napari_grata.segmenters.segmenter import load_segmenter
+from tools.generators.models import tiny_card
 
-CARD = Card(
-    name="tiny",
-    title="Tiny",
-    structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
-    arguments={"encoder": "compact"},
-    size=(64, 64),
-)
+CARD = tiny_card(channels=3, dimensions=2, modality="fundus")
 
 
 @pytest.fixture(autouse=True)
