@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,15 +200,6 @@ def test_a_wrong_extent_is_refused_in_words(changes: dict[str, object], words: s
 def test_two_extents_of_one_structure_are_refused() -> None:
     with pytest.raises(CardError, match="once"):
         replace(EYE, extents=(Extent("disc", 1), Extent("disc", 2)))
-
-
-def test_plausibility_needs_no_torch() -> None:
-    code = (
-        "import sys; from napari_grata.segmenters.extent import implausible;"
-        "print([m for m in ('torch', 'qtpy', 'napari') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
 
 
 # -- the bundled models -------------------------------------------------------------------------
