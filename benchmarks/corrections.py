@@ -34,6 +34,7 @@ from napari_grata.adaptation import Corrections, Settings, make_method
 from napari_grata.adaptation.objectives import Supervision, scribble_loss
 from napari_grata.evaluation import open_cohort
 from napari_grata.scans import open_scan, read_mask
+from napari_grata.scans.files import write_text
 from napari_grata.segmenters import load_segmenter, structure_mask
 
 LABELS = {255: 0, 128: 1, 0: 2}
@@ -231,9 +232,7 @@ class Kept:
             results = dict(teach(data, name, rate, count, kind, o.seed))
         seconds = time.perf_counter() - begin
         print(f"{part.name}, {name}, {rate:g}, k = {count}, {kind}: {seconds:.0f} s", flush=True)
-        temporary = file.with_suffix(".partial")
-        temporary.write_text(json.dumps({"told": told, "results": results}), encoding="utf-8")
-        temporary.replace(file)
+        write_text(file, json.dumps({"told": told, "results": results}))
         return results
 
 

@@ -25,7 +25,7 @@ from crop_discs import crop_box
 from scipy.stats import spearmanr
 
 from napari_grata.adaptation.shift import shift
-from napari_grata.evaluation import open_cohort
+from napari_grata.evaluation import metrics, open_cohort
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.scans.samples import list_samples
 from napari_grata.segmenters import load_segmenter, structure_mask
@@ -93,12 +93,12 @@ def measure(segmenter: Any, place: Place, image: Path, mask: Path) -> dict[str, 
     truth = read_mask(mask, scan, labels=labels)
     region = crop_box(truth) if place.cropped else None
     found = shift(segmenter, scan, region=region)
-    stack = scan.empty_mask()
-    for prediction in segmenter.predict(scan, region=region):
-        scan.put_mask(stack, prediction.slice_index, prediction.label_map)
+    predicted = segmenter.predict(scan, region=region)
+    stack = scan.mask_stack((one.slice_index, one.label_map) for one in predicted)
     drawn = set(labels.values())
     dice = {
-        s.name: _dice(*(structure_mask(segmenter.card, m, s.name) for m in (stack, truth)))
+        s.name: 100
+        * metrics.dice(*(structure_mask(segmenter.card, m, s.name) for m in (stack, truth)))
         for s in segmenter.card.structures
         if s.value in drawn
     }
@@ -109,11 +109,6 @@ def measure(segmenter: Any, place: Place, image: Path, mask: Path) -> dict[str, 
         "distance": found.distance,
         "dice": dice,
     }
-
-
-def _dice(found: np.ndarray, true: np.ndarray) -> float:
-    total = int(found.sum()) + int(true.sum())
-    return 100.0 * 2 * int((found & true).sum()) / total if total else 100.0
 
 
 def collect(data: Path, models: Path, out: Path) -> dict[str, list[dict[str, Any]]]:

@@ -24,8 +24,6 @@ from napari_grata.adaptation.shift import slices_to_look_at
 from napari_grata.scans import open_scan
 from napari_grata.segmenters import load_segmenter
 
-Scorer = Callable[[np.ndarray], np.ndarray]
-
 
 class Measured:
     """One centre's cases: signed channel distances (n, channels), log variance ratios, Dice."""
@@ -37,7 +35,8 @@ class Measured:
         for _, image, mask in cases(place, data):
             scan = open_scan(image)
             slices = slices_to_look_at(scan, 0)
-            found = [s for _, s in slice_statistics(segmenter, scan, slices, frame=frame)]
+            passes = (slice_statistics(segmenter, scan, i, frame=frame) for i in slices)
+            found = [one for one in passes if one is not None]
             signed, logs, alone = [], [], []
             for name, layer in source.items():
                 rows = np.stack([s[name].mean for s in found])

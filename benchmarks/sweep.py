@@ -35,6 +35,7 @@ import torch
 from napari_grata.adaptation import Settings, make_method
 from napari_grata.evaluation import open_cohort, worst_tenth
 from napari_grata.scans import open_scan, read_mask
+from napari_grata.scans.files import write_text
 from napari_grata.segmenters import load_card, load_segmenter, structure_mask
 
 CENTRES = {
@@ -215,9 +216,7 @@ def do(job: dict[str, Any]) -> str:
         else:
             found = learning(stream, job["method"], job["blend"], job["rate"], job["passes"])
         said = {"job": job, "seconds": time.perf_counter() - begin, "results": found}
-        temporary = part.with_suffix(".partial")
-        temporary.write_text(json.dumps(said), encoding="utf-8")
-        temporary.replace(part)
+        write_text(part, json.dumps(said))
     return part.stem
 
 

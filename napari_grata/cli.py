@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_grata import __version__
+from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError, preset
 from napari_grata.cli_lists import benchmark, cases, masks, report, shift
 from napari_grata.console import (
@@ -23,7 +24,6 @@ from napari_grata.console import (
     Method,
     Model,
     Out,
-    Region,
     RegionText,
     ScanNames,
     Scans,
@@ -32,12 +32,12 @@ from napari_grata.console import (
     Verb,
     add_verb,
     argument,
-    counted,
     flag,
     option,
     parse_region,
 )
 from napari_grata.scans.files import make_folder
+from napari_grata.scans.scan import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,9 +91,7 @@ def _write_masks(
     from napari_grata.scans import write_mask
 
     for path, by_slice in stacks.items():
-        stack = scan.empty_mask()
-        for index, label_map in by_slice.items():
-            scan.put_mask(stack, index, label_map)
+        stack = scan.mask_stack(by_slice.items())
         write_mask(stack, scan, path, colours=card.colours, scan_names=scan_names)
 
 
@@ -258,7 +256,7 @@ def adapt(
     records = run.past
     masks = {before: run.source_masks, after: run.adapted_masks}
     _write_masks(masks, opened, card, scan_names)
-    _draw(out, records, opened, card)
+    _draw(out, records, opened, run.source_masks, run.adapted_masks, card)
     console.warn(run.notices)
     _doubt(console, card, run.source_masks, opened, box)
     final = [record for record in records if record.final]
@@ -312,13 +310,20 @@ def _changed(settings: Settings, changes: Sequence[str], seed: int) -> Settings:
         raise SettingsError(f"A value given with --set is of the wrong kind: {error}.") from None
 
 
-def _draw(out: Path, records: Iterable[Record], scan: Scan | None, card: Card) -> list[Path]:
+def _draw(
+    out: Path,
+    records: Iterable[Record],
+    scan: Scan | None,
+    source: Mapping[int, np.ndarray],
+    adapted: Mapping[int, np.ndarray],
+    card: Card,
+) -> list[Path]:
     """Draw what there is to draw of a run."""
     from napari_grata.review import before_after, curves
 
     drawn = [curves(records, out / "curves.png")]
     if scan is not None:
-        drawn.append(before_after(scan, records, card, out / "before_after.png"))
+        drawn.append(before_after(scan, (source, adapted), card, out / "before_after.png"))
     return drawn
 
 
@@ -354,7 +359,8 @@ def reopen(
             masks[saved.scan.mask_path(out, "adapted")] = saved.adapted_masks
         _refuse_to_overwrite(out / "curves.png", out / "before_after.png", *masks)
         make_folder(out)
-        written = [*_draw(out, saved.records, saved.scan, saved.card), *masks]
+        shown = saved.source_masks, saved.adapted_masks
+        written = [*_draw(out, saved.records, saved.scan, *shown, saved.card), *masks]
         if saved.scan is not None:
             _write_masks(masks, saved.scan, saved.card, scan_names)
         console.say(f"Written to {out}")

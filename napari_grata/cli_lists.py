@@ -19,11 +19,11 @@ from napari_grata.console import (
     Seed,
     UsageError,
     argument,
-    counted,
     flag,
     option,
     parse_region,
 )
+from napari_grata.scans.scan import counted
 
 if TYPE_CHECKING:
     from napari_grata.review import CaseList

@@ -14,11 +14,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans.files import FileError
 
 Item = TypeVar("Item")
-Region = tuple[int, int, int, int]
 Verb = Callable[..., dict[str, Any]]
 
 
@@ -169,8 +169,3 @@ def parse_region(text: str | None) -> Region | None:
     if not (0 <= top < bottom and 0 <= left < right):
         raise UsageError(f"--region is {text!r}; TOP < BOTTOM and LEFT < RIGHT, none below 0.")
     return top, left, bottom, right
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``1 case``, ``3 cases``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

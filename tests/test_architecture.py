@@ -71,13 +71,17 @@ def test_no_module_names_a_qt_binding(path: Path) -> None:
         "napari_grata.review",
         "napari_grata.evaluation",
         "napari_grata.scans",
+        "napari_grata.scans.readers",
+        "napari_grata.scans.samples",
         "napari_grata.segmenters",
         "napari_grata.segmenters.card",
+        "napari_grata.segmenters.extent",
         "napari_grata.adaptation",
         "napari_grata.adaptation.settings",
         "napari_grata.adaptation.records",
         "napari_grata.adaptation.plan",
         "napari_grata.adaptation.shift",
+        "napari_grata.widgets.reader",
     ],
 )
 def test_importing_loads_neither_torch_nor_qt(module: str) -> None:

@@ -9,29 +9,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from napari_grata.cli import main
 from napari_grata.review.case_list import CaseList
-from napari_grata.segmenters import Card, Structure, build_network
-from napari_grata.segmenters.loaders import write_model
+from tools.generators.models import DISC_AND_CUP, write_tiny
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    card = Card(
-        name="tiny",
-        title="Tiny",
-        structures=(Structure("disc", "#56B4E9", 1),),
-        arguments={"encoder": "compact", "outputs": 1},
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        size=(64, 64),
-    )
-    write_model(tmp_path / "tiny", card, build_network(card))
-    return tmp_path / "tiny"
+    return write_tiny(tmp_path / "tiny", structures=DISC_AND_CUP[:1])
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from typing import Any
 
 from napari_grata.scans.files import System
 
-CALLS = ("create", "write", "sync", "rename", "remove", "make_folder", "sync_folder")
-
 
 class FaultySystem(System):
     """The system, which fails at one of its calls.

@@ -1,6 +1,5 @@
 from .corrections import Corrections as Corrections
 from .corrections import CorrectionsError as CorrectionsError
-from .flags import flag_slice as flag_slice
 from .methods import METHODS as METHODS
 from .methods import BatchNorm as BatchNorm
 from .methods import Consistency as Consistency
@@ -10,7 +9,6 @@ from .methods import Tent as Tent
 from .methods import make_method as make_method
 from .plan import RunError as RunError
 from .plan import SlicesError as SlicesError
-from .plan import describe_slices as describe_slices
 from .plan import parse_slices as parse_slices
 from .records import Flag as Flag
 from .records import Record as Record
@@ -20,8 +18,6 @@ from .run import AdaptationRun as AdaptationRun
 from .run import adapt as adapt
 from .run_store import RunFolderError as RunFolderError
 from .run_store import read_info as read_info
-from .settings import PRESETS as PRESETS
-from .settings import Preset as Preset
 from .settings import Settings as Settings
 from .settings import SettingsError as SettingsError
 from .settings import preset as preset

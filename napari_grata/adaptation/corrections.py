@@ -134,10 +134,6 @@ class Corrections:
             merged[index] = np.where(later != NOT_CORRECTED, later, earlier)
         return Corrections(merged)
 
-    def without(self, slice_index: int) -> Corrections:
-        """Return these corrections without those of one slice."""
-        return Corrections({i: m for i, m in self.labels.items() if i != slice_index})
-
     # -- asking ------------------------------------------------------------------------------
 
     @property

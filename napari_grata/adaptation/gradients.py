@@ -118,9 +118,10 @@ class FlatAdam:
     device.
     """
 
-    def __init__(self, values: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        self.betas = betas
-        self.eps = 1e-8
+    betas = (0.9, 0.999)
+    eps = 1e-8
+
+    def __init__(self, values: Tensor) -> None:
         self.first = torch.zeros_like(values)
         self.second = torch.zeros_like(values)
         self.count = 0

@@ -7,7 +7,7 @@ of a slice through the unchanged source model shows what comes in now.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
 
-    from .choices import Region
+    from .plan import Region
 
 
 @dataclass(frozen=True)
@@ -59,38 +59,35 @@ def source_statistics(network: nn.Module) -> dict[str, LayerStatistics]:
 def slice_statistics(
     segmenter: Segmenter,
     scan: Scan,
-    slices: Sequence[int],
+    index: int,
     region: Region | None = None,
     frame: tuple[int, int] | None = None,
-) -> Iterator[tuple[int, dict[str, LayerStatistics]]]:
-    """Pass slices through the source model and yield what stood in front of each layer.
+) -> dict[str, LayerStatistics] | None:
+    """Pass a slice through the source model and return what stood in front of each layer.
 
-    One forward pass a slice, without gradients; the model is not changed, and its hooks hear the
-    calling thread only. Slices that show one single value are passed over.
+    One forward pass without gradients; the model is not changed, and its hooks hear the calling
+    thread only.
 
     Parameters
     ----------
     segmenter : Segmenter
     scan : Scan
-    slices : sequence of int
-        Flat slice indices.
+    index : int
+        Flat slice index.
     region : (row0, col0, row1, col1), optional
     frame : (int, int), optional
-        Put slices on a black ground into a frame of this size, see `framed`; not with a region.
+        Put the slice on a black ground into a frame of this size, see `framed`; not with a region.
 
-    Yields
-    ------
-    (int, dict of str to LayerStatistics)
-        Slice index, and statistics by layer name. A map of a single pixel has no spread; its
-        layer is left out.
+    Returns
+    -------
+    dict of str to LayerStatistics, or None
+        By layer name; None for a slice of one single value. A map of a single pixel has no
+        spread; its layer is left out.
     """
-    for index in slices:
-        prepared = segmenter.prepare(scan, index, region)
-        if not is_blank(prepared.image):
-            image = prepared.image
-            if frame is not None and region is None:
-                image = framed(image, frame)
-            yield index, _pass(segmenter, image)
+    image = segmenter.prepare(scan, index, region).image
+    if is_blank(image):
+        return None
+    return _pass(segmenter, image if frame is None or region is not None else framed(image, frame))
 
 
 def framed(image: torch.Tensor, frame: tuple[int, int]) -> torch.Tensor:

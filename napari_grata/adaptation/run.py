@@ -357,10 +357,6 @@ class AdaptationRun:
             if not self.active:
                 self._rest()
 
-    def reset(self) -> None:
-        """Go back to the source model, before the first event."""
-        self.rollback(0)
-
     def predict(self, slice_index: int, step: int | None = None) -> Prediction:
         """Predict a slice's mask with the model as it was after some step.
 

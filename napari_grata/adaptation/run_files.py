@@ -163,10 +163,9 @@ def write_masks(
 
     path, kept = scan.mask_path(folder, name), []
     if masks:
-        stack = scan.empty_mask()
-        for index, mask in masks.items():
-            scan.put_mask(stack, index, mask)
-        kept = write_mask(stack, scan, path, colours=card.colours, overwrite=True)
+        kept = write_mask(
+            scan.mask_stack(masks.items()), scan, path, colours=card.colours, overwrite=True
+        )
     if scan.is_list:
         kept = [kept[index] for index in masks]
     for old in path.glob("*.png") if scan.is_list else [path]:

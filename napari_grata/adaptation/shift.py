@@ -301,7 +301,9 @@ def layers_of(
     for index in slices:
         if between is not None:
             between()
-        found += [stats for _, stats in slice_statistics(segmenter, scan, [index], region, frame)]
+        stats = slice_statistics(segmenter, scan, index, region, frame)
+        if stats is not None:
+            found.append(stats)
     return _layers(segmenter, found) if found else ()
 
 

@@ -91,11 +91,6 @@ class Stepper:
         """Put the learning model back."""
         self._method.restore(snapshot)
 
-    def parameters(self) -> list[tuple[str, list[int]]]:
-        """Names and shapes of what θ holds, in order."""
-        names, shapes = self._method.theta_names, self._method.theta_shapes
-        return [(name, list(shape)) for name, shape in zip(names, shapes, strict=True)]
-
     # -- work ------------------------------------------------------------------------------
 
     def source(self, slices: list[int]) -> Iterator[Prediction]:

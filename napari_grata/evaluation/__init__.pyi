@@ -1,13 +1,5 @@
-from .benchmark import Benchmark as Benchmark
 from .benchmark import run_benchmark as run_benchmark
-from .cohort import Cohort as Cohort
 from .cohort import CohortError as CohortError
 from .cohort import open_cohort as open_cohort
-from .cohort import parse_labels as parse_labels
-from .metrics import Overlap as Overlap
 from .metrics import measure as measure
-from .report import CaseRow as CaseRow
-from .report import Interval as Interval
-from .report import Tables as Tables
-from .report import paired_interval as paired_interval
 from .report import worst_tenth as worst_tenth

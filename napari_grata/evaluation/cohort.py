@@ -13,7 +13,7 @@ from typing import Any, Literal
 from napari_grata.scans import ScanError
 from napari_grata.scans.files import stem
 from napari_grata.scans.photographs import is_photograph
-from napari_grata.scans.readers import READERS, is_scan_file
+from napari_grata.scans.readers import KINDS, is_scan_file
 from napari_grata.scans.scan import times
 
 _PAIRS = 'Write pairs of whole numbers, such as "255:0,128:1,0:2".'
@@ -130,7 +130,7 @@ def _open_centre(folder: Path, notes: list[str]) -> Centre:
         raise CohortError(
             "there are no images in this folder",
             folder / "images",
-            f"Images are {' or '.join(reader.WORDS for reader in READERS)}.",
+            f"Images are {KINDS}.",
         )
     if not (folder / "masks").is_dir():
         raise CohortError(

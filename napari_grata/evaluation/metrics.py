@@ -8,7 +8,7 @@ Conventions, stated because they change tables:
   et al., Metrics Reloaded, 2024), not the percentile of the pooled distances.
 - *ASSD*: the mean over the surface elements of both masks, pooled (Heimann et al., IEEE TMI 2009).
 - Both masks empty: Dice 1, distances 0. One of them empty: Dice 0, distances NaN; such cases
-  are left out of distance means and must be counted beside them (`Overlap.one_empty`).
+  are left out of distance means and must be counted beside them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,6 @@ class Overlap:
     assd: float
     area: int
     true_area: int
-
-    @property
-    def one_empty(self) -> bool:
-        """Whether exactly one of the two masks is empty, so that there is no distance."""
-        return (self.area == 0) != (self.true_area == 0)
 
 
 def measure(
@@ -78,22 +73,6 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     a, b, _ = _checked(predicted, truth, None)
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
-
-
-def hausdorff(
-    predicted: np.ndarray,
-    truth: np.ndarray,
-    spacing: Sequence[float] | None = None,
-    percentile: float = 95,
-) -> float:
-    """Return the symmetric Hausdorff distance; ``percentile=100`` is the classical one."""
-    from_a, from_b = surface_distances(predicted, truth, spacing)
-    return percentile_distance(from_a, from_b, percentile)
-
-
-def assd(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None) -> float:
-    """Return the average symmetric surface distance."""
-    return _mean(*surface_distances(predicted, truth, spacing))
 
 
 def surface(mask: np.ndarray) -> np.ndarray:
@@ -134,7 +113,10 @@ def surface_distances(
 def percentile_distance(
     from_a: np.ndarray | None, from_b: np.ndarray | None, percentile: float
 ) -> float:
-    """Return the larger of two directed percentiles of `surface_distances`; NaN for None."""
+    """Return the larger of two directed percentiles of `surface_distances`; NaN for None.
+
+    The 100th is the classical Hausdorff distance.
+    """
     if from_a is None or from_b is None:
         return float("nan")
     if not from_a.size:

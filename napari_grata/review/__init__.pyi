@@ -1,54 +1,12 @@
-from .adapt_list import work_on_case, work_on_list
-from .case_list import CaseList, case_of_scan
-from .cases import (
-    VERDICTS,
-    Case,
-    CaseState,
-    CaseSummary,
-    DecidedMask,
-    Decision,
-    DecisionError,
-    ListError,
-)
-from .compare import (
-    ADDED,
-    DIFFERENCE_COLOURS,
-    RELABELLED,
-    REMOVED,
-    SliceSummary,
-    StructureChange,
-    Summary,
-    difference_map,
-    flagged_slices,
-    latest_flags,
-    summarise,
-)
-from .figures import before_after, curves
-
-__all__ = [
-    "ADDED",
-    "DIFFERENCE_COLOURS",
-    "RELABELLED",
-    "REMOVED",
-    "VERDICTS",
-    "Case",
-    "CaseList",
-    "CaseState",
-    "CaseSummary",
-    "DecidedMask",
-    "Decision",
-    "DecisionError",
-    "ListError",
-    "SliceSummary",
-    "StructureChange",
-    "Summary",
-    "before_after",
-    "case_of_scan",
-    "curves",
-    "difference_map",
-    "flagged_slices",
-    "latest_flags",
-    "summarise",
-    "work_on_case",
-    "work_on_list",
-]
+from .adapt_list import work_on_case as work_on_case
+from .adapt_list import work_on_list as work_on_list
+from .case_list import CaseList as CaseList
+from .case_list import case_of_scan as case_of_scan
+from .cases import VERDICTS as VERDICTS
+from .cases import CaseSummary as CaseSummary
+from .cases import DecisionError as DecisionError
+from .cases import ListError as ListError
+from .compare import flagged_slices as flagged_slices
+from .compare import latest_flags as latest_flags
+from .figures import before_after as before_after
+from .figures import curves as curves

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,14 +125,9 @@ def work_on_case(
 
 
 def work_on_list(
-    caselist: CaseList,
-    segmenter: Segmenter,
-    keys: Iterable[str] | None = None,
-    settings: Settings | None = None,
-    *,
-    again: bool = False,
+    caselist: CaseList, segmenter: Segmenter, *, again: bool = False
 ) -> Iterator[tuple[Case, Item]]:
-    """Work on the cases that are not done, in the order of the list or of ``keys``.
+    """Work on the cases that are not done, in the order of the list and with its settings.
 
     Parameters
     ----------
@@ -148,10 +143,9 @@ def work_on_list(
     ListError
         If the list's folder cannot be written.
     """
-    cases = caselist.cases if keys is None else tuple(caselist.case(key) for key in keys)
-    for case in cases:
+    for case in caselist.cases:
         if again or needs_work(caselist, case, segmenter):
-            for item in work_on_case(caselist, case, segmenter, settings, again=again):
+            for item in work_on_case(caselist, case, segmenter, again=again):
                 yield case, item
 
 

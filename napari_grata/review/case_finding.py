@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from napari_grata.scans.files import stem
-from napari_grata.scans.readers import READERS, is_scan_file
+from napari_grata.scans.readers import KINDS, is_scan_file
 
 from .cases import ListError
 from .list_file import STORE_FILE
@@ -26,7 +26,6 @@ _MASK_WORD = re.compile(
     r"annotation|aseg)\d*$",
     re.IGNORECASE,
 )
-KINDS = " or ".join(reader.WORDS for reader in READERS)
 _OURS = {"before_after.png", "curves.png"}
 
 

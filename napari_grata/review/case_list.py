@@ -36,9 +36,9 @@ from napari_grata.scans.files import (
     sync_folder,
     write_bytes,
 )
-from napari_grata.scans.readers import is_scan_file
+from napari_grata.scans.readers import KINDS, is_scan_file
 
-from .case_finding import KINDS, find_sources
+from .case_finding import find_sources
 from .case_store import CaseStore
 from .cases import (
     STATE_OF_VERDICT,
@@ -391,11 +391,11 @@ class CaseList(CaseStore):
             masks = work.masks(run.scan, run.source_masks, run.adapted_masks)
         return final_masks(masks, self.decisions(case), self.mask_now(case))
 
-    def refresh(self, case: Case | str | None = None) -> None:
+    def refresh(self) -> None:
         """Look what another program has written, and which files are there and unchanged."""
         with contextlib.suppress(ListError):
             self._file.look()
-        for entry in self.cases if case is None else (self._cases[_key(case)],):
+        for entry in self.cases:
             lacks = bool(entry.sources) and not all(map(os.path.isfile, entry.sources))
             (self._missing.add if lacks else self._missing.discard)(entry.key)
             self._look_at(entry)

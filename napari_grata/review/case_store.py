@@ -187,16 +187,6 @@ class CaseStore:
         with self._mutex:
             return tuple(self._replay.decisions[row["of"] or row["id"]] for row in self._pending)
 
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a decision to take back."""
-        return bool(self._replay.done)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether a decision that was taken back can be put in force again."""
-        return bool(self._replay.taken_back)
-
     def decisions(self, case: Case | str) -> dict[int | None, Decision]:
         """Return the decisions in force on a case: by slice, None for the case as a whole."""
         with self._mutex:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,6 @@ def export_masks(
     cases: CaseList,
     folder: Path,
     *,
-    keys: Iterable[str] | None = None,
     scan_names: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Exported]:
@@ -76,8 +75,6 @@ def export_masks(
     cases : CaseList
     folder : Path
         Made where it is not there.
-    keys : iterable of str, optional
-        Only these cases.
     scan_names : bool
         Name masks after their scans (which may name patients) instead of by the cases' codes.
     overwrite : bool
@@ -96,7 +93,6 @@ def export_masks(
     ScanError
         If a mask cannot be written; masks that were written before stay.
     """
-    wanted = None if keys is None else set(keys)
     folder = make_folder(folder)
     there = [p for p in folder.iterdir() if p.name == TABLE_FILE or is_scan_file(p)]
     if there and not overwrite:
@@ -105,8 +101,6 @@ def export_masks(
     rows = []
     taken: set[str] = set()
     for case in cases.cases:
-        if wanted is not None and case.key not in wanted:
-            continue
         name = name_of_case(case.number, stem(case.sources[0]), scan_names=scan_names)
         if name.lower() in taken:
             # Two scans of one name in different folders, or on a disk that ignores case.

@@ -187,7 +187,7 @@ def _darker(colour: str) -> tuple[float, ...]:
 
 def before_after(
     scan: Scan,
-    masks: Iterable[Record] | tuple[Masks, Masks],
+    masks: tuple[Masks, Masks],
     card: Card,
     path: str | Path,
     *,
@@ -200,14 +200,15 @@ def before_after(
     Parameters
     ----------
     scan : Scan
-    masks : iterable of Record, or (source masks, adapted masks) by slice
+    masks : (mapping, mapping) of int to ndarray of uint8, shape (H, W)
+        Source and adapted masks by slice.
     card : Card
     path : path
         PNG to write; an older one is replaced.
     count : int
         At most so many slices; if nothing changed, one slice is shown all the same.
     """
-    source_masks, adapted_masks = _both(masks)
+    source_masks, adapted_masks = masks
     summary = summarise(scan, card, source_masks, adapted_masks)
     # Neighbouring slices of a volume look alike: take them some way apart.
     apart = len(summary.rows) // 20 if scan.is_stack else 0
@@ -301,14 +302,6 @@ class _View:
         for value, colour in DIFFERENCE_COLOURS.items():
             overlay[shown == value] = (*to_rgb(colour), 0.85)
         axes.imshow(overlay, aspect=self.aspect, interpolation="nearest")
-
-
-def _both(masks: Iterable[Record] | tuple[Masks, Masks]) -> tuple[Masks, Masks]:
-    if isinstance(masks, tuple) and len(masks) == 2 and isinstance(masks[0], Mapping):
-        return masks[0], masks[1]
-    records = [record for record in masks if not isinstance(record, Mapping)]
-    source = {record.slice_index: record.source_mask for record in records}
-    return source, {record.slice_index: record.adapted_mask for record in records}
 
 
 def _fullest(summary: Summary) -> list[int]:

@@ -66,7 +66,8 @@ class CaseMasks:
         edited: np.ndarray | None = None,
     ) -> None:
         self.scan, self.source, self.adapted, self.edited = scan, source, adapted, edited
-        self._stacks = {"source": _stack(scan, source), "adapted": _stack(scan, adapted)}
+        both = {"source": source, "adapted": adapted}
+        self._stacks = {which: scan.mask_stack(of.items()) for which, of in both.items()}
         self._stacks["shown"] = self._stacks["adapted"] if edited is None else edited
         self.slices = sorted({*adapted, *self.drawn()})
 
@@ -92,13 +93,6 @@ class CaseMasks:
             for index in range(self.scan.n_slices)
         )
         return {index: now for index, now, after in pairs if not np.array_equal(now, after)}
-
-
-def _stack(scan: Scan, masks: Mapping[int, np.ndarray]) -> np.ndarray:
-    stack = scan.empty_mask()
-    for index, mask in masks.items():
-        scan.put_mask(stack, index, mask)
-    return stack
 
 
 def is_stale(decision: Decision, masks: CaseMasks | None, now: DecidedMask) -> bool:
@@ -184,9 +178,7 @@ def final_masks(
     for verdict, words in _NOT_FINAL.items():
         if verdicts.get(verdict):
             return Standing(None, _left_out(verdicts[verdict], total, words), verdicts)
-    stack = masks.scan.empty_mask()
-    for index, decision in made.items():
-        masks.scan.put_mask(stack, index, masks.mask(decision.verdict, index))
+    stack = masks.scan.mask_stack((i, masks.mask(one.verdict, i)) for i, one in made.items())
     return Standing(stack, "", verdicts, (total, masks.scan.n_slices))
 
 

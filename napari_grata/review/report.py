@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from napari_grata.scans.files import FileError, make_folder, nameless, whole_file
+from napari_grata.scans.scan import counted
 
 from .compare import StructureChange, Summary, flagged_slices, latest_flags, summarise
 from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .case_list import CaseList, CaseWork
 
 ENDINGS = (".html", ".htm")
+TITLE = "Adapted masks: report"
 MOST_FLAGS = 30
 PICTURE_COLOURS = 192
 """A palette of so many colours halves a picture's size; contours and grey levels keep theirs."""
@@ -127,12 +129,7 @@ class ReportCase:
 
 
 def case_of_run(
-    folder: Path,
-    code: str,
-    *,
-    scan: Scan | None = None,
-    work: CaseWork | None = None,
-    **more: Any,
+    folder: Path, code: str, *, work: CaseWork | None = None, **more: Any
 ) -> ReportCase:
     """Return a run folder as a case of a report.
 
@@ -141,8 +138,6 @@ def case_of_run(
     folder : Path
         The run folder.
     code : str
-    scan : Scan, optional
-        Where it is open already.
     work : CaseWork, optional
         The case's folder, for what the user drew.
     **more
@@ -155,7 +150,7 @@ def case_of_run(
     """
     from napari_grata.adaptation import reopen
 
-    run = reopen(folder, scan)
+    run = reopen(folder)
     masks = None
     if run.scan is not None:
         make = CaseMasks if work is None else work.masks
@@ -241,13 +236,7 @@ def _place(index: int, scan: Scan | None) -> str:
 # -- writing -------------------------------------------------------------------------------
 
 
-def write_report(
-    path: str | Path,
-    cases: Iterable[ReportCase],
-    *,
-    title: str = "Adapted masks: report",
-    overwrite: bool = False,
-) -> Path:
+def write_report(path: str | Path, cases: Iterable[ReportCase], *, overwrite: bool = False) -> Path:
     """Write cases into one HTML file.
 
     Cases are taken one after another and let go, so that a long list needs no more memory than
@@ -258,8 +247,6 @@ def write_report(
     path : path
         Ends in ``.html``; added where it is missing.
     cases : iterable of ReportCase
-    title : str
-        Shown at the top; must not name a patient.
     overwrite : bool
         Whether an older file may be replaced.
 
@@ -294,7 +281,7 @@ def write_report(
         pieces = iter(lambda: waiting.read(1 << 20), "")
         template = environment.get_template("report.html.jinja")
         for text in template.generate(
-            title=title, rows=rows, tally=tally, made=list(made), articles=pieces
+            title=TITLE, rows=rows, tally=tally, made=list(made), articles=pieces
         ):
             page.write(text.encode())
     return path
@@ -442,11 +429,6 @@ def _as_base64(path: Path) -> str:
 
 
 # -- words ---------------------------------------------------------------------------------
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``1 case``, ``3 cases``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def local_time(text: str = "") -> str:

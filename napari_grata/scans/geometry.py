@@ -158,7 +158,6 @@ class Geometry:
         units: Sequence[str] | None = None,
         axis_labels: Sequence[str] | None = None,
         affine: np.ndarray | None = None,
-        header: Any = None,
     ) -> Geometry:
         """Geometry of an array that is shown as it lies in memory.
 
@@ -175,7 +174,6 @@ class Geometry:
             units=tuple(units) if units is not None else ("pixel",) * ndim,
             axis_labels=tuple(axis_labels) if axis_labels is not None else labels,
             affine=affine,
-            header=header,
         )
 
     @classmethod

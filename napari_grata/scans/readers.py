@@ -47,6 +47,8 @@ class Reader(Protocol):
 
 
 READERS: tuple[Reader, ...] = (nifti, photographs)
+KINDS = " or ".join(reader.WORDS for reader in READERS)
+"""What can be opened, for a sentence."""
 _HINTS = {
     ".dcm": "Convert DICOM to NIfTI first, for example with dcm2niix.",
     ".mha": "Convert it to .nii.gz first.",
@@ -138,4 +140,4 @@ def _hint(files: Sequence[Path]) -> str:
     for path in files:
         if path.suffix.lower() in _HINTS:
             return _HINTS[path.suffix.lower()]
-    return f"Scans are {' or '.join(reader.WORDS for reader in READERS)}."
+    return f"Scans are {KINDS}."

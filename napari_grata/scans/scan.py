@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,6 +161,11 @@ def times(shape: tuple[int, ...]) -> str:
     return " × ".join(str(int(n)) for n in shape) or "nothing"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things for people: ``"1 case"``, ``"3 cases"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Scan:
     """A scan as napari shows it, read lazily and never changed.
 
@@ -180,7 +185,8 @@ class Scan:
     geometry : Geometry
         Place of the displayed array on the source grid, spacing, units, affine.
     notices : tuple of str
-        What was peculiar about the file, one sentence each, for the user to know.
+        What was peculiar about the file, one sentence each, for the user to know; set by what
+        opened it.
     mask_suffix : str
         Ending of its masks: ``".nii.gz"``, ``".png"``, or "" where they go into a folder.
     """
@@ -194,16 +200,13 @@ class Scan:
         geometry: Geometry,
         rgb: bool = False,
         path: Path | None = None,
-        notices: tuple[str, ...] = (),
-        mask_suffix: str | None = None,
         metadata: dict[str, Any] | None = None,
         placement: dict[str, Any] | None = None,
     ):
         self.name, self.kind, self.rgb, self.path = name, kind, rgb, path
         self.geometry = geometry
-        self.notices = notices
-        usual = {"photograph": ".png", "photographs": ""}.get(kind, ".nii.gz")
-        self.mask_suffix = usual if mask_suffix is None else mask_suffix
+        self.notices: tuple[str, ...] = ()
+        self.mask_suffix = {"photograph": ".png", "photographs": ""}.get(kind, ".nii.gz")
         self._data = data
         self._metadata = dict(metadata or {})
         self._placement = dict(placement or {})
@@ -251,7 +254,7 @@ class Scan:
 
     def counts(self, n: int) -> str:
         """Say how many: ``"1 slice"``, ``"3 photographs"``."""
-        return f"{n} {self.noun}{'' if n == 1 else 's'}"
+        return counted(n, self.noun)
 
     # -- shape and slices ------------------------------------------------------------------
 
@@ -473,6 +476,13 @@ class Scan:
     def empty_mask(self) -> np.ndarray:
         """Label stack of zeros, uint8, shape `mask_shape`."""
         return np.zeros(self.mask_shape, dtype=np.uint8)
+
+    def mask_stack(self, label_maps: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
+        """Label stack, uint8, of slices' numbers and (H, W) label maps; 0 on all others."""
+        stack = self.empty_mask()
+        for i, label_map in label_maps:
+            self.put_mask(stack, i, label_map)
+        return stack
 
     def mask_path(self, folder: Path, name: str) -> Path:
         """Where a mask goes by default: a file, or a folder for a list of photographs."""

@@ -9,11 +9,6 @@ from .card import write_card as write_card
 from .devices import DeviceChoice as DeviceChoice
 from .devices import DeviceError as DeviceError
 from .devices import list_devices as list_devices
-from .devices import resolve_device as resolve_device
-from .extent import Extent as Extent
-from .extent import implausible as implausible
-from .extent import measure_extents as measure_extents
-from .loaders import LOADERS as LOADERS
 from .loaders import LoadedModel as LoadedModel
 from .loaders import Loader as Loader
 from .loaders import WeightsError as WeightsError
@@ -23,14 +18,10 @@ from .loaders import register_network as register_network
 from .loaders import write_model as write_model
 from .preprocessing import PredictionError as PredictionError
 from .preprocessing import Prepared as Prepared
-from .preprocessing import prepare as prepare
-from .preprocessing import restore as restore
 from .registry import ModelEntry as ModelEntry
 from .registry import add_model as add_model
 from .registry import find_model as find_model
 from .registry import list_models as list_models
-from .registry import models_that_fit as models_that_fit
-from .registry import user_models_dir as user_models_dir
 from .resunet import ResUNet as ResUNet
 from .segmenter import Prediction as Prediction
 from .segmenter import Segmenter as Segmenter

@@ -1,7 +1,7 @@
 """Kinds of model and how each is read: folders with a card, and published checkpoints.
 
-A loader looks at a path and returns network and card, and says which parameters can adapt. A new
-kind is a subclass of `Loader` under `register_loader`. Nothing is imported from torch before a
+A loader looks at a path and returns network and card. A new kind is a subclass of `Loader` under
+`register_loader`. Nothing is imported from torch before a
 model is loaded, and no file can run a program.
 """
 
@@ -55,13 +55,10 @@ class LoadedModel:
     card : Card
     network : nn.Module
         On the CPU, with the model's weights, all of them finite.
-    adaptable : tuple of str
-        Names of the parameters that adaptation may move; empty where there are none.
     """
 
     card: Card
     network: nn.Module
-    adaptable: tuple[str, ...]
 
 
 class Loader(ABC):
@@ -175,23 +172,6 @@ def build_network(card: Card) -> nn.Module:
         ) from error
 
 
-def adaptable_parameters(network: nn.Module) -> tuple[str, ...]:
-    """Names of what adaptation moves in a network: scale and shift of every normalisation."""
-    from torch import nn
-    from torch.nn.modules.batchnorm import _BatchNorm
-    from torch.nn.modules.instancenorm import _InstanceNorm
-
-    kinds: tuple[type[nn.Module], ...] = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-    if hasattr(nn, "RMSNorm"):
-        kinds = (*kinds, nn.RMSNorm)
-    return tuple(
-        f"{name}.{key}" if name else key
-        for name, module in network.named_modules()
-        if isinstance(module, kinds)
-        for key, _ in module.named_parameters(recurse=False)
-    )
-
-
 def fill_network(network: nn.Module, state: Mapping[str, torch.Tensor], *, origin: str) -> None:
     """Load `state` into `network`: every key and shape must match, every value be finite.
 
@@ -279,7 +259,7 @@ class SafetensorsFolder(Loader):
             raise WeightsError(f"{file} is not a safetensors file ({str(error)[:200]}).") from error
         network = build_network(card)
         fill_network(network, state, origin=str(file))
-        return LoadedModel(card, network, adaptable_parameters(network))
+        return LoadedModel(card, network)
 
     def install(self, path: Path, folder: Path) -> Card:
         card, content = load_card(path), _read(path / WEIGHTS_FILE)
@@ -422,7 +402,7 @@ class PublishedCheckpoint(Loader):
                 f"{error} It looks like a ResUNet of GraTa or VPTTA, but not quite: was it saved "
                 "by another version of that code?"
             ) from None
-        return LoadedModel(card, network, adaptable_parameters(network))
+        return LoadedModel(card, network)
 
     def install(self, path: Path, folder: Path) -> Card:
         model = self.load(path)

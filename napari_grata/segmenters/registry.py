@@ -7,15 +7,12 @@ import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from napari_grata.scans.files import make_folder, rename
 
 from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError, load_card
 from .loaders import loader_for
-
-if TYPE_CHECKING:
-    from napari_grata.scans import Scan
 
 ENVIRONMENT_VARIABLE = "NAPARI_GRATA_MODELS"
 HOME_VARIABLE = "NAPARI_GRATA_HOME"
@@ -121,11 +118,6 @@ def find_model(name: str) -> ModelEntry:
         f"There is no model called {name!r}. Models here: {known}. A folder with {CARD_FILE}, "
         "or a published .pth file, can be given by its path."
     )
-
-
-def models_that_fit(scan: Scan) -> list[ModelEntry]:
-    """List the usable models that can read `scan`."""
-    return [entry for entry in list_models() if entry.card and entry.card.fits(scan) is None]
 
 
 def add_model(path: str | Path) -> ModelEntry:

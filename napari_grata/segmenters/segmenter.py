@@ -18,7 +18,7 @@ from torch import nn
 from . import preprocessing
 from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError
 from .devices import free_bytes, lay_out, resolve_device, size_words
-from .loaders import adaptable_parameters, loader_for
+from .loaders import loader_for
 from .preprocessing import Frame, PredictionError, Prepared, Region, frame_for
 from .registry import find_model
 
@@ -61,9 +61,6 @@ class Segmenter:
     network : nn.Module
         Kept in evaluation mode without gradients; adaptation works on its own copy.
     device : str or torch.device
-    adaptable : tuple of str, optional
-        Names of the parameters that adaptation may move; by default scale and shift of every
-        normalisation layer.
 
     Attributes
     ----------
@@ -75,15 +72,8 @@ class Segmenter:
 
     folder: Path | None = None
 
-    def __init__(
-        self,
-        card: Card,
-        network: nn.Module,
-        device: str | torch.device = "auto",
-        adaptable: tuple[str, ...] | None = None,
-    ):
+    def __init__(self, card: Card, network: nn.Module, device: str | torch.device = "auto"):
         self.card = card
-        self.adaptable = adaptable_parameters(network) if adaptable is None else adaptable
         self.device = resolve_device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         lay_out(self.network, self.device)
@@ -101,7 +91,7 @@ class Segmenter:
         target = resolve_device(device)
         if target == self.device:
             return self
-        other = Segmenter(self.card, _copy_on(self.network, target), target, self.adaptable)
+        other = Segmenter(self.card, _copy_on(self.network, target), target)
         other.notices, other.folder = self.notices, self.folder
         return other
 
@@ -334,7 +324,7 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
     target = resolve_device(device)
     path = _place(model)
     loaded = loader_for(path).load(path)
-    segmenter = Segmenter(loaded.card, loaded.network, target, loaded.adaptable)
+    segmenter = Segmenter(loaded.card, loaded.network, target)
     segmenter.folder = path
     return segmenter
 

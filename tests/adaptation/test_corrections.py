@@ -84,7 +84,6 @@ def test_the_later_word_counts_where_a_pixel_was_corrected_twice():
     both = first.with_(later)
     assert both.labels[0].tolist() == [[1, 2, -1]]
     assert both.slices == (0, 4)
-    assert both.without(0).slices == (4,)
     with pytest.raises(CorrectionsError, match="two sizes"):
         first.with_(Corrections({0: np.array([[1]])}))
 

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from napari_grata.adaptation import (
     AdaptationRun,
@@ -24,46 +23,16 @@ from napari_grata.adaptation.methods import GraTa, make_method
 from napari_grata.adaptation.objectives import Supervision, scribble_loss
 from napari_grata.adaptation.plan import make_plan
 from napari_grata.scans import Scan, open_scan, scan_from_array
-from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
-from napari_grata.segmenters.loaders import write_model
+from napari_grata.segmenters import Segmenter, load_segmenter
+from tools.generators.models import Small, small_card, write_tiny
 
 BASE = Settings(learning_rate=1e-3, predict="average", blend=0.0)
 TEACH = teaching_settings(BASE).but(correction_steps=3, six_views=False)
 
 
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.first = nn.Conv2d(1, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.last = nn.Conv2d(8, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(self.norm(self.first(x))))
-
-
-def card(**changes) -> Card:
-    values = {
-        "name": "small",
-        "title": "Small",
-        "structures": (
-            Structure("disc", "#56B4E9", 1),
-            Structure("cup", "#E69F00", 2, inside="disc"),
-        ),
-        "channels": 1,
-        "dimensions": 3,
-        "modality": "T1",
-        "normalisation": {"kind": "unit"},
-        "weights_sha256": "0" * 64,
-        **changes,
-    }
-    return Card(**values)
-
-
 @pytest.fixture
 def segmenter() -> Segmenter:
-    return Segmenter(card(), Small(), "cpu")
+    return Segmenter(small_card(), Small(), "cpu")
 
 
 def volume(slices: int = 5) -> np.ndarray:
@@ -347,10 +316,7 @@ def test_corrections_teach_a_run_that_learned_nothing_itself(segmenter, scan):
 
 @pytest.fixture
 def model(tmp_path):
-    torch.manual_seed(0)
-    described = card(name="tiny", arguments={"encoder": "compact"}, size=(64, 64))
-    write_model(tmp_path / "tiny", described, build_network(described))
-    return tmp_path / "tiny"
+    return write_tiny(tmp_path / "tiny", normalisation={"kind": "unit"})
 
 
 def test_a_reopened_run_on_corrections_goes_on_with_the_same_numbers(model, tmp_path, damage):

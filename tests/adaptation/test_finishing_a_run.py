@@ -8,33 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from napari_grata.adaptation import AdaptationRun, Settings, reopen, taught_state
 from napari_grata.scans import Scan, scan_from_array
-from napari_grata.segmenters import Card, Segmenter, Structure, build_network
-from napari_grata.segmenters.loaders import write_model
+from napari_grata.segmenters import Segmenter, load_segmenter
+from tools.generators.models import DISC_AND_CUP, write_tiny
 
 LEARN = Settings(learning_rate=0.02)
 
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    from napari_grata.segmenters import load_segmenter
-
-    card = Card(
-        name="tiny",
-        title="Tiny",
-        structures=(Structure("disc", "#56B4E9", 1),),
-        arguments={"encoder": "compact"},
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        size=(64, 64),
-    )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(folder, card, build_network(card))
+    folder = write_tiny(tmp_path_factory.mktemp("models") / "tiny", structures=DISC_AND_CUP[:1])
     return load_segmenter(folder, device="cpu")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_grata.adaptation import Settings, SlicesError, describe_slices, parse_slices
-from napari_grata.adaptation.plan import cut_short, episodes, make_plan
+from napari_grata.adaptation import Settings, SlicesError, parse_slices
+from napari_grata.adaptation.plan import cut_short, describe_slices, episodes, make_plan
 from napari_grata.scans import Scan, scan_from_array
 
 

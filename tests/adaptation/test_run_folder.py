@@ -10,7 +10,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from napari_grata.adaptation import (
@@ -22,40 +21,15 @@ from napari_grata.adaptation import (
     reopen,
 )
 from napari_grata.scans import Scan, open_scan, read_mask, scan_from_array
-from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
-from napari_grata.segmenters.loaders import write_model
+from napari_grata.segmenters import Segmenter, build_network, load_segmenter
+from tools.generators.models import tiny_card, write_tiny
 
 LEARN = Settings(learning_rate=0.02)
 
 
-def card(**changes) -> Card:
-    values = {
-        "name": "tiny",
-        "title": "Tiny",
-        "structures": (
-            Structure("disc", "#56B4E9", 1),
-            Structure("cup", "#E69F00", 2, inside="disc"),
-        ),
-        "arguments": {"encoder": "compact"},
-        "channels": 1,
-        "dimensions": 3,
-        "modality": "T1",
-        "size": (64, 64),
-        **changes,
-    }
-    return Card(**values)
-
-
-def write_small_model(folder: Path, **changes) -> Path:
-    torch.manual_seed(0)
-    described = card(**changes)
-    write_model(folder, described, build_network(described))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_model(tmp_path_factory.mktemp("models") / "tiny")
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -113,7 +87,7 @@ def test_masks_of_photographs_are_numbered_not_named(tmp_path: Path, segmenter: 
     rng = np.random.default_rng(1)
     for name, size in (("Anna", (80, 70)), ("Berta", (64, 90))):
         Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / f"{name}.png")
-    described = card(channels=3, dimensions=2, modality="fundus", weights_sha256="0" * 64)
+    described = tiny_card(channels=3, dimensions=2, modality="fundus", weights_sha256="0" * 64)
     scan = open_scan(folder)
     eyes = Segmenter(described, build_network(described), "cpu")
     run = AdaptationRun(eyes, scan, LEARN, folder=tmp_path / "run")
@@ -321,7 +295,7 @@ def test_the_masks_on_disk_follow_a_rollback(
     stack = read_mask(run.folder / "adapted.nii.gz", scan)
     assert np.array_equal(scan.get_mask(stack, 1), records[1].adapted_mask)
     assert not scan.get_mask(stack, 3).any()
-    run.reset()
+    run.rollback(0)
     assert not (run.folder / "adapted.nii.gz").exists()
     run.rollback(4)
     stack = read_mask(run.folder / "adapted.nii.gz", scan)
@@ -337,7 +311,7 @@ def test_pictures_that_came_from_no_file_leave_masks_too(
 ) -> None:
     data = np.random.default_rng(0).integers(0, 255, (2, 64, 70, 3), np.uint8)
     scan = scan_from_array(data, name="layer", rgb=True)
-    described = card(channels=3, dimensions=2, modality="fundus", weights_sha256="0" * 64)
+    described = tiny_card(channels=3, dimensions=2, modality="fundus", weights_sha256="0" * 64)
     eyes = Segmenter(described, build_network(described), "cpu")
     run = AdaptationRun(eyes, scan, LEARN, folder=tmp_path / "run")
     records = list(run.records())

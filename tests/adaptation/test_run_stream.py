@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from napari_grata.adaptation import (
     AdaptationRun,
@@ -20,25 +19,18 @@ from napari_grata.adaptation import (
 )
 from napari_grata.adaptation.plan import RunError
 from napari_grata.scans import Scan, scan_from_array
-from napari_grata.segmenters import Card, Segmenter, Structure
+from napari_grata.segmenters import Segmenter
 from napari_grata.segmenters.extent import Extent
+from tools.generators.models import Small, small_card
 
 LEARN = Settings(learning_rate=0.02, six_views=False)
-CUP_INSIDE_DISC = (
-    Structure("disc", "#56B4E9", 1),
-    Structure("cup", "#E69F00", 2, inside="disc"),
-)
 
 
-class Small(nn.Module):
-    """A network that learns in milliseconds; a bright corner makes its output not a number."""
+class Fragile(Small):
+    """Runs out of memory when told to; a bright corner makes its output not a number."""
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(3)
-        self.first = nn.Conv2d(1, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.last = nn.Conv2d(8, 2, 1)
         self.poison: float | None = None
         self.fails_at: int | None = None
         self.calls = 0
@@ -47,7 +39,7 @@ class Small(nn.Module):
         self.calls += 1
         if self.fails_at is not None and self.calls >= self.fails_at:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        z = self.last(torch.relu(self.norm(self.first(x))))
+        z = super().forward(x)
         if self.poison is not None and float(x.mean()) > self.poison:
             z = z * float("nan")
         return z
@@ -55,17 +47,7 @@ class Small(nn.Module):
 
 @pytest.fixture
 def segmenter() -> Segmenter:
-    card = Card(
-        name="small",
-        title="Small",
-        structures=CUP_INSIDE_DISC,
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        normalisation={"kind": "unit"},
-        weights_sha256="0" * 64,
-    )
-    return Segmenter(card, Small(), "cpu")
+    return Segmenter(small_card(), Fragile(), "cpu")
 
 
 def volume(slices: int = 5, seed: int = 0) -> np.ndarray:
@@ -172,7 +154,7 @@ def test_a_rollback_can_be_taken_back_until_the_run_goes_on(
 ) -> None:
     run = AdaptationRun(segmenter, scan, LEARN)
     straight = list(run.records())
-    run.reset()
+    run.rollback(0)
     assert (run.step, run.position, run.adapted_masks) == (0, 0, {})
     run.rollback(5)
     assert np.array_equal(run.adapted_masks[4], straight[4].adapted_mask)
@@ -270,7 +252,7 @@ def test_blank_slices_and_undone_steps_have_no_say_in_the_average(segmenter: Seg
     data[[0, 1]] = 0
     data[3] = np.clip(data[3] + 0.5, 0, 1)
     scan = scan_from_array(data, name="x", spacing=(2.0, 1.0, 1.0))
-    assert isinstance(segmenter.network, Small)
+    assert isinstance(segmenter.network, Fragile)
     segmenter.network.poison = 0.6
     run = AdaptationRun(segmenter, scan, LEARN.but(predict="average"))
     records = list(run.records())
@@ -380,7 +362,7 @@ def test_source_masks_come_in_small_batches_ahead_of_the_stream(
 def test_a_step_that_is_not_finite_is_undone_and_says_so(segmenter: Segmenter, scan: Scan) -> None:
     data = volume()
     data[2] = np.clip(data[2] + 0.5, 0, 1)
-    assert isinstance(segmenter.network, Small)
+    assert isinstance(segmenter.network, Fragile)
     segmenter.network.poison = 0.6
     # The strong view may be brighter than the image: only the fixed ones are poisoned for sure.
     run = AdaptationRun(segmenter, scan_from_array(data, name="x", spacing=(2.0, 1.0, 1.0)), LEARN)
@@ -396,12 +378,12 @@ def test_a_step_that_is_not_finite_is_undone_and_says_so(segmenter: Segmenter, s
 
 def test_running_out_of_memory_loses_no_finished_step(segmenter: Segmenter, scan: Scan) -> None:
     straight = list(AdaptationRun(segmenter, scan, LEARN).records())
-    assert isinstance(segmenter.network, Small)
+    assert isinstance(segmenter.network, Fragile)
     run = AdaptationRun(segmenter, scan, LEARN)
     stream = run.records()
     first = [next(stream), next(stream)]
     network = run._adapter._method.network
-    assert isinstance(network, Small)
+    assert isinstance(network, Fragile)
     network.fails_at = network.calls + 4
     with pytest.raises(MemoryError, match="draw a region"):
         next(stream)
@@ -417,7 +399,7 @@ def test_looking_back_gives_up_where_the_cpu_has_no_memory_either(
     # As on a graphics card, while the model that looks back had to go to the CPU already.
     run._adapter._method.device = torch.device("cuda")
     network = run._adapter._viewer.network
-    assert isinstance(network, Small)
+    assert isinstance(network, Fragile)
     network.fails_at = 0
 
     def move() -> None:
@@ -515,17 +497,7 @@ def test_a_slice_that_is_not_there_is_named_as_displayed(segmenter: Segmenter, s
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
 def test_a_full_graphics_card_hands_over_to_the_cpu_with_a_notice(scan: Scan) -> None:
-    card = Card(
-        name="small",
-        title="Small",
-        structures=CUP_INSIDE_DISC,
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        normalisation={"kind": "unit"},
-        weights_sha256="0" * 64,
-    )
-    run = AdaptationRun(Segmenter(card, Small(), "cuda"), scan, LEARN)
+    run = AdaptationRun(Segmenter(small_card(), Fragile(), "cuda"), scan, LEARN)
     stream = run.records()
     first = next(stream)
     run._adapter._method.network.fails_at = 0

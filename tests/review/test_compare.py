@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_grata.adaptation import Flag, Record
-from napari_grata.review import (
+from napari_grata.review.compare import (
     ADDED,
     RELABELLED,
     REMOVED,

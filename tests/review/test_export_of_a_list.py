@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from napari_grata.adaptation import AdaptationRun, Settings
 from napari_grata.review.case_list import CaseList
@@ -17,30 +16,15 @@ from napari_grata.review.export import export_masks
 from napari_grata.review.final_masks import mask_digest
 from napari_grata.review.report import report_cases, write_report
 from napari_grata.scans import FileError, open_scan
-from napari_grata.segmenters import Card, Segmenter, Structure, build_network, load_segmenter
-from napari_grata.segmenters.loaders import write_model
+from napari_grata.segmenters import Segmenter, load_segmenter
+from tools.generators.models import write_tiny
 
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1.0, 0, -20], [0, 0, 2.5, 7], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    torch.manual_seed(0)
-    card = Card(
-        name="tiny",
-        title="Tiny",
-        structures=(
-            Structure("disc", "#56B4E9", 1),
-            Structure("cup", "#E69F00", 2, inside="disc"),
-        ),
-        arguments={"encoder": "compact"},
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        size=(64, 64),
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(folder, card, build_network(card))
+    folder = write_tiny(tmp_path_factory.mktemp("models") / "tiny")
     return load_segmenter(folder, device="cpu")
 
 

@@ -7,26 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from napari_grata.adaptation import Flag, Record
 from napari_grata.review import before_after, curves
 from napari_grata.scans import Scan, scan_from_array
-from napari_grata.segmenters import Card, Structure
+from napari_grata.segmenters import Card
 
 ADDED, REMOVED = (0, 114, 178), (213, 94, 0)
 COSINE, RATE = (0, 114, 178), (230, 159, 0)
-
-
-@pytest.fixture
-def card() -> Card:
-    return Card(
-        name="eye",
-        title="Eye",
-        structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
-        channels=3,
-    )
 
 
 def disc(radius: int, cup: int = 0) -> np.ndarray:
@@ -106,55 +95,46 @@ def test_a_run_without_steps_says_so_instead_of_drawing_empty_axes(tmp_path: Pat
 
 
 def test_before_and_after_shows_what_was_added_and_what_was_removed(
-    tmp_path: Path, card: Card
+    tmp_path: Path, eye: Card
 ) -> None:
     small, large = disc(20), disc(35)
-    grown = before_after(volume(), ({0: small}, {0: large}), card, tmp_path / "grown.png")
-    shrunk = before_after(volume(), ({0: large}, {0: small}), card, tmp_path / "shrunk.png")
+    grown = before_after(volume(), ({0: small}, {0: large}), eye, tmp_path / "grown.png")
+    shrunk = before_after(volume(), ({0: large}, {0: small}), eye, tmp_path / "shrunk.png")
     assert near(grown, ADDED) > 5000 > near(grown, REMOVED)
     assert near(shrunk, REMOVED) > 5000 > near(shrunk, ADDED)
     assert near(grown, (86, 180, 233)) > 300
 
 
 def test_the_most_changed_slices_are_drawn_and_no_more_than_asked_for(
-    tmp_path: Path, card: Card
+    tmp_path: Path, eye: Card
 ) -> None:
     before = {index: disc(20, 10) for index in range(3)}
     after = {0: disc(20, 10), 1: disc(30, 12), 2: disc(22, 10)}
-    one = before_after(volume(), (before, after), card, tmp_path / "1.png", count=1)
-    two = before_after(volume(), (before, after), card, tmp_path / "2.png", count=4)
+    one = before_after(volume(), (before, after), eye, tmp_path / "1.png", count=1)
+    two = before_after(volume(), (before, after), eye, tmp_path / "2.png", count=4)
     with Image.open(one) as first, Image.open(two) as second:
         assert first.width == second.width
         assert 1.4 * first.height < second.height < 2.2 * first.height
 
 
-def test_without_any_change_a_slice_is_shown_all_the_same(tmp_path: Path, card: Card) -> None:
+def test_without_any_change_a_slice_is_shown_all_the_same(tmp_path: Path, eye: Card) -> None:
     same = {0: np.zeros((90, 110), np.uint8), 1: disc(30, 10)}
-    path = before_after(volume(), (same, same), card, tmp_path / "same.png")
+    path = before_after(volume(), (same, same), eye, tmp_path / "same.png")
     assert near(path, (86, 180, 233)) > 200
-    assert before_after(volume(), ({}, {}), card, tmp_path / "none.png").is_file()
+    assert before_after(volume(), ({}, {}), eye, tmp_path / "none.png").is_file()
 
 
-def test_records_serve_as_well_and_the_last_of_a_slice_counts(tmp_path: Path, card: Card) -> None:
-    def record(after: np.ndarray) -> Record:
-        return Record("adapt", 1, 1, 1, 0, 0, 0, disc(20), after)
-
-    records = before_after(volume(), [record(disc(5)), record(disc(35))], card, tmp_path / "a.png")
-    masks = before_after(volume(), ({0: disc(20)}, {0: disc(35)}), card, tmp_path / "b.png")
-    assert records.read_bytes() == masks.read_bytes()
-
-
-def test_colour_photographs_and_constant_slices_are_drawn(tmp_path: Path, card: Card) -> None:
+def test_colour_photographs_and_constant_slices_are_drawn(tmp_path: Path, eye: Card) -> None:
     rng = np.random.default_rng(0)
     photograph = scan_from_array(rng.integers(0, 255, (90, 110, 3), np.uint8), name="e", rgb=True)
-    path = before_after(photograph, ({0: disc(20)}, {0: disc(35)}), card, tmp_path / "p.png")
+    path = before_after(photograph, ({0: disc(20)}, {0: disc(35)}), eye, tmp_path / "p.png")
     assert near(path, ADDED) > 3000
     data = np.zeros((2, 90, 110), np.float32)
     data[1] = rng.random((90, 110))
     data[1, :5] = np.nan
     scan = scan_from_array(data, name="x", spacing=(1.0, 0.5, 2.0))
     both = ({0: disc(20), 1: disc(20)}, {0: disc(35), 1: disc(35)})
-    assert near(before_after(scan, both, card, tmp_path / "c.png"), ADDED) > 3000
+    assert near(before_after(scan, both, eye, tmp_path / "c.png"), ADDED) > 3000
 
 
 def test_drawing_needs_neither_pyplot_nor_qt(tmp_path: Path) -> None:

@@ -9,35 +9,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from napari_grata.adaptation import AdaptationRun, Settings
 from napari_grata.review.case_list import case_of_scan
 from napari_grata.review.report import ReportCase, ReportDecision, case_of_run, write_report
 from napari_grata.scans import FileError, open_scan
-from napari_grata.segmenters import Card, Structure, build_network, load_segmenter
-from napari_grata.segmenters.loaders import write_model
+from napari_grata.segmenters import load_segmenter
+from tools.generators.models import write_tiny
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over a scan whose file names a patient."""
-    torch.manual_seed(0)
     home = tmp_path_factory.mktemp("report")
-    card = Card(
-        name="tiny",
-        title="Tiny <model>",
-        structures=(
-            Structure("disc", "#56B4E9", 1),
-            Structure("cup", "#E69F00", 2, inside="disc"),
-        ),
-        arguments={"encoder": "compact"},
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        size=(64, 64),
-    )
-    write_model(home / "tiny", card, build_network(card))
+    write_tiny(home / "tiny", title="Tiny <model>")
     data = np.random.default_rng(0).integers(0, 255, (60, 70, 4), np.uint8)
     nib.save(nib.Nifti1Image(data, np.diag([1.0, 1.0, 2.0, 1.0])), home / "Miller_Anna.nii.gz")
     run = AdaptationRun(

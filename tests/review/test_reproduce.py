@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset, reopen
 from napari_grata.cli import main
@@ -20,29 +19,13 @@ from napari_grata.review.reproduce import (
     again_command,
 )
 from napari_grata.scans import open_scan, scan_from_array
-from napari_grata.segmenters import Card, Structure, build_network, load_segmenter
-from napari_grata.segmenters.loaders import write_model
+from napari_grata.segmenters import load_segmenter
+from tools.generators.models import write_tiny
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    card = Card(
-        name="tiny",
-        title="Tiny",
-        structures=(
-            Structure("disc", "#56B4E9", 1),
-            Structure("cup", "#E69F00", 2, inside="disc"),
-        ),
-        arguments={"encoder": "compact"},
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        size=(64, 64),
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    write_model(folder, card, build_network(card))
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from napari_grata.adaptation import AdaptationRun, Record, Settings, reopen
 from napari_grata.review.adapt_list import (
@@ -34,38 +33,16 @@ from napari_grata.review.export import export_masks
 from napari_grata.review.final_masks import mask_digest
 from napari_grata.review.thumbnails import LONGEST_SIDE
 from napari_grata.scans import Scan, open_scan
-from napari_grata.segmenters import Card, Segmenter, Structure
+from napari_grata.segmenters import Segmenter
+from tools.generators.models import Small, small_card
 
 LEARN = Settings(learning_rate=0.02)
 AVERAGE = LEARN.but(predict="average")
 
 
-class Small(nn.Module):
-    """A network that learns in milliseconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.first = nn.Conv2d(1, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.last = nn.Conv2d(8, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(self.norm(self.first(x))))
-
-
 @pytest.fixture
 def segmenter() -> Segmenter:
-    card = Card(
-        name="small",
-        title="Small",
-        structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        size=(32, 32),
-        weights_sha256="a" * 64,
-    )
+    card = small_card(normalisation={"kind": "min-max"}, size=(32, 32), weights_sha256="a" * 64)
     return Segmenter(card, Small().eval(), torch.device("cpu"))
 
 
@@ -261,7 +238,7 @@ def test_what_was_decided_or_done_by_hand_is_left_alone(
 
 def test_doing_it_again_keeps_the_older_run(cases: CaseList, segmenter: Segmenter) -> None:
     for _ in range(2):
-        for _ in work_on_list(cases, segmenter, ["case-0002"], again=True):
+        for _ in work_on_case(cases, cases.case("case-0002"), segmenter, again=True):
             pass
     assert [path.name for path in cases.work("case-0002").run_folders()] == ["run-0001", "run-0002"]
     assert cases.mask_now("case-0002").run == "run-0002"

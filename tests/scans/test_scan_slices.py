@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import sys
 import threading
 
 import nibabel as nib
@@ -217,15 +216,3 @@ def test_real_scans_and_their_masks_meet(data_root):
     white = np.asarray(scan.data)[labels == 3].mean()
     grey = np.asarray(scan.data)[labels == 2].mean()
     assert white > grey > np.asarray(scan.data)[labels == 1].mean()
-
-
-def test_reading_scans_needs_neither_qt_nor_napari_nor_torch():
-    import subprocess
-
-    code = (
-        "import sys; import napari_grata.scans.readers, napari_grata.scans.samples, "
-        "napari_grata.widgets.reader; "
-        "print([m for m in ('qtpy', 'napari', 'torch') if m in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ import torch
 
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters import loaders
-from napari_grata.segmenters.card import Card, CardError, Structure, load_card, write_card
+from napari_grata.segmenters.card import CardError, load_card, write_card
 from napari_grata.segmenters.loaders import (
     LoadedModel,
     Loader,
@@ -31,14 +31,9 @@ from napari_grata.segmenters.loaders import (
 from napari_grata.segmenters.registry import add_model, user_models_dir
 from napari_grata.segmenters.resunet import ResUNet
 from napari_grata.segmenters.segmenter import load_segmenter
+from tools.generators.models import tiny_card
 
-CARD = Card(
-    name="tiny",
-    title="Tiny",
-    structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
-    arguments={"encoder": "compact"},
-    size=(64, 64),
-)
+CARD = tiny_card(channels=3, dimensions=2, modality="fundus")
 
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -136,7 +131,7 @@ def test_a_new_kind_of_model_is_one_class_in_the_register(tmp_path, monkeypatch)
             return path.suffix == ".layer"
 
         def load(self, path):
-            return LoadedModel(CARD, torch.nn.Conv2d(3, 2, 1), ("weight",))
+            return LoadedModel(CARD, torch.nn.Conv2d(3, 2, 1))
 
         def install(self, path, folder):
             return write_model(folder, CARD, self.load(path).network)
@@ -144,17 +139,9 @@ def test_a_new_kind_of_model_is_one_class_in_the_register(tmp_path, monkeypatch)
     loaders.LOADERS = {"one layer": loaders.LOADERS.pop("one layer"), **loaders.LOADERS}
     (tmp_path / "m.layer").write_text("")
     segmenter = load_segmenter(tmp_path / "m.layer", "cpu")
-    assert segmenter.adaptable == ("weight",)
     assert len(list(segmenter.predict(scan_from_array(PICTURE, name="p", rgb=True)))) == 1
     with pytest.raises(ValueError, match="already"):
         register_loader(OneLayer)
-
-
-def test_scale_and_shift_of_every_normalisation_can_adapt(folder):
-    segmenter = load_segmenter(folder, "cpu")
-    assert {name.rpartition(".")[2] for name in segmenter.adaptable} == {"weight", "bias"}
-    assert all("bn" in name or "downsample.1" in name for name in segmenter.adaptable)
-    assert segmenter.to("cpu").adaptable == segmenter.adaptable
 
 
 def test_weights_of_another_network_are_refused_by_name(compact):

@@ -6,13 +6,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import registry
-from napari_grata.segmenters.card import Card, Structure
 from napari_grata.segmenters.loaders import (
     build_network,
     write_model,
@@ -22,18 +19,12 @@ from napari_grata.segmenters.registry import (
     add_model,
     find_model,
     list_models,
-    models_that_fit,
     user_models_dir,
 )
 from napari_grata.segmenters.segmenter import load_segmenter
+from tools.generators.models import tiny_card
 
-CARD = Card(
-    name="tiny",
-    title="Tiny",
-    structures=(Structure("disc", "#56B4E9", 1), Structure("cup", "#E69F00", 2, "disc")),
-    arguments={"encoder": "compact"},
-    size=(64, 64),
-)
+CARD = tiny_card(channels=3, dimensions=2, modality="fundus")
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +44,6 @@ def network():
 def folder(tmp_path, network) -> Path:
     write_model(tmp_path / "from" / "anywhere", CARD, network)
     return tmp_path / "from" / "anywhere"
-
-
-def photograph() -> Scan:
-    return scan_from_array(np.random.default_rng(0).random((9, 9, 3)), name="p", rgb=True)
 
 
 def left_in_user_folder() -> list[str]:
@@ -117,7 +104,6 @@ def test_bad_neighbours_are_listed_as_bad_with_words_and_the_rest_works(tmp_path
         assert str(tmp_path / "shelf" / name) in entries[name].error
         assert len(entries[name].error) < 3_000
     assert load_segmenter("tiny", "cpu").card.name == "tiny"
-    assert [entry.name for entry in models_that_fit(photograph())] == ["tiny"]
 
 
 def test_places_that_cannot_be_read_are_no_error(tmp_path, folder, monkeypatch):
@@ -188,13 +174,3 @@ def test_a_failed_addition_leaves_nothing_behind(folder, damage):
     with pytest.raises(ValueError, match=r"missing|not the file|nothing at"):
         add_model(folder)
     assert left_in_user_folder() == []
-
-
-def test_models_that_fit_leaves_out_those_that_do_not(tmp_path, folder):
-    add_model(folder)
-    brain = replace(CARD, name="brain", channels=1, dimensions=3, modality="T1")
-    write_model(tmp_path / "shelf" / "brain", brain, build_network(brain))
-    random = np.random.default_rng(0)
-    volume = scan_from_array(random.random((4, 9, 9)), name="v", spacing=(1, 1, 1))
-    assert [entry.name for entry in models_that_fit(photograph())] == ["tiny"]
-    assert [entry.name for entry in models_that_fit(volume)] == ["brain"]

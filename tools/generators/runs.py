@@ -14,8 +14,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from napari_grata.adaptation import (
     AdaptationRun,
@@ -31,42 +29,19 @@ from napari_grata.adaptation import (
 from napari_grata.adaptation.methods import Snapshot
 from napari_grata.adaptation.run_store import STORE_FILE, _pack, _seal
 from napari_grata.scans import Scan, scan_from_array
-from napari_grata.segmenters import Card, Segmenter, Structure
+from napari_grata.segmenters import Segmenter
 
 from . import damaged, expect
+from .models import DISC_AND_CUP, Small, small_card
 
 LEARN = Settings(learning_rate=0.02, six_views=False)
 ODD = (None, True, -1, 10**9, 10**4000, 0.5, "", "x", [], [[]], {}, float("nan"), [0, 10**8])
 
 
-class Small(nn.Module):
-    """A network that learns in milliseconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.first = nn.Conv2d(1, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.last = nn.Conv2d(4, 1, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(self.norm(self.first(x))))
-
-
 @cache
 def segmenter() -> Segmenter:
     """A model of one structure."""
-    card = Card(
-        name="small",
-        title="Small",
-        structures=(Structure("disc", "#56B4E9", 1),),
-        channels=1,
-        dimensions=3,
-        modality="T1",
-        normalisation={"kind": "unit"},
-        weights_sha256="0" * 64,
-    )
-    return Segmenter(card, Small(), "cpu")
+    return Segmenter(small_card(structures=DISC_AND_CUP[:1]), Small(outputs=1, width=4), "cpu")
 
 
 @cache

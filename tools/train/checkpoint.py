@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+
+from napari_grata.scans.files import make_folder, read_json, write_bytes, write_json
 
 from .data import TrainingError
 
@@ -34,19 +34,15 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     facts: dict[str, Any],
 ) -> None:
-    """Write both files beside their places and rename them; the tensors carry the epoch too, so
-    that a crash between the two renames is noticed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write both files, each whole; the tensors carry the epoch too, so that a crash in between
+    is noticed."""
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
     tensors |= _optimiser_tensors(optimiser)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    temporary = folder / f".{TENSORS}.{os.getpid()}"
-    save_file(tensors, temporary, metadata={"epoch": str(facts["epoch"])})
-    temporary.replace(folder / TENSORS)
-    temporary = folder / f".{FACTS}.{os.getpid()}"
-    temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    temporary.replace(folder / FACTS)
+    make_folder(folder)
+    write_bytes(folder / TENSORS, save(tensors, metadata={"epoch": str(facts["epoch"])}))
+    write_json(folder / FACTS, facts)
 
 
 def load_checkpoint(
@@ -77,7 +73,7 @@ def load_checkpoint(
         No checkpoint, a damaged one, or one of another training.
     """
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = read_json(folder / FACTS)
         tensors = load_file(folder / TENSORS)
     except FileNotFoundError:
         raise TrainingError(

@@ -16,12 +16,12 @@ from torch import Generator, Tensor
 from torch.nn import functional as fn
 
 from napari_grata.scans import Scan, open_scan, read_mask
+from napari_grata.scans.files import stem
+from napari_grata.scans.readers import is_scan_file
 from napari_grata.segmenters.card import Card
 from napari_grata.segmenters.preprocessing import prepare
 
 from .views import GeometryRange, draw_views, frame_points, identity_views
-
-SCAN_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 class TrainingError(ValueError):
@@ -43,13 +43,6 @@ class LabelledCase:
     name: str
     image: Path
     mask: Path
-
-
-def _stem(path: Path) -> str:
-    for suffix in SCAN_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return ""
 
 
 def find_cases(root: Path, folder: str) -> list[LabelledCase]:
@@ -83,8 +76,10 @@ def find_cases(root: Path, folder: str) -> list[LabelledCase]:
         )
     if not (centre / "masks").is_dir():
         raise TrainingError(f"No masks beside the images of {centre}: expected {centre / 'masks'}.")
-    masks = {_stem(p): p for p in (centre / "masks").iterdir() if _stem(p)}
-    images = {_stem(p): p for p in sorted((centre / "images").iterdir()) if _stem(p)}
+    images, masks = (
+        {stem(path): path for path in sorted((centre / folder).iterdir()) if is_scan_file(path)}
+        for folder in ("images", "masks")
+    )
     if not images:
         raise TrainingError(f"No images in {centre / 'images'}.")
     lonely = [name for name in images if name not in masks]

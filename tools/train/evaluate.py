@@ -8,20 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from napari_grata.evaluation.metrics import dice
 from napari_grata.segmenters.card import Card, load_card, structure_mask
 
 from .data import LabelledCase, find_cases, labelled_scans, split_cases
 
 
-def dice(predicted: np.ndarray, reference: np.ndarray) -> float:
-    """Dice in percent of two masks of one shape; 100 where both are empty."""
-    total = int(predicted.sum()) + int(reference.sum())
-    return 100.0 * 2 * int((predicted & reference).sum()) / total if total else 100.0
-
-
 def worst_tenth(values: Sequence[float]) -> float:
     """Mean of the lowest tenth, at least one value."""
     ordered = np.sort(np.asarray(values, float))
+    # Of 45 cases four, where the benchmark takes five: the bundled cards were written so.
     return float(ordered[: max(1, round(len(ordered) / 10))].mean())
 
 
@@ -57,16 +53,14 @@ def evaluate_model(
     by_case: dict[str, list[float]] = {s.name: [] for s in card.structures}
     by_slice: dict[str, list[float]] = {s.name: [] for s in card.structures}
     for scan, reference in labelled_scans(cases, labels):
-        stack = scan.empty_mask()
-        for prediction in segmenter.predict(scan):
-            scan.put_mask(stack, prediction.slice_index, prediction.label_map)
+        stack = scan.mask_stack((one.slice_index, one.label_map) for one in segmenter.predict(scan))
         for name in by_case:
             found = structure_mask(card, stack, name)
             true = structure_mask(card, reference, name)
-            by_case[name].append(dice(found, true))
+            by_case[name].append(100 * dice(found, true))
             if card.dimensions == 3:
                 by_slice[name] += [
-                    dice(f, t) for f, t in zip(found, true, strict=True) if t.sum() >= 20
+                    100 * dice(f, t) for f, t in zip(found, true, strict=True) if t.sum() >= 20
                 ]
     return [_row(card, name, by_case[name], by_slice[name]) for name in by_case]
 

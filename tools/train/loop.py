@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +38,6 @@ class Progress:
     total: int
     message: str
     loss: float = math.nan
-    seconds_left: float | None = None
 
 
 Report = Callable[[Progress], None]
@@ -110,14 +108,11 @@ def train(
     facts = {"recipe": recipe.card.name, "seed": seed, "epochs": total, "cases": len(cases)}
     first = load_checkpoint(checkpoint, network, average, optimiser, facts) if resume else 0
 
-    started = time.monotonic()
     for epoch in range(first, total):
         loss = _epoch(recipe, source, network, average, optimiser, epoch, total, seed, target)
         save_checkpoint(checkpoint, network, average, optimiser, {**facts, "epoch": epoch + 1})
         done = epoch + 1
-        left = (time.monotonic() - started) / (done - first) * (total - done)
-        message = f"epoch {done} of {total}, loss {loss:.3f}"
-        report(Progress(done, total, message, loss, left))
+        report(Progress(done, total, f"epoch {done} of {total}, loss {loss:.3f}", loss))
 
     with torch.no_grad():
         for key, parameter in network.named_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
@@ -308,7 +309,7 @@ class Method:
             )
 
 
-class Learner(Method):
+class Learner(Method, ABC):
     """Base of the methods that learn: takes one guarded step and undoes it where it must.
 
     Parameters
@@ -351,9 +352,9 @@ class Learner(Method):
         unknown: dict[str, Any] = dict.fromkeys(figures, math.nan)
         return StepRecord(*self.predict(images), undone=True, **unknown)
 
+    @abstractmethod
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
         """Change θ on ``images`` and return the figures of the step, by `StepRecord` name."""
-        raise NotImplementedError
 
     def _descend(self, loss: Tensor) -> dict[str, Tensor]:
         """Take one Adam step along −∂loss/∂θ at the fixed rate; return the step's figures."""
