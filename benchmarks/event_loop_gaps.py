@@ -174,11 +174,16 @@ def ahead(loop: Loop, dock: Any, folder: Path) -> None:
     found = [path for path in Path(samples.__file__).parents[2].glob("sample_data/*.jpg")]
     paths = photographs(folder, found[0], 6)
     end = time.perf_counter() + 30
-    cases = dock.cases
+    cases, context = dock.cases, dock.context
+
+    def in_view() -> bool:
+        # The dock then has a model that reads photographs; the one for brains would refuse all.
+        scan = context.scan
+        return scan is not None and scan.name.startswith("photo_") and not context.facts().misfit
 
     def begin() -> None:
         cases.open_list([str(path) for path in paths])
-        loop.turn(lambda: cases.caselist is not None, 10)
+        loop.turn(lambda: cases.caselist is not None and in_view(), 20)
         cases.toggle_batch()
 
     loop.measure(
@@ -186,6 +191,7 @@ def ahead(loop: Loop, dock: Any, folder: Path) -> None:
         begin,
         lambda: time.perf_counter() > end,
     )
+    print(f"\n({cases.caselist.progress().prepared} of {len(paths)} cases adapted)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
