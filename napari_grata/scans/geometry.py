@@ -41,6 +41,17 @@ def is_usable(affine: np.ndarray) -> bool:
         return bool(abs(np.linalg.det(matrix / sizes)) > _FLAT)
 
 
+def same_grid(first: np.ndarray | None, second: np.ndarray | None, shape: Sequence[int]) -> bool:
+    """Whether two affines agree to a quarter of a voxel at the corners of a grid."""
+    if first is None or second is None:
+        return False
+    last = np.array([*shape[:3], 1, 1][:3]) - 1
+    corners = np.array(np.meshgrid(*[[0, n] for n in last])).reshape(3, -1)
+    apart = (first[:3, :3] - second[:3, :3]) @ corners + (first - second)[:3, 3:]
+    size = np.linalg.norm(second[:3, :3], axis=0).min()
+    return bool(np.linalg.norm(apart, axis=0).max() <= size / 4)
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """Place of a displayed array on its source grid and in the world.

@@ -10,8 +10,18 @@ import numpy as np
 
 from napari_grata.scans.files import make_folder, name_of_case, write_bytes
 from napari_grata.scans.photographs import is_photograph, png
-from napari_grata.scans.readers import reader_of
-from napari_grata.scans.scan import Scan, ScanError
+from napari_grata.scans.readers import Reader, reader_of
+from napari_grata.scans.scan import Label, Scan, ScanError
+
+FORMATS = {
+    "nifti": ".nii.gz",
+    "dicom-seg": ".dcm",
+    "nrrd": ".nrrd",
+    "seg-nrrd": ".seg.nrrd",
+    "mha": ".mha",
+    "png": ".png",
+}
+"""Formats of masks that may be asked for, and the ending of each."""
 
 
 def write_mask(
@@ -20,6 +30,7 @@ def write_mask(
     path: str | os.PathLike[str],
     *,
     colours: Mapping[int, str] | None = None,
+    legend: Mapping[int, Label] | None = None,
     overwrite: bool = False,
     scan_names: bool = False,
 ) -> list[Path]:
@@ -35,9 +46,13 @@ def write_mask(
         ``.nii.gz`` or ``.nii`` for volumes: shape, affine, codes, zooms and units are the
         source's own. ``.png`` for a photograph: a palette picture whose indices are the label
         values, in the orientation in which the photograph is stored. A folder for a list of
-        photographs: one ``.png`` each, at true size. ``.tif`` for stacks without affine.
+        photographs: one ``.png`` each, at true size. ``.tif`` for stacks without affine. ``.dcm``
+        for a DICOM segmentation of a DICOM series: it names the patient, as the standard asks it
+        to. ``.nrrd``, ``.seg.nrrd`` (3D Slicer's segmentation), ``.mha`` and ``.mhd``.
     colours : mapping of int to "#RRGGBB", optional
-        Palette of PNG masks.
+        Palette of PNG masks, colours of segments.
+    legend : mapping of int to Label, optional
+        Names of the structures too, for ``.dcm`` and ``.seg.nrrd``.
     overwrite : bool
         Whether an existing mask may be replaced. The scan's own file never is.
     scan_names : bool
@@ -58,13 +73,42 @@ def write_mask(
     """
     path = Path(path).expanduser()
     labels = _checked_labels(stack, scan)
+    known = {value: Label(colour=colour) for value, colour in (colours or {}).items()}
+    known |= legend or {}
     if scan.is_list:
-        return _write_list(labels, scan, path, colours or {}, overwrite, scan_names)
+        named = {value: label.colour for value, label in known.items() if label.colour}
+        return _write_list(labels, scan, path, named, overwrite, scan_names)
     _refuse_target(path, scan.path, overwrite)
+    return _writer(scan, path).write_mask(labels, scan, path, known)
+
+
+def mask_target(scan: Scan, folder: Path, name: str, kind: str = "") -> Path:
+    """Where a mask goes, in one of the `FORMATS`; "" for the scan's usual one.
+
+    Raises
+    ------
+    ScanError
+        The format cannot keep this scan's masks, or what writes it is not installed: nothing has
+        to be computed to know.
+    """
+    if not kind:
+        return scan.mask_path(folder, name)
+    if kind not in FORMATS:
+        raise ScanError(f"masks are not written as {kind}", hint=f"Known are {', '.join(FORMATS)}.")
+    path = folder / f"{name}{FORMATS[kind]}"
+    if scan.is_list:
+        raise scan.wrong_mask_type(path)
+    _writer(scan, path)
+    return path
+
+
+def _writer(scan: Scan, path: Path) -> Reader:
+    """The format that keeps a scan's mask under this name."""
     reader = reader_of(path)
     if reader is None:
         raise scan.wrong_mask_type(path)
-    return reader.write_mask(labels, scan, path, colours or {})
+    reader.check_mask(scan, path)
+    return reader
 
 
 def _checked_labels(stack: np.ndarray, scan: Scan) -> np.ndarray:

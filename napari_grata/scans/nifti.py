@@ -20,6 +20,7 @@ from napari_grata.scans.scan import (
     DEFLATE_LIMIT,
     LARGEST,
     Kind,
+    Label,
     Scan,
     ScanError,
     check_content,
@@ -243,16 +244,20 @@ def _scale(raw: np.ndarray, slope: float, inter: float, dtype: Any) -> Any:
 # -- masks ---------------------------------------------------------------------------------
 
 
+def check_mask(scan: Scan, path: Path) -> None:
+    """Refuse photographs: they have no place in a body."""
+    if scan.is_photographic:
+        raise scan.wrong_mask_type(path)
+
+
 def write_mask(
-    labels: np.ndarray, scan: Scan, path: Path, colours: Mapping[int, str]
+    labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label]
 ) -> list[Path]:
     """Write a label stack on the grid of its scan, under a header that says where it lies.
 
     The header is a new one: of the scan's own it takes what names its place, bit for bit, and
     neither texts nor extensions, for those may name the patient.
     """
-    if scan.is_photographic:
-        raise scan.wrong_mask_type(path)
     geometry = scan.geometry
     own = geometry.header if isinstance(geometry.header, nib.Nifti1Header) else None
     # NIfTI-1 counts to 32,767 on each axis.
@@ -295,42 +300,5 @@ def read_mask(path: Path, scan: Scan, i: int | None) -> np.ndarray:
     image = load_nifti(path)
     values = np.asarray(read_values(image, path))
     theirs, _ = nifti_geometry(image, path)
-    mine = scan.geometry
     silent = int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0
-    found: np.ndarray
-    if _long(values.shape) == _long(mine.source_shape) and (
-        silent or mine.affine is None or _same_grid(theirs.affine, mine.affine, mine.source_shape)
-    ):
-        found = mine.to_display(values.reshape(mine.source_shape))
-        return found
-    # Another tool may have turned the axes; the voxels are the same if they lie in one place.
-    if theirs.displayed_shape == scan.mask_shape and _same_grid(
-        theirs.display_affine,
-        mine.display_affine,
-        (*(1,) * (3 - len(scan.mask_shape)), *scan.mask_shape)[-3:],
-    ):
-        found = theirs.to_display(values)
-        return found
-    raise ScanError(
-        "the mask lies on another grid than the scan",
-        path,
-        "Resample it onto the scan, or choose the scan's own mask.",
-    )
-
-
-def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape without trailing axes of one voxel."""
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
-    return tuple(int(n) for n in shape)
-
-
-def _same_grid(first: np.ndarray | None, second: np.ndarray | None, shape: tuple[int, ...]) -> bool:
-    """Whether two affines agree to a quarter of a voxel at the corners of a grid."""
-    if first is None or second is None:
-        return False
-    last = np.array([*shape[:3], 1, 1][:3]) - 1
-    corners = np.array(np.meshgrid(*[[0, n] for n in last])).reshape(3, -1)
-    apart = (first[:3, :3] - second[:3, :3]) @ corners + (first - second)[:3, 3:]
-    size = np.linalg.norm(second[:3, :3], axis=0).min()
-    return bool(np.linalg.norm(apart, axis=0).max() <= size / 4)
+    return scan.place_mask(values, theirs, path, silent=silent)

@@ -25,6 +25,7 @@ from PIL import Image
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import Geometry
 from napari_grata.scans.scan import (
+    Label,
     Scan,
     ScanError,
     check_content,
@@ -555,16 +556,21 @@ def _check_end(path: Path) -> None:
 # -- masks ---------------------------------------------------------------------------------
 
 
+def check_mask(scan: Scan, path: Path) -> None:
+    """Refuse scans that lie in a body, and pictures that lose values or pages."""
+    flat = path.suffix.lower() == ".png" and len(scan.mask_shape) == 2
+    in_body = scan.geometry.header is not None or scan.geometry.affine is not None
+    if in_body or not (flat or path.suffix.lower() in TIFF_SUFFIXES):
+        raise scan.wrong_mask_type(path)
+
+
 def write_mask(
-    labels: np.ndarray, scan: Scan, path: Path, colours: Mapping[int, str]
+    labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label]
 ) -> list[Path]:
     """Write a mask as stored: a palette PNG, or a TIFF of grey pages."""
     tiff = path.suffix.lower() in TIFF_SUFFIXES
-    if scan.geometry.header is not None or not (
-        tiff or (path.suffix.lower() == ".png" and labels.ndim == 2)
-    ):
-        raise scan.wrong_mask_type(path)
     geometry = scan.geometry
+    colours = {value: label.colour for value, label in legend.items() if label.colour}
     write_bytes(path, _tiff(labels, geometry) if tiff else png(labels, geometry, colours, path))
     return [path]
 

@@ -6,13 +6,14 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from napari_grata.scans.files import short_path
-from napari_grata.scans.geometry import Geometry
+from napari_grata.scans.geometry import Geometry, same_grid
 
 Kind = Literal["photograph", "photographs", "image", "volume", "series"]
 
@@ -53,6 +54,25 @@ class ScanError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.what, self.where or None, self.hint)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What one value of a mask stands for, for files that can say so.
+
+    Attributes
+    ----------
+    name : str
+        Of the structure; "" where it is not known.
+    colour : str
+        ``"#RRGGBB"``, or "".
+    parts : tuple of int
+        Values of the structures that lie inside this one and belong to it.
+    """
+
+    name: str = ""
+    colour: str = ""
+    parts: tuple[int, ...] = ()
 
 
 def check_dtype(dtype: np.dtype[Any], where: str | os.PathLike[str]) -> None:
@@ -164,6 +184,13 @@ def times(shape: tuple[int, ...]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number of things for people: ``"1 case"``, ``"3 cases"``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape without trailing axes of one voxel."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return tuple(int(n) for n in shape)
 
 
 class Scan:
@@ -511,6 +538,48 @@ class Scan:
         """Copy of the (H, W) label map of slice `i` out of a stack of shape `mask_shape`."""
         height, width = self.slice_shape(i)
         return np.array(stack[self.slice_position(i)][:height, :width])
+
+    def place_mask(
+        self, values: np.ndarray, theirs: Geometry, where: Path, *, silent: bool = False
+    ) -> np.ndarray:
+        """Lay a mask's values onto the displayed grid of this scan.
+
+        Parameters
+        ----------
+        values : ndarray
+            On the mask's own source grid.
+        theirs : Geometry
+            Of the mask.
+        silent : bool
+            Whether the mask's file does not say where it lies; then its shape has to do.
+
+        Raises
+        ------
+        ScanError
+            It lies on another grid.
+        """
+        mine = self.geometry
+        found: np.ndarray
+        if _long(values.shape) == _long(mine.source_shape) and (
+            silent
+            or mine.affine is None
+            or same_grid(theirs.affine, mine.affine, mine.source_shape)
+        ):
+            found = mine.to_display(values.reshape(mine.source_shape))
+            return found
+        # Another tool may have turned the axes; the voxels are the same if they lie in one place.
+        if theirs.displayed_shape == self.mask_shape and same_grid(
+            theirs.display_affine,
+            mine.display_affine,
+            (*(1,) * (3 - len(self.mask_shape)), *self.mask_shape)[-3:],
+        ):
+            found = theirs.to_display(values)
+            return found
+        raise ScanError(
+            "the mask lies on another grid than the scan",
+            where,
+            "Resample it onto the scan, or choose the scan's own mask.",
+        )
 
     # -- napari ----------------------------------------------------------------------------
 

@@ -296,8 +296,8 @@ def test_files_that_hold_no_scan(tmp_path, array, says):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("a.dcm", "dcm2niix"),
-        ("a.mha", r"\.nii\.gz"),
+        ("a.mgz", "mri_convert"),
+        ("a.img", r"\.nii\.gz"),
         ("a.txt", "NIfTI files"),
         ("a", "NIfTI files"),
     ],
@@ -309,11 +309,15 @@ def test_other_types_of_file_are_told_what_to_become(tmp_path, name, hint):
 
 
 def test_folders_without_photographs(tmp_path):
-    for name in ("empty", "dicom", "nifti"):
+    for name in ("empty", "freesurfer", "nifti"):
         (tmp_path / name).mkdir()
-    (tmp_path / "dicom" / "1.dcm").touch()
+    (tmp_path / "freesurfer" / "1.mgz").touch()
     nifti(tmp_path / "nifti" / "a.nii.gz")
-    for name, hint in (("empty", "Scans are"), ("dicom", "dcm2niix"), ("nifti", "one by one")):
+    for name, hint in (
+        ("empty", "Scans are"),
+        ("freesurfer", "mri_convert"),
+        ("nifti", "one by one"),
+    ):
         with pytest.raises(ScanError, match=f"no photographs.*{hint}"):
             open_scan(tmp_path / name)
 

@@ -16,11 +16,20 @@ from hypothesis import strategies as st
 
 from tools.generators import attempt
 
-EXAMPLES = {"nifti": 250, "photographs": 250, "masks": 100, "cards": 250, "weights": 150}
+EXAMPLES = {
+    "nifti": 250,
+    "photographs": 250,
+    "masks": 100,
+    "cards": 250,
+    "weights": 150,
+    "dicom": 150,
+}
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
 def test_made_up_inputs_are_read_rightly_or_refused_with_a_sentence(kind):
+    if kind == "dicom":
+        pytest.importorskip("pydicom", reason="needs the extra dicom")
     outcomes: Counter[str] = Counter()
 
     @settings(
