@@ -21,6 +21,7 @@ from napari_grata.cli_lists import benchmark, cases, masks, report, shift
 from napari_grata.console import (
     Console,
     Device,
+    MaskFormat,
     Method,
     Model,
     Out,
@@ -88,11 +89,12 @@ def _write_masks(
     stacks: Mapping[Path, Mapping[int, np.ndarray]], scan: Scan, card: Card, scan_names: bool
 ) -> None:
     """Write label maps by slice, each set of them as one mask on the scan's own grid."""
+    from napari_grata.review.export import legend_of
     from napari_grata.scans import write_mask
 
     for path, by_slice in stacks.items():
         stack = scan.mask_stack(by_slice.items())
-        write_mask(stack, scan, path, colours=card.colours, scan_names=scan_names)
+        write_mask(stack, scan, path, legend=legend_of(card), scan_names=scan_names)
 
 
 def _doubt(
@@ -198,10 +200,13 @@ def segment(
     slices: Slices = "all",
     region: RegionText = None,
     scan_names: ScanNames = False,
+    mask_format: MaskFormat = "",
 ) -> dict[str, Any]:
     """Write the masks of the source model, on the scan's own grid."""
+    from napari_grata.scans.masks import mask_target
+
     opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
-    target = opened.mask_path(out, "source")
+    target = mask_target(opened, out, "source", mask_format)
     _refuse_to_overwrite(target)
     found = segmenter.predict(opened, chosen, box)
     masks = {
@@ -238,17 +243,19 @@ def adapt(
     slices: Slices = "all",
     region: RegionText = None,
     scan_names: ScanNames = False,
+    mask_format: MaskFormat = "",
 ) -> dict[str, Any]:
     """Adapt a model to a scan: masks before and after, run folder, plots."""
     from napari_grata.adaptation import AdaptationRun
     from napari_grata.review import flagged_slices, latest_flags
+    from napari_grata.scans.masks import mask_target
 
     settings = _changed(preset(method).settings, changes or (), seed)
     if precision is not None:
         settings = settings.but(precision=precision)
     opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
     card = segmenter.card
-    before, after = (opened.mask_path(out, name) for name in ("source", "adapted"))
+    before, after = (mask_target(opened, out, name, mask_format) for name in ("source", "adapted"))
     _refuse_to_overwrite(before, after)
     run = AdaptationRun(segmenter, opened, settings, slices=chosen, region=box, folder=out / "run")
     for _ in console.progress(run.records(), run.total, "adapt"):
@@ -335,10 +342,12 @@ def reopen(
     out: Annotated[Path | None, option("write masks, plots and picture here")] = None,
     view: Annotated[bool, flag("--view", "open it in napari")] = False,
     scan_names: ScanNames = False,
+    mask_format: MaskFormat = "",
 ) -> dict[str, Any]:
     """Show a saved run again: masks, plots, summary."""
     from napari_grata.adaptation import reopen as reopen_run
     from napari_grata.scans import open_scan
+    from napari_grata.scans.masks import mask_target
 
     if view:
         from napari_grata.demo import view_run
@@ -355,12 +364,13 @@ def reopen(
     if out is not None:
         masks: dict[Path, Mapping[int, np.ndarray]] = {}
         if saved.scan is not None:
-            masks[saved.scan.mask_path(out, "source")] = saved.source_masks
-            masks[saved.scan.mask_path(out, "adapted")] = saved.adapted_masks
+            shown = {"source": saved.source_masks, "adapted": saved.adapted_masks}
+            for role, stack in shown.items():
+                masks[mask_target(saved.scan, out, role, mask_format)] = stack
         _refuse_to_overwrite(out / "curves.png", out / "before_after.png", *masks)
         make_folder(out)
-        shown = saved.source_masks, saved.adapted_masks
-        written = [*_draw(out, saved.records, saved.scan, *shown, saved.card), *masks]
+        both = saved.source_masks, saved.adapted_masks
+        written = [*_draw(out, saved.records, saved.scan, *both, saved.card), *masks]
         if saved.scan is not None:
             _write_masks(masks, saved.scan, saved.card, scan_names)
         console.say(f"Written to {out}")

@@ -10,6 +10,7 @@ from napari_grata.adaptation.settings import preset
 from napari_grata.console import (
     Console,
     Device,
+    MaskFormat,
     Method,
     Model,
     Out,
@@ -246,12 +247,13 @@ def masks(
     *,
     out: Annotated[Path, option("an empty folder")],
     scan_names: ScanNames = False,
+    mask_format: MaskFormat = "",
 ) -> dict[str, Any]:
     """Write the decided masks of a list, and a table of all cases."""
     from napari_grata.review.export import export_masks
 
     caselist = _open_list(console, source)
-    found = list(export_masks(caselist, out, scan_names=scan_names))
+    found = list(export_masks(caselist, out, scan_names=scan_names, mask_format=mask_format))
     caselist.close()
     written = [one for one in found if one.path is not None]
     console.say(f"{len(written)} of {len(found)} masks written to {out}")

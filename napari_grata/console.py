@@ -17,6 +17,7 @@ import typer
 from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans.files import FileError
+from napari_grata.scans.scan import FORMATS
 
 Item = TypeVar("Item")
 Verb = Callable[..., dict[str, Any]]
@@ -138,7 +139,11 @@ def _disk_failed(error: BaseException | None) -> bool:
 
 Scans = Annotated[
     list[Path],
-    argument("SCAN", "a NIfTI file, a photograph, several photographs, or a folder of them"),
+    argument(
+        "SCAN",
+        "a NIfTI, NRRD or MetaImage file, a photograph, several photographs or a folder of them, "
+        "or a DICOM series: its folder, one of its files, or FOLDER#2 for the second in it",
+    ),
 ]
 Model = Annotated[str, option("name, folder with card.yaml, or .pth file")]
 Out = Annotated[Path, option("folder for what is written")]
@@ -146,6 +151,14 @@ Device = Annotated[str, option("auto, cuda, cuda:1, mps or cpu")]
 Method = Annotated[str, option(f"one of {', '.join(PRESETS)}")]
 Seed = Annotated[int, option("of every random draw")]
 ScanNames = Annotated[bool, flag("--scan-names", "name masks after scans: may name patients")]
+MaskFormat = Annotated[
+    str,
+    option(
+        f"of the masks: {', '.join(FORMATS)}; the scan's usual one if not given. dicom-seg repeats "
+        "the patient's data, as the standard asks it to",
+        "--format",
+    ),
+]
 RegionText = Annotated[
     str | None,
     option(

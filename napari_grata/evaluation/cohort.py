@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_grata.scans import ScanError
+from napari_grata.scans import ScanError, dicom, itk
 from napari_grata.scans.files import stem
 from napari_grata.scans.photographs import is_photograph
-from napari_grata.scans.readers import KINDS, is_scan_file
+from napari_grata.scans.readers import KINDS, is_scan_file, reader_of
 from napari_grata.scans.scan import times
 
 _PAIRS = 'Write pairs of whole numbers, such as "255:0,128:1,0:2".'
@@ -169,6 +169,12 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if not is_scan_file(path) or not path.is_file():
             continue
+        if reader_of(path) is dicom:
+            raise CohortError(
+                "labelled centres are not read from DICOM files",
+                path,
+                "Convert the series and their masks to .nii.gz, one file a case.",
+            )
         other = found.setdefault(stem(path), path)
         if other != path:
             raise CohortError(
@@ -193,6 +199,8 @@ def _check_grid(centre: str, case: Case) -> None:
 
 
 def _grid(path: Path) -> tuple[int, ...]:
+    if reader_of(path) is itk:
+        return itk.shape_of(path)
     try:
         if is_photograph(path):
             from PIL import Image

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from napari_grata.scans.files import stem
-from napari_grata.scans.readers import KINDS, is_scan_file
+from napari_grata.scans.readers import KINDS, find_scans
+from napari_grata.scans.scan import ScanError
 
 from .cases import ListError
 from .list_file import STORE_FILE
@@ -42,9 +43,11 @@ def natural_key(path: Path | str) -> tuple[tuple[tuple[int, int, str], ...], ...
 def find_sources(root: Path) -> list[Path]:
     """Find the scans of a folder and of the folders in it, in natural order of their names.
 
+    A DICOM series is one scan, under the name of the file that it opens by.
+
     Left out are: hidden files, folders whose name says masks, masks beside their scan
-    (``x_mask.png`` beside ``x.png``), and what this program wrote itself. Where ``images`` lies
-    beside ``masks``, only ``images`` is gone into.
+    (``x_mask.png`` beside ``x.png``), DICOM and 3D Slicer segmentations, and what this program
+    wrote itself. Where ``images`` lies beside ``masks``, only ``images`` is gone into.
 
     Raises
     ------
@@ -69,7 +72,10 @@ def find_sources(root: Path) -> list[Path]:
         visible = [name for name in names if not name.startswith(".")]
         masks = [name for name in visible if MASK_FOLDERS.search(name)]
         images = [name for name in visible if IMAGE_FOLDERS.match(name)]
-        here = [Path(where, name) for name in files if is_scan_file(Path(name))]
+        try:
+            here = find_scans([Path(where, name) for name in sorted(files)])
+        except ScanError as error:
+            raise ListError(str(error)) from error
         if masks and images:
             left_out += len(here)
             names[:] = images

@@ -26,6 +26,7 @@ import numpy as np
 from napari_grata.adaptation.run_files import fingerprint
 from napari_grata.adaptation.run_store import RunFolderError, read_info
 from napari_grata.adaptation.settings import Settings, SettingsError
+from napari_grata.scans.dicom_headers import is_dicom
 from napari_grata.scans.files import (
     FileError,
     clear_leftovers,
@@ -36,7 +37,8 @@ from napari_grata.scans.files import (
     sync_folder,
     write_bytes,
 )
-from napari_grata.scans.readers import KINDS, is_scan_file
+from napari_grata.scans.readers import KINDS, find_scans, is_scan_file
+from napari_grata.scans.scan import ScanError
 
 from .case_finding import find_sources
 from .case_store import CaseStore
@@ -816,8 +818,15 @@ def _identity(roots: Sequence[Path]) -> str:
 
 
 def _sources(roots: Sequence[Path]) -> list[Path]:
-    """Return the scans of folders and files, each once."""
+    """Return the scans of folders and files, each once; of a DICOM series, one of its files."""
     found: dict[Path, None] = {}
+    slices = {root for root in roots if os.path.isfile(root) and is_dicom(root)}
+    try:
+        series = set(find_scans(sorted(slices)))
+    except ScanError as error:
+        raise ListError(str(error)) from error
+    if slices and not series:
+        raise ListError(f"{min(slices).name} is no scan. Choose the files of a DICOM series.")
     for root in roots:
         if os.path.isdir(root):
             found.update(dict.fromkeys(find_sources(root)))
@@ -825,7 +834,7 @@ def _sources(roots: Sequence[Path]) -> list[Path]:
             raise ListError(f"There is no file or folder called {root.name}. Check its name.")
         elif not is_scan_file(root):
             raise ListError(f"{root.name} is no scan that can be read. Choose {KINDS}.")
-        else:
+        elif root in series or root not in slices:
             found[root] = None
     return list(found)
 

@@ -15,11 +15,15 @@ from napari_grata.scans.files import (
     stem,
     write_csv,
 )
+from napari_grata.scans.masks import mask_target
 from napari_grata.scans.readers import is_scan_file
+from napari_grata.scans.scan import Label
 
 from .final_masks import Standing
 
 if TYPE_CHECKING:
+    from napari_grata.segmenters import Card
+
     from .case_list import CaseList
     from .cases import Case
 
@@ -67,6 +71,7 @@ def export_masks(
     *,
     scan_names: bool = False,
     overwrite: bool = False,
+    mask_format: str = "",
 ) -> Iterator[Exported]:
     """Write the final mask of every case that has one, and ``cases.csv`` at the end.
 
@@ -79,6 +84,8 @@ def export_masks(
         Name masks after their scans (which may name patients) instead of by the cases' codes.
     overwrite : bool
         Whether older masks may be replaced.
+    mask_format : str
+        One of `napari_grata.scans.masks.FORMATS`; "" for each scan's usual one.
 
     Yields
     ------
@@ -106,14 +113,30 @@ def export_masks(
             # Two scans of one name in different folders, or on a disk that ignores case.
             name = f"{name}-{case.key}"
         taken.add(name.lower())
-        found, path = _export(cases, case, folder, name, scan_names, overwrite)
+        found, path = _export(cases, case, folder, name, scan_names, overwrite, mask_format)
         rows.append(_row(cases, case, found, path))
         yield Exported(case.key, path, found.reason)
     write_csv(folder / TABLE_FILE, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
 
 
+def legend_of(card: Card) -> dict[int, Label]:
+    """Names, colours and parts of a card's structures, by their label values."""
+    return {
+        one.value: Label(
+            one.name, one.colour, tuple(v for v in card.values_within(one) if v != one.value)
+        )
+        for one in card.structures
+    }
+
+
 def _export(
-    cases: CaseList, case: Case, folder: Path, name: str, scan_names: bool, overwrite: bool
+    cases: CaseList,
+    case: Case,
+    folder: Path,
+    name: str,
+    scan_names: bool,
+    overwrite: bool,
+    mask_format: str,
 ) -> tuple[Standing, Path | None]:
     from napari_grata.adaptation import RunFolderError
     from napari_grata.scans import ScanError, open_scan, write_mask
@@ -127,12 +150,12 @@ def _export(
     if found.stack is None:
         return found, None
     run = cases.work(case).run_folder
-    target = scan.mask_path(folder, name)
+    target = mask_target(scan, folder, name, mask_format)
     write_mask(
         found.stack,
         scan,
         target,
-        colours={} if run is None else load_card(run).colours,
+        legend={} if run is None else legend_of(load_card(run)),
         overwrite=overwrite,
         scan_names=scan_names,
     )

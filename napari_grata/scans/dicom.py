@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from napari_grata.scans import dicom_headers
-from napari_grata.scans.dicom_headers import AGAIN, Frame, guard, is_dicom, read_header
+from napari_grata.scans.dicom_headers import AGAIN, Frame, guard, is_dicom, library, read_header
 from napari_grata.scans.dicom_series import (
     Series,
     grid_of,
@@ -48,8 +48,16 @@ _QUANTITIES = ("CT", "PT", "NM")
 
 
 def find(files: Sequence[Path]) -> list[Path]:
-    """The scans among the files of one folder: of each series the file that it opens by."""
-    return [series.path for series in series_among(path for path in files if is_dicom(path))]
+    """The scans among the files of one folder: of each series the file that it opens by.
+
+    Where none of the DICOM files can be read, the first stands for them: opening it says why.
+    """
+    mine = [path for path in files if is_dicom(path)]
+    try:
+        return [series.path for series in series_among(mine)]
+    except ScanError:
+        library(mine[0])
+        return mine[:1]
 
 
 def read(path: Path) -> Scan:

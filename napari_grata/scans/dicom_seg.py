@@ -51,6 +51,10 @@ def check(scan: Scan, path: Path) -> None:
         raise ScanError(
             "a DICOM segmentation refers to a DICOM series, and the scan is none", path, _HINT
         )
+    if scan.geometry.affine is None:
+        raise ScanError(
+            "a DICOM segmentation needs a scan that says where it lies in the patient", path, _HINT
+        )
     library(path)
     try:
         import highdicom  # noqa: F401
@@ -85,7 +89,7 @@ def write(labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label
         sources = [read_header(file, None) for file in series.files]
         if len(series.files) > 1 and len(series.files) != len(series.frames):
             raise ScanError("its images lie in several multi-frame files", series.path, _HINT)
-        _check_sources(sources, series.path)
+        _check_sources(sources, scan.slice_thickness or 1.0, series.path)
         if len(sources) == 1 and int(sources[0].get("NumberOfFrames") or 1) > 1:
             whole = np.zeros((int(sources[0].NumberOfFrames), *series.shape), stack.dtype)
             whole[[frame.index for frame in series.frames]] = stack
@@ -109,13 +113,18 @@ def _on_images(labels: np.ndarray, scan: Scan, series: Series) -> np.ndarray:
     return np.ascontiguousarray(stack)
 
 
-def _check_sources(sources: Sequence[Any], path: Path) -> None:
-    """Name what highdicom would miss, without its words, which may quote the header."""
-    needed = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+def _check_sources(sources: Sequence[Any], distance: float, path: Path) -> None:
+    """Name what highdicom would miss, and fill in what may be empty but not missing."""
+    needed = (
+        *("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
+        "Modality",
+    )
     missing = [name for name in needed if not sources[0].get(name)]
     if missing:
         raise ScanError(f"its header lacks {' and '.join(missing)}", path, _HINT)
     for source in sources:
+        if source.get("SliceThickness") is None:
+            source.SliceThickness = distance
         # Type 2 of the standard: they may be empty, but have to be there.
         for name in (
             *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID"),

@@ -89,8 +89,13 @@ def read(path: Path) -> Scan:
     return scan
 
 
-def _load(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Values of (x, y, z), their affine to (right, anterior, superior), and what was peculiar."""
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Size along each axis, by the header alone."""
+    return tuple(int(n) for n in _open(path).GetSize())
+
+
+def _open(path: Path) -> Any:
+    """SimpleITK's reader of a file, its header read."""
     itk = _library(path)
     if path.stat().st_size == 0:
         raise ScanError("the file is empty (0 bytes)", path, _AGAIN)
@@ -100,6 +105,14 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         reader.SetFileName(str(path))
         reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
         reader.ReadImageInformation()
+        return reader
+
+
+def _load(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Values of (x, y, z), their affine to (right, anterior, superior), and what was peculiar."""
+    itk = _library(path)
+    reader = _open(path)
+    with _guard("it cannot be read", path):
         shape = tuple(int(n) for n in reader.GetSize())
         parts, pixel = reader.GetNumberOfComponents(), reader.GetPixelID()
         kinds = {

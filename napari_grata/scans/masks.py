@@ -11,17 +11,7 @@ import numpy as np
 from napari_grata.scans.files import make_folder, name_of_case, write_bytes
 from napari_grata.scans.photographs import is_photograph, png
 from napari_grata.scans.readers import Reader, reader_of
-from napari_grata.scans.scan import Label, Scan, ScanError
-
-FORMATS = {
-    "nifti": ".nii.gz",
-    "dicom-seg": ".dcm",
-    "nrrd": ".nrrd",
-    "seg-nrrd": ".seg.nrrd",
-    "mha": ".mha",
-    "png": ".png",
-}
-"""Formats of masks that may be asked for, and the ending of each."""
+from napari_grata.scans.scan import FORMATS, Label, Scan, ScanError
 
 
 def write_mask(

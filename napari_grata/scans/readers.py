@@ -85,7 +85,7 @@ def find_scans(files: Sequence[Path]) -> list[Path]:
     Raises
     ------
     ScanError
-        There are DICOM files, and pydicom is not installed or can read none of them.
+        There are DICOM files, and pydicom is not installed.
     """
     mine: dict[int, list[Path]] = {}
     for path in files:

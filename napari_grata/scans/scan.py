@@ -27,6 +27,15 @@ _MEMORY_SHARE = 0.8
 DEFLATE_LIMIT = 1040
 #: Intensities beyond this, or closer together than its inverse, are lost in float32.
 LARGEST = 1e30
+FORMATS = {
+    "nifti": ".nii.gz",
+    "dicom-seg": ".dcm",
+    "nrrd": ".nrrd",
+    "seg-nrrd": ".seg.nrrd",
+    "mha": ".mha",
+    "png": ".png",
+}
+"""Formats of masks that may be asked for, and the ending of each."""
 
 
 class ScanError(ValueError):
