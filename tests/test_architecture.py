@@ -92,3 +92,11 @@ def test_importing_loads_neither_torch_nor_qt(module: str) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_nothing_needs_the_extras_before_a_file_does() -> None:
+    code = (
+        "import sys; sys.modules.update(pydicom=None, highdicom=None, SimpleITK=None); "
+        "import napari_grata.cli, napari_grata.scans.readers, napari_grata.review.case_list"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -162,6 +162,9 @@ def _pixels(series: Series) -> tuple[np.ndarray, tuple[str, ...]]:
                         AGAIN,
                     )
                 values[place] = _true(stored, dataset, frame, turn, dtype)
+    if dtype == np.int32 and values.min() >= -(2**15) and values.max() < 2**15:
+        # The header leaves room for more; Hounsfield units need no more.
+        values = values.astype(np.int16)
     values.flags.writeable = False
     words = "Its greys are stored inverted (MONOCHROME1) and were turned."
     return values, (words,) * inverted

@@ -254,13 +254,14 @@ def _frames(header: Any, path: Path) -> list[tuple[int, np.ndarray | None]]:
     count = int(header.get("NumberOfFrames") or 1)
     if len(groups) != count:
         raise ScanError(f"it promises {count} frames and describes {len(groups)}", path, AGAIN)
+    # What all frames have in common, such as the only segment, stands with the shared groups.
+    shared = list(header.get("SharedFunctionalGroupsSequence") or [])
     found = []
     for group in groups:
-        segment = group.get("SegmentIdentificationSequence")
-        number = int(segment[0].ReferencedSegmentNumber) if segment else 0
-        plane = group.get("PlanePositionSequence")
-        place = plane[0].get("ImagePositionPatient") if plane else None
-        found.append((number, None if place is None else np.array(place, float)))
+        both = [group, *shared]
+        number = _of(both, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
+        place = _of(both, "PlanePositionSequence", "ImagePositionPatient")
+        found.append((int(number or 0), None if place is None else np.array(place, float)))
     return found
 
 

@@ -51,13 +51,16 @@ def _guard(what: str, path: Path) -> Iterator[None]:
     itk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
+    except (ScanError, PermissionError):
+        raise
     except MemoryError as error:
         raise ScanError(
             "this machine has too little free memory for it",
             path,
             "Close other programs, or crop or downsample the scan first.",
         ) from error
-    except RuntimeError as error:
+    except Exception as error:
+        # Beside ITK's own RuntimeError: texts of a header that are none.
         raise ScanError(what, path, _AGAIN) from error
     finally:
         itk.ProcessObject.SetGlobalWarningDisplay(loud)
@@ -170,20 +173,14 @@ def _check_parts(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(_MOST_HEADER)
     if path.suffix.lower() == ".nrrd":
-        match = re.search(
-            rb"^data ?file *: *(.*)$", head.partition(b"\n\n")[0], re.MULTILINE | re.IGNORECASE
-        )
+        match = re.search(rb"(?im)^data ?file *: *(.*)$", head.partition(b"\n\n")[0])
     else:
         match = re.search(rb"^ElementDataFile *= *(.*)$", head, re.MULTILINE)
     named = b"LOCAL" if match is None else match[1].strip()
     if named.upper() == b"LOCAL":
         return
     name = named.decode("utf-8", "replace")
-    if (
-        not re.fullmatch(r"[^/\\%]+", name)
-        or name.upper().startswith("LIST")
-        or name.startswith(".")
-    ):
+    if not name.isprintable() or not re.fullmatch(r"(?i)(?!LIST|\.)[^/\\%]+", name):
         raise ScanError(
             "its voxels lie in several files, or in another folder",
             path,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import logging
 import warnings
 
@@ -11,7 +13,13 @@ import pytest
 pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
 itk = pytest.importorskip("SimpleITK", reason="needs the extra itk, to compare with")
 
-from pydicom.uid import JPEGBaseline8Bit, RLELossless  # noqa: E402
+from PIL import Image  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from napari_grata.scans import ScanError, open_scan, read_mask, write_mask  # noqa: E402
 from napari_grata.scans.dicom_series import find_series  # noqa: E402
@@ -303,6 +311,43 @@ def test_compressed_series_are_read_where_a_plugin_is_there(tmp_path):
     np.testing.assert_array_equal(open_scan(tmp_path / "s").data, VOLUME)
 
 
+def compressed(path, codestream, syntax, colours):
+    """Put a picture that Pillow compressed in the place of a file's pixels."""
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([codestream])
+    dataset["PixelData"].VR = "OB"
+    dataset.PhotometricInterpretation = colours
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    return path
+
+
+def test_a_fundus_camera_sends_jpeg(tmp_path):
+    smooth = np.kron(COLOUR[:4, :4], np.ones((16, 16, 1), np.uint8))
+    buffer = io.BytesIO()
+    Image.fromarray(smooth).save(buffer, "JPEG", quality=95, subsampling="4:2:2")
+    path = made.photograph(smooth, tmp_path / "eye.dcm")
+    compressed(path, buffer.getvalue(), JPEGBaseline8Bit, "YBR_FULL_422")
+    theirs = np.asarray(Image.open(buffer))
+    np.testing.assert_allclose(open_scan(path).data.astype(int), theirs.astype(int), atol=3)
+
+
+def test_jpeg_2000_and_jpeg_ls_are_lossless(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(VOLUME[0].astype(np.uint16)).save(
+        buffer, "JPEG2000", irreversible=False, no_jp2=True
+    )
+    (path,) = made.classic(VOLUME[:1].astype(np.uint16), tmp_path / "a")
+    compressed(path, buffer.getvalue(), JPEG2000Lossless, "MONOCHROME2")
+    np.testing.assert_array_equal(open_scan(path).data, VOLUME[0])
+    pytest.importorskip("jpeg_ls", reason="needs the extra dicom")
+    (path,) = made.classic(VOLUME[:1].astype(np.uint16), tmp_path / "b")
+    dataset = pydicom.dcmread(path)
+    dataset.compress(JPEGLSLossless)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(open_scan(path).data, VOLUME[0])
+
+
 def test_a_missing_plugin_is_named(tmp_path, monkeypatch):
     made.classic(VOLUME, tmp_path / "s", syntax="1.2.840.10008.1.2.4.70")
     decoder = pydicom.pixels.get_decoder("1.2.840.10008.1.2.4.70")
@@ -390,8 +435,6 @@ def test_absurd_sizes_are_refused_before_anything_is_decoded(tmp_path):
 
 
 def test_photographs_and_dicom_in_one_folder_are_not_guessed_at(tmp_path):
-    from PIL import Image
-
     made.classic(VOLUME, tmp_path / "s")
     Image.fromarray(COLOUR).save(tmp_path / "s" / "preview.jpg")
     refused(tmp_path / "s", "both photographs and DICOM")
@@ -413,8 +456,6 @@ def test_nothing_of_the_patient_leaves_the_file(tmp_path, caplog, capfd):
     with caplog.at_level(logging.DEBUG):
         scan = open_scan(paths[1])
         target = write_mask(scan.empty_mask() + 1, scan, tmp_path / "mask.nii.gz")[0]
-    import gzip
-
     told = [scan.name, *scan.notices, caplog.text, *capfd.readouterr(), repr(scan)]
     told += [repr(scan.layer_kwargs()), scan.slice_name(0), repr(find_series(tmp_path))]
     assert not [text for text in told if "DOE" in text or "4711" in text]

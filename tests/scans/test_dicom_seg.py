@@ -131,6 +131,16 @@ def test_a_structure_holds_what_lies_inside_it(tmp_path):
     np.testing.assert_array_equal(read_mask(path, scan), mask)
 
 
+@pytest.mark.parametrize("slices", [[2], [1, 2, 3], range(5)])
+def test_a_single_structure_of_any_number_of_slices(tmp_path, slices):
+    made.classic(VOLUME, tmp_path / "s")
+    scan = open_scan(tmp_path / "s")
+    mask = np.zeros_like(LABELS)
+    mask[list(slices), 2:5, 3:8] = 1
+    (path,) = write_mask(mask, scan, tmp_path / "mask.dcm")
+    np.testing.assert_array_equal(read_mask(path, scan), mask)
+
+
 def test_an_empty_mask_can_be_written(tmp_path):
     made.classic(VOLUME, tmp_path / "s")
     scan = open_scan(tmp_path / "s")
