@@ -150,6 +150,8 @@ def _pixels(series: Series) -> tuple[np.ndarray, tuple[str, ...]]:
         dataset = read_header(path, _PIXEL_TAGS, pixels=True)
         with guard("its pixels cannot be read", path):
             _check_pixels(dataset, series, path)
+            failure = _failure(dataset)
+        with guard(failure[0], path, failure[1]):
             indices = [frame.index for _, frame in wanted]
             turn = _is_inverted(dataset)
             inverted |= turn
@@ -263,11 +265,23 @@ def _check_plugin(syntax: Any, path: Path) -> None:
         )
 
 
+def _failure(dataset: Any) -> tuple[str, str]:
+    """What to say and to advise where the pixels cannot be decoded."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        return "its pixels cannot be read", AGAIN
+    return (
+        f"its compressed pixels cannot be unpacked ({syntax.name})",
+        "The file is damaged, or needs another decoder: pip install pylibjpeg pylibjpeg-libjpeg "
+        "pylibjpeg-openjpeg. Or export the series uncompressed.",
+    )
+
+
 def _decoded(dataset: Any, indices: list[int]) -> Any:
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels import iter_pixels, pixel_array
 
     if int(dataset.get("NumberOfFrames") or 1) == 1:
-        return iter_pixels(dataset)
+        return [pixel_array(dataset)]
     # Handed over in the order in which they lie in the file.
     order = np.argsort(indices)
     found = {}
