@@ -114,7 +114,9 @@ def test_one_seed_gives_the_same_numbers_and_another_does_not(kind) -> None:
         return [figures(method.step(images(seed=step))) for step in range(3)]
 
     assert run(4) == run(4)
-    assert (run(4) != run(5)) is (kind in (GraTa, Consistency, MeanTeacher)), "the others draw nothing"
+    assert (run(4) != run(5)) is (kind in (GraTa, Consistency, MeanTeacher)), (
+        "the others draw nothing"
+    )
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
