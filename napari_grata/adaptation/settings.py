@@ -209,6 +209,14 @@ class Settings:
         "others: slower, usually smoother masks.",
         used="always",
     )
+    reframe: bool = _setting(
+        False,
+        "Find the frame",
+        "On photographs, read the part in which the structures have their usual size and place, "
+        "where that is found for sure. Off where a region is drawn, and with models whose card "
+        "names no usual extent.",
+        used="always",
+    )
     seed: int = _setting(
         0,
         "Seed",
@@ -397,8 +405,9 @@ _CHOSEN = (
     Preset(
         "careful",
         "Careful",
-        "Keeps the model's own statistics, learns gently where two signals agree, and predicts "
-        "with the average over the whole stack and over six views. Recommended.",
+        "Keeps the model's own statistics, finds the frame of photographs, learns gently where two "
+        "signals agree, and predicts with the average over the whole stack and over six views. "
+        "Recommended.",
         Settings(
             method="grata",
             auxiliary="consistency",
@@ -410,6 +419,7 @@ _CHOSEN = (
             passes=1,
             predict="average",
             six_views=True,
+            reframe=True,
         ),
     ),
     Preset(

@@ -15,6 +15,7 @@ from .corrections import Corrections
 from .methods.base import Method, Output, Snapshot, StepRecord, method_for
 from .normalisation import is_blank
 from .objectives import Supervision
+from .plan import Region
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Stepper:
         segmenter: Segmenter,
         scan: Scan,
         settings: Settings,
-        region: tuple[int, int, int, int] | None,
+        region: Region | None,
         notices: list[str],
         corrections: Corrections | None = None,
     ) -> None:
@@ -63,6 +64,8 @@ class Stepper:
         self._scan = scan
         self._settings = settings
         self._region = region
+        #: The part of a slice that is read, by slice, where it is not the region.
+        self.frame_of: Callable[[int], Region | None] = lambda _: region
         self._notices = notices
         self._corrections = corrections if settings.scribble != "none" else None
         self.start: np.ndarray | None = None
@@ -122,7 +125,8 @@ class Stepper:
             itself, the slice is one single value, or what came out are no numbers, even with the
             step undone. No record of a step where there is nothing to learn from.
         """
-        if self._settings.method == "source" and not self._settings.six_views:
+        reads_all = self.frame_of(slice_index) == self._region
+        if self._settings.method == "source" and not self._settings.six_views and reads_all:
             return None, None
         prepared = self._prepare(slice_index)
         if batch:
@@ -179,7 +183,7 @@ class Stepper:
 
     def predict(self, slice_index: int, theta: np.ndarray | None) -> Prediction | None:
         """Predict a slice with some θ (None: as the method starts); None if no numbers come out."""
-        prepared = self.segmenter.prepare(self._scan, slice_index, self._region)
+        prepared = self.segmenter.prepare(self._scan, slice_index, self.frame_of(slice_index))
         if is_blank(prepared.image):
             return next(iter(self.source([slice_index])))
         return self._prediction(self._look(prepared, theta), prepared)
@@ -216,7 +220,8 @@ class Stepper:
     def _prepare(self, slice_index: int) -> Prepared:
         """Several steps on one slice prepare it once."""
         if self._prepared is None or self._prepared.slice_index != slice_index:
-            self._prepared = self.segmenter.prepare(self._scan, slice_index, self._region)
+            frame = self.frame_of(slice_index)
+            self._prepared = self.segmenter.prepare(self._scan, slice_index, frame)
         return self._prepared
 
     def _prediction(self, output: Output, prepared: Prepared) -> Prediction | None:
