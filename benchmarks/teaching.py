@@ -158,7 +158,7 @@ def main() -> None:
             more = (settings.learning_rate, result["cosine"], result["seconds"])
             row = dict(zip(COLUMNS, map(str, (*about, *figures, *more)), strict=True))
             rows.append(row)
-            print("  ".join(f"{v:.8}" for v in row.values()), flush=True)
+            print("  ".join(row.values()), flush=True)
         with table.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

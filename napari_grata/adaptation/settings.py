@@ -436,6 +436,7 @@ _CHOSEN = (
             passes=10,
             predict="final",
             six_views=True,
+            reframe=True,
         ),
     ),
     Preset(

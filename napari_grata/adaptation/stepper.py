@@ -174,7 +174,9 @@ class Stepper:
     def _image(self, slice_index: int) -> torch.Tensor:
         """Return a slice as the network reads it; passes over a stack prepare each slice once."""
         if slice_index not in self._images:
-            image = self.segmenter.prepare(self._scan, slice_index, self._region).image
+            image = self.segmenter.prepare(
+                self._scan, slice_index, self.frame_of(slice_index)
+            ).image
             kept = sum(one.numel() for one in self._images.values()) * image.element_size()
             if kept > IMAGE_BYTES:
                 self._images.clear()
