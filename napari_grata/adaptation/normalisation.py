@@ -213,6 +213,16 @@ def all_parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, one) for name, one in network.named_parameters() if one.is_floating_point()]
 
 
+def norm_statistics(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return names and tensors of the source statistics of every `BlendedNorm`, in order."""
+    return [
+        (f"{prefix}.{name}", statistics)
+        for prefix, module in network.named_modules()
+        if isinstance(module, BlendedNorm)
+        for name, statistics in module.named_buffers(recurse=False)
+    ]
+
+
 def norm_parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Return names and tensors of scale and shift of every normalisation layer, in order."""
     found: dict[int, tuple[str, nn.Parameter]] = {}

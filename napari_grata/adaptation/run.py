@@ -629,7 +629,7 @@ class AdaptationRun:
         Means are taken when they are needed, so that they are right after any rollback, and the
         latest is kept, for slices ask in turn.
         """
-        if self.settings.predict != "average" or self.settings.learns_from_stack:
+        if self.settings.predict != "average" or not self.settings.uses("predict"):
             return self.past.theta(event.step)
         span = (event.first_step, event.step)
         if self._mean is None or self._mean[0] != span:

@@ -150,11 +150,19 @@ class Settings:
         unit="slices",
     )
     pass_slices: int = _setting(
-        48,
+        24,
         "Of a stack",
         "Of a larger stack every pass draws so many slices: neighbours teach the same.",
         used="stack",
         between=(1, 100_000),
+        unit="slices",
+    )
+    reserve: float = _setting(
+        32.0,
+        "Reserve",
+        "How many slices of the model's own centre the new statistics are weighed against: of N "
+        "slices they count N/(N + reserve). (τ.)",
+        between=(0, 1e6),
         unit="slices",
     )
     steps_per_slice: int = _setting(
@@ -309,7 +317,9 @@ class Settings:
     @property
     def predicts_afterwards(self) -> bool:
         """Whether the masks are made once the model has learnt, not as the slices go by."""
-        return self.learns and (self.predict != "stream" or self.learns_from_stack)
+        return self.learns and (
+            self.predict != "stream" or METHODS[self.method].learns in ("statistics", "weights")
+        )
 
     def uses(self, name: str) -> bool:
         """Whether a field changes anything, the others being as they are."""
@@ -318,10 +328,11 @@ class Settings:
             return False
         if used in ("learning", "teaching") and not self.learns:
             return False
-        if self.learns_from_stack:
-            if name in ("steps_per_slice", "predict"):
-                return False
-        elif used == "stack":
+        if used == "stack" and not self.learns_from_stack:
+            return False
+        if name == "steps_per_slice" and self.learns_from_stack:
+            return False
+        if name == "predict" and METHODS[self.method].learns in ("statistics", "weights"):
             return False
         if used == "teaching" and self.scribble == "none":
             return False

@@ -352,9 +352,9 @@ def test_settings_build_the_method_they_name(method: str) -> None:
     built = make_method(settings, tiny(), "softmax")
     assert built.name == method
     assert built.learns is settings.learns
-    assert built.blend == (0.0 if method == "source" else 0.25)
+    assert built.blend == (0.0 if method in ("source", "centre-statistics") else 0.25)
     assert (built.seed, built.activation, built.six_views) == (9, "softmax", True)
-    if built.learns:
+    if isinstance(built, Learner):
         assert built.learning_rate == 3e-3
 
 
