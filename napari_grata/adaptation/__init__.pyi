@@ -2,8 +2,10 @@ from .corrections import Corrections as Corrections
 from .corrections import CorrectionsError as CorrectionsError
 from .methods import METHODS as METHODS
 from .methods import BatchNorm as BatchNorm
+from .methods import CentreStatistics as CentreStatistics
 from .methods import Consistency as Consistency
 from .methods import GraTa as GraTa
+from .methods import MeanTeacher as MeanTeacher
 from .methods import Source as Source
 from .methods import Tent as Tent
 from .methods import make_method as make_method

@@ -49,6 +49,8 @@ ENTROPY_SAMPLES = 65_536
 
 FAR_CODE = "far-from-source"
 """Code of the flag of a slice that lies far from the source centre's own."""
+FRAME_CODE = "frame-unsure"
+"""Code of the flag of a photograph in which no frame was found for sure."""
 
 
 def mean_entropy(probabilities: np.ndarray, activation: str) -> float:
@@ -76,11 +78,12 @@ class StructureMasks(NamedTuple):
     after: np.ndarray
     area_before: int
     area_after: int
+    framed: bool  # the mask before was made in another frame, which did not fit
 
     @property
     def comparable(self) -> bool:
         """Whether it is there, and large enough for its areas to be compared."""
-        return self.area_after > 0 and max(self[3:]) >= COMPARABLE_PIXELS
+        return self.area_after > 0 and max(self[3:5]) >= COMPARABLE_PIXELS and not self.framed
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Slice:
     undone: bool
     far: str | None
     unusual: tuple[tuple[str, str], ...]
+    framed: bool
+    unsure: str
 
     @cached_property
     def structures(self) -> list[StructureMasks]:
@@ -110,7 +115,7 @@ class Slice:
                 for mask in (self.source_mask, self.adapted_mask)
             )
             areas = int(before.sum()), int(after.sum())
-            found.append(StructureMasks(structure.name, before, after, *areas))
+            found.append(StructureMasks(structure.name, before, after, *areas, self.framed))
         return found
 
 
@@ -153,6 +158,12 @@ def _undone(seen: Slice) -> Iterator[Values]:
 def _far(seen: Slice) -> Iterator[Values]:
     if seen.far is not None:
         yield {"words": seen.far}
+
+
+@rule(FRAME_CODE, "{words}")
+def _unsure(seen: Slice) -> Iterator[Values]:
+    if seen.unsure:
+        yield {"words": seen.unsure}
 
 
 @rule("{name}-unusual", "{words}")
@@ -204,7 +215,7 @@ def _fragments(seen: Slice) -> Iterator[Values]:
     for one in seen.structures:
         before, after = (int(ndimage.label(mask)[1]) for mask in (one.before, one.after))
         more = after >= before + FRAGMENTS_MORE and after >= FRAGMENTS_RATIO * before
-        if before and more:
+        if before and more and not seen.framed:
             yield {"name": one.name, "before": before, "after": after}
 
 
@@ -261,6 +272,8 @@ def flag_slice(
     undone: bool = False,
     far: str | None = None,
     unusual: tuple[tuple[str, str], ...] = (),
+    framed: bool = False,
+    unsure: str = "",
 ) -> tuple[Flag, ...]:
     """Look over one slice and return what the user should look at.
 
@@ -285,6 +298,11 @@ def flag_slice(
         (`napari_grata.adaptation.shift.FarSlices`).
     unusual : tuple of (structure, sentence)
         What is unlike the masks of the model's training (`napari_grata.segmenters.extent`).
+    framed : bool
+        Whether the region is a frame that was found: the mask before was made without it, so that
+        the two are not compared.
+    unsure : str
+        What to say where no frame was found for sure (`napari_grata.segmenters.framing`).
     """
     seen = Slice(
         card,
@@ -298,6 +316,8 @@ def flag_slice(
         undone,
         far,
         unusual,
+        framed,
+        unsure,
     )
     return tuple(
         Flag(code.format(**_small(values)), words.format(**values))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .settings import LEARNING_RATE_RULES
 
@@ -18,7 +18,7 @@ class FlatParameters:
 
     Parameters
     ----------
-    named : sequence of (name, parameter)
+    named : sequence of (name, parameter or buffer)
         Of one device and one floating-point type. Their storage moves into ``values``, so that
         whatever is written there is what the network computes with.
 
@@ -34,7 +34,7 @@ class FlatParameters:
         If devices or types differ.
     """
 
-    def __init__(self, named: Sequence[tuple[str, nn.Parameter]]) -> None:
+    def __init__(self, named: Sequence[tuple[str, Tensor]]) -> None:
         self.names = tuple(name for name, _ in named)
         self.parameters = [parameter for _, parameter in named]
         self.shapes = tuple(parameter.shape for parameter in self.parameters)

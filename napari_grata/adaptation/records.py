@@ -67,6 +67,9 @@ class Record:
         Time this event took.
     final : bool
         Whether this mask is the slice's result (else a later event replaces it).
+    frame : (row0, column0, row1, column1) or None
+        The part of the slice that the adapted model read, where one was found
+        (`napari_grata.segmenters.framing`); outside it the adapted mask is background.
     """
 
     # How the store of a run writes it as JSON.
@@ -96,6 +99,7 @@ class Record:
     undone: bool = False
     seconds: float = 0.0
     final: bool = True
+    frame: tuple[int, int, int, int] | None = None
 
 
 def measure(card: Card, source: np.ndarray, adapted: np.ndarray) -> dict[str, Any]:

@@ -15,10 +15,11 @@ import numpy as np
 from napari_grata.scans.files import sha256_of
 from napari_grata.segmenters.card import CARD_FILE, write_card
 from napari_grata.segmenters.extent import implausible
+from napari_grata.segmenters.framing import Framing, find_frame
 from napari_grata.segmenters.preprocessing import PredictionError
 
 from .corrections import Corrections
-from .flags import SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
+from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
 from .records import Record, figures, measure
 from .run_files import describe_scan, now, versions, write_masks, write_tables, write_whereabouts
@@ -209,8 +210,12 @@ class AdaptationRun:
             self.position = store.info["position"]
             self.continued = store.info["continued"]
         self._adapter.start = self.past.theta(0)
+        self._adapter.frame_of = self.frame_of
+        self._framings: dict[int, Framing] = {}
+        self._framing = threading.Lock()
+        self.adopt_frames(self.past.without_masks())
         self._mean: tuple[tuple[int, int], np.ndarray] | None = None
-        self._far = FarSlices(scan, self.region)
+        self._far = FarSlices(scan)
         self._given = dict(source_masks or {})
         self._entropy: dict[int, float] = {}
         self.source_masks = self.past.source_masks
@@ -403,9 +408,34 @@ class AdaptationRun:
             return self.past.theta(0)
         if not own:
             return self._theta_at(done[-1])
-        if self.settings.predict == "stream":
+        if not self.settings.predicts_afterwards:
             return self.past.theta(own[-1].step)
         return self._theta_at([event for event in done if event.episode == own[-1].episode][-1])
+
+    def frame_of(self, slice_index: int) -> Region | None:
+        """Return the part of a slice that the adapted model reads; None: all of it.
+
+        What the user drew; else, if the settings say so, what is found when the first slice of a
+        case is asked for, and stays from then on.
+        """
+        return self._framing_of(slice_index).region
+
+    def adopt_frames(self, records: Iterable[Record]) -> None:
+        """Take the frames of cases from records: they are not looked for again."""
+        if not self.settings.reframe or self.region is not None:
+            return
+        for record in records:
+            words = "".join(flag.text for flag in record.flags if flag.code == FRAME_CODE)
+            self._framings[record.case] = Framing(record.frame, not words, words)
+
+    def _framing_of(self, slice_index: int) -> Framing:
+        if not self.settings.reframe or self.region is not None:
+            return Framing(self.region)
+        case = self.scan.case_of(slice_index)
+        with self._framing:
+            if case not in self._framings:
+                self._framings[case] = find_frame(self.segmenter, self.scan, case)
+            return self._framings[case]
 
     def close(self) -> None:
         """Close the file; a temporary one is removed. The masks stay in memory."""
@@ -505,12 +535,15 @@ class AdaptationRun:
         self._forget_taken()
         coming = (later.slice_index for later in self.plan[self.position :])
         source = self._source(event.slice_index, coming)
+        framing = self._framing_of(event.slice_index)
+        frame = framing.region
+        found = None if frame == self.region else frame
         result = state = None
         if event.phase == "adapt":
             if event.resets:
                 # What the run began with: the source model, or what it was to start from.
                 self._adapter.restore(self.past.state(0))
-            result, prediction = self._adapter.step(event.slice_index)
+            result, prediction = self._adapter.step(event.slice_index, event.batch)
             undone = bool(result is not None and result.undone)
             if self.settings.learns:
                 state = self._adapter.snapshot()
@@ -522,7 +555,7 @@ class AdaptationRun:
         else:
             probabilities = prediction.probabilities
             adapted = self._within_region(prediction.label_map, event.slice_index)
-            entropy = mean_entropy(probabilities, self.segmenter.card.activation)
+            entropy = mean_entropy(_part(probabilities, found), self.segmenter.card.activation)
             source_entropy = self._source_entropy(event.slice_index, entropy)
         adapted = self.corrections.put_into(event.slice_index, adapted)
         card = self.segmenter.card
@@ -533,11 +566,13 @@ class AdaptationRun:
             probabilities=probabilities,
             entropy=entropy,
             source_entropy=source_entropy,
-            region=self.region,
+            region=frame,
             expected=self.scan.is_photographic,
             undone=undone,
-            far=self._far.words(self.segmenter, event.slice_index),
-            unusual=self._unusual(event.slice_index, adapted),
+            far=self._far.words(self.segmenter, event.slice_index, frame),
+            unusual=self._unusual(event.slice_index, adapted, frame),
+            framed=found is not None,
+            unsure="" if framing.settled else framing.words,
         )
         adapted = np.ascontiguousarray(adapted)
         adapted.flags.writeable = False
@@ -557,13 +592,16 @@ class AdaptationRun:
             undone=undone,
             seconds=time.perf_counter() - begin,
             final=event.final,
+            frame=found,
         )
         self.past.append(record, state)
         self.adapted_masks[event.slice_index] = adapted
         self.position += 1
         return record
 
-    def _unusual(self, slice_index: int, mask: np.ndarray) -> tuple[tuple[str, str], ...]:
+    def _unusual(
+        self, slice_index: int, mask: np.ndarray, frame: Region | None
+    ) -> tuple[tuple[str, str], ...]:
         """Say what on a photograph is unlike those of the training; a slice alone tells nothing."""
         if self.segmenter.card.dimensions != 2:
             return ()
@@ -572,7 +610,7 @@ class AdaptationRun:
             {slice_index: mask},
             self.scan,
             case=self.scan.case_of(slice_index),
-            region=self.region,
+            region=frame,
             slices=[slice_index],
         )
 
@@ -591,7 +629,7 @@ class AdaptationRun:
         Means are taken when they are needed, so that they are right after any rollback, and the
         latest is kept, for slices ask in turn.
         """
-        if self.settings.predict != "average":
+        if self.settings.predict != "average" or not self.settings.uses("predict"):
             return self.past.theta(event.step)
         span = (event.first_step, event.step)
         if self._mean is None or self._mean[0] != span:
@@ -654,3 +692,9 @@ class AdaptationRun:
         self._entropy[prediction.slice_index] = mean_entropy(
             prediction.probabilities, self.segmenter.card.activation
         )
+
+
+def _part(probabilities: np.ndarray, region: Region | None) -> np.ndarray:
+    """Return the part of probabilities (S, H, W) that was predicted."""
+    row0, col0, row1, col1 = region or (0, 0, *probabilities.shape[1:])
+    return probabilities[:, row0:row1, col0:col1]

@@ -46,8 +46,9 @@ def _setting(
     default : bool, int, float, str or None
     title, description : str
         A word or two for a form, and a sentence.
-    used : {"method", "always", "learning", "teaching"}
-        By the methods that name it, by all, by all that learn, or where corrections teach.
+    used : {"method", "always", "learning", "teaching", "stack"}
+        By the methods that name it, by all, by all that learn, where corrections teach, or by
+        those that learn from batches of the whole stack.
     enum : mapping or tuple of str, optional
         The choices, with words for each where their names do not say it.
     between : (float, float), optional
@@ -133,6 +134,37 @@ class Settings:
         between=(1e-6, 1000),
         optional=True,
     )
+    decay: float = _setting(
+        0.98,
+        "Follows",
+        "How slowly the model that draws the masks follows the copy that learns: 0 at once. "
+        "(Decay of the teacher's running mean.)",
+        between=(0, 0.9999),
+    )
+    batch: int = _setting(
+        8,
+        "Together",
+        "How many slices teach one step. (Batch size.)",
+        used="stack",
+        between=(1, 256),
+        unit="slices",
+    )
+    pass_slices: int = _setting(
+        24,
+        "Of a stack",
+        "Of a larger stack every pass draws so many slices: neighbours teach the same.",
+        used="stack",
+        between=(1, 100_000),
+        unit="slices",
+    )
+    reserve: float = _setting(
+        32.0,
+        "Reserve",
+        "How many slices of the model's own centre the new statistics are weighed against: of N "
+        "slices they count N/(N + reserve). (τ.)",
+        between=(0, 1e6),
+        unit="slices",
+    )
     steps_per_slice: int = _setting(
         1,
         "Steps",
@@ -183,6 +215,14 @@ class Settings:
         "Mean of six views",
         "Average over flips and rotations that the model is used to, six unless its card names "
         "others: slower, usually smoother masks.",
+        used="always",
+    )
+    reframe: bool = _setting(
+        False,
+        "Find the frame",
+        "On photographs, read the part in which the structures have their usual size and place, "
+        "where that is found for sure. Off where a region is drawn, and with models whose card "
+        "names no usual extent.",
         used="always",
     )
     seed: int = _setting(
@@ -259,7 +299,7 @@ class Settings:
             )
         if self.scribble == "auxiliary" and not self.uses("auxiliary"):
             raise SettingsError("Corrections as the auxiliary objective need the method grata.")
-        if self.predict == "stream":
+        if not self.predicts_afterwards:
             raise SettingsError(
                 "Corrections teach before the masks are predicted; set predict to final or average."
             )
@@ -269,12 +309,30 @@ class Settings:
         """Whether the method changes θ at all."""
         return METHODS[self.method].learns != "nothing"
 
+    @property
+    def learns_from_stack(self) -> bool:
+        """Whether a step takes a batch of slices, drawn from all of them."""
+        return METHODS[self.method].learns == "weights"
+
+    @property
+    def predicts_afterwards(self) -> bool:
+        """Whether the masks are made once the model has learnt, not as the slices go by."""
+        return self.learns and (
+            self.predict != "stream" or METHODS[self.method].learns in ("statistics", "weights")
+        )
+
     def uses(self, name: str) -> bool:
         """Whether a field changes anything, the others being as they are."""
         used = _FIELDS[name]["used"]
         if used == "method" and name not in METHODS[self.method].settings_used:
             return False
         if used in ("learning", "teaching") and not self.learns:
+            return False
+        if used == "stack" and not self.learns_from_stack:
+            return False
+        if name == "steps_per_slice" and self.learns_from_stack:
+            return False
+        if name == "predict" and METHODS[self.method].learns in ("statistics", "weights"):
             return False
         if used == "teaching" and self.scribble == "none":
             return False
@@ -358,8 +416,9 @@ _CHOSEN = (
     Preset(
         "careful",
         "Careful",
-        "Keeps the model's own statistics, learns gently where two signals agree, and predicts "
-        "with the average over the whole stack and over six views. Recommended.",
+        "Keeps the model's own statistics, finds the frame of photographs, learns gently where two "
+        "signals agree, and predicts with the average over the whole stack and over six views. "
+        "Recommended.",
         Settings(
             method="grata",
             auxiliary="consistency",
@@ -371,6 +430,24 @@ _CHOSEN = (
             passes=1,
             predict="average",
             six_views=True,
+            reframe=True,
+        ),
+    ),
+    Preset(
+        "learn-from-stack",
+        "Learn from the stack",
+        "All weights learn from the whole stack, in several passes, what the model says of all "
+        "views of a slice. Gains most where the model is unsure, and can move masks the wrong way: "
+        "look at some before you accept.",
+        Settings(
+            method="mean-teacher",
+            blend=0.0,
+            learning_rate=5e-4,
+            learning_rate_rule="fixed",
+            passes=10,
+            predict="final",
+            six_views=True,
+            reframe=True,
         ),
     ),
     Preset(
@@ -381,7 +458,7 @@ _CHOSEN = (
         Settings(method="grata"),
     ),
 )
-ALIASES = {"grata": "as-published"}
+ALIASES = {"grata": "as-published", "mean-teacher": "learn-from-stack"}
 PRESETS: dict[str, Preset] = {
     one.name: one
     for one in (*_CHOSEN, *(_of_method(name) for name in METHODS if name not in ALIASES))
@@ -411,7 +488,10 @@ def teaching_settings(base: Settings) -> Settings:
 
     The statistics stay as they were, for θ and statistics belong together. What else is here was
     chosen on development centres with ``benchmarks/corrections.py``; see ``docs/results.md``.
+    Where all weights learnt, all go on learning, and the masks follow at once.
     """
+    if base.learns_from_stack:
+        return base.but(scribble="both", decay=0.0, hold=0.2, passes=1, uncorrected_learn=False)
     return base.but(
         method="grata",
         auxiliary="consistency",

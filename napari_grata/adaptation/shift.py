@@ -365,24 +365,27 @@ class FarSlices:
     Parameters
     ----------
     scan : Scan
-    region : (row0, col0, row1, col1) or None
     """
 
-    def __init__(self, scan: Scan, region: Region | None) -> None:
+    def __init__(self, scan: Scan) -> None:
         self._scan = scan
-        self._region = region
         self._words: dict[int, str | None] = {}
         self._broken = False
 
-    def words(self, segmenter: Segmenter, slice_index: int) -> str | None:
-        """Return what to say of a slice, None where it is not far or cannot be measured."""
+    def words(
+        self, segmenter: Segmenter, slice_index: int, region: Region | None = None
+    ) -> str | None:
+        """Return what to say of a slice, None where it is not far or cannot be measured.
+
+        The ``region`` is what the model reads of it.
+        """
         reference = segmenter.card.shift
         if reference is None or self._broken:
             return None
         if slice_index not in self._words:
             try:
                 layers = layers_of(
-                    segmenter, self._scan, [slice_index], self._region, frame=reference.frame
+                    segmenter, self._scan, [slice_index], region, frame=reference.frame
                 )
             except (ShiftError, RuntimeError, MemoryError) as error:
                 # A hint must not end a run; what really is wrong will show in the run itself.

@@ -102,7 +102,7 @@ class Uncertainty:
         self._segmenter = segmenter if run is None else run.segmenter
         self._scan = scan
         self._run = run
-        self._region = region if run is None else run.region
+        self._region = region
         settings = Settings(method="source") if run is None else run.settings
         self._activation = self._segmenter.card.activation
         self._views = self._segmenter.card.views
@@ -128,7 +128,8 @@ class Uncertainty:
         """
         if kind not in KINDS:
             raise ValueError(f"Uncertainty is one of {', '.join(KINDS)}, not {kind!r}.")
-        prepared = self._segmenter.prepare(self._scan, slice_index, self._region)
+        region = self._region if self._run is None else self._run.frame_of(slice_index)
+        prepared = self._segmenter.prepare(self._scan, slice_index, region)
         if is_blank(prepared.image):
             return np.zeros(self._scan.slice_shape(slice_index), np.float32)
         if self._run is not None and self._run.settings.learns:

@@ -194,6 +194,7 @@ class Again:
             corrections=saved.corrections,
             cut=saved.info["cut"],
         )
+        self.run.adopt_frames(saved.records)
 
     def records(self) -> Iterator[Record]:
         """Do the run again, as far as it went the first time."""

@@ -266,7 +266,9 @@ class CorrectSection(QWidget):
     def settings(self, usual: Settings) -> Settings:
         """Return ``usual`` with what the user chose."""
         role = str(self.role.currentData())
-        if role == "fine-tuning":
+        if usual.learns_from_stack:
+            pass  # all weights go on learning, in the one way that there is for them
+        elif role == "fine-tuning":
             usual = usual.but(method="consistency", scribble="pseudo")
         elif role != usual.scribble or usual.method == "consistency":
             usual = usual.but(method="grata", scribble=role)

@@ -141,7 +141,7 @@ def test_states_beyond_the_budget_go_but_for_the_first_ones_and_the_latest(
 def test_a_run_says_which_step_it_cannot_go_back_to(
     segmenter: Segmenter, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_store, "STATE_BYTES", 20_000)
+    monkeypatch.setattr(run_store, "STATE_BYTES", 24_000)
     run = AdaptationRun(segmenter, scan, LEARN.but(passes=3, predict="average"))
     records = list(run.records())
     assert len(records) == 16
@@ -162,7 +162,7 @@ def test_a_run_without_a_folder_leaves_no_file(
     store = RunStore(None, state(0, 100_000))
     store.keep_source(0, NO_MASK)
     for step in range(1, 40):
-        store.append(record(step), state(step, 100_000))
+        store.append(record(step, pass_index=step), state(step, 100_000))
     assert same(store.state(2), state(2, 100_000))
     assert same(store.state(39), state(39, 100_000))
     store.close()

@@ -320,7 +320,7 @@ def test_a_slice_far_from_the_source_centre_is_flagged_in_a_run(at_home: Segment
 
 
 def test_the_flag_says_what_was_seen(at_home: Segmenter) -> None:
-    words = FarSlices(a_volume(1, gain=0.15), None).words(at_home, 2)
+    words = FarSlices(a_volume(1, gain=0.15)).words(at_home, 2)
     mask = np.zeros((32, 32), np.uint8)
     (flag,) = flag_slice(at_home.card, mask, mask, far=words)
     assert flag.code == "far-from-source"
@@ -329,7 +329,7 @@ def test_the_flag_says_what_was_seen(at_home: Segmenter) -> None:
 
 def test_a_model_without_a_reference_flags_nothing() -> None:
     plain = Segmenter(a_card(), a_network(), "cpu")
-    assert FarSlices(a_volume(1, gain=0.15), None).words(plain, 2) is None
+    assert FarSlices(a_volume(1, gain=0.15)).words(plain, 2) is None
 
 
 def test_masks_do_not_depend_on_whether_the_shift_is_measured(at_home: Segmenter) -> None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
-from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
+from napari_grata.adaptation.normalisation import (
+    adaptable_copy,
+    all_parameters,
+    norm_parameters,
+    norm_statistics,
+)
 from napari_grata.adaptation.objectives import Objectives, Supervision
 from napari_grata.adaptation.resunet_cpu import use_cpu_pass
 from napari_grata.adaptation.settings import Settings, checked
 from napari_grata.segmenters.card import VIEWS
 from napari_grata.segmenters.devices import has_bfloat16, lay_out
 
-from .register import METHODS
+from .register import METHODS, Learns
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,6 +33,12 @@ if TYPE_CHECKING:
 
 
 _BY_ALL = ("seed", "six_views", "precision")
+_ADAPTED: dict[Learns, Callable[[nn.Module], Sequence[tuple[str, Tensor]]]] = {
+    "nothing": norm_parameters,
+    "statistics": norm_statistics,
+    "theta": norm_parameters,
+    "weights": all_parameters,
+}
 
 
 class Output(NamedTuple):
@@ -95,6 +106,8 @@ class Snapshot:
         Optimiser steps taken.
     generator : Tensor of uint8
         State of the random generator.
+    student : Tensor, shape (n,) or (0,)
+        What learns, where that is another θ than the one that predicts.
     """
 
     theta: Tensor
@@ -102,6 +115,7 @@ class Snapshot:
     second_moment: Tensor
     steps: int
     generator: Tensor
+    student: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 class Common(TypedDict, total=False):
@@ -125,7 +139,7 @@ class Method:
     ----------
     network : nn.Module
         The source model, on the device to work on. It is never changed: the method works on a
-        copy that shares all weights but those of the normalisation layers.
+        copy that shares all weights but those that adapt.
     seed : int
         Seed of every random draw; one seed gives the same numbers on the CPU.
     activation : {"sigmoid", "softmax"}
@@ -151,6 +165,7 @@ class Method:
 
     name: ClassVar[str] = ""
     learns: ClassVar[bool] = False
+    adapts: ClassVar[Learns] = "nothing"
 
     def __init__(
         self,
@@ -173,11 +188,15 @@ class Method:
         self.activation = activation
         self.blend = float(checked("blend", blend))
         self.six_views = six_views
-        self.network = adaptable_copy(network, self.blend)
+        all_weights = self.adapts == "weights"
+        self.network = adaptable_copy(network, self.blend, all_weights=all_weights)
         self._layout = lay_out(self.network, self.device)
         low = checked("precision", precision) == "bfloat16" and has_bfloat16(self.device)
         self.precision = "bfloat16" if low else "float32"
-        by_hand = use_cpu_pass(self.network, torch.bfloat16 if low else None)
+        by_hand = None
+        if self.adapts in ("nothing", "theta"):
+            # Arranged by hand, with gradients of scale and shift alone.
+            by_hand = use_cpu_pass(self.network, torch.bfloat16 if low else None)
         self.generator = torch.Generator().manual_seed(self.seed)
         self.objectives = Objectives(
             self.network,
@@ -189,11 +208,12 @@ class Method:
             batch_views=self.device.type != "cpu" if batch_views is None else batch_views,
             autocast=low and by_hand is None,
         )
-        self._flat = FlatParameters(norm_parameters(self.network))
+        self._flat = FlatParameters(_ADAPTED[self.adapts](self.network))
         if self.learns and not self._flat.names:
+            what = "statistics of batch" if self.adapts == "statistics" else "scale and shift of"
             raise ValueError(
-                f"{type(self).__name__} adapts the scale and shift of normalisation layers, and "
-                "this network has none. Choose another model."
+                f"{type(self).__name__} adapts the {what} normalisation layers, and this network "
+                "has none. Choose another model or another method."
             )
         self._adam = FlatAdam(self._flat.values)
         self._source = self._flat.values.clone()

@@ -1,0 +1,476 @@
+"""The frame of a photograph: the part of it that a model should read.
+
+A model that was trained on pictures of one field of view expects its structures to have their
+usual size and place (the card's ``extents``). *Reframing* cuts a photograph so that they have: it
+predicts, takes the box of the structure that is best known, cuts the frame round it, and predicts
+again until the frame stands still.
+
+A model answers every frame, also one that shows nothing: it then draws what it is used to, where
+it is used to, and this follows the frame wherever it goes. What is really there stays where it is
+when the frame moves. *Steadiness* measures that, without labels: the mean Dice of what is found in
+a frame and in others that are moved and scaled against it. A frame is used only where it is
+settled, what it shows has the usual extent, and is steady; otherwise the whole picture is read,
+and it is said why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from .preprocessing import Frame, Region, prepare_array
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+
+    from .card import Card
+    from .extent import Extent
+    from .segmenter import Segmenter
+
+STEADY = 0.75
+"""Least steadiness of a frame, and of a whole picture, that is believed."""
+TRIES = 4
+"""How often a frame is moved before it must stand still."""
+STILL = 0.05
+"""It stands still if it moves and grows by less than this share of itself."""
+MOVES = (
+    *((-0.2, 0.0, 1.0), (0.2, 0.0, 1.0), (0.0, -0.2, 1.0), (0.0, 0.2, 1.0)),
+    *((0.0, 0.0, 0.8), (0.0, 0.0, 1.35), (0.0, 0.0, 1.8)),
+)
+"""Frames to compare with: down, right (in frames) and times as large."""
+SCALES = (0.67, 0.45, 0.3)
+"""A search looks at frames of these shares of the picture's shorter side, overlapping by half."""
+LARGEST_FRAME, SMALLEST_FRAME = 0.85, 0.1
+"""Shares of the shorter side that a frame found by a search has."""
+CANDIDATES = 8
+SHARPNESS = 0.75
+"""Steadiness and search show the model so much fewer pixels than it is used to: what is there is
+found all the same, and what is only expected hardly. It also takes half the time."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Which part of a photograph the model should read.
+
+    Attributes
+    ----------
+    region : (int, int, int, int) or None
+        (row0, column0, row1, column1) in pixels of the slice, half-open; None: all of it.
+    settled : bool
+        Whether this is sure: the frame stood still, or the whole picture fits.
+    words : str
+        One sentence for the user; empty where there was nothing to find.
+    trail : tuple of Region
+        The frames on the way, the last one first tried included.
+    steadiness : float or None
+        See the module; None where it was not measured.
+    """
+
+    region: Region | None
+    settled: bool = True
+    words: str = ""
+    trail: tuple[Region, ...] = ()
+    steadiness: float | None = None
+
+
+def anchor(card: Card) -> Extent | None:
+    """Return the extent by which a card's model can be framed, that of the narrowest range.
+
+    None where there is none: without a usual side and place of a structure that every picture
+    shows, or where the model's input has no fixed size, so that no frame changes what it sees.
+    """
+    if card.dimensions != 2 or card.size is None:
+        return None
+    known = [
+        one
+        for one in card.extents
+        if one.side and one.row and one.column and one.side[0] > 0 and one.present > 0.99
+    ]
+    return min(known, key=lambda one: one.side[2] / one.side[0] if one.side else 0, default=None)
+
+
+def find_frame(
+    segmenter: Segmenter, scan: Scan, case: int = 0, region: Region | None = None
+) -> Framing:
+    """Find the part of a photograph that a model should read.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    scan : Scan
+    case : int
+        Which photograph of a list.
+    region : (row0, column0, row1, column1), optional
+        What the user drew: it stays as it is.
+
+    Returns
+    -------
+    Framing
+        Of a volume, and with a model whose card knows no extent: the whole picture.
+
+    Raises
+    ------
+    PredictionError
+        The model does not fit the scan, or gives values that are no numbers.
+    """
+    extent = anchor(segmenter.card)
+    if region is not None or extent is None or not scan.is_photographic:
+        return Framing(region)
+    finder = _Finder(segmenter, scan, scan.case_slices(case)[0], extent)
+    return finder.find()
+
+
+class _Box(NamedTuple):
+    """A structure: its centre, and the root of its area, in pixels of the slice."""
+
+    row: float
+    column: float
+    side: float
+    whole: float = 1.0  # share of it that the largest piece holds
+
+
+class _Window(NamedTuple):
+    """A frame: its upper left corner and size in pixels of the slice; may reach beyond it."""
+
+    row: float
+    column: float
+    rows: float
+    columns: float
+
+    def moved(self, down: float, right: float, times: float) -> _Window:
+        """Return it moved by shares of itself and scaled about its centre."""
+        rows, columns = self.rows * times, self.columns * times
+        row = self.row + (0.5 + down) * self.rows - rows / 2
+        column = self.column + (0.5 + right) * self.columns - columns / 2
+        return _Window(row, column, rows, columns)
+
+    @property
+    def region(self) -> Region:
+        """In whole pixels."""
+        row, column = round(self.row), round(self.column)
+        return row, column, row + max(1, round(self.rows)), column + max(1, round(self.columns))
+
+
+class _Finder:
+    """Finds the frame of one picture."""
+
+    def __init__(self, segmenter: Segmenter, scan: Scan, index: int, extent: Extent) -> None:
+        card = segmenter.card
+        assert card.size is not None
+        assert extent.side is not None
+        assert extent.row is not None
+        assert extent.column is not None
+        self._segmenter, self._card, self._size, self._extent = segmenter, card, card.size, extent
+        self._values = scan.read_slice(index)
+        self._shape: tuple[int, int] = self._values.shape[0], self._values.shape[1]
+        self._intensities = None
+        if card.normalisation["kind"] == "quantile":
+            ends = card.normalisation["low"], card.normalisation["high"]
+            self._intensities = scan.intensity_range(scan.case_of(index), *ends)
+        self._within = card.values_within(extent.structure)
+        self._median = extent.side[1]
+        self._place = extent.row[1], extent.column[1]
+
+    # -- the way to a frame ----------------------------------------------------------------
+
+    def find(self) -> Framing:
+        whole = (0, 0, *self._shape)
+        first = self._look(whole)
+        if first is not None and self._usual(first, whole):
+            steady = self._steadiness(_Window(0, 0, *self._shape))
+            if steady >= STEADY:
+                return Framing(None, trail=(whole,), steadiness=steady)
+        found = [] if first is None else self._settle(first)
+        if not any(one.steadiness >= STEADY for one in found):
+            for box in self._search():
+                found += self._settle(box)
+        best = max(found, key=lambda one: one.steadiness, default=None)
+        name, hint = self._extent.structure, self._extent.hint
+        if best is None or best.steadiness < STEADY:
+            if first is not None and self._usual(first, whole):
+                words = f"What the model takes for the {name} follows the frame that it is shown"
+            else:
+                words = f"No part of the picture was found that shows the {name} as in training"
+            words = f"{words}; the whole picture is read. {hint}".strip()
+            return Framing(None, False, words)
+        rows, columns = (
+            f"{low + 1:,} to {high:,}"
+            for low, high in zip(best.region[:2], best.region[2:], strict=True)
+        )
+        words = f"The model reads the part round the {name}: rows {rows}, columns {columns}."
+        return Framing(best.region, True, words, best.trail, best.steadiness)
+
+    def _settle(self, box: _Box) -> list[_Settled]:
+        """Frame a structure until the frame stands still; empty where it does not."""
+        trail: list[Region] = []
+        region = self._around(box)
+        for _ in range(TRIES):
+            trail.append(region)
+            seen = self._look(region)
+            if seen is None:
+                return []
+            following = self._around(seen)
+            if _still(region, following):
+                break
+            region = following
+        else:
+            return []
+        if not self._usual(seen, region):
+            return []
+        row, column, end_row, end_column = region
+        window = _Window(row, column, end_row - row, end_column - column)
+        return [_Settled(region, self._steadiness(window), tuple(trail))]
+
+    def _around(self, box: _Box) -> Region:
+        """Return the frame in which a structure has its usual side and place, as far as it can."""
+        start = []
+        lengths = []
+        aspect = self._size[1] / self._size[0]
+        rows = box.side / self._median / math.sqrt(aspect)
+        for centre, place, length, whole in zip(
+            box[:2], self._place, (rows, rows * aspect), self._shape, strict=True
+        ):
+            length = min(whole, max(8, round(length)))
+            start.append(min(max(0, round(centre - place * length)), whole - length))
+            lengths.append(length)
+        return start[0], start[1], start[0] + lengths[0], start[1] + lengths[1]
+
+    def _usual(self, box: _Box, region: Region) -> bool:
+        """Whether a structure has its usual extent in a frame, as far as that was to be had."""
+        row, column, end_row, end_column = region
+        size = end_row - row, end_column - column
+        low, high = self._extent.limits("side")
+        if not low <= box.side / math.sqrt(size[0] * size[1]) <= high:
+            return False
+        if self._extent.largest and box.whole < self._extent.limits("largest")[0]:
+            return False
+        for name, centre, start, length, whole in zip(
+            ("row", "column"), box[:2], region[:2], size, self._shape, strict=True
+        ):
+            low, high = self._extent.limits(name)
+            place = (centre - start) / length
+            # At the edge of the picture a frame cannot go farther.
+            if place < low and (start > 0 or length == whole):
+                return False
+            if place > high and (start + length < whole or length == whole):
+                return False
+        return True
+
+    # -- looking ---------------------------------------------------------------------------
+
+    def _look(self, region: Region) -> _Box | None:
+        """Predict a frame as it will be predicted, and return what the model finds there."""
+        prepared = prepare_array(
+            self._card, self._values, region=region, intensities=self._intensities
+        )
+        mask = self._masks(prepared.image)[0]
+        return _box(mask, prepared.frame)
+
+    def _masks(self, images: torch.Tensor) -> np.ndarray:
+        """Return where the structure is: bool, shape (B, h, w)."""
+        network = self._segmenter.network
+        with torch.inference_mode():
+            logits = network(images.to(self._segmenter.device))
+            probabilities = self._segmenter.probabilities(logits).float().cpu().numpy()
+        found = [np.isin(self._segmenter.label_map(one), self._within) for one in probabilities]
+        return np.stack(found)
+
+    @cached_property
+    def _coarse(self) -> tuple[np.ndarray, int]:
+        """A copy of the picture for frames of any size, and how much smaller it is."""
+        smallest = SCALES[-1] * min(self._shape)
+        factor = max(1, int(smallest / (SHARPNESS * min(self._size))))
+        if factor == 1:
+            return self._values, 1
+        rows, columns = (length // factor for length in self._shape)
+        cut = self._values[: rows * factor, : columns * factor]
+        blocks = cut.reshape(rows, factor, columns, factor, *cut.shape[2:])
+        return blocks.mean((1, 3), dtype=np.float32), factor
+
+    @cached_property
+    def _unsharp(self) -> Card:
+        """The card with an input of fewer pixels, where the network takes that."""
+        rows, columns = (max(64, round(SHARPNESS * side / 32) * 32) for side in self._size)
+        images = torch.zeros(1, self._card.channels, rows, columns, device=self._segmenter.device)
+        try:
+            with torch.inference_mode():
+                self._segmenter.network(images)
+        except RuntimeError:
+            return self._card
+        return replace(self._card, size=(rows, columns))
+
+    def _glance(self, windows: Sequence[_Window]) -> Iterator[tuple[np.ndarray, Frame]]:
+        """Predict frames that may reach beyond the picture, roughly: mask and frame of each.
+
+        Each channel is stretched by itself: colours, which differ most between cameras, have less
+        of a say in where to look than in what to draw.
+        """
+        values, factor = self._coarse
+        for start in range(0, len(windows), 8):
+            prepared = []
+            for window in windows[start : start + 8]:
+                row, column, end_row, end_column = _Window(*(v / factor for v in window)).region
+                rows = np.arange(row, end_row).clip(0, values.shape[0] - 1)
+                columns = np.arange(column, end_column).clip(0, values.shape[1] - 1)
+                cut = values[rows[:, None], columns[None]]
+                one = prepare_array(self._unsharp, cut, intensities=self._intensities)
+                prepared.append(replace(one, image=_stretched(one.image)))
+            masks = self._masks(torch.cat([one.image for one in prepared]))
+            yield from zip(masks, (one.frame for one in prepared), strict=True)
+
+    def _boxes(self, windows: Sequence[_Window]) -> list[_Box | None]:
+        """Glance at frames and return what is found in each."""
+        found = []
+        for window, (mask, frame) in zip(windows, self._glance(windows), strict=True):
+            box = _box(mask, frame)
+            if box is not None:
+                times = window.rows / frame.shape[0]
+                row, column = window.row + box.row * times, window.column + box.column * times
+                box = _Box(row, column, box.side * times, box.whole)
+            found.append(box)
+        return found
+
+    def _steadiness(self, window: _Window) -> float:
+        """Return how well what a frame shows stays where it is when the frame moves, 0 … 1."""
+        windows = [window, *(window.moved(*move) for move in MOVES)]
+        grids = [mask for mask, _ in self._glance(windows)]
+        rows, columns = (
+            start + (np.arange(64) + 0.5) / 64 * length
+            for start, length in zip(window[:2], window[2:], strict=True)
+        )
+        points = [_at(mask, one, rows, columns) for mask, one in zip(grids, windows, strict=True)]
+        here, seen = points[0]
+        dice = []
+        for there, also in points[1:]:
+            both = seen & also
+            total = int((here & both).sum() + (there & both).sum())
+            dice.append(2 * int((here & there & both).sum()) / total if total else 0.0)
+        return float(np.mean(dice))
+
+    # -- the search ------------------------------------------------------------------------
+
+    def _search(self) -> Iterator[_Box]:
+        """Look all over the picture and return what may be the structure, the steadiest first."""
+        short = min(self._shape)
+        windows = [one for scale in SCALES for one in self._grid(scale * short)]
+        first = [box for box in self._boxes(windows) if box is not None and self._may_be(box)]
+        second = self._boxes([self._window(box) for box in first])
+        boxes = [box for box in second if box is not None and self._may_be(box)]
+        if not boxes:
+            return
+        # What several frames agree on comes first.
+        dice = _dice(boxes, [*boxes, *first])
+        votes = np.where(dice > 0.5, dice, 0).sum(1)
+        chosen: list[int] = []
+        for number in np.argsort(-votes, kind="stable"):
+            if all(dice[number, other] < 0.6 for other in chosen):
+                chosen.append(int(number))
+        steady = {
+            number: self._steadiness(self._window(boxes[number])) for number in chosen[:CANDIDATES]
+        }
+        for number in sorted(steady, key=lambda one: -steady[one])[:3]:
+            yield boxes[number]
+
+    def _may_be(self, box: _Box) -> bool:
+        share = box.side / self._median / min(self._shape)
+        return SMALLEST_FRAME <= share <= LARGEST_FRAME
+
+    def _window(self, box: _Box) -> _Window:
+        """Return the frame of a structure, which may reach beyond the picture."""
+        aspect = self._size[1] / self._size[0]
+        rows = box.side / self._median / math.sqrt(aspect)
+        columns = rows * aspect
+        row, column = box.row - self._place[0] * rows, box.column - self._place[1] * columns
+        return _Window(row, column, rows, columns)
+
+    def _grid(self, length: float) -> Iterator[_Window]:
+        """Frames of one size all over the picture, without those that show little but its edge."""
+        aspect = self._size[1] / self._size[0]
+        rows, columns = min(length, length / aspect), min(length, length * aspect)
+        values, factor = self._coarse
+        grey = values if values.ndim == 2 else values.max(-1)
+        low, high = float(np.nanmin(grey)), float(np.nanmax(grey))
+        empty = grey <= low + 0.05 * (high - low)
+        for row in _steps(self._shape[0], rows):
+            for column in _steps(self._shape[1], columns):
+                window = _Window(row, column, rows, columns)
+                top, left, bottom, right = _Window(*(v / factor for v in window)).region
+                if empty[top:bottom:4, left:right:4].mean() < 0.5:
+                    yield window
+
+
+class _Settled(NamedTuple):
+    region: Region
+    steadiness: float
+    trail: tuple[Region, ...]
+
+
+def _steps(whole: int, length: float) -> np.ndarray:
+    """Return evenly spaced starts of stretches that cover a whole and overlap by half."""
+    count = max(1, math.ceil((whole - length) / (length / 2) - 1e-6) + 1)
+    return np.linspace(0, whole - length, count) if count > 1 else np.array([(whole - length) / 2])
+
+
+def _still(one: Region, other: Region) -> bool:
+    length = one[2] - one[0]
+    grown = abs(math.log((other[2] - other[0]) / length))
+    moved = max(abs(sum(one[axis::2]) - sum(other[axis::2])) / 2 for axis in (0, 1))
+    return grown < STILL and moved < STILL * length
+
+
+def _stretched(image: torch.Tensor) -> torch.Tensor:
+    low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
+    return (image - low) / (high - low).clamp(min=1e-6)
+
+
+def _box(mask: np.ndarray, frame: Frame) -> _Box | None:
+    """Return the largest piece of a mask on the network's grid, in pixels of the slice."""
+    from scipy import ndimage
+
+    (top, left), (rows, columns) = frame.padding, frame.inner
+    mask = mask[top : top + rows, left : left + columns]
+    pieces, count = ndimage.label(mask, np.ones((3, 3)))
+    if not count:
+        return None
+    areas = np.bincount(pieces.ravel())[1:]
+    piece = pieces == int(areas.argmax()) + 1
+    scale = frame.scale
+    row, column = (
+        start + float(np.average(np.arange(len(profile)) + 0.5, weights=profile)) / times
+        for start, profile, times in zip(
+            frame.region[:2], (piece.sum(1), piece.sum(0)), scale, strict=True
+        )
+    )
+    side = math.sqrt(float(areas.max()) / (scale[0] * scale[1]))
+    return _Box(row, column, side, float(areas.max() / areas.sum()))
+
+
+def _at(
+    mask: np.ndarray, window: _Window, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a frame's mask at points of the picture, and which of them it shows."""
+    row = np.floor((rows - window.row) / window.rows * mask.shape[0]).astype(int)
+    column = np.floor((columns - window.column) / window.columns * mask.shape[1]).astype(int)
+    inside = ((row >= 0) & (row < mask.shape[0]))[:, None] & (
+        (column >= 0) & (column < mask.shape[1])
+    )
+    found = mask[row.clip(0, mask.shape[0] - 1)[:, None], column.clip(0, mask.shape[1] - 1)]
+    return found & inside, inside
+
+
+def _dice(boxes: Sequence[_Box], others: Sequence[_Box]) -> np.ndarray:
+    """Dice of squares in place of structures, shape (boxes, others)."""
+    one, two = (np.array([box[:3] for box in each]).T[:, :, None] for each in (boxes, others))
+    two = two.transpose(0, 2, 1)
+    overlap = np.ones((one.shape[1], two.shape[2]))
+    for axis in (0, 1):
+        high = np.minimum(one[axis] + one[2] / 2, two[axis] + two[2] / 2)
+        low = np.maximum(one[axis] - one[2] / 2, two[axis] - two[2] / 2)
+        overlap *= (high - low).clip(0)
+    return 2 * overlap / (one[2] ** 2 + two[2] ** 2)
