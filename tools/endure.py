@@ -10,6 +10,7 @@ Each prints what it found as JSON, and ends with an error where anything was los
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import gc
 import json
@@ -163,7 +164,7 @@ def faults(folder: Path, library: Path, every: int = 1) -> dict[str, int]:
         faulty.close()
 
 
-def soak(folder: Path, minutes: float, every: float = 30.0, turns: int = 40) -> dict[str, Any]:
+def soak(folder: Path, minutes: float, every: float = 30.0, turns: int = 12) -> dict[str, Any]:
     """Review one list after the other, each to its report, and watch what the process needs."""
     import psutil
 
@@ -174,7 +175,7 @@ def soak(folder: Path, minutes: float, every: float = 30.0, turns: int = 40) -> 
     began = told = time.monotonic()
     seen: list[tuple[int, int, int]] = []  # bytes, open files, threads after each list
     lists = acts = 0
-    while time.monotonic() - began < 60 * minutes or len(seen) < 8:
+    while time.monotonic() - began < 60 * minutes or len(seen) < 12:
         place = folder / f"list-{lists}"
         review = Review(make(place), lambda *_: None, lists)
         for turn in range(1, turns + 1):
@@ -187,7 +188,7 @@ def soak(folder: Path, minutes: float, every: float = 30.0, turns: int = 40) -> 
         del review, act
         shutil.rmtree(place)
         lists += 1
-        gc.collect()
+        _give_back()
         seen.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
         if time.monotonic() - told > every:
             told = time.monotonic()
@@ -204,6 +205,14 @@ def soak(folder: Path, minutes: float, every: float = 30.0, turns: int = 40) -> 
     return found
 
 
+def _give_back() -> None:
+    """Free what nothing holds, and let the allocator give back what it only keeps."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
 def _now(seconds: float, lists: int, acts: int, seen: tuple[int, int, int]) -> dict[str, Any]:
     size, files, threads = seen
     known = {"minutes": round(seconds / 60, 1), "lists": lists, "acts": acts}
@@ -217,6 +226,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=4, help="of the moments of kills")
     parser.add_argument("--every", type=int, default=1, help="only every so-manieth call fails")
     parser.add_argument("--minutes", type=float, default=60, help="of the soak (60)")
+    parser.add_argument("--interval", type=float, default=30, help="seconds between lines (30)")
     parser.add_argument("--disk", type=Path, help="folder on the disk to try (a temporary one)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.disk) as place:
@@ -226,7 +236,7 @@ def main() -> int:
             if options.what == "kill":
                 found: dict[str, Any] = kill(folder / "kill", options.n, options.seed)
             elif options.what == "soak":
-                found = soak(folder, options.minutes)
+                found = soak(folder, options.minutes, options.interval)
             else:
                 library = compile_faults(folder)
                 if library is None:

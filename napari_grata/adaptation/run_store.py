@@ -527,7 +527,9 @@ class RunStore(Sequence[Record]):
             return
         # It changes as well where the disk failed, whether it had taken what was written or not.
         row = self._connection.execute("SELECT info FROM info").fetchone()
-        found = {} if row is None else json.loads(row[0])
+        found: Any = None
+        with suppress(ValueError):
+            found = {} if row is None else json.loads(row[0])
         if found not in (json.loads(json.dumps(one)) for one in (self._info, self._tried)):
             raise RunFolderError(
                 "Another program has gone on with this run; reopen it to see how it stands. "
