@@ -122,10 +122,23 @@ def _run(work: Callable[[], dict[str, Any]], as_json: bool, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         ours = type(error).__module__.split(".")[0] == "napari_grata"
+        if _memory_ran_out(error):
+            words = str(error) if ours else "There is not enough memory. Close other programs."
+            print(f"napari-grata: {words}", file=sys.stderr)
+            return 1
         hint = "" if ours or debug else " (--debug shows where)"
         words = str(error) if ours else f"{type(error).__name__}: {error}{hint}"
         print(f"napari-grata: {' '.join(words.split())}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) and ours and not _disk_failed(error) else 1
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    """Whether an error says so, also one of PyTorch, if that was loaded at all."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from napari_grata.segmenters.segmenter import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _disk_failed(error: BaseException | None) -> bool:

@@ -26,7 +26,7 @@ from .run_files import describe_scan, now, versions, write_masks, write_tables, 
 from .run_store import RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
-from .stepper import Stepper
+from .stepper import Stepper, memory_in_words
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -196,14 +196,17 @@ class AdaptationRun:
         self.continued = start is not None
         self.position = 0
         self._lock = threading.RLock()
-        self._adapter = Stepper(
-            segmenter, scan, self.settings, self.region, self.notices, self.corrections
-        )
-        if start is not None:
-            self._adapter.restore(start)
+        with memory_in_words():
+            self._adapter = Stepper(
+                segmenter, scan, self.settings, self.region, self.notices, self.corrections
+            )
+            if start is not None:
+                self._adapter.restore(start)
+            first = self._adapter.snapshot() if store is None else None
         if store is None:
             self.folder = None if folder is None else fresh_folder(folder)
-            self.past = RunStore(self.folder, self._adapter.snapshot())
+            with memory_in_words():
+                self.past = RunStore(self.folder, first)
         else:
             self.folder, self.past = store.folder, store
             self._check_plan(store)
@@ -273,11 +276,11 @@ class AdaptationRun:
         self._forget_taken()
         state = "failed"
         try:
-            with self._lock:
+            with self._lock, memory_in_words():
                 self._adapter.restore(self.past.state(self.step))
                 self._begin()
             while self.position < len(self.plan):
-                with self._lock:
+                with self._lock, memory_in_words():
                     record = self._event(self.plan[self.position])
                 yield record
             state = "finished"
@@ -336,7 +339,8 @@ class AdaptationRun:
             state = self.past.state(reached)
             if not self.active:
                 self.past.stand(position=position, step=reached, taken=None)
-            self._adapter.restore(state)
+            with memory_in_words():
+                self._adapter.restore(state)
             self.position, self.taken, self._mean = position, None, None
             self.adapted_masks = self.past.latest_masks(position)
             if not self.active:
@@ -379,7 +383,8 @@ class AdaptationRun:
         theta = None
         if self.settings.learns:
             theta = self.past.theta(step) if step is not None else self.theta_of(slice_index)
-        prediction = self._adapter.predict(slice_index, theta)
+        with memory_in_words():
+            prediction = self._adapter.predict(slice_index, theta)
         if prediction is None:
             raise PredictionError(
                 "With this state the model gives values that are no numbers, so there is no mask. "

@@ -232,6 +232,7 @@ class RunStore(Sequence[Record]):
         self.damage: list[str] = []
         self._lock = threading.RLock()
         self._info: dict[str, Any] = {}
+        self._tried: dict[str, Any] = {}  # what the file says if a failed write did get there
         self._records: list[Record] = []  # without masks
         self._states: dict[int, int] = {}  # step -> number of the event that holds its state
         self._pending: dict[int, np.ndarray] = {}  # source masks to be kept with the next event
@@ -512,18 +513,31 @@ class RunStore(Sequence[Record]):
             before = self._info
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                if self._data_version() != self._version:
-                    raise RunFolderError(
-                        "Another program has gone on with this run; reopen it to see how it "
-                        "stands. Nothing was written over."
-                    )
+                self._make_sure()
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._info = before
+                self._tried, self._info = self._info, before
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _make_sure(self) -> None:
+        """Make sure that no other program has written to the file."""
+        version = self._data_version()
+        if version == self._version:
+            return
+        # It changes as well where the disk failed, whether it had taken what was written or not.
+        row = self._connection.execute("SELECT info FROM info").fetchone()
+        found: Any = None
+        with suppress(ValueError):
+            found = {} if row is None else json.loads(row[0])
+        if found not in (json.loads(json.dumps(one)) for one in (self._info, self._tried)):
+            raise RunFolderError(
+                "Another program has gone on with this run; reopen it to see how it stands. "
+                "Nothing was written over."
+            )
+        self._version = version
 
     def _data_version(self) -> int:
         """Return a number that changes when another program writes to the file."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch.nn import functional as fn
+
+from napari_grata.segmenters.segmenter import OutOfMemoryError, is_out_of_memory
 
 from .corrections import Corrections
 from .methods.base import Method, Output, Snapshot, StepRecord, method_for
@@ -25,7 +28,22 @@ if TYPE_CHECKING:
 IMAGE_BYTES = 2**30
 """So much of a stack is kept prepared while a model learns from all of it."""
 _Result = TypeVar("_Result")
+_NO_ROOM = (
+    "There is not enough memory to adapt on this slice. Close other programs, or draw a region "
+    "over the part that matters."
+)
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def memory_in_words() -> Iterator[None]:
+    """Say in words that memory ran out, wherever it did: an `OutOfMemoryError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(_NO_ROOM) from error
 
 
 class Stepper:
@@ -244,8 +262,6 @@ class Stepper:
         First the views run one by one, then the CPU takes over from the worker. A step that
         failed has put its state back, so that it can be taken again.
         """
-        from napari_grata.segmenters.segmenter import is_out_of_memory
-
         while True:
             methods = self._method, self._viewer
             moves = False
@@ -258,10 +274,7 @@ class Stepper:
                     for method in methods:
                         method.objectives.batch_views = False
                 elif worker().device.type == "cpu":
-                    raise MemoryError(
-                        "There is not enough memory to adapt on this slice. Close other programs, "
-                        "or draw a region over the part that matters."
-                    ) from error
+                    raise OutOfMemoryError(_NO_ROOM) from error
                 else:
                     moves = True
             # Outside the handler: the error's traceback holds on to what did not fit.

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_grata.adaptation import METHODS, AdaptationRun, Settings, make_method
 from napari_grata.adaptation.methods.base import Learner, Method, Snapshot
@@ -17,6 +16,7 @@ from napari_grata.adaptation.uncertainty import Uncertainty
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, ResUNet, Segmenter, Structure
 from napari_grata.segmenters.preprocessing import PredictionError
+from tools.generators.memory import RunsOut
 from tools.generators.models import Small
 
 RATE = 1e-2
@@ -137,20 +137,6 @@ def test_nothing_is_said_of_how_sure_a_model_is_that_gives_no_numbers(scan, kind
 
 
 # --- memory runs out -----------------------------------------------------------------------------
-
-
-class RunsOut(TorchDispatchMode):
-    """Raises at the n-th operation of PyTorch, those of the backward pass counted."""
-
-    def __init__(self, at: int, error: type[BaseException] = torch.OutOfMemoryError) -> None:
-        super().__init__()
-        self.at, self.calls, self.error = at, 0, error
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls += 1
-        if self.calls == self.at:
-            raise self.error("out of memory")
-        return func(*args, **(kwargs or {}))
 
 
 LEARNERS = [name for name, info in METHODS.items() if issubclass(info.load(), Learner)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,11 +56,3 @@ def make_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     for known in made:
         if (cases := known()) is not None:
             cases.close()
-
-
-@pytest.fixture
-def quick_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, if there is such a thing: for tests that write thousands of times."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
-        yield Path(folder)

@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-KINDS = ("nifti", "photographs", "masks", "cards", "weights", "runs", "lists", "dicom")
+KINDS = ("nifti", "photographs", "masks", "cards", "weights", "runs", "lists", "dicom", "memory")
 SLOW_SECONDS = 5.0
 HUNG_SECONDS = 60
 
