@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QDockWidget, QWidget
 
@@ -35,6 +34,7 @@ from napari_grata.widgets.cases_model import progress_words, row_of
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
+from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of, remove_layers
 from napari_grata.widgets.session import Session
 
@@ -305,7 +305,7 @@ class Cases(QObject):
         try:
             return self.caselist.work(here.key).new_run_folder()
         except ListError as error:
-            show_error(f"This run is not kept with its case. {error}")
+            notify(f"This run is not kept with its case. {error}")
             return None
 
     def cases_after(self) -> list[str]:
@@ -335,9 +335,10 @@ class Cases(QObject):
             try:
                 folder.rename(folder.with_name(f"undone-{folder.name}"))
             except OSError as error:
-                show_warning(
+                notify(
                     f"The undone run is still in the case's folder ({error.strerror}); the case "
-                    "will open with it."
+                    "will open with it.",
+                    "warning",
                 )
             else:
                 self._keep(session)
@@ -488,7 +489,7 @@ class Cases(QObject):
     def _leave_case(self) -> None:
         with as_one_change(self._context.viewer):
             for sentence in self.current.take_out():
-                show_warning(sentence)
+                notify(sentence, "warning")
 
     def _on_ready(self, loaded: LoadedCase) -> None:
         if loaded.picture is not None:
@@ -515,7 +516,7 @@ class Cases(QObject):
             else:
                 self.current.put(loaded)
         if loaded.scan is None:
-            show_error(loaded.problem)
+            notify(loaded.problem)
             context.follow()  # now: later it would take what is wrong off the screen again
             context.fail(loaded.problem)
         else:
@@ -681,7 +682,7 @@ class Cases(QObject):
 
     def _on_found(self, found: Found) -> None:
         if found.error is not None:
-            show_error(str(found.error))
+            notify(str(found.error))
             self.panel.say(str(found.error))
             if found.key == "open":
                 self._context.fail(str(found.error))
