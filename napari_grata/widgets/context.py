@@ -844,7 +844,7 @@ class Context(QObject):
             note_tone=session.note_tone if session is not None else "",
             decided=self.decided,
             done=self.done,
-            saved=session is not None and session.saved,
+            saved=session.saved if session is not None else "",
             reopened=(session.reopened or "") if session is not None else "",
             looked=self.looked,
         )
