@@ -54,7 +54,7 @@ def view_run(run: Path, scan: Path | None) -> dict[str, Any]:
 def show_run(viewer: Any, run: Path, scan: Path | None) -> Any:
     """Dock the plugin in a viewer and bring a saved run back into it; return the dock."""
     from napari_grata.scans import open_scan
-    from napari_grata.widgets.cases import show_saved_run
+    from napari_grata.widgets.case_loading import show_saved_run
 
     _, dock = viewer.window.add_plugin_dock_widget("napari-grata", "Adapt to a new centre")
     show_saved_run(dock.context, run, None if scan is None else open_scan(scan))

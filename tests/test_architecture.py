@@ -56,6 +56,16 @@ def test_rooms_below_the_widgets_know_nothing_of_qt_or_napari(room: str) -> None
             assert top not in {"qtpy", "PyQt5", "PyQt6", "PySide6", "napari", "magicgui"}, path
 
 
+def test_sections_know_neither_one_another_nor_the_dock() -> None:
+    widgets = PACKAGE / "widgets"
+    sections = {path.stem for path in widgets.glob("*_section.py")}
+    sections |= {"bar", "cases", "compare", "slice_table", "steps", "timeline"}
+    for section in sections:
+        others = sections - {section} | {"dock"}
+        for name in imported_names(widgets / f"{section}.py"):
+            assert name.rpartition(".")[2] not in others or "widgets" not in name, (section, name)
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
 def test_no_module_names_a_qt_binding(path: Path) -> None:
     bindings = {"PyQt5", "PyQt6", "PySide2", "PySide6"}

@@ -55,7 +55,7 @@ def test_the_manifest_of_the_installed_distribution_is_valid() -> None:
     manifest = PluginManifest.from_distribution("napari-grata")
     assert manifest.name == "napari-grata"
     widgets = {widget.display_name for widget in manifest.contributions.widgets or []}
-    assert widgets == {"Adapt to a new centre"}
+    assert widgets == {"Adapt to a new centre", "Segment this layer", "Adapt this layer"}
     assert manifest.contributions.readers
     assert manifest.contributions.sample_data
 

@@ -1,8 +1,9 @@
-"""Reads a case from the disk, scan and masks, so that showing it takes no reading any more."""
+"""Reads cases and saved runs from the disk, so that showing them takes no reading any more."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
+from napari_grata.adaptation.settings import PRESETS
+from napari_grata.review.cases import ListError
+from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets.background import Found, Queue
 from napari_grata.widgets.cases_panel import small_picture
 
 if TYPE_CHECKING:
+    from napari.layers import Layer
+
     from napari_grata.adaptation.records import Flag, Record
     from napari_grata.adaptation.settings import Settings
     from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
+    from napari_grata.widgets.context import Context
     from napari_grata.widgets.session import Session
     from napari_grata.widgets.tasks import Engine
 
@@ -72,8 +79,7 @@ class LoadedRun:
         session.segmented_slices, session.adapted_slices = set(self.source), set(self.adapted)
         session.records, session.flags = list(self.records), dict(self.flags)
         session.taken_step = self.step
-        # The masks are in the run's folder already.
-        session.saved = self.folder is not None
+        session.saved = "kept" if self.folder is not None else ""
         for mask, found in ((session.source, self.source), (session.adapted, self.adapted)):
             if found:
                 mask.ensure()
@@ -116,6 +122,7 @@ def load_case(cases: CaseList, case: Case) -> LoadedCase:
         scan = open_scan(case.sources[0] if len(case.sources) == 1 else list(case.sources))
         middle = scan.read_slice(scan.n_slices // 2)
     except (ScanError, OSError) as error:
+        _note_failure(cases, case, error)
         return LoadedCase(case.key, problem=str(error))
     except MemoryError:
         return LoadedCase(case.key, problem="There is not enough memory for this case.")
@@ -131,6 +138,15 @@ def load_case(cases: CaseList, case: Case) -> LoadedCase:
         except (OSError, ValueError) as error:
             loaded.notices = (f"The masks of this case cannot be read: {error}",)
     return loaded
+
+
+def _note_failure(cases: CaseList, case: Case, error: Exception) -> None:
+    """Have the list say of a new case that it cannot be opened; adapting ahead tries it again."""
+    from napari_grata.review.adapt_list import in_words, keep_failure
+
+    if cases.writable and cases.summary(case.key) is None and not cases.missing(case):
+        with suppress(ListError):
+            keep_failure(cases, case, in_words(error, case))
 
 
 def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
@@ -174,6 +190,49 @@ def _step(run: Any, records: list[Record]) -> int | None:
     if position is None or position == total or not records:
         return None
     return int(records[-1].step)
+
+
+def fill_session(context: Context, layer: Layer, scan: Scan, run: LoadedRun) -> Session:
+    """Choose the model of a run and make the run the results on this scan."""
+    where = run.model_folder or run.folder or Path()
+    context.add_entry(ModelEntry(run.card.name, run.card.title, where, "user", run.card))
+    context.choose_model(run.card.name)
+    session = context.sessions.renew(layer, scan, run.card, context.store.get("filled"))
+    run.fill(session)
+    return session
+
+
+def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> None:
+    """Bring a saved run into the viewer: scan, masks, curves, table, settings.
+
+    ``scan``: where it does not lie any more where the run found it.
+
+    Raises
+    ------
+    ValueError, OSError
+        If it cannot be read; the message says why.
+    """
+    from napari_grata.adaptation.reopening import reopen
+
+    found = reopen(folder, scan)
+    try:
+        scan, missing = found.scan, " ".join(found.missing)
+        started = str(found.info.get("started", ""))
+    finally:
+        found.close()
+    if scan is None:
+        raise ValueError(missing)
+    run = load_run(folder, scan)
+    layer = context.viewer.add_image(scan.data, **scan.layer_kwargs())
+    context.choose_layer(layer)
+    session = fill_session(context, layer, scan, run)
+    session.reopened = started[:16].replace("T", " ") or "an earlier day"
+    session.note = missing
+    if run.settings is not None:
+        name = next((p.name for p in PRESETS.values() if p.settings == run.settings), None)
+        context.choose_settings(name or context.preset, run.settings)
+    context.take_results()
+    context.show_mode("adapted")
 
 
 def revive(folder: Path, model: str, scan: Scan, engine: Engine, device: str) -> Any:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QDockWidget, QWidget
 
@@ -20,7 +19,6 @@ from napari_grata.adaptation.settings import PRESETS
 from napari_grata.review.adapt_list import keep_run
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import ListError
-from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
@@ -28,13 +26,14 @@ from napari_grata.widgets.case_loading import (
     LoadedCase,
     LoadedRun,
     Prefetch,
-    load_run,
+    fill_session,
     revive,
 )
 from napari_grata.widgets.cases_model import progress_words, row_of
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
+from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of, remove_layers
 from napari_grata.widgets.session import Session
 
@@ -132,11 +131,7 @@ class CurrentCase:
         context, layer, scan = self._context, self.layer, self.scan
         if layer is None or scan is None:
             return
-        where = run.model_folder or run.folder or Path()
-        context.add_entry(ModelEntry(run.card.name, run.card.title, where, "user", run.card))
-        context.choose_model(run.card.name)
-        session = context.sessions.renew(layer, scan, run.card, context.store.get("filled"))
-        run.fill(session)
+        session = fill_session(context, layer, scan, run)
         context.describe_result(session)
         session.note = f"{session.note} {' '.join(run.missing)}".strip()
         self.run_folder = run.folder
@@ -305,7 +300,7 @@ class Cases(QObject):
         try:
             return self.caselist.work(here.key).new_run_folder()
         except ListError as error:
-            show_error(f"This run is not kept with its case. {error}")
+            notify(f"This run is not kept with its case. {error}")
             return None
 
     def cases_after(self) -> list[str]:
@@ -335,9 +330,10 @@ class Cases(QObject):
             try:
                 folder.rename(folder.with_name(f"undone-{folder.name}"))
             except OSError as error:
-                show_warning(
+                notify(
                     f"The undone run is still in the case's folder ({error.strerror}); the case "
-                    "will open with it."
+                    "will open with it.",
+                    "warning",
                 )
             else:
                 self._keep(session)
@@ -488,7 +484,7 @@ class Cases(QObject):
     def _leave_case(self) -> None:
         with as_one_change(self._context.viewer):
             for sentence in self.current.take_out():
-                show_warning(sentence)
+                notify(sentence, "warning")
 
     def _on_ready(self, loaded: LoadedCase) -> None:
         if loaded.picture is not None:
@@ -515,7 +511,7 @@ class Cases(QObject):
             else:
                 self.current.put(loaded)
         if loaded.scan is None:
-            show_error(loaded.problem)
+            notify(loaded.problem)
             context.follow()  # now: later it would take what is wrong off the screen again
             context.fail(loaded.problem)
         else:
@@ -577,7 +573,7 @@ class Cases(QObject):
             return
         if run.folder is None or Path(run.folder).parent != cases.work(here.key).folder:
             return
-        here.run_folder, session.saved = Path(run.folder), True
+        here.run_folder, session.saved = Path(run.folder), session.saved or "kept"
         self.queue.ask(("keep", here.key), partial(keep_run, cases, cases.case(here.key), run))
 
     # --- adapting ahead ------------------------------------------------------------------------
@@ -681,7 +677,7 @@ class Cases(QObject):
 
     def _on_found(self, found: Found) -> None:
         if found.error is not None:
-            show_error(str(found.error))
+            notify(str(found.error))
             self.panel.say(str(found.error))
             if found.key == "open":
                 self._context.fail(str(found.error))
@@ -718,43 +714,6 @@ class Cases(QObject):
         """The window closes: the work ahead ends with its step, or the program would wait."""
         self.batch.pause()
         return True
-
-
-def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> None:
-    """Bring a saved run into the viewer: scan, masks, curves, table, settings.
-
-    ``scan``: where it does not lie any more where the run found it.
-
-    Raises
-    ------
-    ValueError, OSError
-        If it cannot be read; the message says why.
-    """
-    from napari_grata.adaptation.reopening import reopen
-
-    found = reopen(folder, scan)
-    try:
-        scan, missing = found.scan, " ".join(found.missing)
-        started = str(found.info.get("started", ""))
-    finally:
-        found.close()
-    if scan is None:
-        raise ValueError(missing)
-    run = load_run(folder, scan)
-    layer = context.viewer.add_image(scan.data, **scan.layer_kwargs())
-    context.choose_layer(layer)
-    where = run.model_folder or folder
-    context.add_entry(ModelEntry(run.card.name, run.card.title, where, "user", run.card))
-    context.choose_model(run.card.name)
-    session = context.sessions.renew(layer, scan, run.card, context.store.get("filled"))
-    run.fill(session)
-    session.reopened = started[:16].replace("T", " ") or "an earlier day"
-    session.note = missing
-    if run.settings is not None:
-        name = next((p.name for p in PRESETS.values() if p.settings == run.settings), None)
-        context.choose_settings(name or context.preset, run.settings)
-    context.take_results()
-    context.show_mode("adapted")
 
 
 def _timer(parent: QObject, milliseconds: int, do: Callable[[], None]) -> QTimer:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
 
@@ -24,6 +23,7 @@ from napari_grata.segmenters.registry import ModelEntry, list_models
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections
 from napari_grata.widgets.keys import Actions
+from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.runner import Runner, about
 from napari_grata.widgets.scan_layer import (
     alive,
@@ -285,7 +285,7 @@ class Context(QObject):
         runner = self.runner
         self.queue.found.connect(self._on_found)
         runner.changed.connect(self.touch)
-        runner.noticed.connect(show_info)
+        runner.noticed.connect(partial(notify, severity="info"))
         runner.ended.connect(self._on_ended)
         self.undo.changed.connect(self.touch)
         self.actions.provide("undo", self.undo.undo, self._why_no_undo)
@@ -345,7 +345,7 @@ class Context(QObject):
             if fit:
                 fit_view(self.viewer, [layer])
         if self.scan is not None and self.scan.notices:
-            show_info(" ".join(self.scan.notices))
+            notify(" ".join(self.scan.notices), "info")
         self.scan_changed.emit()
         self._take_session()
         self.slice_changed.emit(self.in_view())
@@ -512,7 +512,7 @@ class Context(QObject):
         if layer is None or alive(self.viewer, layer) or self.closing.closing:
             return
         self.viewer.layers.insert(0, layer)
-        show_info("The scan stays until the run on it has ended; cancel the run to remove it.")
+        notify("The scan stays until the run on it has ended; cancel the run to remove it.", "info")
 
     def _on_theme(self, event: Any = None) -> None:
         self.theme = theme_colours(self.viewer.theme)
@@ -844,7 +844,7 @@ class Context(QObject):
             note_tone=session.note_tone if session is not None else "",
             decided=self.decided,
             done=self.done,
-            saved=session is not None and session.saved,
+            saved=session.saved if session is not None else "",
             reopened=(session.reopened or "") if session is not None else "",
             looked=self.looked,
         )

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.utils.notifications import show_info
 from qtpy.QtCore import QRegularExpression, QSignalBlocker, Qt, QTimer
 from qtpy.QtGui import QRegularExpressionValidator
 from qtpy.QtWidgets import (
@@ -28,7 +27,7 @@ from napari_grata.review.cases import STATE_OF_VERDICT
 from napari_grata.widgets import keys
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.decisions import Decisions, Drawings
-from napari_grata.widgets.qt_parts import Sentence, button, choice, row
+from napari_grata.widgets.qt_parts import Sentence, button, choice, notify, row
 from napari_grata.widgets.session import Undoable
 from napari_grata.widgets.theme import ThemeColours, mark, tip
 
@@ -392,7 +391,7 @@ class DecideBar(QWidget):
             if changed.slice_index is not None:
                 self._context.go_to(changed.slice_index)
         back = "taken back" if which == "undo" else "in force again"
-        show_info(f"{name}: “{VERDICT_WORDS[changed.verdict]}” is {back}.")
+        notify(f"{name}: “{VERDICT_WORDS[changed.verdict]}” is {back}.", "info")
         self.refresh()
 
     def retry(self) -> None:

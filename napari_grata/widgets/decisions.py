@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_grata.review.case_list import CaseList, CaseWork, case_of_scan
@@ -23,6 +22,7 @@ from napari_grata.review.final_masks import ABOUT, mask_digest
 from napari_grata.widgets.background import Found, Queue
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import MaskLayer
+from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.theme import STRUCTURE_COLOURS
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Decisions(QObject):
     def _on_found(self, found: Found) -> None:
         if found.error is not None:
             self.problem = str(found.error)
-            show_error(self.problem)
+            notify(self.problem)
         elif found.result.scan is self._asked[0]:
             self._take(found.result)
         else:
@@ -188,7 +188,7 @@ class Decisions(QObject):
         self.place, self.problem = place, place.problem
         for notice in (*place.notices, place.problem):
             if notice:
-                show_warning(notice)
+                notify(notice, "warning")
         self.arrived.emit()
 
     # --- deciding ----------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class Decisions(QObject):
 
     def _complain(self, problem: str) -> None:
         self.problem = problem
-        show_error(problem)
+        notify(problem)
 
     # --- what a decision rests on ------------------------------------------------------------
 
@@ -449,7 +449,7 @@ class Drawings(QObject):
 
     def _fail(self, why: str) -> None:
         self.problem = f"What you drew is not on the disk yet: {why}"
-        show_error(self.problem)
+        notify(self.problem)
         self._context.touch()
 
     def _on_run_ended(self, kind: str, _outcome: object) -> None:
@@ -485,8 +485,9 @@ class Drawings(QObject):
             return
         if self._beside_of is not place:
             self._show_beside(place, session)
-            show_warning(
-                "What you drew earlier was drawn over another mask; it is in a layer of its own."
+            notify(
+                "What you drew earlier was drawn over another mask; it is in a layer of its own.",
+                "warning",
             )
 
     def _show_beside(self, place: DecisionPlace, session: Session | None) -> None:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import napari.viewer
-from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
@@ -34,7 +33,7 @@ from napari_grata.widgets.help import HelpDialog
 from napari_grata.widgets.measure_section import MeasureSection
 from napari_grata.widgets.model_card import add_model_dialog, dropped_models
 from napari_grata.widgets.model_section import ModelSection
-from napari_grata.widgets.qt_parts import Sentence, StepSection, button, column
+from napari_grata.widgets.qt_parts import Sentence, StepSection, button, column, notify
 from napari_grata.widgets.scan_layer import fit_view
 from napari_grata.widgets.scan_section import OpenButtons, ScanSection
 from napari_grata.widgets.slice_table import SliceTable
@@ -265,7 +264,7 @@ class GrataDock(QWidget):
 
     def _on_ended(self, kind: str, outcome: Any) -> None:
         if outcome.kind == "failed":
-            show_error(outcome.message)
+            notify(outcome.message)
         self._forget_open_step()
 
     def _open_timeline(self) -> None:

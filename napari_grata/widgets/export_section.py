@@ -16,8 +16,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QMessageBox, QVB
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
 from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Outcome
-from napari_grata.widgets.case_loading import revive
-from napari_grata.widgets.cases import show_saved_run
+from napari_grata.widgets.case_loading import revive, show_saved_run
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, ask_folder, button
 from napari_grata.widgets.session import Session
@@ -405,7 +404,7 @@ class ExportSection(QWidget):
             self.say(f"Wrote {results[-1].name}.", results[-1])
         else:
             if session is not None:
-                session.saved = True
+                session.saved = "taken out"
             files = ", ".join(path.name for path in results[:2])
             more = f" and {len(results) - 2} more" if len(results) > 2 else ""
             self.say(f"Saved {files}{more} in {results[0].parent.name}.", results[0].parent)

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-from napari.utils.notifications import show_error
 from qtpy.QtCore import (
     QAbstractTableModel,
     QItemSelection,
@@ -33,6 +32,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.scans.files import write_csv
+from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.theme import ThemeColours, blend, swatch, theme_colours, tip
 
@@ -436,7 +436,7 @@ class FrameTable(QTableView):
             try:
                 write_csv(path, heads, rows)
             except OSError as error:
-                show_error(f"The table: {error}")
+                notify(f"The table: {error}")
 
     # --- mouse and keys ----------------------------------------------------------------------
 

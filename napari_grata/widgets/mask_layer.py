@@ -51,6 +51,32 @@ def placement(scan: Scan, scan_layer: Layer | None) -> dict[str, Any]:
     return arguments
 
 
+def labels_over(
+    scan: Scan,
+    scan_layer: Layer | None,
+    data: np.ndarray,
+    *,
+    name: str,
+    colours: Mapping[int, str],
+    role: str,
+    **arguments: Any,
+) -> Labels:
+    """Return a labels layer over a scan that knows whose mask it is; ``arguments`` are napari's.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its metadata name it, so that the layer can be saved onto its grid.
+    scan_layer : Layer or None
+        As for `placement`.
+    """
+    given = placement(scan, scan_layer)
+    metadata = dict(given.pop("metadata", {}))
+    metadata[KEY] = {**metadata.get(KEY, {}), "scan": scan, "role": role}
+    given |= {"metadata": metadata, "colormap": colormap(colours), **arguments}
+    return Labels(data, name=name, **given)
+
+
 def contour_width(scan: Scan, zoom: float, wanted: float) -> int:
     """Return how many pixels of the scan a contour is wide, as near as it can be to what is wanted.
 
@@ -272,17 +298,15 @@ class MaskLayer:
             tell(current_slice(self._viewer, self._scan, self.layer))
 
     def _make(self) -> Labels:
-        arguments = placement(self._scan, self._scan_layer())
-        metadata = dict(arguments.pop("metadata", {}))
-        metadata[KEY] = {**metadata.get(KEY, {}), "scan": self._scan, "role": self._role}
-        layer = Labels(
+        layer = labels_over(
+            self._scan,
+            self._scan_layer(),
             self.stack.copy(),
             name=free_name(self._viewer, self._name),
+            colours=self._colours,
+            role=self._role,
             opacity=self._opacity,
-            colormap=colormap(self._colours),
-            metadata=metadata,
             visible=self._visible,
-            **arguments,
         )
         layer.contour = self._contour
         _MADE.add(layer)
@@ -327,10 +351,8 @@ class SliceLayer:
         self._colours = dict(colours)
         self._contour, self._opacity, self._role = contour, opacity, role
         self._offset = offset
-        arguments = placement(scan, scan_layer)
-        self._metadata = dict(arguments.pop("metadata", {}))
-        self._arguments = arguments
-        self._to_world = to_world_map(arguments, len(scan.mask_shape))
+        self._scan_layer = weakref.ref(scan_layer) if scan_layer is not None else lambda: None
+        self._to_world = to_world_map(placement(scan, scan_layer), len(scan.mask_shape))
         self._shown: tuple[int, np.ndarray] | None = None
         self.layer: Labels | None = None
 
@@ -366,15 +388,15 @@ class SliceLayer:
             self._viewer.layers.remove(layer)
 
     def _make(self, data: np.ndarray, translate: np.ndarray) -> Labels:
-        metadata = {**self._metadata}
-        metadata[KEY] = {**metadata.get(KEY, {}), "scan": self._scan, "role": self._role}
-        layer = Labels(
+        layer = labels_over(
+            self._scan,
+            self._scan_layer(),
             data.copy(),
             name=free_name(self._viewer, self._name),
+            colours=self._colours,
+            role=self._role,
             opacity=self._opacity,
-            colormap=colormap(self._colours),
-            metadata=metadata,
-            **{**self._arguments, "translate": translate},
+            translate=translate,
         )
         layer.contour = self._contour
         # What would be drawn on it would be gone with the next step.

@@ -12,7 +12,6 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 from napari.layers import Labels
-from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
@@ -32,7 +31,7 @@ from napari_grata.review.truth import Truth, as_truth
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice
+from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, notify
 from napari_grata.widgets.scan_layer import KEY
 from napari_grata.widgets.session import Session
 
@@ -515,15 +514,15 @@ class MeasureSection(QWidget):
 
     def _on_file(self, found: Found) -> None:
         if found.error is not None:
-            show_error(f"{describe(found.error)} Nothing was changed.")
+            notify(f"{describe(found.error)} Nothing was changed.")
         elif found.key == "save" and found.result is not None:
-            show_info(f"The measurements are in {found.result.name}.")
+            notify(f"The measurements are in {found.result.name}.", "info")
         elif found.key == "truth":
             weak, truth = found.result
             session = weak()
             if session is not None:
                 self._truths[session] = truth
                 if truth.note:
-                    show_info(truth.note)
+                    notify(truth.note, "info")
                 self._masks_changed()
         self._look_again()

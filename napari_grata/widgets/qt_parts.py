@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from napari.utils.notifications import Notification, notification_manager
 from qtpy.QtCore import QSettings, Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
@@ -26,6 +27,26 @@ from superqt import QElidingLabel
 from napari_grata.widgets.theme import mark, tip
 
 LABEL_WIDTH = 76
+
+
+class _Notice(Notification):
+    """In full in the window; in the terminal, which is often kept as a log, without names."""
+
+    def __str__(self) -> str:
+        return f"{str(self.severity).upper()}: GraTa says something in napari's window."
+
+
+def notify(text: str, severity: str = "error") -> None:
+    """Tell the user something by napari's notification in the corner of the window.
+
+    napari writes its own to the terminal as well, where the names of files and layers, often those
+    of patients, have no business.
+
+    Parameters
+    ----------
+    severity : {"error", "warning", "info"}
+    """
+    notification_manager.dispatch(_Notice(text, severity))
 
 
 def interface_settings() -> QSettings:

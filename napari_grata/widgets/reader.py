@@ -13,26 +13,21 @@ from napari_grata.scans import Scan, ScanError, open_scan, write_mask
 from napari_grata.scans.samples import find_sample
 
 LayerData = tuple[Any, dict[str, Any], str]
-_SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
-    """Return the function that reads `path`, or None where it is nothing of ours.
+    """Return the function that reads `path`, or None where it is no NIfTI file; names alone count.
 
-    Looks at names only. Of folders, those that hold photographs are ours.
+    Photographs and folders are the dock's to open: napari has readers of its own for them, and
+    would ask the user at each which to take.
     """
     paths = [path] if isinstance(path, str) else list(path)
-    if not paths:
-        return None
-    if len(paths) == 1 and Path(paths[0]).is_dir():
-        photographs = _SUFFIXES[2:]
-        ours = any(p.name.lower().endswith(photographs) for p in Path(paths[0]).iterdir())
-        return read if ours else None
-    return read if all(p.lower().endswith(_SUFFIXES) for p in paths) else None
+    ours = bool(paths) and all(p.lower().endswith((".nii", ".nii.gz")) for p in paths)
+    return read if ours else None
 
 
 def read(path: str | Sequence[str]) -> list[LayerData]:
-    """Read a scan into one image layer that knows its scan.
+    """Read a scan, NIfTI or photographs, into one image layer that knows its scan.
 
     Raises
     ------

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMenu, QVBoxLayout, QWidget
 
 from napari_grata.scans import ScanError, open_scan
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import ask_folder, button, choice, row
+from napari_grata.widgets.qt_parts import ask_folder, button, choice, notify, row
 from napari_grata.widgets.scan_layer import Box, alive, rectangles, scan_layers
 
 if TYPE_CHECKING:
@@ -227,7 +226,7 @@ class ScanSection(QWidget):
             scan = open_scan(source)
             layer = self._context.viewer.add_image(scan.data, **scan.layer_kwargs())
         except (ScanError, OSError) as error:
-            show_error(str(error))
+            notify(str(error))
             self._context.fail(str(error))
         else:
             self._context.choose_layer(layer)
@@ -237,7 +236,7 @@ class ScanSection(QWidget):
         try:
             layers = self._context.viewer.open_sample(PLUGIN, key)
         except (KeyError, OSError, ValueError) as error:
-            show_error(str(error))
+            notify(str(error))
             self._context.fail(f"The sample cannot be opened: {error}")
         else:
             if layers:

@@ -136,8 +136,8 @@ class Session(QObject):
         Whether a job is working on it.
     note, note_tone : str
         One sentence about the last result, and how to say it.
-    saved : bool
-        Whether the masks were written to files as they are.
+    saved : {"", "kept", "taken out"}
+        Whether the masks as they are lie in the run's own folder, or were written to files.
     reopened : str or None
         Date and settings of the saved run that is shown, if one is.
 
@@ -188,7 +188,7 @@ class Session(QObject):
         self.expected_steps: int | None = None
         self.busy = False
         self.note, self.note_tone = "", ""
-        self.saved = False
+        self.saved = ""
         self.reopened: str | None = None
 
     def _mask(self, role: str, width: int) -> MaskLayer:
@@ -211,7 +211,7 @@ class Session(QObject):
             self.drawn_slices.discard(each)
             if self.adapted.drawn_on(each):
                 self.drawn_slices.add(each)
-        self.saved = False
+        self.saved = ""
         self.drawn.emit(index)
 
     def look_for_drawings(self) -> None:
@@ -266,7 +266,7 @@ class Session(QObject):
         if index not in self.segmented_slices:
             self.put_source(index, record.source_mask)
         self.put_adapted(index, record.adapted_mask)
-        self.saved = False
+        self.saved = ""
         if self._difference is not None and self.difference_of is not None:
             self._difference.put(index, self._changes(record.source_mask, record.adapted_mask))
         # The masks are in the stacks now; kept with every record they would fill the memory.

@@ -54,8 +54,8 @@ class Facts:
         What is decided on the scan in view, in words; "" for nothing.
     done : bool
         Whether the scan is decided on as a whole.
-    saved : bool
-        Whether the masks have been taken out as they are.
+    saved : {"", "kept", "taken out"}
+        Whether the masks as they are lie in the run's own folder, or were written to files.
     reopened : str
         Date and settings of the saved run that is shown, if one is.
     looked : bool
@@ -85,7 +85,7 @@ class Facts:
     note_tone: str = ""
     decided: str = ""
     done: bool = False
-    saved: bool = False
+    saved: str = ""
     reopened: str = ""
     looked: bool = False
 
@@ -260,7 +260,7 @@ def _steps(facts: Facts, why_not: str) -> dict[Step, StepState]:
         Step.ADAPT: StepState(adapt, "waits for a model that fits" if why_not else ""),
         Step.CORRECT: StepState(correct, "" if facts.adapted else "waits for an adapted mask"),
         Step.TAKE_OUT: StepState(
-            "saved" if facts.saved else "",
+            {"kept": "kept, no files saved yet", "taken out": "saved"}.get(facts.saved, ""),
             "" if facts.segmented or facts.adapted else "waits for a mask",
         ),
     }

@@ -394,7 +394,7 @@ class StepsSection(QWidget):
     ) -> None:
         self._context.look_back(None)
         session.hide_difference()
-        session.saved = False
+        session.saved = ""
         self._change = session, ended
         self._context.start("masks", session, make, f"Going to {_words(step)}")
 

@@ -12,6 +12,7 @@ import pytest
 
 from napari_grata.review.cases import CaseState
 from napari_grata.widgets.scan_layer import camera_of
+from napari_grata.widgets.state import Step
 
 DONE = (CaseState.ADAPTED, CaseState.FLAGGED)
 
@@ -149,6 +150,20 @@ def test_adapting_ahead_passes_over_a_broken_file_and_says_why(listed: Any) -> N
     in_view(user, "case-0004")
     assert names(user) == {"p4", "p4 source", "p4 adapted"}
     assert not user.context.problem
+
+
+def test_a_file_that_cannot_be_opened_is_no_new_case_and_is_tried_again(
+    listed: Any, scans: Path
+) -> None:
+    user = listed()
+    user.do("next_case")  # reads the one after it ahead
+    in_view(user, "case-0002")
+    user.wait(lambda: row(user, "case-0003").state is CaseState.FAILED, 10)
+    assert "p3" not in row(user, "case-0003").problem
+    assert user.dock.cases.panel.progress.said() == "0 of 4 decided, 0 adapted, 1 failed"
+    (scans / "p3.nii.gz").write_bytes((scans / "p4.nii.gz").read_bytes())
+    adapt_all(user)
+    assert row(user, "case-0003").state in DONE
 
 
 def test_the_next_case_is_looked_at_as_the_last_and_the_user_s_layers_stay(listed: Any) -> None:
@@ -294,6 +309,8 @@ def test_a_run_of_the_user_is_kept_with_its_case_and_holds_it_in_view(listed: An
     assert row(user, "case-0001").state in DONE
     work = user.context.caselist.work("case-0001")
     assert work.run_folder == user.session.run.folder
+    said = user.dock.steps[Step.TAKE_OUT].summary.said()
+    assert said == "kept, no files saved yet"
     user.do("next_case")
     in_view(user, "case-0002")
 

@@ -164,7 +164,7 @@ def test_a_place_that_cannot_be_written_keeps_decisions_until_retry(
 ) -> None:
     user = adapted()
     # napari prints what it notifies of, and where pytest keeps that the disk is full as well.
-    monkeypatch.setattr("napari_grata.widgets.decisions.show_error", lambda words: None)
+    monkeypatch.setattr("napari_grata.widgets.decisions.notify", lambda *words: None)
     with full_disk():
         user.context.go_to(1)
         user.do("reject")

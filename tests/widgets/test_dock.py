@@ -124,7 +124,7 @@ def test_the_dock_follows_the_scan_that_is_seen(
     user = start(volume)
     user.adapt()
     brain = user.context.layer
-    user.viewer.open(str(photograph), plugin="napari-grata")
+    user.viewer.open(str(photograph))
     user.settle()
     assert user.context.scan.noun == "photograph"
     assert not brain.visible

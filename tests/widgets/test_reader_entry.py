@@ -13,7 +13,7 @@ from PIL import Image
 from napari_grata.scans import ScanError
 from napari_grata.scans.samples import list_samples
 from napari_grata.widgets import reader
-from napari_grata.widgets.reader import get_reader, write_labels
+from napari_grata.widgets.reader import get_reader, read, write_labels
 
 OBLIQUE = np.array(
     [[-0.9, 0.1, 0.05, 40], [0.1, 1.1, -0.2, -30], [0.0, 0.2, 2.4, 12], [0, 0, 0, 1]]
@@ -49,17 +49,20 @@ def labels_layer(scan_layer):
     return Labels(scan.empty_mask(), **scan.mask_layer_kwargs())
 
 
-def test_only_scans_and_folders_of_photographs_are_ours(tmp_path, folder):
-    for name in ("a.nii", "A.NII.GZ", "b.png", "b.JPG", "c.tiff"):
+def test_only_nifti_files_are_ours(tmp_path, folder):
+    for name in ("a.nii", "A.NII.GZ", ["a.nii", "b.nii"]):
         assert get_reader(name) is not None
-    for name in ("a.gz", "a.zarr", "a.npy", "a.nii.txt", "nii", ""):
+    for name in ("a.gz", "a.png", "a.npy", "a.nii.txt", "nii", "", [], ["a.nii", "b.png"]):
         assert get_reader(name) is None
-    assert get_reader(str(folder)) is not None
-    (tmp_path / "other.zarr").mkdir()
-    assert get_reader(str(tmp_path / "other.zarr")) is None
-    assert get_reader(["a.png", "b.jpg"]) is not None
-    assert get_reader(["a.png", "b.txt"]) is None
-    assert get_reader([]) is None
+    assert get_reader(str(folder)) is None
+
+
+def test_napari_need_not_ask_who_opens_a_photograph(viewer, folder):
+    readers = PluginManager.instance().iter_compatible_readers
+    for path in (folder, folder / "a.png", folder / "a.jpg", folder / "a.tif"):
+        assert "napari-grata" not in {reader.plugin_name for reader in readers([str(path)])}
+    for name in ("a.nii", "a.nii.gz"):
+        assert "napari-grata" in {reader.plugin_name for reader in readers([name])}
 
 
 def test_an_opened_volume_is_a_layer_with_geometry(viewer, volume):
@@ -86,7 +89,7 @@ def test_a_broken_file_raises_words_and_leaves_no_layer(viewer, volume):
 
 
 def test_a_folder_of_photographs_is_one_layer(folder):
-    ((data, arguments, kind),) = get_reader(str(folder))(str(folder))
+    ((data, arguments, kind),) = read(str(folder))
     layer = Layer.create(data, arguments, kind)
     assert layer.rgb
     assert layer.data.shape == (2, 11, 13, 3)
@@ -115,7 +118,7 @@ def test_a_duplicated_labels_layer_still_knows_its_scan(viewer, volume, tmp_path
 
 
 def test_saved_photograph_masks_have_the_layers_colours(folder, tmp_path):
-    ((data, arguments, kind),) = get_reader(str(folder))(str(folder))
+    ((data, arguments, kind),) = read(str(folder))
     layer = labels_layer(Layer.create(data, arguments, kind))
     layer.colormap = DirectLabelColormap(color_dict={None: "gray", 0: "transparent", 1: "#E69F00"})
     layer.data[1, 2, 3] = 1
@@ -128,7 +131,7 @@ def test_saved_photograph_masks_have_the_layers_colours(folder, tmp_path):
 
 
 def test_masks_never_replace_the_photographs_themselves(folder):
-    ((data, arguments, kind),) = get_reader(str(folder))(str(folder))
+    ((data, arguments, kind),) = read(str(folder))
     layer = labels_layer(Layer.create(data, arguments, kind))
     before = (folder / "a.png").read_bytes()
     with pytest.raises(ScanError, match="the photographs themselves"):

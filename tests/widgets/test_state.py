@@ -82,7 +82,7 @@ def test_after_a_run_the_next_step_is_to_look_then_to_decide_then_to_save() -> N
     assert decided.next is not None
     assert decided.next.name == "save"
     assert decided.open_step is Step.TAKE_OUT
-    assert dock_state(but(flagged, decided="accepted", done=True, saved=True)).next is None
+    assert dock_state(but(flagged, decided="accepted", done=True, saved="taken out")).next is None
 
 
 def test_one_decided_slice_is_not_the_end_of_a_volume() -> None:
