@@ -13,21 +13,22 @@ from napari_grata.scans import Scan, ScanError, open_scan, write_mask
 from napari_grata.scans.samples import find_sample
 
 LayerData = tuple[Any, dict[str, Any], str]
+_SUFFIXES = (".nii", ".nii.gz", ".dcm")
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
-    """Return the function that reads `path`, or None where it is no NIfTI file; names alone count.
+    """Return the function that reads `path`, or None where it is none of ours; names alone count.
 
     Photographs and folders are the dock's to open: napari has readers of its own for them, and
     would ask the user at each which to take.
     """
     paths = [path] if isinstance(path, str) else list(path)
-    ours = bool(paths) and all(p.lower().endswith((".nii", ".nii.gz")) for p in paths)
+    ours = bool(paths) and all(p.lower().endswith(_SUFFIXES) for p in paths)
     return read if ours else None
 
 
 def read(path: str | Sequence[str]) -> list[LayerData]:
-    """Read a scan, NIfTI or photographs, into one image layer that knows its scan.
+    """Read a scan into one image layer that knows its scan.
 
     Raises
     ------

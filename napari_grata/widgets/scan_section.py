@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMenu, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QInputDialog,
+    QLineEdit,
+    QMenu,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_grata.scans import ScanError, open_scan
+from napari_grata.scans.readers import READERS, find_series
+from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import ask_folder, button, choice, notify, row
 from napari_grata.widgets.scan_layer import Box, alive, rectangles, scan_layers
@@ -19,12 +30,18 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
+    from napari_grata.scans import Scan
+
 PLUGIN = "napari-grata"
-_FILTER = (
-    "Scans and photographs (*.nii *.nii.gz *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
-)
+_ENDINGS = " ".join(f"*{suffix}" for reader in READERS for suffix in reader.SUFFIXES)
+_FILTER = f"Scans and photographs ({_ENDINGS});;All files (*)"
 _OPEN = (
     ("file", "Scan or photograph …", "One scan, by itself."),
+    (
+        "series",
+        "DICOM series: a folder …",
+        "As the scanner sent it; of several series you choose one.",
+    ),
     (
         "list-folder",
         "List of cases: a folder …",
@@ -42,6 +59,12 @@ _OPEN = (
     ),
     ("run", "Saved run …", "An adaptation that was saved, with its masks, curves and steps."),
 )
+
+_FOLDERS = {
+    "folder": "Folder of photographs, as one stack",
+    "list-folder": "List of cases: the folder of the scans",
+    "series": "DICOM series: the folder",
+}
 
 
 def samples() -> list[tuple[str, str]]:
@@ -156,12 +179,15 @@ class ScanSection(QWidget):
         layout.setSpacing(4)
         for widget in (self.combo, self.slices_row, region_row, self.buttons):
             layout.addWidget(widget)
+        self._queue = Queue("series", self)
         self._rectangle = _RegionLayer(context, self)
         self._wire()
         self._layers_changed()
 
     def _wire(self) -> None:
         context = self._context
+        self._queue.found.connect(self._on_found)
+        context.connections.at_end(self._queue.ender())
         self.combo.activated.connect(self._on_combo)
         self.slices.activated.connect(self._on_slices)
         self.range.editingFinished.connect(self._on_slices)
@@ -194,17 +220,14 @@ class ScanSection(QWidget):
                     self._context.list_requested.emit(list(names))
                 else:
                     self.open_paths(names)
-        elif kind in ("folder", "list-folder"):
-            title = (
-                "Folder of photographs, as one stack"
-                if kind == "folder"
-                else "List of cases: the folder of the scans"
-            )
-            name = ask_folder(self, self._context.store.get("folder", ""), title)
+        elif kind in _FOLDERS:
+            name = ask_folder(self, self._context.store.get("folder", ""), _FOLDERS[kind])
             if name:
                 self._context.store.set("folder", name)
                 if kind == "list-folder":
                     self._context.list_requested.emit([name])
+                elif kind == "series":
+                    self.open_series(name)
                 else:
                     self.open_scan(name)
 
@@ -223,13 +246,44 @@ class ScanSection(QWidget):
         """Open a scan; a broken one is a sentence, and nothing half-open stays."""
         self._context.clear_problem()
         try:
-            scan = open_scan(source)
-            layer = self._context.viewer.add_image(scan.data, **scan.layer_kwargs())
+            self._show(open_scan(source))
         except (ScanError, OSError) as error:
-            notify(str(error))
-            self._context.fail(str(error))
+            self._fail(str(error))
+
+    def open_series(self, folder: str) -> None:
+        """Look for DICOM series in a folder, in the background: there may be thousands of files."""
+        self._context.clear_problem()
+        self._context.say("Looking for DICOM series …")
+        self._queue.ask("look", partial(find_series, Path(folder)))
+
+    def _on_found(self, found: Found) -> None:
+        if found.error is not None:
+            self._fail(describe(found.error))
+        elif found.key == "read":
+            self._show(found.result)
+        elif not found.result:
+            self._fail("There is no DICOM series in this folder. Choose another one.")
         else:
-            self._context.choose_layer(layer)
+            path = self._choose_series({f"{s.number}: {s.words}": s.path for s in found.result})
+            if path is not None:
+                self._context.say("Reading the series …")
+                self._queue.ask("read", partial(open_scan, path))
+
+    def _choose_series(self, series: dict[str, Path]) -> Path | None:
+        """Return the series that the user takes; None where it is none of them."""
+        words = list(series)
+        if len(words) == 1:
+            return series[words[0]]
+        taken, fine = QInputDialog.getItem(self, "DICOM", "Series", words, 0, False)
+        return series[taken] if fine else None
+
+    def _show(self, scan: Scan) -> None:
+        layer = self._context.viewer.add_image(scan.data, **scan.layer_kwargs())
+        self._context.choose_layer(layer)
+
+    def _fail(self, words: str) -> None:
+        notify(words)
+        self._context.fail(words)
 
     def _open_sample(self, key: str) -> None:
         self._context.clear_problem()

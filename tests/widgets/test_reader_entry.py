@@ -49,8 +49,8 @@ def labels_layer(scan_layer):
     return Labels(scan.empty_mask(), **scan.mask_layer_kwargs())
 
 
-def test_only_nifti_files_are_ours(tmp_path, folder):
-    for name in ("a.nii", "A.NII.GZ", ["a.nii", "b.nii"]):
+def test_only_volumes_that_napari_cannot_read_are_ours(tmp_path, folder):
+    for name in ("a.nii", "A.NII.GZ", ["a.nii", "b.nii"], "IM1.dcm"):
         assert get_reader(name) is not None
     for name in ("a.gz", "a.png", "a.npy", "a.nii.txt", "nii", "", [], ["a.nii", "b.png"]):
         assert get_reader(name) is None
