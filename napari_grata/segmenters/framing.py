@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from .preprocessing import Frame, Region, prepare_array
+from .preprocessing import Region, prepare_array, resample, with_channels
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -39,16 +39,21 @@ TRIES = 4
 """How often a frame is moved before it must stand still."""
 STILL = 0.05
 """It stands still if it moves and grows by less than this share of itself."""
-MOVES = (
+Move = tuple[float, float, float]
+MOVES: tuple[Move, ...] = (
     *((-0.2, 0.0, 1.0), (0.2, 0.0, 1.0), (0.0, -0.2, 1.0), (0.0, 0.2, 1.0)),
     *((0.0, 0.0, 0.8), (0.0, 0.0, 1.35), (0.0, 0.0, 1.8)),
 )
 """Frames to compare with: down, right (in frames) and times as large."""
-SCALES = (0.67, 0.45, 0.3)
-"""A search looks at frames of these shares of the picture's shorter side, overlapping by half."""
+SCALES = (0.67, 0.45, 0.3, 0.2)
+STEP = 0.5
+"""A search looks at frames of these shares of the picture's shorter side, so far apart."""
 LARGEST_FRAME, SMALLEST_FRAME = 0.85, 0.1
 """Shares of the shorter side that a frame found by a search has."""
-CANDIDATES = 8
+EMPTY = 0.1
+"""Of a picture more of which is empty, what fits is looked for in parts of it too: the field of
+view of a camera is round as well, and stays where it is."""
+CANDIDATES, FINALISTS = 12, 4
 SHARPNESS = 0.75
 """Steadiness and search show the model so much fewer pixels than it is used to: what is there is
 found all the same, and what is only expected hardly. It also takes half the time."""
@@ -180,25 +185,29 @@ class _Finder:
     # -- the way to a frame ----------------------------------------------------------------
 
     def find(self) -> Framing:
-        whole = (0, 0, *self._shape)
+        whole: Region = (0, 0, *self._shape)
         first = self._look(whole)
-        if first is not None and self._usual(first, whole):
-            steady = self._steadiness(_Window(0, 0, *self._shape))
-            if steady >= STEADY:
-                return Framing(None, trail=(whole,), steadiness=steady)
-        found = [] if first is None else self._settle(first)
-        if not any(one.steadiness >= STEADY for one in found):
+        fits = first is not None and self._usual(first, whole)
+        found: list[_Settled] = []
+        if fits and first is not None:
+            found.append(_Settled(whole, self._steadiness(first), (whole,)))
+        elif first is not None:
+            found += self._settle(first)
+        sure = any(one.steadiness >= STEADY for one in found)
+        if not sure or self._empty.mean() > EMPTY:
             for box in self._search():
                 found += self._settle(box)
         best = max(found, key=lambda one: one.steadiness, default=None)
         name, hint = self._extent.structure, self._extent.hint
         if best is None or best.steadiness < STEADY:
-            if first is not None and self._usual(first, whole):
+            if fits:
                 words = f"What the model takes for the {name} follows the frame that it is shown"
             else:
                 words = f"No part of the picture was found that shows the {name} as in training"
             words = f"{words}; the whole picture is read. {hint}".strip()
             return Framing(None, False, words)
+        if best.region == whole:
+            return Framing(None, True, "", best.trail, best.steadiness)
         rows, columns = (
             f"{low + 1:,} to {high:,}"
             for low, high in zip(best.region[:2], best.region[2:], strict=True)
@@ -223,9 +232,7 @@ class _Finder:
             return []
         if not self._usual(seen, region):
             return []
-        row, column, end_row, end_column = region
-        window = _Window(row, column, end_row - row, end_column - column)
-        return [_Settled(region, self._steadiness(window), tuple(trail))]
+        return [_Settled(region, self._steadiness(seen), tuple(trail))]
 
     def _around(self, box: _Box) -> Region:
         """Return the frame in which a structure has its usual side and place, as far as it can."""
@@ -269,8 +276,10 @@ class _Finder:
         prepared = prepare_array(
             self._card, self._values, region=region, intensities=self._intensities
         )
-        mask = self._masks(prepared.image)[0]
-        return _box(mask, prepared.frame)
+        frame = prepared.frame
+        (top, left), (rows, columns) = frame.padding, frame.inner
+        mask = self._masks(prepared.image)[0][top : top + rows, left : left + columns]
+        return _box(mask, *region[:2], 1 / frame.scale[0])
 
     def _masks(self, images: torch.Tensor) -> np.ndarray:
         """Return where the structure is: bool, shape (B, h, w)."""
@@ -282,73 +291,78 @@ class _Finder:
         return np.stack(found)
 
     @cached_property
-    def _coarse(self) -> tuple[np.ndarray, int]:
-        """A copy of the picture for frames of any size, and how much smaller it is."""
+    def _coarse(self) -> tuple[torch.Tensor, int]:
+        """A copy of the picture for frames of any size, (1, C, h, w), and by how much smaller."""
         smallest = SCALES[-1] * min(self._shape)
         factor = max(1, int(smallest / (SHARPNESS * min(self._size))))
-        if factor == 1:
-            return self._values, 1
-        rows, columns = (length // factor for length in self._shape)
-        cut = self._values[: rows * factor, : columns * factor]
-        blocks = cut.reshape(rows, factor, columns, factor, *cut.shape[2:])
-        return blocks.mean((1, 3), dtype=np.float32), factor
+        values = self._values
+        if factor > 1:
+            rows, columns = (length // factor for length in self._shape)
+            cut = values[: rows * factor, : columns * factor]
+            blocks = cut.reshape(rows, factor, columns, factor, *cut.shape[2:])
+            values = blocks.mean((1, 3), dtype=np.float32)
+        image = torch.from_numpy(np.nan_to_num(values.astype(np.float32)))
+        image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+        return with_channels(image[None], self._card.channels).contiguous(), factor
 
     @cached_property
-    def _unsharp(self) -> Card:
-        """The card with an input of fewer pixels, where the network takes that."""
+    def _empty(self) -> np.ndarray:
+        """Where the coarse picture shows nothing, as round the retina: bool, shape (h, w)."""
+        grey = self._coarse[0][0].amax(0).numpy()
+        return np.asarray(grey <= grey.min() + 0.05 * np.ptp(grey))
+
+    @cached_property
+    def _unsharp(self) -> tuple[int, int]:
+        """Rows and columns of an input of fewer pixels, where the network takes that."""
         rows, columns = (max(64, round(SHARPNESS * side / 32) * 32) for side in self._size)
         images = torch.zeros(1, self._card.channels, rows, columns, device=self._segmenter.device)
         try:
             with torch.inference_mode():
                 self._segmenter.network(images)
         except RuntimeError:
-            return self._card
-        return replace(self._card, size=(rows, columns))
+            return self._size
+        return rows, columns
 
-    def _glance(self, windows: Sequence[_Window]) -> Iterator[tuple[np.ndarray, Frame]]:
-        """Predict frames that may reach beyond the picture, roughly: mask and frame of each.
+    def _glance(self, windows: Sequence[_Window]) -> Iterator[np.ndarray]:
+        """Predict frames that may reach beyond the picture, roughly: a mask of each.
 
         Each channel is stretched by itself: colours, which differ most between cameras, have less
         of a say in where to look than in what to draw.
         """
-        values, factor = self._coarse
+        picture, factor = self._coarse
         for start in range(0, len(windows), 8):
-            prepared = []
+            images = []
             for window in windows[start : start + 8]:
                 row, column, end_row, end_column = _Window(*(v / factor for v in window)).region
-                rows = np.arange(row, end_row).clip(0, values.shape[0] - 1)
-                columns = np.arange(column, end_column).clip(0, values.shape[1] - 1)
-                cut = values[rows[:, None], columns[None]]
-                one = prepare_array(self._unsharp, cut, intensities=self._intensities)
-                prepared.append(replace(one, image=_stretched(one.image)))
-            masks = self._masks(torch.cat([one.image for one in prepared]))
-            yield from zip(masks, (one.frame for one in prepared), strict=True)
+                rows = torch.arange(row, end_row).clamp(0, picture.shape[2] - 1)
+                columns = torch.arange(column, end_column).clamp(0, picture.shape[3] - 1)
+                cut = picture.index_select(2, rows).index_select(3, columns)
+                images.append(_stretched(resample(cut, self._unsharp)))
+            yield from self._masks(torch.cat(images))
 
     def _boxes(self, windows: Sequence[_Window]) -> list[_Box | None]:
         """Glance at frames and return what is found in each."""
-        found = []
-        for window, (mask, frame) in zip(windows, self._glance(windows), strict=True):
-            box = _box(mask, frame)
-            if box is not None:
-                times = window.rows / frame.shape[0]
-                row, column = window.row + box.row * times, window.column + box.column * times
-                box = _Box(row, column, box.side * times, box.whole)
-            found.append(box)
-        return found
+        return [
+            _box(mask, window.row, window.column, window.rows / len(mask))
+            for window, mask in zip(windows, self._glance(windows), strict=True)
+        ]
 
-    def _steadiness(self, window: _Window) -> float:
-        """Return how well what a frame shows stays where it is when the frame moves, 0 … 1."""
-        windows = [window, *(window.moved(*move) for move in MOVES)]
-        grids = [mask for mask, _ in self._glance(windows)]
+    def _steadiness(self, box: _Box, moves: Sequence[Move] = MOVES) -> float:
+        """Return how well a structure stays where it is when its frame moves, 0 … 1."""
+        window = self._window(box)
+        windows = [window, *(window.moved(*move) for move in moves)]
         rows, columns = (
             start + (np.arange(64) + 0.5) / 64 * length
             for start, length in zip(window[:2], window[2:], strict=True)
         )
-        points = [_at(mask, one, rows, columns) for mask, one in zip(grids, windows, strict=True)]
-        here, seen = points[0]
+        seen = [
+            _at(mask, one, rows, columns)
+            for mask, one in zip(self._glance(windows), windows, strict=True)
+        ]
+        here, shown = seen[0]
         dice = []
-        for there, also in points[1:]:
-            both = seen & also
+        for there, also in seen[1:]:
+            both = shown & also
             total = int((here & both).sum() + (there & both).sum())
             dice.append(2 * int((here & there & both).sum()) / total if total else 0.0)
         return float(np.mean(dice))
@@ -371,11 +385,9 @@ class _Finder:
         for number in np.argsort(-votes, kind="stable"):
             if all(dice[number, other] < 0.6 for other in chosen):
                 chosen.append(int(number))
-        steady = {
-            number: self._steadiness(self._window(boxes[number])) for number in chosen[:CANDIDATES]
-        }
-        for number in sorted(steady, key=lambda one: -steady[one])[:3]:
-            yield boxes[number]
+        # All of them roughly, the best in full.
+        steady = {one: self._steadiness(boxes[one], MOVES[-3:]) for one in chosen[:CANDIDATES]}
+        yield from (boxes[one] for one in sorted(steady, key=lambda one: -steady[one])[:FINALISTS])
 
     def _may_be(self, box: _Box) -> bool:
         share = box.side / self._median / min(self._shape)
@@ -393,10 +405,7 @@ class _Finder:
         """Frames of one size all over the picture, without those that show little but its edge."""
         aspect = self._size[1] / self._size[0]
         rows, columns = min(length, length / aspect), min(length, length * aspect)
-        values, factor = self._coarse
-        grey = values if values.ndim == 2 else values.max(-1)
-        low, high = float(np.nanmin(grey)), float(np.nanmax(grey))
-        empty = grey <= low + 0.05 * (high - low)
+        empty, factor = self._empty, self._coarse[1]
         for row in _steps(self._shape[0], rows):
             for column in _steps(self._shape[1], columns):
                 window = _Window(row, column, rows, columns)
@@ -412,8 +421,8 @@ class _Settled(NamedTuple):
 
 
 def _steps(whole: int, length: float) -> np.ndarray:
-    """Return evenly spaced starts of stretches that cover a whole and overlap by half."""
-    count = max(1, math.ceil((whole - length) / (length / 2) - 1e-6) + 1)
+    """Return evenly spaced starts of stretches that cover a whole."""
+    count = max(1, math.ceil((whole - length) / (STEP * length) - 1e-6) + 1)
     return np.linspace(0, whole - length, count) if count > 1 else np.array([(whole - length) / 2])
 
 
@@ -429,26 +438,21 @@ def _stretched(image: torch.Tensor) -> torch.Tensor:
     return (image - low) / (high - low).clamp(min=1e-6)
 
 
-def _box(mask: np.ndarray, frame: Frame) -> _Box | None:
-    """Return the largest piece of a mask on the network's grid, in pixels of the slice."""
+def _box(mask: np.ndarray, row: float, column: float, pixel: float) -> _Box | None:
+    """Return the largest piece of a mask with this corner and size of a pixel, if there is any."""
     from scipy import ndimage
 
-    (top, left), (rows, columns) = frame.padding, frame.inner
-    mask = mask[top : top + rows, left : left + columns]
     pieces, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
         return None
     areas = np.bincount(pieces.ravel())[1:]
     piece = pieces == int(areas.argmax()) + 1
-    scale = frame.scale
-    row, column = (
-        start + float(np.average(np.arange(len(profile)) + 0.5, weights=profile)) / times
-        for start, profile, times in zip(
-            frame.region[:2], (piece.sum(1), piece.sum(0)), scale, strict=True
-        )
+    down, right = (
+        float(np.average(np.arange(len(profile)) + 0.5, weights=profile))
+        for profile in (piece.sum(1), piece.sum(0))
     )
-    side = math.sqrt(float(areas.max()) / (scale[0] * scale[1]))
-    return _Box(row, column, side, float(areas.max() / areas.sum()))
+    side = math.sqrt(float(areas.max())) * pixel
+    return _Box(row + down * pixel, column + right * pixel, side, float(areas.max() / areas.sum()))
 
 
 def _at(

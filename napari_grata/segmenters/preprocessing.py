@@ -216,7 +216,7 @@ def prepare_array(
     frame = frame_for(card, values.shape[:2], spacing=spacing, region=region)
     row0, column0, row1, column1 = frame.region
     image = _scaled(card, values[row0:row1, column0:column1], intensities)
-    image = _resample(_with_channels(image, card.channels), frame.inner)
+    image = resample(with_channels(image, card.channels), frame.inner)
     if card.normalisation["kind"] == "min-max":
         image = _min_max(image)
     image = _pad(image.clamp_(0, 1), frame)
@@ -261,7 +261,7 @@ def restore(
     top, left = frame.padding
     maps = maps[..., top : top + frame.inner[0], left : left + frame.inner[1]]
     row0, column0, row1, column1 = frame.region
-    maps = _resample(maps, (row1 - row0, column1 - column0))[0]
+    maps = resample(maps, (row1 - row0, column1 - column0))[0]
     invalid = prepared.invalid if isinstance(prepared, Prepared) else None
     if (row0, column0, row1, column1) == (0, 0, *frame.shape) and invalid is None:
         return np.asarray(maps.contiguous().numpy())
@@ -314,7 +314,8 @@ def _scaled(
     return tensor[None].contiguous()
 
 
-def _with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+def with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+    """Return a picture (1, C, h, w) with as many channels as a model reads."""
     given = image.shape[1]
     if given in (2, 4):  # the last one is opacity
         image, given = image[:, : given - 1], given - 1
@@ -329,7 +330,7 @@ def _with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
     raise PredictionError(f"A picture with {given} channels cannot be read as {channels}.")
 
 
-def _resample(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resample(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Linear interpolation; where it makes the picture smaller, averaging (no aliasing)."""
     if tuple(image.shape[2:]) == tuple(size):
         return image.clone()
