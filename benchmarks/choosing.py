@@ -381,26 +381,31 @@ def report(options: argparse.Namespace) -> None:
         ]
         print(f"| {tables.name} | {reviewer} | {how} | {' | '.join(cells)} |", flush=True)
     if options.rules:
-        leave_one_out(every, options.draws)
+        leave_one_out(every, options.draws // 3)
 
 
 def leave_one_out(every: Sequence[Tables], draws: int) -> None:
     """Choose the rule on all centres but one, and report it on that one; three slices."""
-    grid = itertools.product((0.6, 0.7, 0.8, 0.9), (0.5, 1.0), (0.3, 0.5), (0.01, 0.03))
-    rules = [Rule(level=a, idle_slices=b, scatter=c, penalty=d) for a, b, c, d in grid]
+    grid = itertools.product((0.7, 0.8, 0.85, 0.9), (0.3, 0.5), (0.01, 0.03), (0.0, 1.0))
+    rules = [Rule(level=a, scatter=b, penalty=c, telling=d) for a, b, c, d in grid]
+    ways = ("random", "proposed")
     found = {
-        (tables.name, rule): simulate(tables, rule, 3, "proposed", "perfect", draws)
-        for tables in every
-        for rule in rules
+        (tables.name, rule, how): simulate(tables, rule, 3, how, "perfect", draws)
+        for tables, rule, how in itertools.product(every, rules, ways)
     }
     centres = {tables.name: tables.name.split("-IBSR")[0] for tables in every}
-    print("\nThe rule chosen without a centre, on that centre: three proposed slices.\n")
-    print("| stack | level, idle slices, scatter, penalty | gain |\n| --- | --- | --- |")
+    print("\nThe rule chosen without a centre, on that centre: three slices.\n")
+    print("| stack | level, scatter, penalty, telling | random | proposed |")
+    print("| --- | --- | --- | --- |")
     for tables in every:
         others = [name for name, centre in centres.items() if centre != centres[tables.name]]
-        best = max(rules, key=lambda rule: _worth([found[name, rule] for name in others]))
-        numbers = f"{best.level}, {best.idle_slices}, {best.scatter}, {best.penalty}"
-        print(f"| {tables.name} | {numbers} | {found[tables.name, best]} |", flush=True)
+        best = max(
+            rules,
+            key=lambda rule: _worth([found[name, rule, how] for name in others for how in ways]),
+        )
+        numbers = f"{best.level}, {best.scatter}, {best.penalty}, {best.telling}"
+        cells = " | ".join(str(found[tables.name, best, how]) for how in ways)
+        print(f"| {tables.name} | {numbers} | {cells} |", flush=True)
 
 
 def _worth(outcomes: Sequence[Outcome]) -> float:
