@@ -43,7 +43,7 @@ CACHE = Path("/tmp/choosing")
 SIDE = 256
 """Photographs are brought to this before anything else."""
 UNSHIFTED = SHIFTS.index(0)
-PART = 0.6
+PART = 0.8
 """Of a stack is open to one draw's proposals."""
 FUNDUS_LABELS = {255: 0, 128: 1, 0: 2}
 CENTRES = {
@@ -386,7 +386,7 @@ def report(options: argparse.Namespace) -> None:
 
 def leave_one_out(every: Sequence[Tables], draws: int) -> None:
     """Choose the rule on all centres but one, and report it on that one; three slices."""
-    grid = itertools.product((0.7, 0.8, 0.85, 0.9), (0.3, 0.5), (0.01, 0.03), (0.0, 1.0))
+    grid = itertools.product((0.7, 0.8, 0.85, 0.9), (0.3, 0.5), (0.01, 0.03), (0.0, 3.0))
     rules = [Rule(level=a, scatter=b, penalty=c, telling=d) for a, b, c, d in grid]
     ways = ("random", "proposed")
     found = {

@@ -19,7 +19,7 @@ The prior is that of κ more slices on which nothing was gained, and of shares t
 among slices, which weighs as much as ν of them: with three slices their own scatter is hardly
 known. All is conjugate, so the gain on the remaining slices has a Student-t distribution with
 ν + k degrees of freedom. A candidate is recommended for a structure if the lower end of its
-interval is above 0 and it differs on the reviewed slices as much as it does elsewhere; of several,
+interval is above 0, and on the reviewed slices it differs as much as on three others; of several,
 the one with the largest expected gain. The numbers of `Rule` were chosen with
 ``benchmarks/choosing.py``; see ``docs/results.md``.
 
@@ -74,8 +74,8 @@ class Rule:
     fewest : int
         Fewer slices than these decide nothing: one cannot agree with another.
     telling : float
-        On the reviewed slices a candidate has to differ from the source mask at least so many
-        times as much as on the others; where it does not, its gain there says little.
+        On the reviewed slices together a candidate has to differ from the source mask at least so
+        many times as much as on one of the others; where it does not, its gain there says little.
     """
 
     level: float = 0.85
@@ -84,7 +84,7 @@ class Rule:
     weight: float = 4.0
     penalty: float = 0.03
     fewest: int = 2
-    telling: float = 1.0
+    telling: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -491,7 +491,7 @@ def _rows(
                 gains={int(i): float(g) for i, g in zip(slices, gained, strict=True) if g == g},
                 estimate=found,
                 consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
-                telling=bool(len(away) and away.mean() >= rule.telling * rest),
+                telling=bool(len(away) and away.sum() >= rule.telling * rest),
             )
         )
     return rows
