@@ -178,6 +178,24 @@ def test_outside_the_region_a_shift_changes_nothing(segmenter) -> None:
     assert (moved != own).sum() == 100
 
 
+def test_a_large_picture_is_measured_where_something_is_and_nowhere_else(segmenter) -> None:
+    small = soft(lambda index: -3.0)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        sides = [(0, 0)] * (array.ndim - 2) + [(30, 50), (70, 10)]
+        return np.pad(array, sides)
+
+    assert small.probabilities is not None
+    large = Candidate(
+        "source",
+        "Source",
+        {i: padded(mask) for i, mask in small.masks.items()},
+        lambda index: padded(small.probabilities(index)),
+    )
+    reviewed = {i: padded(mask) for i, mask in truth(1, 5, 9).items()}
+    assert weigh(segmenter, [large], reviewed) == weigh(segmenter, [small], truth(1, 5, 9))
+
+
 # -- structures together ---------------------------------------------------------------------
 
 
