@@ -1,0 +1,232 @@
+"""Masks that may replace the source mask: those of finished runs, and their logits shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_grata.adaptation.settings import PRESETS, Preset, preset
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation import AdaptationRun, Record
+    from napari_grata.adaptation.plan import Region
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card, Segmenter
+
+Masks = Mapping[int, np.ndarray]
+SOURCE = "source"
+USUAL = tuple(
+    name
+    for name in ("careful", "learn-from-stack", "batch-norm", "as-published")
+    if name in PRESETS
+)
+"""Presets that are weighed where nobody names others."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One set of masks, finished before any of it is weighed.
+
+    Attributes
+    ----------
+    name : str
+        Of its own among the candidates; ``source`` is the source model's.
+    title : str
+        For people.
+    masks : mapping of int to ndarray of uint8, shape (H, W)
+        Label maps by slice, without any correction painted in.
+    probabilities : callable, optional
+        Gives those of a slice, shape (S, H, W); without it no threshold is fitted.
+    region : (row0, col0, row1, col1), optional
+        Outside it nothing was looked at.
+    taught_by : frozenset of int
+        Slices whose corrections taught it.
+    held_out : mapping of int to ndarray, shape (H, W)
+        For those slices: masks of a model that was taught by the others alone.
+    """
+
+    name: str
+    title: str
+    masks: Masks
+    probabilities: Callable[[int], np.ndarray] | None = None
+    region: Region | None = None
+    taught_by: frozenset[int] = frozenset()
+    held_out: Masks = field(default_factory=dict)
+
+    def fair_mask(self, slice_index: int) -> np.ndarray | None:
+        """Return the mask of a slice as made without having seen its correction, if there is."""
+        masks = self.held_out if slice_index in self.taught_by else self.masks
+        return masks.get(slice_index)
+
+    def looked_at(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return the pixels of a slice that were looked at, as bool (H, W); None for all."""
+        if self.region is None:
+            return None
+        row0, col0, row1, col1 = self.region
+        inside = np.zeros(shape, dtype=bool)
+        inside[row0:row1, col0:col1] = True
+        return inside
+
+
+def shifted_mask(
+    segmenter: Segmenter, candidate: Candidate, slice_index: int, structure: str, shift: float
+) -> np.ndarray:
+    """Return a candidate's label map of a slice with one structure's logit moved by ``shift``.
+
+    Above 0 the structure grows: with independent structures its threshold falls to
+    1 / (1 + exp(shift)), with exclusive classes it wins more often.
+    """
+    own = candidate.masks[slice_index]
+    if shift == 0:
+        return own
+    if candidate.probabilities is None:
+        raise ValueError(f"The candidate {candidate.name} gives no probabilities.")
+    moved = shifted_labels(segmenter, candidate.probabilities(slice_index), structure, shift)
+    inside = candidate.looked_at(own.shape)
+    return moved if inside is None else np.where(inside, moved, own)
+
+
+def shifted_labels(
+    segmenter: Segmenter, probabilities: np.ndarray, structure: str, shift: float
+) -> np.ndarray:
+    """Return the label map of probabilities (S, H, W) with one structure's logit moved."""
+    return segmenter.label_map(_shifted(segmenter.card, probabilities, structure, shift))
+
+
+def _shifted(card: Card, probabilities: np.ndarray, structure: str, shift: float) -> np.ndarray:
+    softmax = card.activation == "softmax"
+    channel = [s.name for s in card.structures].index(structure) + softmax
+    moved = np.array(probabilities, dtype=np.float32)
+    odds = moved[channel] * np.float32(np.exp(shift))
+    # Of exclusive classes only the largest counts, so that they need not sum to 1.
+    moved[channel] = odds if softmax else odds / (odds + 1 - moved[channel])
+    return moved
+
+
+def source_candidate(
+    segmenter: Segmenter, scan: Scan, masks: Masks, region: Region | None = None
+) -> Candidate:
+    """Return the source model's masks, which are there already, as a candidate."""
+
+    def probabilities(slice_index: int) -> np.ndarray:
+        (found,) = segmenter.predict(scan, [slice_index], region)
+        return found.probabilities
+
+    return Candidate(SOURCE, preset(SOURCE).title, dict(masks), probabilities, region)
+
+
+def candidate_of_run(
+    run: AdaptationRun, name: str, title: str, *, step: int | None = None
+) -> Candidate:
+    """Return what a finished run says, or said after ``step`` steps, as a candidate.
+
+    The run has to stay open for as long as the candidate is in use.
+
+    Raises
+    ------
+    ValueError
+        If the run holds corrections: they are painted into its masks, and would be weighed
+        against themselves.
+    """
+    if run.corrections.slices:
+        raise ValueError(
+            "A run with corrections is weighed by masks from runs without each of them; make its "
+            "candidate with taught_by and held_out."
+        )
+
+    def probabilities(slice_index: int) -> np.ndarray:
+        return run.predict(slice_index, step).probabilities
+
+    masks: Masks = run.adapted_masks
+    if step is not None:
+        masks = {index: run.predict(index, step).label_map for index in run.slices}
+    return Candidate(name, title, dict(masks), probabilities, run.region)
+
+
+class CandidateRuns:
+    """The source model and some presets on one scan: what the candidates are made of.
+
+    Parameters
+    ----------
+    segmenter, scan, slices, region, source_masks
+        As for `AdaptationRun`.
+    presets : sequence of str or Preset
+        ``source`` is there in any case.
+    folder : path, optional
+        Where each run is kept, in a folder of its preset's name.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+        Those that are finished, the source model's first.
+    total : int
+        Records in all.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        scan: Scan,
+        presets: Sequence[str | Preset] = USUAL,
+        *,
+        slices: Sequence[int] | str | None = None,
+        region: Region | None = None,
+        source_masks: Masks | None = None,
+        seed: int = 0,
+        folder: Path | None = None,
+    ) -> None:
+        from napari_grata.adaptation.plan import checked_slices, make_plan
+
+        self.candidates: list[Candidate] = []
+        self._presets = {one.name: one for one in map(_preset, (SOURCE, *presets))}
+        self._segmenter, self._scan, self._seed = segmenter, scan, seed
+        self._slices, self._region = checked_slices(slices, scan), region
+        self._folder, self._source_masks = folder, dict(source_masks or {})
+        self._runs: list[AdaptationRun] = []
+        self.total = sum(
+            len(make_plan(one.settings, self._slices, scan.case_of))
+            for one in self._presets.values()
+        )
+
+    @property
+    def notices(self) -> list[str]:
+        """What happened that the user should know."""
+        return list(dict.fromkeys(words for run in self._runs for words in run.notices))
+
+    def records(self) -> Iterator[Record]:
+        """Run one preset after another; closing the iterator leaves the finished ones."""
+        from napari_grata.adaptation import AdaptationRun
+
+        for one in self._presets.values():
+            run = AdaptationRun(
+                self._segmenter,
+                self._scan,
+                one.settings.but(seed=self._seed),
+                slices=self._slices,
+                region=self._region,
+                folder=None if self._folder is None else self._folder / one.name,
+                source_masks=self._source_masks,
+            )
+            self._runs.append(run)
+            yield from run.records()
+            self._source_masks.update(run.source_masks)
+            if one.name == SOURCE:
+                found = source_candidate(
+                    self._segmenter, self._scan, run.source_masks, self._region
+                )
+            else:
+                found = candidate_of_run(run, one.name, one.title)
+            self.candidates.append(found)
+
+    def close(self) -> None:
+        """Close the runs; their candidates keep their masks, and give no probabilities any more."""
+        for run in self._runs:
+            run.close()
+
+
+def _preset(one: str | Preset) -> Preset:
+    return one if isinstance(one, Preset) else preset(one)

@@ -1,0 +1,621 @@
+"""A few reviewed slices decide which of several masks, if any, replaces the source mask.
+
+No signal without labels is known to tell a candidate that helps on a new centre from one that
+harms; a reviewer's masks of a few slices do. `weigh` measures every candidate on them, paired with
+the source mask and cross-fitted wherever something was fitted on them, and `recommend` names a
+candidate for a structure only where its gain is consistent.
+
+The rule
+--------
+How far a candidate's mask lies from the source mask is known on *every* slice without a label:
+D = 1 − Dice(candidate, source), and a gain g in Dice can hardly be larger. So the gain on slices
+that nobody looked at is a share of D there, the share β being learned on the reviewed ones
+(a ratio estimator, as in survey sampling; it also undoes that slices were asked for because
+candidates differ most on them)::
+
+    g_i = β·D_i + ε_i,  ε_i ~ N(0, σ²·D_i),  β ~ N(0, σ²/(κ·D̄)),  σ² ~ Inv-χ²(ν, a²·D̄)
+
+The prior is that of κ more slices on which nothing was gained, and of shares that scatter by ``a``
+among slices, which weighs as much as ν of them: with three slices their own scatter is hardly
+known. All is conjugate, so the gain on the remaining slices has a Student-t distribution with
+ν + k degrees of freedom. A candidate is recommended for a structure if the lower end of its
+interval is above 0, and on the reviewed slices it differs as much as on three others; of several,
+the one with the largest expected gain. The numbers of `Rule` were chosen with
+``benchmarks/choosing.py``; see ``docs/results.md``.
+
+In a stack the slices are parts of one case, whose Dice is the one that counts: there g and D are
+weighted by how much of the structure a slice shows, so that their mean is about that of the whole.
+
+No Qt, no torch, and no label goes anywhere else: candidates are finished before they are weighed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_grata.scans.scan import times
+from napari_grata.segmenters.card import structure_mask
+
+from .candidates import SOURCE, Candidate, Masks, shifted_labels, shifted_mask
+
+if TYPE_CHECKING:
+    from napari_grata.segmenters import Card, Segmenter
+
+SHIFTS = tuple(step / 2 for step in range(-6, 7))
+"""Shifts of a structure's logit that are tried."""
+_UNSHIFTED = SHIFTS.index(0)
+
+
+class ChoosingError(ValueError):
+    """Slices or candidates that cannot be weighed; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a candidate's gain counts as consistent.
+
+    Attributes
+    ----------
+    level : float
+        Probability with which the gain has to be above 0, one-sided.
+    idle_slices : float
+        κ: so many more slices on which nothing was gained.
+    scatter : float
+        a: how much of a change is for the better varies so much among slices, as known before.
+    weight : float
+        ν: how many slices that knowledge weighs.
+    penalty : float
+        What a logit shift of 1 has to gain, as a share of Dice.
+    fewest : int
+        Fewer slices than these decide nothing: one cannot agree with another.
+    telling : float
+        On the reviewed slices together a candidate has to differ from the source mask at least so
+        many times as much as on one of the others; where it does not, its gain there says little.
+    """
+
+    level: float = 0.85
+    idle_slices: float = 1.0
+    scatter: float = 0.3
+    weight: float = 4.0
+    penalty: float = 0.03
+    fewest: int = 2
+    telling: float = 3.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The gain expected on the slices that were not reviewed, as a share of Dice."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(gains: np.ndarray, apart: np.ndarray, rest: float, count: int, rule: Rule) -> Estimate:
+    """Return what gains on a few slices say about the others.
+
+    Parameters
+    ----------
+    gains : ndarray of float, shape (k,)
+        Dice of the candidate less that of the source mask on the reviewed slices.
+    apart : ndarray of float, shape (k,)
+        1 − Dice between candidate and source mask there.
+    rest : float
+        The mean of the same on the ``count`` slices that were not reviewed.
+    """
+    apart = np.maximum(apart, np.abs(gains))
+    told = apart > 0
+    gains, apart = gains[told], apart[told]
+    if not len(gains) or rest <= 0:
+        return Estimate(0.0, 0.0, 0.0)
+    typical = float(apart.sum() + rest * count) / (len(apart) + count)
+    precision = rule.idle_slices * typical + float(apart.sum())
+    share = float(gains.sum() / precision)
+    freedom = rule.weight + len(gains)
+    left = float((gains**2 / apart).sum() - gains.sum() ** 2 / precision)
+    variance = (rule.weight * rule.scatter**2 * typical + max(left, 0.0)) / freedom
+    spread = math.sqrt(variance * (rest**2 / precision + rest / max(count, 1)))
+    reach = _student(rule.level, freedom) * spread
+    return Estimate(share * rest, share * rest - reach, share * rest + reach)
+
+
+def _student(level: float, freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, level))
+
+
+# -- weighing --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate and one structure on the reviewed slices.
+
+    Attributes
+    ----------
+    candidate, title, structure : str
+    shift : float
+        Of the structure's logit, as fitted on all reviewed slices; 0: the mask as it is.
+    dice : dict of int to float
+        With the reviewed mask, 0 … 1, by slice; with a shift that was fitted without this slice.
+        Slices on which neither shows the structure are not counted.
+    gains : dict of int to float
+        Dice less that of the source mask; what the other structures gain or lose where this one
+        alone is taken over is added.
+    estimate : Estimate
+        The gain expected on the other slices.
+    consistent : bool
+        Whether the lower end of the interval is above 0, on enough slices.
+    telling : bool
+        Whether it differs enough on the reviewed slices; see `Rule`.
+    """
+
+    candidate: str
+    title: str
+    structure: str
+    shift: float
+    dice: dict[int, float]
+    gains: dict[int, float]
+    estimate: Estimate
+    consistent: bool
+    telling: bool
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """All candidates on the reviewed slices.
+
+    Attributes
+    ----------
+    slices : tuple of int
+        Those reviewed.
+    remaining : int
+        How many were not.
+    structures : tuple of str
+    rows : tuple of Row
+        By structure; of each the source mask first.
+    rule : Rule
+    """
+
+    slices: tuple[int, ...]
+    remaining: int
+    structures: tuple[str, ...]
+    rows: tuple[Row, ...]
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Dice tables of some candidates, the source first, from which every decision follows.
+
+    Attributes
+    ----------
+    names, titles, structures : tuple of str
+    dice : ndarray, shape (candidates, slices, structures, shifts)
+        With the reviewed masks; NaN where neither mask shows the structure, or no shift was tried.
+    gains : ndarray, same shape
+        Over the source mask, of all structures together, where this one alone is taken over.
+    apart : ndarray, same shape
+        1 − Dice with the source mask.
+    rest : ndarray, shape (candidates, structures)
+        Mean of the same on the slices that were not reviewed.
+    remaining : int
+    """
+
+    names: tuple[str, ...]
+    titles: tuple[str, ...]
+    structures: tuple[str, ...]
+    dice: np.ndarray
+    gains: np.ndarray
+    apart: np.ndarray
+    rest: np.ndarray
+    remaining: int
+
+
+def weigh(
+    segmenter: Segmenter,
+    candidates: Sequence[Candidate],
+    reviewed: Masks,
+    *,
+    stack: bool = False,
+    rule: Rule | None = None,
+) -> Weighing:
+    """Measure candidates on reviewed slices.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        The source model.
+    candidates : sequence of Candidate
+        With the source model's, called ``source``.
+    reviewed : mapping of int to ndarray of uint8, shape (H, W)
+        The reviewer's label maps by slice.
+    stack : bool
+        Whether slices are parts of one case (`Scan.is_stack`), and not cases of their own.
+
+    Raises
+    ------
+    ChoosingError
+        If there is nothing to weigh or to weigh with.
+    """
+    steps = weigh_stepwise(segmenter, candidates, reviewed, stack=stack, rule=rule)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as stop:
+        found: Weighing = stop.value
+        return found
+
+
+def weigh_stepwise(
+    segmenter: Segmenter,
+    candidates: Sequence[Candidate],
+    reviewed: Masks,
+    *,
+    stack: bool = False,
+    rule: Rule | None = None,
+) -> Generator[tuple[int, int], None, Weighing]:
+    """Do as `weigh`, and yield how many of how many parts are done."""
+    measured = yield from measure(segmenter, candidates, reviewed, stack=stack)
+    return conclude(measured, sorted(reviewed), rule or Rule())
+
+
+def measure(
+    segmenter: Segmenter,
+    candidates: Sequence[Candidate],
+    reviewed: Masks,
+    *,
+    stack: bool = False,
+) -> Generator[tuple[int, int], None, Measured]:
+    """Compare every candidate's masks with the reviewed ones, at every shift."""
+    card = segmenter.card
+    ordered = _source_first(candidates)
+    source, slices = ordered[0], sorted(reviewed)
+    _check(ordered, reviewed)
+    names = tuple(structure.name for structure in card.structures)
+    shape = (len(ordered), len(slices), len(names), len(SHIFTS))
+    dice, gains, apart = (np.full(shape, np.nan) for _ in range(3))
+    others = sorted(source.masks.keys() - reviewed.keys())
+    rest = np.zeros((len(ordered), len(names)))
+    usual = _usual(card, source.masks.values()) if stack else None
+    total = len(ordered) * (len(slices) + 1)
+    for row, candidate in enumerate(ordered):
+        for column, index in enumerate(slices):
+            found = _on_slice(
+                segmenter, candidate, source.masks[index], reviewed[index], index, usual
+            )
+            dice[row, column], gains[row, column], apart[row, column] = found
+            yield row * (len(slices) + 1) + column + 1, total
+        if others:
+            rest[row] = _distances(card, source, candidate, others, usual).mean(0)
+        yield (row + 1) * (len(slices) + 1), total
+    titles = tuple(candidate.title for candidate in ordered)
+    return Measured(
+        tuple(one.name for one in ordered), titles, names, dice, gains, apart, rest, len(others)
+    )
+
+
+def _source_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    found = sorted(candidates, key=lambda one: one.name != SOURCE)
+    if not found or found[0].name != SOURCE:
+        raise ChoosingError("The source model's masks are missing; every gain is one over them.")
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise ChoosingError("Two candidates have the same name; give each one of its own.")
+    return found
+
+
+def _check(candidates: Sequence[Candidate], reviewed: Masks) -> None:
+    """Refuse slices that say nothing, and candidates that have seen their own answer."""
+    if not reviewed:
+        raise ChoosingError("No slice was reviewed; review some, three at best, and weigh then.")
+    every = candidates[0].masks.keys()
+    for one in candidates:
+        if one.masks.keys() != every:
+            raise ChoosingError(
+                f"{one.title} has masks of other slices than the source model; run it on the same."
+            )
+        for index, mask in reviewed.items():
+            fair = one.fair_mask(index)
+            if fair is None:
+                where = "was not segmented" if index not in every else f"taught {one.title}"
+                raise ChoosingError(
+                    f"Slice {index + 1} {where}, so that it cannot be weighed there. Segment it, "
+                    "or leave it out."
+                )
+            if fair.shape != np.shape(mask):
+                raise ChoosingError(
+                    f"The reviewed mask of slice {index + 1} is {times(np.shape(mask))}, the slice "
+                    f"{times(fair.shape)}. Choose the masks of this scan."
+                )
+
+
+def _on_slice(
+    segmenter: Segmenter,
+    candidate: Candidate,
+    source: np.ndarray,
+    truth: np.ndarray,
+    index: int,
+    usual: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return Dice, gain and distance from the source mask, each of shape (structures, shifts)."""
+    card = segmenter.card
+    names = [structure.name for structure in card.structures]
+    dice, gains, apart = (np.full((len(names), len(SHIFTS)), np.nan) for _ in range(3))
+    own = candidate.fair_mask(index)
+    assert own is not None
+    box, moved = _where_it_matters(segmenter, candidate, index, (own, source, truth))
+    own, source, truth = own[box], source[box], truth[box]
+    before = _overlaps(card, source, truth)
+    weights = _weights(card, source, truth, usual)
+    for column, shift in enumerate(SHIFTS):
+        if shift and moved is None:
+            continue
+        for place, name in enumerate(names):
+            mask = moved(name, shift) if shift and moved is not None else own
+            found = _overlaps(card, mask, truth)[place]
+            dice[place, column] = found
+            apart[place, column] = _apart(card, source, mask, usual)[place]
+            if not (np.isnan(found) and np.isnan(before[place])):
+                after = _overlaps(card, taken_over(card, source, mask, name), truth)
+                change = np.nan_to_num(after, nan=1.0) - np.nan_to_num(before, nan=1.0)
+                gains[place, column] = (weights * change).sum()
+    return dice, gains, apart
+
+
+def _where_it_matters(
+    segmenter: Segmenter, candidate: Candidate, index: int, masks: Sequence[np.ndarray]
+) -> tuple[tuple[slice, slice], Callable[[str, float], np.ndarray] | None]:
+    """Return the frame in which any mask shows anything, and what makes shifted ones in it.
+
+    Of a whole photograph that is a small part, and there are dozens of masks to compare.
+    """
+    shown = np.any([mask != 0 for mask in masks], axis=0)
+    # A taught model's thresholds would need its probabilities without each slice.
+    able = candidate.probabilities is not None and index not in candidate.taught_by
+    probabilities = candidate.probabilities(index) if able and candidate.probabilities else None
+    if probabilities is not None:
+        for structure in segmenter.card.structures:
+            shown |= shifted_labels(segmenter, probabilities, structure.name, SHIFTS[-1]) != 0
+    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
+    ends = [(int(at[0]), int(at[-1]) + 1) if len(at) else (0, 1) for at in (rows, columns)]
+    box = slice(*ends[0]), slice(*ends[1])
+    if probabilities is None:
+        return box, None
+    inside, own = candidate.looked_at(shown.shape), masks[0][box]
+    part = probabilities[:, box[0], box[1]]
+
+    def moved(structure: str, shift: float) -> np.ndarray:
+        found = shifted_labels(segmenter, part, structure, shift)
+        return found if inside is None else np.where(inside[box], found, own)
+
+    return box, moved
+
+
+def distances(card: Card, candidates: Sequence[Candidate], *, stack: bool = False) -> np.ndarray:
+    """Return how far candidates lie from the source mask, shape (candidates, slices, structures).
+
+    In the order given, the source model's left out, and of the slices' numbers; see `weigh` for
+    ``stack``.
+    """
+    source, *rest = _source_first(candidates)
+    slices, usual = sorted(source.masks), _usual(card, source.masks.values()) if stack else None
+    found = [_distances(card, source, one, slices, usual) for one in rest]
+    return np.array(found).reshape(len(rest), len(slices), len(card.structures))
+
+
+def _distances(
+    card: Card,
+    source: Candidate,
+    candidate: Candidate,
+    slices: Sequence[int],
+    usual: np.ndarray | None,
+) -> np.ndarray:
+    masks = source.masks, candidate.masks
+    return np.array([_apart(card, masks[0][i], masks[1][i], usual) for i in slices])
+
+
+def _usual(card: Card, masks: Collection[np.ndarray]) -> np.ndarray:
+    """Return how much of each structure a slice shows in the mean, in pixels, at least one."""
+    return np.asarray(np.mean([_areas(card, mask) for mask in masks], axis=0).clip(1))
+
+
+def _areas(card: Card, mask: np.ndarray) -> np.ndarray:
+    return np.array([structure_mask(card, mask, one).sum() for one in card.structures], float)
+
+
+def _weights(
+    card: Card, first: np.ndarray, second: np.ndarray, usual: np.ndarray | None
+) -> np.ndarray:
+    """Return how much of each structure two masks show, in parts of what is usual."""
+    if usual is None:
+        return np.ones(len(card.structures))
+    return np.asarray((_areas(card, first) + _areas(card, second)) / (2 * usual))
+
+
+def _overlaps(card: Card, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the Dice of each structure; NaN where neither mask shows it."""
+    return np.array(
+        [
+            _dice(structure_mask(card, mask, one), structure_mask(card, truth, one))
+            for one in card.structures
+        ]
+    )
+
+
+def _dice(first: np.ndarray, second: np.ndarray) -> float:
+    total = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * np.count_nonzero(first & second) / total if total else math.nan
+
+
+def _apart(
+    card: Card, source: np.ndarray, mask: np.ndarray, usual: np.ndarray | None
+) -> np.ndarray:
+    """Return 1 − Dice with the source mask by structure, weighted; 0 where neither shows it."""
+    found = 1 - np.nan_to_num(_overlaps(card, source, mask), nan=1.0)
+    return np.asarray(_weights(card, source, mask, usual) * found)
+
+
+def taken_over(card: Card, mask: np.ndarray, other: np.ndarray, structure: str) -> np.ndarray:
+    """Return a label map with one structure as in another one, and all else as it was.
+
+    Where only one of the two shows the structure, the other map's label stands; so what the
+    structure gives up or takes goes to what that map says lies there.
+    """
+    differs = structure_mask(card, mask, structure) != structure_mask(card, other, structure)
+    return np.where(differs, other, mask)
+
+
+def conclude(measured: Measured, slices: Sequence[int], rule: Rule) -> Weighing:
+    """Find each candidate's gain, with thresholds fitted without the slice they are weighed on."""
+    rows = [
+        row
+        for place in range(len(measured.structures))
+        for which in range(len(measured.names))
+        for row in _rows(measured, which, place, slices, rule)
+    ]
+    return Weighing(
+        tuple(int(i) for i in slices), measured.remaining, measured.structures, tuple(rows), rule
+    )
+
+
+def _rows(
+    measured: Measured, which: int, place: int, slices: Sequence[int], rule: Rule
+) -> list[Row]:
+    """Return the row of a candidate as it is, and with a fitted threshold if there is one."""
+    dice, gains, apart = (
+        table[which, :, place] for table in (measured.dice, measured.gains, measured.apart)
+    )
+    every = np.arange(len(slices))
+    plain = np.full(len(slices), _UNSHIFTED)
+    ways = [(_UNSHIFTED, plain, float(measured.rest[which, place]))]
+    last = _fitted(gains, rule)
+    if len(slices) > 1 and last != _UNSHIFTED:
+        columns = np.array([_fitted(gains[every != i], rule) for i in every])
+        # How far it lies from the source mask elsewhere is not known before it is applied.
+        ways.append((last, columns, float(apart[:, last].mean())))
+    rows = []
+    for column, columns, rest in ways:
+        gained = gains[every, columns]
+        counted = np.isfinite(gained)
+        away = apart[every, columns][counted]
+        found = estimate(gained[counted], away, rest, measured.remaining, rule)
+        shown = dice[every, columns]
+        rows.append(
+            Row(
+                candidate=measured.names[which],
+                title=measured.titles[which],
+                structure=measured.structures[place],
+                shift=SHIFTS[column],
+                dice={int(i): float(d) for i, d in zip(slices, shown, strict=True) if d == d},
+                gains={int(i): float(g) for i, g in zip(slices, gained, strict=True) if g == g},
+                estimate=found,
+                consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
+                telling=bool(len(away) and away.sum() >= rule.telling * rest),
+            )
+        )
+    return rows
+
+
+def _fitted(gains: np.ndarray, rule: Rule) -> int:
+    """Return the column of the shift that gains most on some slices, small shifts preferred."""
+    known = np.isfinite(gains)
+    mean = np.where(known, gains, 0).sum(0) / known.sum(0).clip(1)
+    score = np.where(known.any(0), mean - rule.penalty * np.abs(SHIFTS), -np.inf)
+    best = int(score.argmax())
+    return best if score[best] > score[_UNSHIFTED] else _UNSHIFTED
+
+
+# -- the choice ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What becomes of one structure: the source mask's, or a candidate's with some shift."""
+
+    structure: str
+    candidate: str
+    title: str
+    shift: float
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is recommended, structure by structure, and in words."""
+
+    picks: tuple[Pick, ...]
+    words: str
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is to replace the source mask."""
+        return any(pick.candidate != SOURCE or pick.shift for pick in self.picks)
+
+
+def recommend(weighing: Weighing) -> Choice:
+    """Name a candidate for each structure whose gain is consistent; else the source mask stays."""
+    picks, told = [], []
+    for structure in weighing.structures:
+        rows = [row for row in weighing.rows if row.structure == structure]
+        best = max(
+            (row for row in rows if row.consistent and row.telling),
+            key=lambda row: row.estimate.mean,
+            default=None,
+        )
+        if best is None:
+            best = next(row for row in rows if row.candidate == SOURCE and not row.shift)
+        else:
+            told.append(f"{structure}: {_named(best)}, {_points(best.estimate)}")
+        picks.append(Pick(structure, best.candidate, best.title, best.shift, best.estimate))
+    words = "Your slices do not show that anything is better than the mask before; it stays."
+    if not told and any(row.consistent for row in weighing.rows):
+        words += " What gains on them hardly differs there: review some of the proposed slices."
+    if told:
+        words = "Recommended. " + "; ".join(told) + "."
+        kept = [pick.structure for pick in picks if pick.candidate == SOURCE and not pick.shift]
+        if kept:
+            words += f" As before: {', '.join(kept)}."
+    return Choice(tuple(picks), words)
+
+
+def _named(row: Row) -> str:
+    return f"{row.title}, threshold moved by {row.shift:+g}" if row.shift else row.title
+
+
+def _points(found: Estimate) -> str:
+    return (
+        f"{100 * found.mean:+.1f} points of Dice expected on the other slices "
+        f"({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    )
+
+
+def chosen_masks(
+    segmenter: Segmenter,
+    choice: Choice,
+    candidates: Sequence[Candidate],
+    slices: Iterable[int] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield slices' label maps as chosen; those of reviewed slices are the caller's to keep.
+
+    Starting from the source mask, each structure is taken over from its candidate, that with the
+    largest gain last.
+    """
+    known = {one.name: one for one in candidates}
+    source = known[SOURCE]
+    picks = [pick for pick in choice.picks if pick.candidate != SOURCE or pick.shift]
+    picks.sort(key=lambda pick: pick.estimate.mean)
+    for index in sorted(source.masks) if slices is None else slices:
+        mask = np.array(source.masks[index])
+        for pick in picks:
+            other = shifted_mask(
+                segmenter, known[pick.candidate], index, pick.structure, pick.shift
+            )
+            mask = taken_over(segmenter.card, mask, other, pick.structure)
+        yield index, mask
