@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from . import preprocessing
-from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError
+from .card import CARD_FILE, Card, ModelError
 from .devices import free_bytes, lay_out, resolve_device, size_words
-from .loaders import loader_for
+from .loaders import loader_for, model_path
 from .preprocessing import Frame, PredictionError, Prepared, Region, frame_for
 from .registry import find_model
 
@@ -71,6 +71,8 @@ class Segmenter:
     """
 
     folder: Path | None = None
+    standing: tuple[str, ...] = ()
+    """Notices of the model itself, told with the first slice."""
 
     def __init__(self, card: Card, network: nn.Module, device: str | torch.device = "auto"):
         self.card = card
@@ -92,7 +94,7 @@ class Segmenter:
         if target == self.device:
             return self
         other = Segmenter(self.card, _copy_on(self.network, target), target)
-        other.notices, other.folder = self.notices, self.folder
+        other.notices, other.folder, other.standing = self.notices, self.folder, self.standing
         return other
 
     def prepare(self, scan: Scan, i: int, region: Region | None = None) -> Prepared:
@@ -103,6 +105,8 @@ class Segmenter:
         return self._prepare(scan, i, region).to(self.device)
 
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
+        for notice in self.standing:
+            self._notice(notice)
         shape, spacing = scan.slice_shape(i), scan.slice_spacing
         self._check_room(frame_for(self.card, shape, spacing=spacing, region=region), spacing)
         if self.card.spacing is not None and scan.slice_spacing is None:
@@ -325,7 +329,7 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
     path = _place(model)
     loaded = loader_for(path).load(path)
     segmenter = Segmenter(loaded.card, loaded.network, target)
-    segmenter.folder = path
+    segmenter.folder, segmenter.standing = path, loaded.notices
     return segmenter
 
 
@@ -333,7 +337,7 @@ def _place(model: str | Path) -> Path:
     """Where a model lies. A bare name means a listed model, even beside a folder of that name."""
     path = Path(os.path.expanduser(model))
     if os.path.isfile(path):
-        return path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
+        return model_path(path)
     if isinstance(model, Path) or len(path.parts) > 1:
         if not os.path.exists(path):
             raise ModelError(f"There is no model at {path}.")
