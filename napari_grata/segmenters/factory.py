@@ -34,7 +34,13 @@ def _resunet(**arguments: Any) -> nn.Module:
     return ResUNet(**arguments)
 
 
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {"resunet": _resunet}
+def _nnunet(**arguments: Any) -> nn.Module:
+    from .nnunet_network import build
+
+    return build(**arguments)
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {"resunet": _resunet, "nnunet": _nnunet}
 
 
 def register_network(name: str, factory: Callable[..., nn.Module]) -> None:

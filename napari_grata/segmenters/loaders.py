@@ -75,7 +75,7 @@ class Loader(ABC):
 
 #: Endings of files that PyTorch writes.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".pt2", ".ts")
-_MODULES = ("exported", "published")
+_MODULES = ("nnunet", "exported", "published")
 LOADERS: dict[str, Loader] = {}
 """Every kind of model by its name; asked in this order."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from napari_grata.scans.files import sha256_of
 
-from .card import CARD_FILE, WEIGHTS_FILE, Card, Structure
+from .card import CARD_FILE, COLOURS, WEIGHTS_FILE, Card, Structure
 from .checkpoint import WeightsError, read_checkpoint, state_dict
 from .factory import build_network
 from .loaders import LoadedModel, Loader, fill_network, register_loader, write_model
@@ -30,8 +30,6 @@ _HEADS = {
     "denoising": ("denoise",),
     "rotation": ("rotate_head",),
 }
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 # ImageNet's classifier comes along in the file; the segmenter never calls it.
 _CLASSIFIER = ("res.fc.weight", "res.fc.bias")
 
@@ -86,10 +84,10 @@ def _describe(state: Mapping[str, torch.Tensor], path: Path) -> Card:
     encoder = _encoder(state, path)
     first, last = state["res.conv1.weight"].shape, state["seg_head.weight"].shape
     outputs, channels = (last[0], first[1]) if len(first) == len(last) == 4 else (0, 0)
-    if not 1 <= outputs <= len(_COLOURS) or channels not in (1, 3):
+    if not 1 <= outputs <= len(COLOURS) or channels not in (1, 3):
         raise WeightsError(
             f"{path} has {channels} input channels and {outputs} outputs; expected 1 or 3, and 1 "
-            f"to {len(_COLOURS)}."
+            f"to {len(COLOURS)}."
         )
     heads = [
         name for name, prefixes in _HEADS.items() if any(key.startswith(prefixes) for key in state)
@@ -144,5 +142,5 @@ def _encoder(state: Mapping[str, torch.Tensor], path: Path) -> str:
 
 def _structures(outputs: int) -> tuple[Structure, ...]:
     if outputs == 2:
-        return (Structure("disc", _COLOURS[0], 1), Structure("cup", _COLOURS[1], 2, "disc"))
-    return tuple(Structure(f"structure {n + 1}", _COLOURS[n], n + 1) for n in range(outputs))
+        return (Structure("disc", COLOURS[0], 1), Structure("cup", COLOURS[1], 2, "disc"))
+    return tuple(Structure(f"structure {n + 1}", COLOURS[n], n + 1) for n in range(outputs))

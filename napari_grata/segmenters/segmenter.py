@@ -93,7 +93,7 @@ class Segmenter:
         target = resolve_device(device)
         if target == self.device:
             return self
-        other = Segmenter(self.card, _copy_on(self.network, target), target)
+        other = type(self)(self.card, _copy_on(self.network, target), target)
         other.notices, other.folder, other.standing = self.notices, self.folder, self.standing
         return other
 
@@ -255,15 +255,22 @@ class Segmenter:
     def _forward(self, items: list[Prepared]) -> torch.Tensor:
         with torch.inference_mode():
             images = torch.cat([item.image for item in items]).to(self.device)
-            logits = self.network(images)
+            logits = self._network_logits(images)
             probabilities = self.probabilities(logits).float().cpu()
+        self._check_finite(logits)
+        return probabilities
+
+    def _network_logits(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images)
+        return logits
+
+    def _check_finite(self, logits: torch.Tensor) -> None:
         if not bool(torch.isfinite(logits).all()):
             raise PredictionError(
                 f"The model {self.card.name!r} gives values that are no numbers on this scan. Its "
                 "weights are damaged, or the scan is far from anything it was made for: try it on "
                 "another scan, and fetch the model again if it fails there too."
             )
-        return probabilities
 
     def _after_failure(self, error: BaseException, tried: int) -> int:
         """Make room after memory ran out: return the next batch size, or raise `error`."""
@@ -328,9 +335,17 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
     target = resolve_device(device)
     path = _place(model)
     loaded = loader_for(path).load(path)
-    segmenter = Segmenter(loaded.card, loaded.network, target)
+    segmenter = _kind_of(loaded.card)(loaded.card, loaded.network, target)
     segmenter.folder, segmenter.standing = path, loaded.notices
     return segmenter
+
+
+def _kind_of(card: Card) -> type[Segmenter]:
+    if card.architecture == "nnunet":
+        from .nnunet_segmenter import NNUNetSegmenter
+
+        return NNUNetSegmenter
+    return Segmenter
 
 
 def _place(model: str | Path) -> Path:
