@@ -15,11 +15,13 @@ from scipy.ndimage import binary_fill_holes, map_coordinates
 from skimage.transform import resize
 
 from napari_grata.adaptation import adapt
+from napari_grata.adaptation.corrections import lesson
 from napari_grata.adaptation.methods import make_method
 from napari_grata.adaptation.settings import Settings
 from napari_grata.cli import main
 from napari_grata.scans import open_scan, scan_from_array
 from napari_grata.segmenters.card import CardError, ModelError
+from napari_grata.segmenters.preprocessing import Turn
 from napari_grata.segmenters.registry import add_model, list_models
 from napari_grata.segmenters.segmenter import PredictionError, load_segmenter
 
@@ -294,6 +296,22 @@ def test_the_unchanged_model_under_adaptation_says_what_nnu_net_does(tmp_path):
         prepared = segmenter.prepare(scan, one.slice_index)
         restored = segmenter.restore(source.predict(prepared.image).probabilities[0], prepared)
         assert np.allclose(restored, one.probabilities, atol=1e-4)
+
+
+def test_corrections_teach_where_they_were_drawn_whatever_way_the_file_lies(tmp_path):
+    folder = write_trained(tmp_path / "m", mirror=None, spacing=[1.1, 1.2])
+    card = load_segmenter(folder, "cpu").card
+    for stored in ("RAS", "ARS"):
+        path = write_scan(tmp_path / f"{stored}.nii.gz", STORED[stored])
+        scan, segmenter = open_scan(path), load_segmenter(folder, "cpu")
+        prepared = segmenter.prepare(scan, 5)
+        row0, column0, *_ = prepared.frame.region
+        drawn = np.full(scan.slice_shape(5), -1)
+        drawn[row0 + 2 : row0 + 5, column0 + 3 : column0 + 9] = 2
+        taught = lesson(drawn, card, prepared.frame)
+        back = segmenter.restore(taught.targets, prepared)
+        assert np.array_equal(back[2] > 0.5, drawn == 2)
+        assert prepared.frame.turn != Turn()
 
 
 # -- what is wrong is said in words -------------------------------------------------------------
