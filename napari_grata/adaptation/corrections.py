@@ -262,8 +262,9 @@ def lesson(labels: np.ndarray, card: Card, frame: Frame, soft_labels: float = 0.
         weights[distance > REACH * soft_labels] = 0
         labels = np.where(weights > 0, labels[tuple(nearest)], NOT_CORRECTED)
     row0, column0, row1, column1 = frame.region
+    part = np.s_[row0:row1, column0:column1]
     labels, weights = _to_grid(
-        labels[row0:row1, column0:column1], weights[row0:row1, column0:column1], frame.inner
+        frame.turn.there(labels[part]), frame.turn.there(weights[part]), frame.inner
     )
     if not weights.any():
         return None

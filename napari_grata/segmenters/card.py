@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # Named here and not in `loaders`: a card alone needs no loader.
 CARD_FILE = "card.yaml"
 WEIGHTS_FILE = "weights.safetensors"
+#: Okabe and Ito's colours, told apart by colour-blind readers too.
+COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 #: A card of some hundred lines has a few thousand characters.
 LARGEST_CARD = 128 * 1024
 
@@ -109,7 +111,7 @@ def _normalisation(value: dict[str, Any]) -> dict[str, Any]:
     kind = value.get("kind")
     ends: list[Any] = [value.get("low"), value.get("high")]
     quantiles = all(type(end) in (int, float) for end in ends) and 0 <= ends[0] < ends[1] <= 1
-    if kind not in ("min-max", "unit") and not (kind == "quantile" and quantiles):
+    if kind not in ("min-max", "unit", "planned") and not (kind == "quantile" and quantiles):
         raise ValueError(
             f"normalisation is {shortened(value)}; it should be {HINTS['normalisation']}."
         )
@@ -146,6 +148,7 @@ class Card:
     normalisation : dict
         ``{"kind": "min-max"}`` per slice, ``{"kind": "unit"}`` by the range of the data type, or
         ``{"kind": "quantile", "low": 0.01, "high": 0.99}`` per case; all end in [0, 1].
+        ``{"kind": "planned"}``: as the plans of nnU-Net in ``arguments`` say.
     modality : str
         ``"fundus"``, ``"T1"``, ...
     dimensions : {2, 3}

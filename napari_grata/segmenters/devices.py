@@ -114,11 +114,14 @@ def memory_layout(network: nn.Module, device: torch.device) -> torch.memory_form
     Notes
     -----
     Networks with group normalisation keep the usual layout: PyTorch's backward pass of it (seen
-    in 2.13) reads beyond its memory in the other one and ends the program.
+    in 2.13) reads beyond its memory in the other one and ends the program. So do networks of
+    volumes, for which the other one does not exist.
     """
     import torch
     from torch import nn
 
+    if any(parameter.ndim == 5 for parameter in network.parameters()):
+        return torch.contiguous_format
     if device.type != "cpu" or any(isinstance(one, nn.GroupNorm) for one in network.modules()):
         return torch.contiguous_format
     return torch.channels_last

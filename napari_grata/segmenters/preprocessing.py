@@ -38,6 +38,38 @@ class PredictionError(ValueError):
 
 
 @dataclass(frozen=True)
+class Turn:
+    """How the network's rows and columns lie on those of the slice as it is shown.
+
+    Attributes
+    ----------
+    swap : bool
+        Whether rows become columns.
+    flip_rows, flip_columns : bool
+        Whether they then run the other way.
+    """
+
+    swap: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @property
+    def _steps(self) -> tuple[slice, slice]:
+        rows, columns = (-1 if flip else None for flip in (self.flip_rows, self.flip_columns))
+        return slice(None, None, rows), slice(None, None, columns)
+
+    def there(self, array: np.ndarray) -> np.ndarray:
+        """Turn an array (…, H, W) of the slice as the network sees it (a view)."""
+        turned = array.swapaxes(-1, -2) if self.swap else array
+        return turned[(..., *self._steps)]
+
+    def back(self, array: np.ndarray) -> np.ndarray:
+        """Undo `there` (a view)."""
+        turned = array[(..., *self._steps)]
+        return turned.swapaxes(-1, -2) if self.swap else turned
+
+
+@dataclass(frozen=True)
 class Frame:
     """How a slice lies in the network's input.
 
@@ -53,6 +85,8 @@ class Frame:
         Rows above and columns to the left of it.
     outer : (int, int)
         Size of the input, multiples of 32.
+    turn : Turn
+        How the part lies before it is resampled; `inner`, `padding` and `outer` are turned.
     """
 
     shape: tuple[int, int]
@@ -60,12 +94,14 @@ class Frame:
     inner: tuple[int, int]
     padding: tuple[int, int]
     outer: tuple[int, int]
+    turn: Turn = Turn()
 
     @property
     def scale(self) -> tuple[float, float]:
         """Input pixels per slice pixel, (rows, columns)."""
         row0, column0, row1, column1 = self.region
-        return self.inner[0] / (row1 - row0), self.inner[1] / (column1 - column0)
+        rows, columns = self.inner[::-1] if self.turn.swap else self.inner
+        return rows / (row1 - row0), columns / (column1 - column0)
 
 
 def frame_for(
@@ -77,7 +113,7 @@ def frame_for(
 ) -> Frame:
     """Return how a slice of this shape lies in the input of a card's model."""
     height, width = int(shape[0]), int(shape[1])
-    row0, column0, row1, column1 = _clip(region, height, width)
+    row0, column0, row1, column1 = clip_region(region, height, width)
     rows, columns = row1 - row0, column1 - column0
     if card.size is not None:
         outer = card.size
@@ -106,7 +142,8 @@ def _pixel_size(spacing: tuple[float, float] | None) -> str:
     return "" if spacing is None else f" at {spacing[0]:g} × {spacing[1]:g} mm a pixel"
 
 
-def _clip(region: Region | None, height: int, width: int) -> Region:
+def clip_region(region: Region | None, height: int, width: int) -> Region:
+    """Return the part of a region that lies on a slice; all of the slice by default."""
     if region is None:
         return 0, 0, height, width
     row0, column0, row1, column1 = (int(v) for v in region)
@@ -282,6 +319,11 @@ def _scaled(
     Without clipping for min-max, which is defined on the resampled picture, as published.
     """
     kind = card.normalisation["kind"]
+    if kind == "planned":
+        raise PredictionError(
+            f"The card of {card.name!r} has the intensities of nnU-Net's plans, which its network "
+            f"{card.architecture!r} does not know. Choose min-max, unit or quantile."
+        )
     dtype = values.dtype
     if kind == "unit":
         limits = np.iinfo(dtype) if np.issubdtype(dtype, np.integer) else None

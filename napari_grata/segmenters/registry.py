@@ -11,8 +11,8 @@ from typing import Literal
 
 from napari_grata.scans.files import make_folder, rename
 
-from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError, load_card
-from .loaders import loader_for
+from .card import CARD_FILE, Card, ModelError, load_card
+from .loaders import loader_for, model_path
 
 ENVIRONMENT_VARIABLE = "NAPARI_GRATA_MODELS"
 HOME_VARIABLE = "NAPARI_GRATA_HOME"
@@ -126,8 +126,8 @@ def add_model(path: str | Path) -> ModelEntry:
     Parameters
     ----------
     path : path
-        A folder with ``card.yaml`` and ``weights.safetensors`` (or one of these two files), or
-        a published GraTa or VPTTA checkpoint (``.pth``), which is converted.
+        A folder with ``card.yaml`` and weights (or one of these two files), or a published GraTa
+        or VPTTA checkpoint (``.pth``); state dicts are converted to safetensors.
 
     Raises
     ------
@@ -137,8 +137,7 @@ def add_model(path: str | Path) -> ModelEntry:
     path = Path(os.path.expanduser(path))
     if not os.path.exists(path):
         raise ModelError(f"There is nothing at {path}.")
-    if os.path.isfile(path) and path.name in (CARD_FILE, WEIGHTS_FILE):
-        path = path.parent
+    path = model_path(path)
     user = user_models_dir()
     staging = user / f".adding-{secrets.token_hex(4)}"
     try:

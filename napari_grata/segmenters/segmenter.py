@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from . import preprocessing
-from .card import CARD_FILE, WEIGHTS_FILE, Card, ModelError
+from .card import CARD_FILE, Card, ModelError
 from .devices import free_bytes, lay_out, resolve_device, size_words
-from .loaders import loader_for
+from .loaders import loader_for, model_path
 from .preprocessing import Frame, PredictionError, Prepared, Region, frame_for
 from .registry import find_model
 
@@ -71,6 +71,8 @@ class Segmenter:
     """
 
     folder: Path | None = None
+    standing: tuple[str, ...] = ()
+    """Notices of the model itself, told with the first slice."""
 
     def __init__(self, card: Card, network: nn.Module, device: str | torch.device = "auto"):
         self.card = card
@@ -91,8 +93,8 @@ class Segmenter:
         target = resolve_device(device)
         if target == self.device:
             return self
-        other = Segmenter(self.card, _copy_on(self.network, target), target)
-        other.notices, other.folder = self.notices, self.folder
+        other = type(self)(self.card, _copy_on(self.network, target), target)
+        other.notices, other.folder, other.standing = self.notices, self.folder, self.standing
         return other
 
     def prepare(self, scan: Scan, i: int, region: Region | None = None) -> Prepared:
@@ -103,6 +105,8 @@ class Segmenter:
         return self._prepare(scan, i, region).to(self.device)
 
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
+        for notice in self.standing:
+            self._notice(notice)
         shape, spacing = scan.slice_shape(i), scan.slice_spacing
         self._check_room(frame_for(self.card, shape, spacing=spacing, region=region), spacing)
         if self.card.spacing is not None and scan.slice_spacing is None:
@@ -251,15 +255,22 @@ class Segmenter:
     def _forward(self, items: list[Prepared]) -> torch.Tensor:
         with torch.inference_mode():
             images = torch.cat([item.image for item in items]).to(self.device)
-            logits = self.network(images)
+            logits = self._network_logits(images)
             probabilities = self.probabilities(logits).float().cpu()
+        self._check_finite(logits)
+        return probabilities
+
+    def _network_logits(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images)
+        return logits
+
+    def _check_finite(self, logits: torch.Tensor) -> None:
         if not bool(torch.isfinite(logits).all()):
             raise PredictionError(
                 f"The model {self.card.name!r} gives values that are no numbers on this scan. Its "
                 "weights are damaged, or the scan is far from anything it was made for: try it on "
                 "another scan, and fetch the model again if it fails there too."
             )
-        return probabilities
 
     def _after_failure(self, error: BaseException, tried: int) -> int:
         """Make room after memory ran out: return the next batch size, or raise `error`."""
@@ -324,16 +335,24 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
     target = resolve_device(device)
     path = _place(model)
     loaded = loader_for(path).load(path)
-    segmenter = Segmenter(loaded.card, loaded.network, target)
-    segmenter.folder = path
+    segmenter = _kind_of(loaded.card)(loaded.card, loaded.network, target)
+    segmenter.folder, segmenter.standing = path, loaded.notices
     return segmenter
+
+
+def _kind_of(card: Card) -> type[Segmenter]:
+    if card.architecture == "nnunet":
+        from .nnunet_segmenter import NNUNetSegmenter
+
+        return NNUNetSegmenter
+    return Segmenter
 
 
 def _place(model: str | Path) -> Path:
     """Where a model lies. A bare name means a listed model, even beside a folder of that name."""
     path = Path(os.path.expanduser(model))
     if os.path.isfile(path):
-        return path.parent if path.name in (CARD_FILE, WEIGHTS_FILE) else path
+        return model_path(path)
     if isinstance(model, Path) or len(path.parts) > 1:
         if not os.path.exists(path):
             raise ModelError(f"There is no model at {path}.")

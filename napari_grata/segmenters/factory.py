@@ -1,0 +1,189 @@
+"""From a card's ``architecture`` to a network: built in, of an installed package, or a function.
+
+A card may come from a stranger, and a function with arguments is a program: ``torch.hub:load``
+would fetch and run one. So a function is called only where somebody on this machine allowed it,
+by installing a package that offers it or by naming its module in the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .card import Card, CardError
+from .card_fields import shortened
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENTRY_POINTS = "napari_grata.networks"
+"""Group of entry points in which a package offers networks by name."""
+ALLOWED_VARIABLE = "NAPARI_GRATA_NETWORKS"
+"""Modules whose functions cards may name, separated by commas."""
+
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+
+
+def _resunet(**arguments: Any) -> nn.Module:
+    from .resunet import ResUNet
+
+    return ResUNet(**arguments)
+
+
+def _nnunet(**arguments: Any) -> nn.Module:
+    from .nnunet_network import build
+
+    return build(**arguments)
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {"resunet": _resunet, "nnunet": _nnunet}
+
+
+def register_network(name: str, factory: Callable[..., nn.Module]) -> None:
+    """Let cards say ``architecture: name``.
+
+    Parameters
+    ----------
+    name : str
+    factory : callable
+        Called with the card's arguments and ``outputs`` and ``channels``; returns a module that
+        maps (B, channels, h, w) in [0, 1] to logits (B, outputs, h, w) for sides that are
+        multiples of 32.
+
+    Raises
+    ------
+    ValueError
+        The name is taken by another factory.
+    """
+    if _NETWORKS.get(name, factory) is not factory:
+        raise ValueError(f"There is a network called {name!r} already; choose another name.")
+    _NETWORKS[name] = factory
+
+
+def build_network(card: Card) -> nn.Module:
+    """Build a card's network with fresh weights, in training mode on the CPU.
+
+    Raises
+    ------
+    CardError
+        The architecture is unknown or not allowed, does not take the card's arguments, or gives
+        something else than a network.
+    """
+    factory = _factory(card)
+    own = {"outputs": card.outputs, "channels": card.channels}
+    arguments = {**card.arguments, **{k: v for k, v in own.items() if _takes(factory, k)}}
+    try:
+        network = factory(**arguments)
+    except ImportError as error:
+        raise CardError(f"The network of {card.name!r} cannot be built: {error}") from error
+    except Exception as error:  # of a function that we do not know, whatever it meets
+        raise CardError(
+            f"The card of {card.name!r} gives {card.architecture!r} arguments that it does not "
+            f"take: {str(error)[:300]}"
+        ) from error
+    from torch import nn
+
+    if not isinstance(network, nn.Module):
+        raise CardError(
+            f"The function {card.architecture!r} of {card.name!r} gives a "
+            f"{type(network).__name__}; it should return the network, a torch.nn.Module."
+        )
+    return network
+
+
+def check_answer(card: Card, network: nn.Module) -> None:
+    """Try a network on a blank picture: it must give one map for each of the card's outputs.
+
+    Raises
+    ------
+    CardError
+        It does not take the card's pictures, or answers otherwise.
+    """
+    if card.architecture in _NETWORKS:
+        return
+    import torch
+
+    rows, columns = card.size or (64, 64)
+    shape = (1, card.outputs, rows, columns)
+    network.eval()
+    try:
+        with torch.inference_mode():
+            answer: Any = network(torch.zeros(1, card.channels, rows, columns))
+    except Exception as error:  # of code that we do not know, whatever it meets
+        raise CardError(
+            f"The network of {card.name!r} does not take a picture of {card.channels} × {rows} × "
+            f"{columns} (channels, rows, columns), as its card says: {_last_line(error)}"
+        ) from error
+    if isinstance(answer, torch.Tensor) and tuple(answer.shape) == shape:
+        return
+    is_tensor = isinstance(answer, torch.Tensor)
+    given = "×".join(map(str, answer.shape)) if is_tensor else f"a {type(answer).__name__}"
+    raise CardError(
+        f"The network of {card.name!r} answers a picture of {rows} × {columns} with {given}; it "
+        f"should be one tensor, {'×'.join(map(str, shape))}: {card.outputs} outputs for the card's "
+        f"{len(card.structures)} structures ({card.activation})."
+    )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+
+
+def _takes(factory: Callable[..., Any], name: str) -> bool:
+    """Whether a factory is to be given this; those of others may have other names for it."""
+    if factory in _NETWORKS.values():
+        return True
+    try:
+        return name in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # written in C, without a signature
+        return False
+
+
+def _factory(card: Card) -> Callable[..., nn.Module]:
+    name = card.architecture
+    if name in _NETWORKS:
+        return _NETWORKS[name]
+    offered = _offered()
+    if name in offered:
+        return _loaded(card, offered[name].load)
+    match = _FUNCTION.fullmatch(name)
+    if match is None:
+        known = ", ".join(sorted({*_NETWORKS, *offered}))
+        raise CardError(
+            f"The card of {card.name!r} asks for the network {shortened(name)}; this version knows "
+            f"{known}. A newer napari-grata may know it, or a package that is not installed here."
+        )
+    module, function = match.groups()
+    if module not in _allowed():
+        raise CardError(
+            f"The card of {card.name!r} asks for {name!r}, a function of the module {module}. A "
+            "function is a program, so it is called only where you allow it: if you trust this "
+            f"model and that module, set {ALLOWED_VARIABLE}={module} and try again."
+        )
+    return _loaded(card, lambda: getattr(importlib.import_module(module), function))
+
+
+def _loaded(card: Card, load: Callable[[], Any]) -> Callable[..., nn.Module]:
+    try:
+        factory: Callable[..., nn.Module] = load()
+    except Exception as error:  # the module's own code runs, whatever it meets
+        raise CardError(
+            f"The network {card.architecture!r} of {card.name!r} cannot be imported: "
+            f"{type(error).__name__}: {str(error)[:300]}. Install its package, or mend the name."
+        ) from error
+    return factory
+
+
+def _offered() -> dict[str, Any]:
+    """Entry points of installed packages by name."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _allowed() -> set[str]:
+    return {name.strip() for name in os.environ.get(ALLOWED_VARIABLE, "").split(",")}

@@ -1,0 +1,532 @@
+"""How a scan is read by a model that nnU-Net trained, and its answer brought back.
+
+As nnU-Net does it: turn the axes as the plans say, crop to what is not 0, normalise, resample to
+the plan's grid, predict in windows, resample the logits back. A 2-D model whose slices are those of
+the scan reads slice by slice, so that it adapts like any other; all others predict whole volumes.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .devices import free_bytes, size_words
+from .nnunet import Plan
+from .nnunet_network import intensity_range
+from .preprocessing import (
+    LARGEST,
+    MOST_ENLARGED,
+    Frame,
+    PredictionError,
+    Prepared,
+    Region,
+    Turn,
+    clip_region,
+    with_channels,
+)
+from .segmenter import Prediction, Segmenter
+
+if TYPE_CHECKING:
+    from napari_grata.scans import Scan
+
+#: Where one axis is this many times as thick as another, it is resampled by itself.
+ANISOTROPY = 3.0
+_TINY = 1e-8
+#: Probabilities are brought back as logits; beyond this they are as good as certain.
+_CERTAIN = 1e-12
+
+
+@dataclass(frozen=True)
+class Case:
+    """What has to be known of a whole volume (picture) before any slice of it is read.
+
+    Attributes
+    ----------
+    box : tuple of slice
+        Planes, rows and columns, as displayed, that are not all 0.
+    inside : ndarray of bool or None
+        Of the box: voxels that are not 0, holes filled; None where no channel asks for it.
+    mean, deviation : ndarray, shape (C,)
+        Of the intensities that count.
+    low, high : ndarray, shape (C,)
+        Range of the box's intensities.
+    """
+
+    box: tuple[slice, slice, slice]
+    inside: np.ndarray | None
+    mean: np.ndarray
+    deviation: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class NNUNetSegmenter(Segmenter):
+    """A model that nnU-Net trained, ready to predict; see `Segmenter`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.plan = Plan.from_arguments(self.card.arguments["plan"])
+        ranges = [intensity_range(self.plan, n) for n in range(len(self.plan.schemes))]
+        self._low = np.array([low for low, _ in ranges], np.float32)
+        self._span = np.array([high - low for low, high in ranges], np.float32)
+        self._cases: weakref.WeakKeyDictionary[Scan, dict[int, Case]]
+        self._cases = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    # -- how the scan lies on the plan's axes ------------------------------------------------
+
+    def _axes(self, scan: Scan) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+        """Return for each axis of the plan the displayed one (0 planes, 1 rows, 2 columns).
+
+        And whether the plan's runs against it. nnU-Net takes the array of a file as its reader
+        gives it: the last axis of a NIfTI file first.
+        """
+        geometry = scan.geometry
+        if self.card.dimensions == 2:
+            return (0, 1, 2), (False, False, False)
+        shown = list(zip(geometry.axes, geometry.flips, strict=True))[-3:]
+        shown = [(axis, flip) for axis, flip in shown if axis < 3]
+        if geometry.affine is None:
+            # An array without a place in the world lies as it does in memory.
+            return self.plan.transpose, (False, False, False)  # type: ignore[return-value]
+        hidden = [(axis, False) for axis in range(3) if axis not in {a for a, _ in shown}]
+        shown = hidden + shown
+        place = {axis: (number, flip) for number, (axis, flip) in enumerate(shown)}
+        stored: list[tuple[int, bool]] = [(axis, False) for axis in (2, 1, 0)]
+        if self.plan.reader == "NibabelIOWithReorient":
+            from nibabel.orientations import io_orientation
+
+            found = {
+                int(w): (a, sign < 0) for a, (w, sign) in enumerate(io_orientation(geometry.affine))
+            }
+            stored = [found[world] for world in (2, 1, 0)]
+        turned = [stored[axis] for axis in self.plan.transpose]
+        order = tuple(place[axis][0] for axis, _ in turned)
+        flips = tuple(place[axis][1] != against for axis, against in turned)
+        return order, flips  # type: ignore[return-value]
+
+    def _by_slices(self, scan: Scan) -> bool:
+        """Whether the model's slices are those that the scan shows."""
+        return self.plan.is_2d and self._axes(scan)[0][0] == 0
+
+    def _turn(self, scan: Scan) -> Turn:
+        order, flips = self._axes(scan)
+        return Turn(order[1] == 2, flips[1], flips[2])
+
+    def _spacing(self, scan: Scan) -> tuple[float, float, float]:
+        """Planes, rows and columns as displayed, in mm; the plan's own where it is not told."""
+        rows = scan.slice_spacing
+        if self.card.dimensions == 2:
+            # nnU-Net reads pictures as planes far apart, of pixels of 1.
+            return 999.0, 1.0, 1.0
+        if rows is None:
+            self._notice(
+                "This scan states no pixel size; it is read as the model expects it. If that is "
+                "wrong, so is the result."
+            )
+            shown = {axis: self.plan.spacing[n] for n, axis in self._planned_axes(scan)}
+            return shown.get(0, 1.0), shown.get(1, 1.0), shown.get(2, 1.0)
+        thickness = scan.slice_thickness
+        return (999.0 if thickness is None else thickness), *rows
+
+    def _planned_axes(self, scan: Scan) -> list[tuple[int, int]]:
+        order = self._axes(scan)[0]
+        return list(enumerate(order[-len(self.plan.spacing) :]))
+
+    def _grids(self, scan: Scan) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Spacing along the plan's axes: of the scan, and of what the network reads."""
+        shown = self._spacing(scan)
+        current = tuple(shown[axis] for axis in self._axes(scan)[0])
+        target = (current[0], *self.plan.spacing) if self.plan.is_2d else self.plan.spacing
+        return current, target  # type: ignore[return-value]
+
+    # -- a case ------------------------------------------------------------------------------
+
+    def _case(self, scan: Scan, i: int) -> Case:
+        number = scan.case_of(i)
+        with self._lock:
+            kept = self._cases.setdefault(scan, {})
+            if number not in kept:
+                kept.clear()  # one volume at a time
+                kept[number] = self._look(scan, number)
+            return kept[number]
+
+    def _look(self, scan: Scan, number: int) -> Case:
+        from scipy.ndimage import binary_fill_holes
+
+        volume = np.stack([self._plane(scan, i) for i in scan.case_slices(number)], axis=1)
+        nonzero: np.ndarray = binary_fill_holes((volume != 0).any(axis=0))
+        box = tuple(
+            slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, size)
+            for axis, size in enumerate(nonzero.shape)
+            for found in [np.flatnonzero(nonzero.any(axis=tuple({0, 1, 2} - {axis})))]
+        )
+        inside = nonzero[box]
+        figures = []
+        for channel, masked in zip(volume[(slice(None), *box)], self.plan.masked, strict=True):
+            counted = channel[inside] if masked and inside.any() else channel
+            figures.append((counted.mean(), counted.std(), channel.min(), channel.max()))
+        return Case(
+            box,  # type: ignore[arg-type]
+            inside if any(self.plan.masked) else None,
+            *(np.array(one, np.float32) for one in zip(*figures, strict=True)),
+        )
+
+    def _plane(self, scan: Scan, i: int) -> np.ndarray:
+        """Read a slice as float32 (C, H, W); what is no number is 0."""
+        values = np.asarray(scan.peek(i), dtype=np.float32)
+        if not np.isfinite(values).all():
+            values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        image = torch.from_numpy(np.array(values))
+        image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+        return np.ascontiguousarray(with_channels(image[None], self.card.channels)[0].numpy())
+
+    def _normalised(self, case: Case, values: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
+        """Bring intensities (C, …) of the box to those that the network was trained on."""
+        out = values.copy()
+        for n, (scheme, channel) in enumerate(zip(self.plan.schemes, out, strict=True)):
+            found = self.plan.intensities[n]
+            if scheme == "ZScoreNormalization":
+                scaled = (channel - case.mean[n]) / max(case.deviation[n], _TINY)
+                if self.plan.masked[n] and inside is not None:
+                    scaled = np.where(inside, scaled, channel)
+                channel[...] = scaled
+            elif scheme == "CTNormalization" and found is not None:
+                np.clip(channel, found["low"], found["high"], out=channel)
+                channel -= np.float32(found["mean"])
+                channel /= np.float32(max(found["std"], _TINY))
+            elif scheme == "RescaleTo01Normalization":
+                channel -= case.low[n]
+                channel /= max(case.high[n] - case.low[n], _TINY)
+            elif scheme == "RGBTo01Normalization":
+                channel /= 255
+        return out
+
+    def _limits(self, case: Case) -> np.ndarray:
+        """Normalised intensities of the whole box, (C, 2): resampling goes no further."""
+        ends = np.stack([case.low, case.high], axis=1)
+        found = self._normalised(case, ends, np.ones((2,), bool))
+        if case.inside is not None and not case.inside.all():
+            # Outside the mask is 0, as it is.
+            found = np.stack([np.minimum(found[:, 0], 0), np.maximum(found[:, 1], 0)], axis=1)
+        return found
+
+    # -- slice by slice ----------------------------------------------------------------------
+
+    def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
+        for notice in self.standing:
+            self._notice(notice)
+        self._check_slices(scan)
+        case, turn = self._case(scan, i), self._turn(scan)
+        rows, columns, outside = self._rectangle(scan, i, region, case)
+        part = (slice(None), rows, columns)
+        inside = None
+        if case.inside is not None and not outside:
+            row0, column0 = case.box[1].start, case.box[2].start
+            inside = case.inside[i - scan.case_slices(scan.case_of(i)).start - case.box[0].start][
+                rows.start - row0 : rows.stop - row0,
+                columns.start - column0 : columns.stop - column0,
+            ]
+        values = self._normalised(case, self._plane(scan, i)[part], inside)
+        values = np.ascontiguousarray(turn.there(values))
+        current, target = self._grids(scan)
+        shape = _new_shape((1, *values.shape[1:]), current, target)
+        _check_shape(values.shape[1:], shape[1:])
+        limits = self._limits(case)
+        image = self._resampled(values[:, None], shape, current, target, limits)[:, 0]
+        image = (image - self._low[:, None, None]) / self._span[:, None, None]
+        frame = Frame(
+            scan.slice_shape(i),
+            (rows.start, columns.start, rows.stop, columns.stop),
+            (shape[1], shape[2]),
+            (0, 0),
+            (shape[1], shape[2]),
+            turn,
+        )
+        invalid = np.ones(frame.shape, bool) if outside else scan.invalid(i)
+        tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
+        return Prepared(tensor, frame, i, invalid)
+
+    def _check_slices(self, scan: Scan) -> None:
+        if self._by_slices(scan):
+            return
+        if not self.plan.is_2d:
+            raise PredictionError(
+                f"This model reads whole volumes ({self.plan.configuration}): it predicts, but "
+                "adapting goes slice by slice. Choose the 2d configuration of the same training."
+            )
+        raise PredictionError(
+            "This model reads slices in another direction than the scan is shown in, as its plans "
+            "turn the axes: it predicts, but adapting goes along the slices that are shown."
+        )
+
+    def _rectangle(
+        self, scan: Scan, i: int, region: Region | None, case: Case
+    ) -> tuple[slice, slice, bool]:
+        """Rows and columns of a slice that are read, and whether nothing is there to be found."""
+        row0, column0, row1, column1 = clip_region(region, *scan.slice_shape(i))
+        rows = slice(max(row0, case.box[1].start), min(row1, case.box[1].stop))
+        columns = slice(max(column0, case.box[2].start), min(column1, case.box[2].stop))
+        plane = i - scan.case_slices(scan.case_of(i)).start
+        outside = not case.box[0].start <= plane < case.box[0].stop
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return slice(row0, row1), slice(column0, column1), True
+        return rows, columns, outside
+
+    def _resampled(
+        self,
+        values: np.ndarray,
+        shape: Sequence[int],
+        current: Sequence[float],
+        target: Sequence[float],
+        limits: np.ndarray,
+    ) -> np.ndarray:
+        """Resample (C, a, b, c) to a plan's grid with splines; see `Plan`."""
+        from scipy.ndimage import map_coordinates
+        from skimage.transform import resize
+
+        if tuple(values.shape[1:]) == tuple(shape):
+            return values
+        apart = _separate_axis(current, target, self.plan.separate)
+        out = np.empty((len(values), *shape), np.float32)
+        spline = {"order": self.plan.data_order, "mode": "edge", "anti_aliasing": False}
+        for n, channel in enumerate(values.astype(np.float64)):
+            if apart is None:
+                found = resize(channel, shape, clip=False, **spline)
+                out[n] = np.clip(found, limits[n, 0], limits[n, 1])
+                continue
+            planes = np.moveaxis(channel, apart, 0)
+            inner = [size for axis, size in enumerate(shape) if axis != apart]
+            planes = np.stack([resize(plane, inner, **spline) for plane in planes])
+            if len(planes) != shape[apart]:
+                places = (np.arange(shape[apart]) + 0.5) * len(planes) / shape[apart] - 0.5
+                grid = np.meshgrid(places, *map(np.arange, inner), indexing="ij")
+                planes = map_coordinates(planes, grid, order=self.plan.data_order_z, mode="nearest")
+            out[n] = np.moveaxis(planes, 0, apart)
+        return out
+
+    def restore(self, probabilities: torch.Tensor | np.ndarray, prepared: Prepared) -> np.ndarray:
+        """Bring probabilities (S, h, w) back to the slice's grid, as nnU-Net does its logits."""
+        maps = torch.as_tensor(probabilities).detach().to("cpu", torch.float32)
+        maps = maps if maps.ndim == 3 else maps[0]
+        frame = prepared.frame
+        row0, column0, row1, column1 = frame.region
+        sides = (row1 - row0, column1 - column0)
+        sides = sides[::-1] if frame.turn.swap else sides
+        if tuple(maps.shape[1:]) != sides:
+            maps = self._activated(_linear(self._logits(maps), sides, (False, False)))
+        found = frame.turn.back(maps.numpy())
+        return self._placed(found, frame.shape, frame.region, prepared.invalid)
+
+    def _placed(
+        self,
+        maps: np.ndarray,
+        shape: tuple[int, int],
+        region: Region,
+        invalid: np.ndarray | None,
+    ) -> np.ndarray:
+        row0, column0, row1, column1 = region
+        whole = np.zeros((len(maps), *shape), np.float32)
+        background = np.zeros(len(maps), np.float32)
+        background[0] = self.card.activation == "softmax"
+        whole += background[:, None, None]
+        whole[:, row0:row1, column0:column1] = maps
+        if invalid is not None:
+            whole[:, invalid] = background[:, None]
+        return whole
+
+    def _logits(self, maps: torch.Tensor) -> torch.Tensor:
+        """Take back the activation: up to a constant a pixel, which softmax does not see."""
+        maps = maps.clamp(_CERTAIN, 1 - 1e-7 if self.card.activation == "sigmoid" else 1)
+        return maps.log() if self.card.activation == "softmax" else torch.logit(maps)
+
+    def _activated(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.probabilities(logits[None].float())[0]
+
+    def _network_logits(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.network(images, mirror=self.plan.mirror)
+        return found
+
+    @cached_property
+    def _pixel_bytes(self) -> float:
+        return 0.0  # windows are predicted one by one, whatever the slice
+
+    # -- whole volumes -----------------------------------------------------------------------
+
+    def predict(
+        self,
+        scan: Scan,
+        slices: Iterable[int] | None = None,
+        region: Region | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Prediction]:
+        misfit = self.fits(scan)
+        if misfit is not None:
+            raise PredictionError(misfit)
+        if self._by_slices(scan):
+            yield from super().predict(scan, slices, region, batch_size)
+            return
+        for notice in self.standing:
+            self._notice(notice)
+        known: tuple[int, torch.Tensor] | None = None
+        for i in range(scan.n_slices) if slices is None else slices:
+            case = scan.case_of(i)
+            if known is None or known[0] != case:
+                known = case, self._volume(scan, i, region)
+            maps = self._slice_of(known[1], scan, i, region)
+            yield Prediction(i, self.label_map(maps), maps)
+
+    def _volume(self, scan: Scan, i: int, region: Region | None) -> torch.Tensor:
+        """Predict the volume that slice `i` belongs to; logits (S, a, b, c) on the plan's grid."""
+        case = self._case(scan, i)
+        rows, columns, _ = self._rectangle(scan, i, region, case)
+        order, flips = self._axes(scan)
+        first = scan.case_slices(scan.case_of(i)).start
+        planes = range(first + case.box[0].start, first + case.box[0].stop)
+        values = np.stack([self._plane(scan, k)[:, rows, columns] for k in planes], axis=1)
+        inside = case.inside
+        if inside is not None:
+            row0, column0 = case.box[1].start, case.box[2].start
+            inside = inside[
+                :,
+                rows.start - row0 : rows.stop - row0,
+                columns.start - column0 : columns.stop - column0,
+            ]
+        values = self._normalised(case, values, inside)
+        values = values.transpose(0, *(axis + 1 for axis in order))
+        values = values[(slice(None), *(slice(None, None, -1 if flip else None) for flip in flips))]
+        current, target = self._grids(scan)
+        shape = _new_shape(values.shape[1:], current, target)
+        _check_shape(values.shape[1:], shape)
+        self._check_memory(shape)
+        grid = self._resampled(
+            np.ascontiguousarray(values), shape, current, target, self._limits(case)
+        )
+        grid = (grid - self._low[:, None, None, None]) / self._span[:, None, None, None]
+        image = torch.from_numpy(np.ascontiguousarray(grid, np.float32))
+        with torch.inference_mode():
+            if not self.plan.is_2d:
+                found = self._network_logits(image[None].to(self.device))[0].cpu()
+            else:
+                found = torch.stack(
+                    [
+                        self._network_logits(image[None, :, n].to(self.device))[0].cpu()
+                        for n in range(image.shape[1])
+                    ],
+                    dim=1,
+                )
+        self._check_finite(found)
+        return found
+
+    def _check_memory(self, shape: Sequence[int]) -> None:
+        needed = 4 * math.prod(shape) * (2 * self.card.outputs + 4 * self.card.channels)
+        free = free_bytes(torch.device("cpu"))
+        if free is not None and needed > free:
+            raise PredictionError(
+                f"The volume would become {' × '.join(map(str, shape))} voxels for this model and "
+                f"need about {size_words(needed)}, but {size_words(free)} are free. Draw a region, "
+                "or close other programs."
+            )
+
+    def _slice_of(
+        self, logits: torch.Tensor, scan: Scan, i: int, region: Region | None
+    ) -> np.ndarray:
+        """Bring one displayed slice out of a volume's logits; probabilities (S, H, W)."""
+        case = self._case(scan, i)
+        rows, columns, outside = self._rectangle(scan, i, region, case)
+        place = (rows.start, columns.start, rows.stop, columns.stop)
+        if outside:
+            empty = np.zeros((len(logits), rows.stop - rows.start, columns.stop - columns.start))
+            return self._placed(
+                empty, scan.slice_shape(i), place, np.ones(scan.slice_shape(i), bool)
+            )
+        order, flips = self._axes(scan)
+        sides = [part.stop - part.start for part in (case.box[0], rows, columns)]  # as displayed
+        across = order.index(0)
+        plane = i - scan.case_slices(scan.case_of(i)).start - case.box[0].start
+        plane = sides[0] - 1 - plane if flips[across] else plane
+        current, target = self._grids(scan)
+        apart = _separate_axis(target, current, None)
+        maps = _plane_at(logits, across, plane, sides[0], apart == across)
+        rest = [axis for axis in range(3) if axis != across]
+        maps = _linear(
+            maps,
+            (sides[order[rest[0]]], sides[order[rest[1]]]),
+            (apart == rest[0], apart == rest[1]),
+        )
+        turn = Turn(order[rest[0]] == 2, flips[rest[0]], flips[rest[1]])
+        found = turn.back(self._activated(maps).numpy())
+        return self._placed(found, scan.slice_shape(i), place, scan.invalid(i))
+
+
+def _new_shape(
+    shape: Sequence[int], current: Sequence[float], target: Sequence[float]
+) -> tuple[int, ...]:
+    return tuple(
+        max(1, round(have / want * size))
+        for size, have, want in zip(shape, current, target, strict=True)
+    )
+
+
+def _check_shape(before: Sequence[int], after: Sequence[int]) -> None:
+    factor = max(a / b for a, b in zip(after, before, strict=True))
+    if max(after) > LARGEST or factor > MOST_ENLARGED:
+        raise PredictionError(
+            f"{' × '.join(map(str, before))} pixels would become {' × '.join(map(str, after))} for "
+            "this model. Check the pixel size of the scan, or choose a region."
+        )
+
+
+def _separate_axis(
+    current: Sequence[float], target: Sequence[float], forced: bool | None
+) -> int | None:
+    """Return the axis to be resampled by itself, None where there is none or more than one."""
+    if forced is False:
+        return None
+    for spacing in (current, target):
+        if forced or max(spacing) / min(spacing) > ANISOTROPY:
+            thick = [axis for axis, size in enumerate(spacing) if size == max(spacing)]
+            return thick[0] if len(thick) == 1 else None
+    return None
+
+
+def _places(
+    size: int, length: int, nearest: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return for each of `size` pixels the two of `length` about it, and the second's weight."""
+    places = (torch.arange(size, dtype=torch.float64) + 0.5) * (length / size) - 0.5
+    places = places.clamp(0, length - 1)
+    if nearest:
+        places = (places + 0.5).floor().clamp(0, length - 1)
+    low = places.floor().long()
+    return low, (low + 1).clamp_max(length - 1), (places - low).float()
+
+
+def _plane_at(
+    logits: torch.Tensor, axis: int, index: int, size: int, nearest: bool
+) -> torch.Tensor:
+    """Interpolate (S, a, b, c) along one axis at one place; returns (S, ·, ·)."""
+    low, high, weight = (one[index] for one in _places(size, logits.shape[axis + 1], nearest))
+    return torch.lerp(
+        logits.select(axis + 1, int(low)), logits.select(axis + 1, int(high)), float(weight)
+    )
+
+
+def _linear(maps: torch.Tensor, sides: tuple[int, int], nearest: tuple[bool, bool]) -> torch.Tensor:
+    """Resample (S, h, w) linearly, or to the nearest pixel along an axis taken by itself."""
+    for axis, side in enumerate(sides, start=1):
+        length = maps.shape[axis]
+        if length == side:
+            continue
+        low, high, weight = _places(side, length, nearest[axis - 1])
+        wide = weight.view((-1, 1) if axis == 1 else (-1,))
+        maps = torch.lerp(maps.index_select(axis, low), maps.index_select(axis, high), wide)
+    return maps

@@ -1,0 +1,139 @@
+"""Networks of a fixed window on images of any size: windows, their weights, mirroring, folds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+from torch.nn import functional
+
+#: Windows follow one another by half their size.
+STEP = 0.5
+#: Standard deviation of a window's weights, as a part of its size.
+DEVIATION = 1 / 8
+
+
+def window_starts(size: int, window: int) -> list[int]:
+    """Return where windows of one axis start: evenly spaced, at most half a window apart."""
+    furthest = max(0, size - window)
+    steps = math.ceil(furthest / (window * STEP))
+    return [round(furthest * n / steps) for n in range(steps + 1)] if steps else [0]
+
+
+def window_weights(window: Sequence[int]) -> Tensor:
+    """Return the weights of a window's voxels, a Gaussian about its centre, nowhere 0."""
+    weights = np.zeros(tuple(window))
+    weights[tuple(side // 2 for side in window)] = 1
+    deviations = [side * DEVIATION for side in window]
+    weights = gaussian_filter(weights, deviations, mode="constant", cval=0)
+    weights /= weights.max()
+    weights[weights == 0] = weights[weights > 0].min()
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+class SlidingWindow(nn.Module):
+    """Networks of one window as one network for images of any size.
+
+    Parameters
+    ----------
+    folds : sequence of nn.Module
+        Their logits are averaged.
+    window : sequence of int
+        Two sides or three; a smaller image is padded with 0 as the networks see it.
+    scale, offset : sequence of float
+        One a channel: the networks see ``image · scale + offset``, so that images can be handed
+        about in [0, 1] and views of them made there.
+    """
+
+    weights: Tensor
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        folds: Sequence[nn.Module],
+        window: Sequence[int],
+        scale: Sequence[float],
+        offset: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.folds = nn.ModuleList(folds)
+        self.window = tuple(window)
+        wide = (-1,) + (1,) * len(self.window)
+        for name, values in (("scale", scale), ("offset", offset)):
+            tensor = torch.tensor(list(values), dtype=torch.float32).view(wide)
+            self.register_buffer(name, tensor, persistent=False)
+        self.register_buffer("weights", window_weights(self.window), persistent=False)
+
+    def forward(self, images: Tensor, mirror: Sequence[int] = ()) -> Tensor:
+        """Return logits (B, S, …) of images (B, C, …).
+
+        Parameters
+        ----------
+        images : Tensor
+        mirror : sequence of int
+            Spatial axes over which predictions are mirrored, all ways, and averaged.
+        """
+        x = images * self.scale + self.offset
+        sides = x.shape[2:]
+        spare = [max(0, want - have) for want, have in zip(self.window, sides, strict=True)]
+        if any(spare):
+            ends = [(n // 2, n - n // 2) for n in reversed(spare)]
+            x = functional.pad(x, tuple(itertools.chain.from_iterable(ends)))
+        starts = [
+            window_starts(have, want) for have, want in zip(x.shape[2:], self.window, strict=True)
+        ]
+        places = list(itertools.product(*starts))
+        one = len(places) == 1
+        total = self._mirrored(x, mirror) if one else self._stitched(x, places, mirror)
+        inner = [slice(n // 2, n // 2 + side) for n, side in zip(spare, sides, strict=True)]
+        return total[(slice(None), slice(None), *inner)]
+
+    def _stitched(
+        self, x: Tensor, places: Sequence[tuple[int, ...]], mirror: Sequence[int]
+    ) -> Tensor:
+        total = weight = None
+        weights = self.weights.to(x.dtype)
+        for place in places:
+            inside: Any = tuple(
+                slice(start, start + side) for start, side in zip(place, self.window, strict=True)
+            )
+            part = self._mirrored(x[(slice(None), slice(None), *inside)], mirror)
+            if total is None or weight is None:
+                total = part.new_zeros(*part.shape[:2], *x.shape[2:])
+                weight = part.new_zeros(x.shape[2:])
+            total[(slice(None), slice(None), *inside)] += part * weights
+            weight[inside] += weights
+        assert total is not None
+        assert weight is not None
+        return total / weight
+
+    def _mirrored(self, x: Tensor, mirror: Sequence[int]) -> Tensor:
+        axes = [axis + 2 for axis in mirror]
+        found = self._averaged(x)
+        for count in range(1, len(axes) + 1):
+            for some in itertools.combinations(axes, count):
+                found = found + self._averaged(x.flip(some)).flip(some)
+        return found / 2 ** len(axes) if axes else found
+
+    def _averaged(self, x: Tensor) -> Tensor:
+        found: Tensor = self.folds[0](x)
+        for fold in list(self.folds)[1:]:
+            found = found + fold(x)
+        return found / len(self.folds) if len(self.folds) > 1 else found
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return each tensor once: a decoder holds its encoder too, a container its layers."""
+        found = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        once = {prefix + name for name, _ in self.named_parameters()}
+        once |= {prefix + name for name, _ in self.named_buffers()}
+        for name in [name for name in found if name not in once]:
+            del found[name]
+        return found

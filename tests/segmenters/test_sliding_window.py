@@ -1,0 +1,89 @@
+"""Windows over images of any size: where they lie, how they are joined, mirrored and averaged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from napari_grata.segmenters.sliding_window import SlidingWindow, window_starts, window_weights
+
+
+class Twice(nn.Module):
+    """Answers each pixel by itself, so that windows cannot change the answer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the image and its negative."""
+        return torch.cat([2 * x, -x], 1)
+
+
+class Place(nn.Module):
+    """Answers with the place in the window, the size of which it asks for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the column of each pixel."""
+        assert x.shape[2:] == (16, 16)
+        return torch.arange(16.0).expand(len(x), 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "starts"),
+    [
+        (110, 64, [0, 23, 46]),
+        (64, 64, [0]),
+        (10, 64, [0]),
+        (65, 64, [0, 1]),
+        (128, 64, [0, 32, 64]),
+    ],
+)
+def test_windows_are_even_and_at_most_half_a_window_apart(size, window, starts):
+    assert window_starts(size, window) == starts
+
+
+def test_weights_fall_from_the_centre_and_are_nowhere_nothing():
+    weights = window_weights((32, 200))
+    assert weights.max() == weights[16, 100] == 1
+    assert (weights > 0).all()
+    assert weights[16, 125] == pytest.approx(torch.exp(torch.tensor(-0.5)).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("sides", [(16, 16), (7, 16), (40, 21), (5, 3)])
+@pytest.mark.parametrize("mirror", [(), (1,), (0, 1)])
+def test_what_needs_no_neighbours_comes_out_the_same_in_any_window(sides, mirror):
+    images = torch.rand(2, 1, *sides)
+    network = SlidingWindow([Twice()], (16, 16), [4.0], [-1.0])
+    seen = 4 * images - 1
+    assert torch.allclose(network(images, mirror), torch.cat([2 * seen, -seen], 1), atol=1e-5)
+
+
+def test_a_volume_goes_through_windows_of_three_sides():
+    images = torch.rand(1, 1, 9, 20, 11)
+    found = SlidingWindow([Twice()], (8, 8, 8), [1.0], [0.0])(images, (0, 1, 2))
+    assert torch.allclose(found[:, :1], 2 * images, atol=1e-5)
+
+
+def test_a_smaller_image_lies_in_the_middle_of_its_window_on_zeros_as_the_network_sees_them():
+    network = SlidingWindow([Place()], (16, 16), [1.0], [5.0])
+    assert network(torch.zeros(1, 1, 4, 6))[0, 0, 0].tolist() == [5, 6, 7, 8, 9, 10]
+    seen = []
+    network.folds[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network(torch.zeros(1, 1, 4, 6))
+    assert seen[0][0, 0, 5].tolist() == [0] * 16
+    assert seen[0][0, 0, 6].tolist() == [0] * 5 + [5] * 6 + [0] * 5
+
+
+def test_mirroring_averages_over_all_ways_to_mirror():
+    network = SlidingWindow([Place()], (16, 16), [1.0], [0.0])
+    found = network(torch.zeros(1, 1, 16, 16), (1,))
+    assert torch.allclose(found, torch.tensor(7.5))
+
+
+def test_folds_are_averaged_and_gradients_reach_all_of_them():
+    folds = [nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)]
+    network = SlidingWindow(folds, (8, 8), [1.0], [0.0])
+    images = torch.rand(1, 1, 20, 9)
+    wanted = (folds[0](images) + folds[1](images)) / 2
+    found = network(images)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    grads = torch.autograd.grad(found.sum(), [fold.bias for fold in folds])
+    assert all(torch.allclose(grad, torch.full((2,), 90.0), rtol=1e-4) for grad in grads)
