@@ -179,7 +179,9 @@ def test_progress_counts_epochs_with_a_finite_loss(eyes: Path, tmp_path: Path) -
 
 
 def test_an_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="fundus-disc-cup, fundus-disc-cup-plain, brain-tissue-t1"):
+    with pytest.raises(
+        TrainingError, match="fundus-disc-cup, fundus-disc-cup-plain, brain-tissue-t1"
+    ):
         train("heart", tmp_path, tmp_path, device="cpu")
 
 
