@@ -89,7 +89,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The gain expected on the slices that were not reviewed, as a share of Dice."""
+    """The gain expected on the slices that were not reviewed, as a share of Dice.
+
+    It lies above ``low`` with the probability `Rule.level`, and below ``high`` with the same.
+    """
 
     mean: float
     low: float
