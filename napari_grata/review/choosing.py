@@ -89,7 +89,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The gain expected on the slices that were not reviewed, as a share of Dice."""
+    """The gain expected on the slices that were not reviewed, as a share of Dice.
+
+    It lies above ``low`` with the probability `Rule.level`, and below ``high`` with the same.
+    """
 
     mean: float
     low: float
@@ -377,9 +380,13 @@ def _where_it_matters(
     Of a whole photograph that is a small part, and there are dozens of masks to compare.
     """
     shown = np.any([mask != 0 for mask in masks], axis=0)
-    # A taught model's thresholds would need its probabilities without each slice.
-    able = candidate.probabilities is not None and index not in candidate.taught_by
-    probabilities = candidate.probabilities(index) if able and candidate.probabilities else None
+    probabilities = None
+    # A taught model's thresholds would need its probabilities without each slice. Of exclusive
+    # classes one gains what the next one loses: on five brains thresholds earned nothing (three
+    # slices), and followed a reviewer's errors.
+    able = index not in candidate.taught_by and segmenter.card.activation == "sigmoid"
+    if candidate.probabilities is not None and able:
+        probabilities = candidate.probabilities(index)
     if probabilities is not None:
         for structure in segmenter.card.structures:
             shown |= shifted_labels(segmenter, probabilities, structure.name, SHIFTS[-1]) != 0

@@ -169,6 +169,19 @@ def test_a_shift_grows_or_shrinks_one_structure(activation: str) -> None:
     np.testing.assert_array_equal(shifted_mask(segmenter, one, 0, name, 0), own)
 
 
+def test_exclusive_classes_get_no_threshold() -> None:
+    card = _exclusive()
+    segmenter = Segmenter(card, Small(outputs=3), "cpu")
+    rng = np.random.default_rng(0)
+    maps = rng.dirichlet((1, 1, 1), (40, 40)).transpose(2, 0, 1).astype(np.float32)
+    one = Candidate(
+        "source", "Source", dict.fromkeys(range(6), segmenter.label_map(maps)), lambda index: maps
+    )
+    more = segmenter.label_map(maps * np.array([1, 3, 1], np.float32)[:, None, None])
+    weighing = weigh(segmenter, [one], dict.fromkeys(range(3), more))
+    assert all(row.shift == 0 for row in weighing.rows)
+
+
 def test_outside_the_region_a_shift_changes_nothing(segmenter) -> None:
     maps = np.full((2, 40, 40), 0.4, np.float32)
     own = np.ones((40, 40), np.uint8)
