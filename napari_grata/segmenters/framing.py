@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from .extent import anchor
 from .preprocessing import Region, prepare_array, resample, with_channels
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
 
-    from .card import Card
     from .extent import Extent
     from .segmenter import Segmenter
 
@@ -46,7 +46,7 @@ MOVES: tuple[Move, ...] = (
 )
 """Frames to compare with: down, right (in frames) and times as large."""
 SCALES = (0.67, 0.45, 0.3, 0.2)
-STEP = 0.5
+STEP = 0.65
 """A search looks at frames of these shares of the picture's shorter side, so far apart."""
 LARGEST_FRAME, SMALLEST_FRAME = 0.85, 0.1
 """Shares of the shorter side that a frame found by a search has."""
@@ -82,22 +82,6 @@ class Framing:
     words: str = ""
     trail: tuple[Region, ...] = ()
     steadiness: float | None = None
-
-
-def anchor(card: Card) -> Extent | None:
-    """Return the extent by which a card's model can be framed, that of the narrowest range.
-
-    None where there is none: without a usual side and place of a structure that every picture
-    shows, or where the model's input has no fixed size, so that no frame changes what it sees.
-    """
-    if card.dimensions != 2 or card.size is None:
-        return None
-    known = [
-        one
-        for one in card.extents
-        if one.side and one.row and one.column and one.side[0] > 0 and one.present > 0.99
-    ]
-    return min(known, key=lambda one: one.side[2] / one.side[0] if one.side else 0, default=None)
 
 
 def find_frame(

@@ -11,8 +11,8 @@ from torch import nn
 
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters import Segmenter, Structure
-from napari_grata.segmenters.extent import Extent
-from napari_grata.segmenters.framing import anchor, find_frame
+from napari_grata.segmenters.extent import Extent, anchor
+from napari_grata.segmenters.framing import find_frame
 from tools.generators.discs import EYE, USUAL, Bright, photograph
 
 
