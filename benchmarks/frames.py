@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from napari_grata.adaptation import AdaptationRun, Settings
 from napari_grata.evaluation import metrics, open_cohort
@@ -45,8 +46,13 @@ WAYS = {
 def measure(segmenter: Segmenter, case: Case, labels: dict[int, int] | None) -> dict[str, Any]:
     """Predict one picture in all ways and measure it against its labels."""
     scan = open_scan(case.image)
-    truth = read_mask(case.mask, scan, labels=labels)
-    names = [s for s in segmenter.card.structures if labels is not None or s.inside is None]
+    names = segmenter.card.structures
+    if labels is None:  # of the outermost structure alone, in whatever value
+        names = tuple(one for one in names if one.inside is None)
+        with Image.open(case.mask) as opened:
+            truth = (np.array(opened) > 0) * np.uint8(names[0].value)
+    else:
+        truth = read_mask(case.mask, scan, labels=labels)
     found: dict[str, Any] = {"dice": {}}
     for way, settings in WAYS.items():
         run = AdaptationRun(segmenter, scan, settings)
@@ -62,9 +68,7 @@ def measure(segmenter: Segmenter, case: Case, labels: dict[int, int] | None) -> 
         found["dice"][way] = {
             one.name: metrics.dice(
                 structure_mask(segmenter.card, record.adapted_mask, one),
-                structure_mask(segmenter.card, np.asarray(truth), one)
-                if labels is not None
-                else np.asarray(truth) > 0,
+                structure_mask(segmenter.card, truth, one),
             )
             for one in names
         }
