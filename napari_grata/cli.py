@@ -266,7 +266,9 @@ def adapt(
     _write_masks(masks, opened, card, scan_names)
     _draw(out, records, opened, run.source_masks, run.adapted_masks, card)
     console.warn(run.notices)
-    _doubt(console, card, run.source_masks, opened, box)
+    frames = {index: run.frame_of(index) for index in run.source_masks}
+    whole = {i: mask for i, mask in run.source_masks.items() if frames[i] == box}
+    _doubt(console, card, whole, opened, box)
     final = [record for record in records if record.final]
     flagged = flagged_slices(latest_flags(records))
     agreement = {
@@ -276,6 +278,9 @@ def adapt(
     console.say(f"{opened.counts(len(final))} adapted with {method}: {out}")
     for name, dice in agreement.items():
         console.say(f"  {name}: mean Dice between before and after {100 * dice:.1f} %")
+    if len(whole) < len(frames):
+        number = opened.counts(len(frames) - len(whole))
+        console.say(f"  {number} read in part, as found (column frame of run/steps.csv)")
     console.say(f"  {opened.counts(len(flagged))} to look at (flags are hints, not verdicts)")
     steps = records[-1].step if records else 0
     run.close()
@@ -285,6 +290,7 @@ def adapt(
         "slices": len(final),
         "steps": steps,
         "flagged": [opened.place_name(index) for index in flagged],
+        "frames": {opened.place_name(i): frames[i] for i in frames if frames[i] != box},
         "agreement": agreement,
         "before": str(before),
         "after": str(after),

@@ -142,6 +142,7 @@ def _row(record: Record) -> dict[str, Any]:
     row["auxiliary_norm"], row["pseudo_norm"] = record.gradient_norms
     for table in ("source_area", "adapted_area", "agreement"):
         row |= {f"{table}:{name}": value for name, value in getattr(record, table).items()}
+    row["frame"] = None if record.frame is None else ",".join(map(str, record.frame))
     row["flags"] = "; ".join(flag.code for flag in record.flags)
     row["flag_texts"] = " | ".join(flag.text for flag in record.flags)
     return row

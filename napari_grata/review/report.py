@@ -378,9 +378,20 @@ def _facts(case: ReportCase) -> str:
     said = [f"{' '.join(adapted)}." if adapted else "", case.shift]
     if case.info.get("continued"):
         said.append("The model went on from an earlier case.")
+    said += (
+        f"The adapted model read rows {row0 + 1} to {row1} and columns {column0 + 1} to {column1} "
+        f"of {_place(index, case.scan)}, as found."
+        for index, (row0, column0, row1, column1) in _frames(case.records).items()
+    )
     if case.edited_masks:
         said.append(f"A person drew on {case.counts(len(case.edited_masks))}.")
     return " ".join(part for part in said if part)
+
+
+def _frames(records: Iterable[Record]) -> dict[int, tuple[int, int, int, int]]:
+    """Return the frames that were found, by slice."""
+    frames = {record.slice_index: record.frame for record in records}
+    return {index: frame for index, frame in sorted(frames.items()) if frame is not None}
 
 
 def _change(change: StructureChange, summary: Summary) -> dict[str, Any]:

@@ -198,6 +198,22 @@ def implausible(
     return tuple(found)
 
 
+def anchor(card: Card) -> Extent | None:
+    """Return the extent by which a card's model can be framed, that of the narrowest range.
+
+    None where there is none: without a usual side and place of a structure that every picture
+    shows, or where the model's input has no fixed size, so that no frame changes what it sees.
+    """
+    if card.dimensions != 2 or card.size is None:
+        return None
+    known = [
+        one
+        for one in card.extents
+        if one.side and one.row and one.column and one.side[0] > 0 and one.present > 0.99
+    ]
+    return min(known, key=lambda one: one.side[2] / one.side[0] if one.side else 0, default=None)
+
+
 def _unlike(extent: Extent, figures: dict[str, float], what: str, whole: bool) -> str:
     """Say what is most unusual about a structure, if anything is."""
     name = extent.structure

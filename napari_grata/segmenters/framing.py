@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from .extent import anchor
 from .preprocessing import Region, prepare_array, resample, with_channels
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
 
-    from .card import Card
     from .extent import Extent
     from .segmenter import Segmenter
 
@@ -45,15 +45,17 @@ MOVES: tuple[Move, ...] = (
     *((0.0, 0.0, 0.8), (0.0, 0.0, 1.35), (0.0, 0.0, 1.8)),
 )
 """Frames to compare with: down, right (in frames) and times as large."""
+ASIDE: Move = (0.15, 0.15, 1.5)
+"""The one frame of these by which a search sorts what it has seen."""
 SCALES = (0.67, 0.45, 0.3, 0.2)
-STEP = 0.5
+STEP = 0.65
 """A search looks at frames of these shares of the picture's shorter side, so far apart."""
 LARGEST_FRAME, SMALLEST_FRAME = 0.85, 0.1
 """Shares of the shorter side that a frame found by a search has."""
 EMPTY = 0.1
 """Of a picture more of which is empty, what fits is looked for in parts of it too: the field of
 view of a camera is round as well, and stays where it is."""
-CANDIDATES, FINALISTS = 12, 4
+CANDIDATES, FINALISTS = 10, 3
 SHARPNESS = 0.75
 """Steadiness and search show the model so much fewer pixels than it is used to: what is there is
 found all the same, and what is only expected hardly. It also takes half the time."""
@@ -82,22 +84,6 @@ class Framing:
     words: str = ""
     trail: tuple[Region, ...] = ()
     steadiness: float | None = None
-
-
-def anchor(card: Card) -> Extent | None:
-    """Return the extent by which a card's model can be framed, that of the narrowest range.
-
-    None where there is none: without a usual side and place of a structure that every picture
-    shows, or where the model's input has no fixed size, so that no frame changes what it sees.
-    """
-    if card.dimensions != 2 or card.size is None:
-        return None
-    known = [
-        one
-        for one in card.extents
-        if one.side and one.row and one.column and one.side[0] > 0 and one.present > 0.99
-    ]
-    return min(known, key=lambda one: one.side[2] / one.side[0] if one.side else 0, default=None)
 
 
 def find_frame(
@@ -186,7 +172,7 @@ class _Finder:
 
     def find(self) -> Framing:
         whole: Region = (0, 0, *self._shape)
-        first = self._look(whole)
+        first = self._look_at_all()
         fits = first is not None and self._usual(first, whole)
         found: list[_Settled] = []
         if fits and first is not None:
@@ -271,11 +257,16 @@ class _Finder:
 
     # -- looking ---------------------------------------------------------------------------
 
-    def _look(self, region: Region) -> _Box | None:
+    def _look_at_all(self) -> _Box | None:
+        """Predict the whole picture, in its smaller copy: where it is large, that takes long."""
+        values, factor = self._reduced
+        box = self._look((0, 0, *values.shape[:2]), values)
+        return box and _Box(box.row * factor, box.column * factor, box.side * factor, box.whole)
+
+    def _look(self, region: Region, values: np.ndarray | None = None) -> _Box | None:
         """Predict a frame as it will be predicted, and return what the model finds there."""
-        prepared = prepare_array(
-            self._card, self._values, region=region, intensities=self._intensities
-        )
+        values = self._values if values is None else values
+        prepared = prepare_array(self._card, values, region=region, intensities=self._intensities)
         frame = prepared.frame
         (top, left), (rows, columns) = frame.padding, frame.inner
         mask = self._masks(prepared.image)[0][top : top + rows, left : left + columns]
@@ -291,16 +282,23 @@ class _Finder:
         return np.stack(found)
 
     @cached_property
-    def _coarse(self) -> tuple[torch.Tensor, int]:
-        """A copy of the picture for frames of any size, (1, C, h, w), and by how much smaller."""
+    def _reduced(self) -> tuple[np.ndarray, int]:
+        """A copy of the picture, large enough for the smallest frames, and by how much smaller."""
         smallest = SCALES[-1] * min(self._shape)
         factor = max(1, int(smallest / (SHARPNESS * min(self._size))))
-        values = self._values
-        if factor > 1:
-            rows, columns = (length // factor for length in self._shape)
-            cut = values[: rows * factor, : columns * factor]
-            blocks = cut.reshape(rows, factor, columns, factor, *cut.shape[2:])
-            values = blocks.mean((1, 3), dtype=np.float32)
+        if factor == 1:
+            return self._values, 1
+        rows, columns = (length // factor for length in self._shape)
+        total = np.zeros((rows, columns, *self._values.shape[2:]), np.float32)
+        for row in range(factor):
+            for column in range(factor):
+                total += self._values[row::factor, column::factor][:rows, :columns]
+        return (total / factor**2).astype(self._values.dtype), factor
+
+    @cached_property
+    def _coarse(self) -> tuple[torch.Tensor, int]:
+        """The same for frames that reach beyond the picture, float32, shape (1, C, h, w)."""
+        values, factor = self._reduced
         image = torch.from_numpy(np.nan_to_num(values.astype(np.float32)))
         image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
         return with_channels(image[None], self._card.channels).contiguous(), factor
@@ -378,15 +376,16 @@ class _Finder:
         boxes = [box for box in second if box is not None and self._may_be(box)]
         if not boxes:
             return
-        # What several frames agree on comes first.
-        dice = _dice(boxes, [*boxes, *first])
-        votes = np.where(dice > 0.5, dice, 0).sum(1)
+        # What stays where it is when its frame moves comes first.
+        third = self._boxes([self._window(box).moved(*ASIDE) for box in boxes])
+        dice = _dice(boxes, [*boxes, *(box or _Box(0, 0, 1e-6) for box in third)])
+        stays = dice[np.arange(len(boxes)), len(boxes) + np.arange(len(boxes))]
         chosen: list[int] = []
-        for number in np.argsort(-votes, kind="stable"):
+        for number in np.argsort(-stays, kind="stable"):
             if all(dice[number, other] < 0.6 for other in chosen):
                 chosen.append(int(number))
         # All of them roughly, the best in full.
-        steady = {one: self._steadiness(boxes[one], MOVES[-3:]) for one in chosen[:CANDIDATES]}
+        steady = {one: self._steadiness(boxes[one], MOVES[::3]) for one in chosen[:CANDIDATES]}
         yield from (boxes[one] for one in sorted(steady, key=lambda one: -steady[one])[:FINALISTS])
 
     def _may_be(self, box: _Box) -> bool:

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QWidget
 from napari_grata.adaptation.plan import SlicesError, make_plan, parse_slices
 from napari_grata.adaptation.settings import PRESETS, Settings, preset
 from napari_grata.scans.files import safe_name
-from napari_grata.segmenters.extent import implausible
+from napari_grata.segmenters.extent import anchor, implausible
 from napari_grata.segmenters.registry import ModelEntry, list_models
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections
@@ -665,6 +665,14 @@ class Context(QObject):
         """Whether something runs, or is about to: between segmenting and adapting."""
         return self.runner.kind is not None or self._adapt_then
 
+    @property
+    def finds_frame(self) -> bool:
+        """Whether Adapt looks for the frame of a photograph: its source mask may be wrong then."""
+        card = None if self.entry is None else self.entry.card
+        if card is None or self.scan is None or self.region is not None:
+            return False
+        return self.settings.reframe and self.scan.is_photographic and anchor(card) is not None
+
     def unfinished(self) -> bool:
         """Whether the run in view was cancelled and can go on."""
         session = self.session
@@ -763,7 +771,7 @@ class Context(QObject):
         session = self.session
         if session is not None and id(session) == found.key[1]:
             self.implausible = " ".join(sentence for _, sentence in (found.result or ())[:2])
-            if then and not self.implausible:
+            if then and not (self.implausible and not self.finds_frame):
                 self.adapt()
         self.touch()
 
@@ -774,13 +782,16 @@ class Context(QObject):
 
     def _result_words(self, session: Session) -> tuple[str, str]:
         adapted = counted(len(session.adapted_slices), session.scan.noun)
+        framed = sum(session.frame_of(index) is not None for index in session.adapted_slices)
+        if framed:
+            adapted += f" (of {framed} the part round the structures, as found)"
         flagged = len(session.flagged())
         if flagged and session.scan.n_slices == 1:
             # No table and no way to the next one: what was seen is said here.
             return f"Adapted. Look closely: {session.flags[0][0].text}", "warning"
         if flagged:
             return f"{adapted} adapted, {flagged} flagged: have a look (key N).", "warning"
-        tone = "" if self.implausible else "good"
+        tone = "" if self.implausible and not framed else "good"
         return f"{adapted} adapted, none flagged.", tone
 
     @staticmethod
@@ -825,7 +836,7 @@ class Context(QObject):
             model=self.entry.title if self.entry is not None and usable else "",
             misfit=misfit,
             better_model=better.title if better is not None else "",
-            implausible=self.implausible,
+            implausible="" if self.finds_frame else self.implausible,
             shift=self.shift,
             method=title,
             total=scan.n_slices if scan is not None else 1,

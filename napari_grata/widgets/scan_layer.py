@@ -159,8 +159,8 @@ def rectangles(viewer: Viewer, scan: Scan, scan_layer: Any) -> list[tuple[str, B
         if not isinstance(layer, Shapes):
             continue
         for number, (corners, kind) in enumerate(zip(layer.data, layer.shape_type, strict=True), 1):
-            if kind != "rectangle":
-                continue
+            if kind != "rectangle" or KEY in layer.metadata:
+                continue  # or a frame that was found, and not drawn
             pixels = np.array([_pixel(layer.data_to_world(c)[-2:], scan_layer) for c in corners])
             # A pixel reaches half a step to either side of its centre.
             low = np.clip(np.floor(pixels.min(axis=0) + 0.5), 0, sides).astype(int)

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
+import numpy as np
+from napari.layers import Shapes
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -22,8 +24,17 @@ from napari_grata.scans import ScanError, open_scan
 from napari_grata.scans.readers import READERS, find_series
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
+from napari_grata.widgets.mask_layer import add_quietly
 from napari_grata.widgets.qt_parts import ask_folder, button, choice, notify, row
-from napari_grata.widgets.scan_layer import Box, alive, rectangles, scan_layers
+from napari_grata.widgets.scan_layer import (
+    KEY,
+    Box,
+    alive,
+    free_name,
+    rectangles,
+    remove_layers,
+    scan_layers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,6 +192,7 @@ class ScanSection(QWidget):
             layout.addWidget(widget)
         self._queue = Queue("series", self)
         self._rectangle = _RegionLayer(context, self)
+        self._frame = _FrameLayer(context, self)
         self._wire()
         self._layers_changed()
 
@@ -200,6 +212,10 @@ class ScanSection(QWidget):
         context.changed.connect(self._layers_changed)
         context.scan_changed.connect(self._on_scan_changed)
         context.region_changed.connect(self._show_region)
+        context.slice_changed.connect(self._frame.show)
+        context.session_changed.connect(self._frame.show)
+        context.changed.connect(self._frame.show)
+        self._frame.dragged.connect(self._choose_last_box)
         self._rectangle.changed.connect(self._boxes_changed)
         self._rectangle.finished.connect(self._choose_last_box)
 
@@ -434,3 +450,75 @@ class _RegionLayer(QWidget):
             self.finished.emit()
         else:
             self.changed.emit()
+
+
+class _FrameLayer(QObject):
+    """The frame in which the slice in view was adapted, as a rectangle that may be dragged.
+
+    Signals
+    -------
+    dragged()
+        The user has moved it: from now on it is a rectangle that was drawn.
+    """
+
+    dragged = Signal()
+
+    def __init__(self, context: Context, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._layer: Any = None
+        self._shown: Any = None
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(200)
+        self._settle.timeout.connect(self._settled)
+
+    def show(self, *_: Any) -> None:
+        """Show the frame of the slice in view; nothing where the whole picture was read."""
+        context = self._context
+        session = context.session
+        frame = None if session is None or session.busy else session.frame_of(context.in_view())
+        there = alive(context.viewer, self._layer)
+        if context.region is not None:
+            frame = None
+        if (frame, session) == self._shown and there == (frame is not None):
+            return
+        self._shown = frame, session
+        if there:
+            remove_layers(context.viewer, [self._layer])
+        self._layer = None
+        if frame is None or session is None or context.layer is None:
+            return
+        row0, column0, row1, column1 = (side - 0.5 for side in frame)
+        corners = [(row0, column0), (row0, column1), (row1, column1), (row1, column0)]
+        scan_layer: Any = context.layer
+        layer: Any = Shapes(
+            [np.array(corners)],
+            shape_type="rectangle",
+            name=free_name(context.viewer, "Frame found"),
+            edge_color="#F0E442",
+            face_color="transparent",
+            edge_width=max(1, round(max(session.scan.mask_shape[-2:]) / 300)),
+            scale=scan_layer.scale[-2:],
+            translate=scan_layer.translate[-2:],
+            units=scan_layer.units[-2:],
+            axis_labels=scan_layer.axis_labels[-2:],
+            metadata={KEY: {"role": "frame"}},
+        )
+        layer.mode = "select"
+        self._layer = layer
+        add_quietly(context.viewer, layer)
+        context.connections.listen(layer.events.data, self._edited)
+
+    def _edited(self, event: Any = None) -> None:
+        self._settle.start()
+
+    def _settled(self) -> None:
+        if QGuiApplication.mouseButtons() != Qt.MouseButton.NoButton:
+            self._settle.start()  # still being dragged
+            return
+        layer, self._layer, self._shown = self._layer, None, None
+        if alive(self._context.viewer, layer):
+            layer.metadata.pop(KEY, None)
+            layer.name = free_name(self._context.viewer, "Region")
+            self.dragged.emit()

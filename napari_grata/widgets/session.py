@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_grata.adaptation.flags import FAR_CODE, flag_slice
+from napari_grata.adaptation.flags import FAR_CODE, FRAME_CODE, flag_slice
 from napari_grata.review.compare import DIFFERENCE_COLOURS, difference_map
 from napari_grata.scans import ScanError
 from napari_grata.segmenters.card import Card
@@ -406,11 +406,23 @@ class Session(QObject):
         """Return what is to be looked at on a slice with these masks, each of shape (H, W)."""
         # What was said of the scan, not of the masks, still holds.
         told = self.flags.get(index, ())
-        far = next((flag.text for flag in told if flag.code == FAR_CODE), None)
-        expected = self.scan.noun == "photograph"
+        texts = {flag.code: flag.text for flag in told}
+        frame = self.frame_of(index)
         return flag_slice(
-            self.card, source, adapted, region=self.region, expected=expected, far=far
+            self.card,
+            source,
+            adapted,
+            region=frame or self.region,
+            expected=self.scan.noun == "photograph",
+            far=texts.get(FAR_CODE),
+            framed=frame is not None,
+            unsure=texts.get(FRAME_CODE, ""),
         )
+
+    def frame_of(self, index: int) -> tuple[int, int, int, int] | None:
+        """Return the frame in which a slice was adapted, where one was found."""
+        latest = (one for one in reversed(self.records) if one.slice_index == index)
+        return next((one.frame for one in latest), None)
 
     def stacks_to_save(self) -> dict[str, np.ndarray]:
         """Return the masks as the user has them now, drawings included, by role."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from napari_grata.scans import scan_from_array
-from napari_grata.segmenters import Segmenter, Structure
-from napari_grata.segmenters.extent import Extent
-from napari_grata.segmenters.framing import anchor, find_frame
+from napari_grata.scans import open_scan, scan_from_array
+from napari_grata.segmenters import Segmenter, Structure, load_segmenter
+from napari_grata.segmenters.extent import Extent, anchor, implausible
+from napari_grata.segmenters.framing import find_frame
 from tools.generators.discs import EYE, USUAL, Bright, photograph
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Expecting(nn.Module):
@@ -44,8 +47,8 @@ def test_the_frame_gives_the_structure_its_usual_side_and_place(
     row, column, end_row, end_column = found.region
     assert end_row - row == pytest.approx(side / 0.6, rel=0.06)
     assert end_column - column == pytest.approx(side / 0.6, rel=0.06)
-    assert (row + end_row) / 2 == pytest.approx(centre[0], abs=0.05 * side)
-    assert (column + end_column) / 2 == pytest.approx(centre[1], abs=0.05 * side)
+    assert (row + end_row) / 2 == pytest.approx(centre[0], abs=0.05 * side / 0.6)
+    assert (column + end_column) / 2 == pytest.approx(centre[1], abs=0.05 * side / 0.6)
     assert found.trail[-1] == found.region or len(found.trail) > 1
     assert f"rows {row + 1} to {end_row}" in found.words
 
@@ -123,3 +126,13 @@ def test_of_several_structures_the_one_of_the_narrowest_range_is_framed() -> Non
     cup = Extent("cup", 50, side=(0.1, 0.3, 0.5), row=USUAL, column=USUAL)
     structures = (*EYE.structures, Structure("cup", "#E69F00", 2, "disc"))
     assert anchor(replace(EYE, structures=structures, extents=(cup, disc))) == disc
+
+
+def test_the_disc_of_a_whole_photograph_is_found_with_the_bundled_model() -> None:
+    fundus = load_segmenter(ROOT / "models" / "fundus-disc-cup", "cpu")
+    scan = open_scan(ROOT / "sample_data" / "fundus_left_eye.jpg")
+    found = find_frame(fundus, scan)
+    assert found.settled
+    assert found.region is not None
+    mask = next(iter(fundus.predict(scan, region=found.region))).label_map
+    assert not implausible(fundus.card, {0: mask}, scan, region=found.region)

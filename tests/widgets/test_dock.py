@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit
 
+from napari_grata.segmenters import registry
 from napari_grata.widgets.state import Step
 
 Start = Callable[..., Any]
@@ -270,3 +273,35 @@ def test_the_legend_hides_a_structure_and_chooses_the_brush(start: Start, volume
     assert not user.session.hidden
     user.do("paint")
     assert not user.context.painting
+
+
+def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
+    start: Start, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = shutil.copytree(model_folder, tmp_path / "models")
+    with (models / "tiny-eye" / "card.yaml").open("a") as card:
+        card.write(
+            "extents:\n- {structure: disc, cases: 50, side: [0.4, 0.44, 0.48], "
+            "row: [0.45, 0.5, 0.55], column: [0.45, 0.5, 0.55]}\n"
+        )
+    monkeypatch.setattr(registry, "bundled_models_dir", lambda: models)
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(64, 12, (200, 220, 3))
+    pixels[90:140, 60:110] += 115
+    path = tmp_path / "wide_eye.png"
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    user = start(path, reframe=True)
+    user.adapt()
+    frame = user.session.frame_of(0)
+    assert frame is not None
+    assert "as found" in user.dock.message.said()
+    (layer,) = (one for one in user.viewer.layers if one.name == "Frame found")
+    assert layer.data[0].min(axis=0) == pytest.approx(np.array(frame[:2]) - 0.5)
+    assert user.dock.scan.region.count() == 1
+    layer.data = [layer.data[0] + 4]
+    user.wait(lambda: user.context.region is not None)
+    assert user.context.region[0] == pytest.approx(frame[0] + 4, abs=1)
+    assert "Frame found" not in [one.name for one in user.viewer.layers]
+    user.adapt()
+    assert user.session.region == user.context.region
+    assert user.session.frame_of(0) is None
