@@ -328,8 +328,11 @@ def test_source_masks_that_are_given_are_used_and_the_others_predicted(
     run = AdaptationRun(segmenter, scan, LEARN, source_masks=given)
     list(run.records())
     assert np.array_equal(run.source_masks[1], given[1])
-    predicted = {p.slice_index: p.label_map for p in segmenter.predict(scan)}
-    assert all(np.array_equal(run.source_masks[i], predicted[i]) for i in (0, 2, 3, 4))
+    for found in segmenter.predict(scan, [0, 2, 3, 4]):
+        # Other slices share its batch, which may move a pixel on the very edge.
+        different = run.source_masks[found.slice_index] != found.label_map
+        assert np.count_nonzero(different) < 5
+        assert found.label_map.any()
     wrong = AdaptationRun(segmenter, scan, LEARN, source_masks={0: np.zeros((3, 3), np.uint8)})
     with pytest.raises(RunError, match="Segment the scan again"):
         next(wrong.records())

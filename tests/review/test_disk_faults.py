@@ -21,16 +21,16 @@ def faults(quick_disk: Path) -> Iterator[Faults]:
     made.close()
 
 
-@pytest.mark.parametrize(("what", "places"), [("review", 10), ("run", 20)])
 def test_after_any_call_that_fails_all_that_was_acknowledged_is_there_and_it_goes_on(
-    faults: Faults, what: str, places: int
+    faults: Faults,
 ) -> None:
-    calls = faults.calls[what]
-    assert calls > 100
-    acknowledged = []
-    for place in range(places):
-        # 1 to the last; each error once and for good in turns.
-        at = 1 + place * (calls - 1) // (places - 1)
-        code = (errno.ENOSPC, errno.EIO)[place % 2]
-        acknowledged.append(faults.fail(what, at, code, for_good=place % 4 < 2))
-    assert acknowledged[0] < max(acknowledged)
+    for what, places in (("review", 10), ("run", 20)):
+        calls = faults.calls[what]
+        assert calls > 100
+        acknowledged = []
+        for place in range(places):
+            # 1 to the last; each error once and for good in turns.
+            at = 1 + place * (calls - 1) // (places - 1)
+            code = (errno.ENOSPC, errno.EIO)[place % 2]
+            acknowledged.append(faults.fail(what, at, code, for_good=place % 4 < 2))
+        assert acknowledged[0] < max(acknowledged)
