@@ -19,6 +19,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,7 +159,20 @@ def train(data: Path, work: Path, variant: Variant) -> Path:
     return Path(trainer.output_folder_base)
 
 
-def compare(trained: Path, held: Path, masks: Path) -> list[dict[str, float]]:
+@contextmanager
+def sums_in_single_precision(wanted: bool) -> Iterator[None]:
+    """Within, nnU-Net adds its windows in float32 where it would in half precision."""
+    import torch
+
+    half = torch.half
+    torch.half = torch.float32 if wanted else half
+    try:
+        yield
+    finally:
+        torch.half = half
+
+
+def compare(trained: Path, held: Path, masks: Path, single: bool = False) -> list[dict[str, float]]:
     """Predict the held-out volumes with both; return Dice between both, and of both to the truth.
 
     One entry a volume. Both run on one thread, and their times are those of one process.
@@ -178,7 +193,8 @@ def compare(trained: Path, held: Path, masks: Path) -> list[dict[str, float]]:
     for file in sorted(held.glob("*.nii.gz")):
         start = time.perf_counter()
         data, properties = SimpleITKIO().read_images([str(file)])
-        theirs = predictor.predict_single_npy_array(data, properties, None, None, False)
+        with sums_in_single_precision(single):
+            theirs = predictor.predict_single_npy_array(data, properties, None, None, False)
         between = time.perf_counter()
         scan = open_scan(file)
         stack = scan.mask_stack((p.slice_index, p.label_map) for p in segmenter.predict(scan))
@@ -213,6 +229,7 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", choices=VARIANTS, action="append")
+    parser.add_argument("--single", action="store_true", help="nnU-Net's sums in float32")
     options = parser.parse_args()
     import torch
 
@@ -222,8 +239,11 @@ def main() -> int:
         work = options.work / name
         there = list(work.glob("trained/*/*/plans.json"))
         trained = there[0].parent if there else train(options.data, work, VARIANTS[name])
-        found = compare(trained, work / "held", options.data / "masks")
+        found = compare(trained, work / "held", options.data / "masks", options.single)
         lowest = min(lowest, *(one["between"] for one in found))
+        if not any(one["structure voxels"] for one in found):
+            print(f"{name}: both masks are empty, which compares nothing; train it for longer")
+            lowest = 0.0
         print(f"{name}: {len(found)} volumes")
         for key in found[0]:
             values = [one[key] for one in found]
