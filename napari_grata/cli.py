@@ -155,7 +155,9 @@ def models(
     console: Console,
     name: Annotated[str | None, argument("NAME", "show this model's card")] = None,
     *,
-    add: Annotated[Path | None, option("folder with card.yaml, or .pth", metavar="PATH")] = None,
+    add: Annotated[
+        Path | None, option("a model's folder, also of nnU-Net, or .pth", metavar="PATH")
+    ] = None,
 ) -> dict[str, Any]:
     """List the source segmenters, show one, or add one."""
     from napari_grata.segmenters import add_model, card_to_yaml, find_model, list_models
