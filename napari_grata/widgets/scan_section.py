@@ -10,6 +10,7 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMenu, QVBoxLayout, QWidget
 
 from napari_grata.scans import ScanError, open_scan
+from napari_grata.scans.samples import find_sample
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import ask_folder, button, choice, notify, row
 from napari_grata.widgets.scan_layer import Box, alive, rectangles, scan_layers
@@ -223,24 +224,19 @@ class ScanSection(QWidget):
         """Open a scan; a broken one is a sentence, and nothing half-open stays."""
         self._context.clear_problem()
         try:
-            scan = open_scan(source)
-            layer = self._context.viewer.add_image(scan.data, **scan.layer_kwargs())
+            self._context.add_scan(open_scan(source))
         except (ScanError, OSError) as error:
             notify(str(error))
             self._context.fail(str(error))
-        else:
-            self._context.choose_layer(layer)
 
     def _open_sample(self, key: str) -> None:
         self._context.clear_problem()
         try:
-            layers = self._context.viewer.open_sample(PLUGIN, key)
+            sample = find_sample(key)
+            self._context.add_scan(open_scan(sample.path), name=sample.title)
         except (KeyError, OSError, ValueError) as error:
             notify(str(error))
             self._context.fail(f"The sample cannot be opened: {error}")
-        else:
-            if layers:
-                self._context.choose_layer(layers[0])
 
     def _remember(self, name: str) -> None:
         self._context.store.set("folder", str(Path(name).parent))
