@@ -3,7 +3,9 @@
 
 ``python3 dev.py demo`` opens the plugin on the sample scans (without a screen: does the same
 headless and writes masks, plots and a picture to ``out/demo``); ``python3 dev.py test`` passes
-the tests. Both make their own virtual environment in ``.venv`` the first time.
+the tests. Both make their own virtual environment in ``.venv`` the first time. With network only,
+``walk --napari 0.6.*`` takes the walk through the dock on another napari, and ``beside`` installs
+the wheel beside a user's napari.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 # What Qt, OpenGL in software and a virtual screen need on Debian and Ubuntu.
 SYSTEM_PACKAGES = [
     "xvfb",
@@ -38,10 +40,20 @@ SYSTEM_PACKAGES = [
     "libfontconfig1",
 ]
 WINDOWS = "tests/widgets"
-WALK = "tests/widgets/test_dock.py"
 NNUNET = "dynamic-network-architectures"
-OTHER_BINDINGS = ("pyqt5",)
+WALK = ("tests/widgets/test_dock.py", "tests/widgets/test_layer_commands.py")
+# Not the oldest that we name: 2.6 wants another sympy than its own index of CPU builds has.
+OLDER_TORCH = "torch==2.8.0"
+OTHER_BINDINGS = ("pyqt5", "pyside6")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+
+
+def python_of(venv: Path) -> Path:
+    """Return the interpreter of a virtual environment."""
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+PYTHON = python_of(VENV)
 
 
 def run(*command: str | Path, check: bool = True, env: dict[str, str] | None = None) -> int:
@@ -88,19 +100,19 @@ def install_system_packages() -> None:
         sys.exit(1)
 
 
-def install_torch() -> None:
+def install_torch(python: Path = PYTHON, version: str = "") -> None:
     """Install torch: the CPU build on a Linux machine without an NVIDIA GPU (200 MB, not 3 GB)."""
-    version = next(
+    version = version or next(
         line.strip()
         for line in (HERE / "constraints.txt").read_text().splitlines()
         if line.startswith("torch==")
     )
     if sys.platform == "linux" and not shutil.which("nvidia-smi"):
         options = ("--index-url", CPU_WHEELS, "--retries", "0", "--timeout", "15")
-        if run(PYTHON, "-m", "pip", "install", "-q", *options, version, check=False) == 0:
+        if run(python, "-m", "pip", "install", "-q", *options, version, check=False) == 0:
             return
         print("The CPU build could not be had from its own index; taking the usual one.")
-    run(PYTHON, "-m", "pip", "install", "-q", version)
+    run(python, "-m", "pip", "install", "-q", version)
 
 
 def set_up(extras: str) -> None:
@@ -151,43 +163,101 @@ def test(arguments: list[str]) -> None:
     # Side by side, for each keeps one processor busy at most.
     logs = VENV / "tests-windows.log"
     with logs.open("w", encoding="utf-8") as log:
-        windows = subprocess.Popen(
+        others = subprocess.Popen(
             [sys.executable, str(Path(__file__)), "windows", *arguments],
             cwd=HERE,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         try:
-            command = tests_on("pyqt6", 90, "tests", f"--ignore={WINDOWS}", *arguments)
-            first = run(*command, check=False, env=tests_environment("pyqt6"))
-            second = windows.wait()
+            command = pytest_on("pyqt6", 90, "tests", f"--ignore={WINDOWS}", *arguments)
+            first = run(*command, check=False, env=pytest_environment("pyqt6"))
+            second = others.wait()
         finally:
-            windows.terminate()
+            others.terminate()
     print("== windows ==", logs.read_text(encoding="utf-8"), sep="\n", flush=True)
     sys.exit(first or second)
 
 
 def windows(arguments: list[str]) -> None:
     """Run the tests of the dock, and the walk through it on the other bindings."""
-    parts = [("pyqt6", WINDOWS), *((binding, WALK) for binding in OTHER_BINDINGS)]
+    parts = [("pyqt6", (WINDOWS,)), *((binding, WALK) for binding in OTHER_BINDINGS)]
     codes = [
-        run(*tests_on(binding, 140, part, *arguments), check=False, env=tests_environment(binding))
-        for binding, part in parts
+        run(
+            *pytest_on(binding, 140, *paths, *arguments),
+            check=False,
+            env=pytest_environment(binding),
+        )
+        for binding, paths in parts
     ]
     sys.exit(max(codes))
 
 
-def tests_on(binding: str, display: int, *arguments: str) -> list[str]:
+def walk(arguments: list[str], napari: str) -> None:
+    """Run the walk through the dock on another napari, in an environment of its own.
+
+    With PyQt5, which the oldest has by default. Warnings are no errors there: an old napari
+    beside new libraries is full of its own.
+    """
+    install_system_packages()
+    python = python_of(HERE / f".venv-napari-{napari.replace('*', 'x')}")
+    if not python.exists():
+        run(sys.executable, "-m", "venv", python.parents[1])
+        install_torch(python)
+    run(python, "-m", "pip", "install", "-q", "-e", ".[test,pyqt5]", f"napari=={napari}")
+    command = pytest_on("pyqt5", 240, *WALK, "-W", "default", *arguments, python=python)
+    sys.exit(run(*command, check=False, env=pytest_environment("pyqt5")))
+
+
+def beside(napari: str = "") -> None:
+    """Install the wheel beside a user's napari as its plugin manager does, and look what changed.
+
+    The plugin manager asks pip for the plugin under the one constraint that napari stays. The
+    user has an older torch here: it must be found, not replaced.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        python, wheels = python_of(Path(place) / "venv"), Path(place) / "wheels"
+        pip = (python, "-m", "pip")
+        run(sys.executable, "-m", "venv", python.parents[1])
+        run(*pip, "install", "-q", "napari[pyqt6]" + (f"=={napari}" if napari else ""))
+        install_torch(python, OLDER_TORCH)
+        before = installed(python)
+        run(*pip, "wheel", "-q", "--no-deps", "-w", wheels, ".")
+        constraints = Path(place) / "constraints.txt"
+        constraints.write_text(f"napari=={before['napari']}")
+        run(*pip, "install", "-q", "-c", constraints, *wheels.glob("*.whl"))
+        after = installed(python)
+        changed = [f"{k} {v} → {after.get(k)}" for k, v in before.items() if after.get(k) != v]
+        added = [f"{name} {after[name]}" for name in sorted(after.keys() - before.keys())]
+        print(f"Beside napari {before['napari']} and torch {before['torch']}:")
+        print(f"{len(before)} packages before, changed: {', '.join(changed) or 'none'}")
+        print(f"added: {', '.join(added)}")
+        run(python, "-I", "-m", "napari_grata", "doctor")
+    sys.exit(1 if changed else 0)
+
+
+def installed(python: Path) -> dict[str, str]:
+    """Return what is installed in an environment, and in which version."""
+    listed = subprocess.run(
+        [str(python), "-m", "pip", "list", "--format=freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return dict(line.split("==") for line in listed.splitlines() if "==" in line)
+
+
+def pytest_on(binding: str, display: int, *arguments: str, python: Path = PYTHON) -> list[str]:
     """Return the command that runs pytest, on a virtual screen where there is no other."""
     print(f"== tests on {binding} ==", flush=True)
     screen: list[str] = []
     if not has_screen():
         # Numbers far apart: two that look for a free one at the same moment find the same.
         screen = ["xvfb-run", "-a", "-n", str(display), "-s", "-screen 0 1600x1000x24"]
-    return [*screen, str(PYTHON), "-m", "pytest", *arguments]
+    return [*screen, str(python), "-m", "pytest", *arguments]
 
 
-def tests_environment(binding: str) -> dict[str, str]:
+def pytest_environment(binding: str) -> dict[str, str]:
     """Return the environment for tests on a Qt binding.
 
     The tests' small tensors gain nothing from threads, and on a busy machine threads that wait
@@ -199,12 +269,18 @@ def tests_environment(binding: str) -> dict[str, str]:
 def main() -> None:
     """Run the verb named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verb", choices=["demo", "test", "windows"])
+    parser.add_argument("verb", choices=["demo", "test", "windows", "walk", "beside"])
+    parser.add_argument("--napari", default="", help="walk, beside: a version, such as 0.6.*")
     options, rest = parser.parse_known_args()
     # A fresh machine may have an older one than setup.cfg asks for.
     if sys.version_info < (3, 10):  # noqa: UP036
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
-    {"demo": demo, "test": test, "windows": windows}[options.verb](rest)
+    if options.verb == "walk":
+        walk(rest, options.napari or "0.6.*")
+    elif options.verb == "beside":
+        beside(options.napari)
+    else:
+        {"demo": demo, "test": test, "windows": windows}[options.verb](rest)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QHBoxLayout, QLayout, QProgressBar, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QToolButton, QVBoxLayout, QWidget
 
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, button
@@ -83,10 +83,10 @@ class Legend(QWidget):
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._row = QHBoxLayout(self)
-        self._row.setContentsMargins(0, 0, 0, 0)
-        self._row.setSpacing(4)
-        self._row.setSizeConstraint(QLayout.SizeConstraint.SetDefaultConstraint)
+        self._lines = QVBoxLayout(self)
+        self._lines.setContentsMargins(0, 0, 0, 0)
+        self._lines.setSpacing(4)
+        self._arranged: list[list[QToolButton]] = []
         self.chips: dict[int, QToolButton] = {}
         context.session_changed.connect(self._fill)
         context.model_changed.connect(self._fill)
@@ -95,16 +95,14 @@ class Legend(QWidget):
         self._fill()
 
     def _fill(self) -> None:
-        while (item := self._row.takeAt(0)) is not None:
-            widget = item.widget()
-            if widget is not None:
-                widget.deleteLater()
-        self.chips = {}
+        for chip in self.chips.values():
+            chip.deleteLater()
+        self.chips, self._arranged = {}, []
         entry = self._context.entry
         card = entry.card if entry is not None else None
         structures = [(s.value, s.name, s.colour) for s in card.structures] if card else []
         for value, name, colour in [*structures, (0, "Background", "")]:
-            chip = QToolButton()
+            chip = QToolButton(self)
             chip.setText(name)
             chip.setIconSize(QSize(12, 12))
             if colour:
@@ -112,10 +110,39 @@ class Legend(QWidget):
                 chip.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
             chip.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             chip.clicked.connect(partial(self._clicked, value))
-            self._row.addWidget(chip)
             self.chips[value] = chip
-        self._row.addStretch(1)
         self._show()
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Take as many lines as the names need: a name that is cut short names nothing."""
+        super().resizeEvent(event)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Put the chips that are in use on as few lines as hold them."""
+        lines: list[list[QToolButton]] = [[]]
+        room = self.width()
+        for chip in self.chips.values():
+            if chip.isHidden():
+                continue
+            wide = chip.sizeHint().width() + self._lines.spacing()
+            if lines[-1] and wide > room + self._lines.spacing():
+                lines.append([])
+                room = self.width()
+            lines[-1].append(chip)
+            room -= wide
+        if lines == self._arranged:
+            return
+        self._arranged = lines
+        for number, chips in enumerate(lines):
+            if number == self._lines.count():
+                line = QHBoxLayout()
+                line.setSpacing(self._lines.spacing())
+                line.addStretch(1)
+                self._lines.addLayout(line)
+            found: Any = self._lines.itemAt(number)  # lines stay, empty they take no room
+            for place, chip in enumerate(chips):
+                found.insertWidget(place, chip)
 
     def _clicked(self, value: int, _checked: bool = False) -> None:
         context = self._context
@@ -145,6 +172,7 @@ class Legend(QWidget):
             font.setStrikeOut(value in hidden)
             chip.setFont(font)
             mark(chip, "chosen", "true" if context.painting and value == context.brush else "false")
+        self._arrange()
 
 
 class NextStepButton(QWidget):

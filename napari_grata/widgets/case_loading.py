@@ -223,8 +223,7 @@ def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> 
     if scan is None:
         raise ValueError(missing)
     run = load_run(folder, scan)
-    layer = context.viewer.add_image(scan.data, **scan.layer_kwargs())
-    context.choose_layer(layer)
+    layer = context.add_scan(scan)
     session = fill_session(context, layer, scan, run)
     session.reopened = started[:16].replace("T", " ") or "an earlier day"
     session.note = missing

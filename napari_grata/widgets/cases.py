@@ -23,6 +23,7 @@ from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
 from napari_grata.widgets.case_loading import (
+    KEPT,
     LoadedCase,
     LoadedRun,
     Prefetch,
@@ -78,6 +79,7 @@ class CurrentCase:
         self._context = context
         self._sight = _Sight()
         self._places: dict[str, int] = {}
+        self._segmented: dict[str, LoadedRun] = {}
         self._layer: Image | None = None
         self.key: str | None = None
         self.scan: Scan | None = None
@@ -104,26 +106,24 @@ class CurrentCase:
         """Forget how cases were looked at: the list closes."""
         self._sight = _Sight()
         self._places.clear()
+        self._segmented.clear()
 
     def put(self, loaded: LoadedCase) -> None:
         """Show a case: its scan and, where there is a run, source and adapted masks."""
-        context, viewer, scan = self._context, self._context.viewer, loaded.scan
+        context, scan, sight = self._context, loaded.scan, self._sight
         assert scan is not None
-        arguments = scan.layer_kwargs()
-        if loaded.contrast is not None:
-            arguments["contrast_limits"] = loaded.contrast
-        layer = viewer.add_image(scan.data, **arguments)
-        self._layer, self.key, self.scan, self.run_folder = layer, loaded.key, scan, None
-        sight = self._sight
+        contrast = {} if loaded.contrast is None else {"contrast_limits": loaded.contrast}
         same = sight.shape == scan.mask_shape and sight.spacing == scan.geometry.spacing
-        context.choose_layer(layer, fit=not same)
-        if loaded.run is not None:
-            self.put_run(loaded.run)
+        self.key, self.scan, self.run_folder = loaded.key, scan, None
+        self._layer = context.add_scan(scan, fit=not same, **contrast)
+        run = loaded.run or self._segmented.get(loaded.key)
+        if run is not None:
+            self.put_run(run)
         if scan.n_slices > 1:
             place = self._places.get(loaded.key, scan.n_slices // 2)
             context.go_to(min(place, scan.n_slices - 1))
         if same:
-            camera = camera_of(viewer)
+            camera = camera_of(context.viewer)
             camera.center, camera.zoom = sight.centre, sight.zoom
 
     def put_run(self, run: LoadedRun) -> None:
@@ -151,6 +151,7 @@ class CurrentCase:
         context.look_back(None)
         context.set_painting(False)
         self._keep_sight()
+        self._keep_segmented()
         context.leaving.emit()
         safe = not context.save_drawings()
         sessions = context.sessions.of(self._layer)
@@ -170,6 +171,21 @@ class CurrentCase:
             f"“{layer.name}” was drawn on and is not saved with the case; it stays in the viewer."
             for layer in kept
         ]
+
+    def _keep_segmented(self) -> None:
+        """Keep source masks that no run holds for coming back; those of the last few cases."""
+        session, key = self.session(), self.key
+        if session is None or key is None:
+            return
+        self._segmented.pop(key, None)
+        if session.segmented_slices and not session.adapted_slices:
+            stack, scan = session.source.stack, session.scan
+            masks = {i: scan.get_mask(stack, i).copy() for i in session.segmented_slices}
+            self._segmented[key] = LoadedRun(
+                None, session.card, None, None, session.region, masks, {}, [], {}
+            )
+        for oldest in list(self._segmented)[:-KEPT]:
+            del self._segmented[oldest]
 
     def _keep_sight(self) -> None:
         context, sight, layer = self._context, self._sight, self.layer

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from napari.layers import Image, Shapes
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
 
@@ -33,6 +34,8 @@ from napari_grata.widgets.scan_layer import (
     hold_canvas,
     scan_layers,
     show_slice,
+    take_own_units,
+    take_units,
 )
 from napari_grata.widgets.session import Session, Sessions, UndoStack
 from napari_grata.widgets.slice_figures import SliceFigures
@@ -42,7 +45,7 @@ from napari_grata.widgets.tasks import Region
 from napari_grata.widgets.theme import ThemeColours, theme_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from napari.layers import Layer
     from napari.viewer import Viewer
@@ -351,6 +354,14 @@ class Context(QObject):
         self.slice_changed.emit(self.in_view())
         self.touch()
 
+    def add_scan(self, scan: Scan, *, fit: bool = True, **arguments: Any) -> Image:
+        """Put a scan into the viewer and choose it; ``arguments`` are napari's, of its layer."""
+        layer = Image(scan.data, **{**scan.layer_kwargs(), **arguments})
+        self._lend_units(layer, self._of_other_scans([layer]))
+        self.viewer.add_layer(layer)
+        self.choose_layer(layer, fit=fit)
+        return layer
+
     def choose_model(self, name: str) -> None:
         """Take another model, by its name."""
         found = next((entry for entry in self.entries if entry.name == name), None)
@@ -486,17 +497,31 @@ class Context(QObject):
     def _show_only(self, layer: Layer) -> None:
         """Show a scan and its masks; hide other scans and theirs."""
         mine = [entry for session in self.sessions.of(layer) for entry in session.layers()]
+        # Before anything is shown or hidden, for each of that is drawn at once.
+        take_own_units(layer, mine)
+        theirs = self._of_other_scans([layer, *mine])
+        self._lend_units(layer, theirs)
         layer.visible = True
-        for other in list(self.viewer.layers):
-            if other is layer or any(other is one for one in mine):
-                continue
-            named = other.metadata.get("napari_grata")
-            of_ours = isinstance(named, dict) and "role" in named
-            if can_be_scan(other) or of_ours:
-                other.visible = False
+        for other in theirs:
+            other.visible = False
         session = self.session
         if session is not None:
             self.apply_plain_mode(session)
+
+    def _of_other_scans(self, mine: Sequence[Layer]) -> list[Layer]:
+        """Return the scans, and what we drew over scans, that are not among these."""
+        found = []
+        for other in self.viewer.layers:
+            named = other.metadata.get("napari_grata")
+            of_ours = isinstance(named, dict) and "role" in named
+            if (can_be_scan(other) or of_ours) and not any(other is one for one in mine):
+                found.append(other)
+        return found
+
+    def _lend_units(self, layer: Layer, others: Sequence[Layer]) -> None:
+        shapes = [one for one in self.viewer.layers if isinstance(one, Shapes)]
+        for other in (*others, *shapes):  # a rectangle may be the region in any scan
+            take_units(other, layer)
 
     def _layer_goes(self, event: Any = None) -> None:
         hold_canvas(self.closing.find_window())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 KEY = "napari_grata"
 Box = tuple[int, int, int, int]
 _SMALLEST_BOX = 8
+_OWN_UNITS: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
 
 def can_be_scan(layer: Layer) -> bool:
@@ -143,6 +144,26 @@ def show_slice(viewer: Viewer, scan: Scan, layer: Layer, index: int) -> None:
     first = viewer.dims.ndim - layer.ndim
     axes = [first + axis for axis in range(len(position))]
     viewer.dims.set_point(axes, [float(world[axis]) for axis in range(len(position))])
+
+
+def take_units(layer: Layer, like: Layer) -> None:
+    """Give a layer that makes way for another scan the kind of units that scan has.
+
+    napari counts all layers in one kind of unit, hidden ones too, and complains in a box where the
+    pixels of a photograph meet the millimetres of a volume. What is in view has its own units.
+    """
+    if layer.units[-1].dimensionality != like.units[-1].dimensionality:
+        own = _OWN_UNITS.setdefault(layer, layer.units)
+        same = own[-1].dimensionality == like.units[-1].dimensionality
+        layer.units = own if same else (like.units[-1],) * layer.ndim
+
+
+def take_own_units(layer: Layer, masks: Iterable[Layer]) -> None:
+    """Give a scan that comes into view its own units again, and its masks the same."""
+    units = _OWN_UNITS.pop(layer, layer.units)
+    for one in (layer, *masks):
+        if one.ndim == layer.ndim and one.units != units:
+            one.units = units
 
 
 def rectangles(viewer: Viewer, scan: Scan, scan_layer: Any) -> list[tuple[str, Box]]:

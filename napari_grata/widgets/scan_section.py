@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_grata.scans import ScanError, open_scan
 from napari_grata.scans.readers import READERS, find_series
+from napari_grata.scans.samples import find_sample
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import add_quietly
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari.layers import Layer
-
-    from napari_grata.scans import Scan
 
 PLUGIN = "napari-grata"
 _ENDINGS = " ".join(f"*{suffix}" for reader in READERS for suffix in reader.SUFFIXES)
@@ -262,7 +261,7 @@ class ScanSection(QWidget):
         """Open a scan; a broken one is a sentence, and nothing half-open stays."""
         self._context.clear_problem()
         try:
-            self._show(open_scan(source))
+            self._context.add_scan(open_scan(source))
         except (ScanError, OSError) as error:
             self._fail(str(error))
 
@@ -276,7 +275,7 @@ class ScanSection(QWidget):
         if found.error is not None:
             self._fail(describe(found.error))
         elif found.key == "read":
-            self._show(found.result)
+            self._context.add_scan(found.result)
         elif not found.result:
             self._fail("There is no DICOM series in this folder. Choose another one.")
         else:
@@ -293,10 +292,6 @@ class ScanSection(QWidget):
         taken, fine = QInputDialog.getItem(self, "DICOM", "Series", words, 0, False)
         return series[taken] if fine else None
 
-    def _show(self, scan: Scan) -> None:
-        layer = self._context.viewer.add_image(scan.data, **scan.layer_kwargs())
-        self._context.choose_layer(layer)
-
     def _fail(self, words: str) -> None:
         notify(words)
         self._context.fail(words)
@@ -304,13 +299,11 @@ class ScanSection(QWidget):
     def _open_sample(self, key: str) -> None:
         self._context.clear_problem()
         try:
-            layers = self._context.viewer.open_sample(PLUGIN, key)
+            sample = find_sample(key)
+            self._context.add_scan(open_scan(sample.path), name=sample.title)
         except (KeyError, OSError, ValueError) as error:
             notify(str(error))
             self._context.fail(f"The sample cannot be opened: {error}")
-        else:
-            if layers:
-                self._context.choose_layer(layers[0])
 
     def _remember(self, name: str) -> None:
         self._context.store.set("folder", str(Path(name).parent))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication
 
+from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseState
+from napari_grata.widgets.cases import _dock_of
 from napari_grata.widgets.scan_layer import camera_of
 from napari_grata.widgets.state import Step
 
@@ -332,3 +340,107 @@ def test_pausing_ahead_and_going_on_loses_no_step(listed: Any) -> None:
     user.press(panel.batch_button)
     user.wait(lambda: work.run_folder is not None, 60)
     assert work.run_folder == folders[0]
+
+
+def test_source_masks_alone_are_there_again_on_coming_back(listed: Any) -> None:
+    user = listed()
+    user.press(user.dock.adapt.segment_button)
+    user.finish()
+    made = np.array(user.session.source.stack)
+    assert made.any()
+    user.do("next_case")
+    in_view(user, "case-0002")
+    assert user.session is None
+    user.do("previous_case")
+    in_view(user, "case-0001")
+    assert user.session.segmented_slices == {0, 1, 2}
+    np.testing.assert_array_equal(user.session.source.layer.data, made)
+    assert names(user) == {"p1", "p1 source"}
+
+
+def test_the_list_that_was_closed_with_its_cross_comes_back_where_it_was(
+    listed: Any, scans: Path
+) -> None:
+    user = listed()
+    user.do("next_case")
+    in_view(user, "case-0002")
+    panel = user.dock.cases.panel
+    dock = _dock_of(panel)
+    assert dock is not None
+    dock.destroyOnClose()  # what napari's cross does
+    user.settle()
+    assert _dock_of(panel) is None
+    assert user.context.case.key == "case-0002"
+    user.dock.cases.open_list([str(scans)])
+    user.wait(lambda: _dock_of(panel) is not None, 20)
+    rest(user)
+    assert shown(user) == ["1", "2", "3", "4"]
+    assert user.dock.cases.current.key == "case-0002"
+    user.do("previous_case")
+    in_view(user, "case-0001")
+
+
+def test_closing_the_window_ends_the_work_ahead_and_frees_the_list(
+    start: Callable[..., Any], scans: Path
+) -> None:
+    user = start(passes=400)
+    user.dock.cases.open_list([str(scans)])
+    in_view(user, "case-0001")
+    folder = user.context.caselist.folder
+    user.press(user.dock.cases.panel.batch_button)
+    user.wait(lambda: "adapting" in row(user, "case-0001").work, 30)
+    user.viewer.close()
+
+    def busy() -> set[str]:
+        return {t.name for t in threading.enumerate() if t.name.startswith("napari-grata")}
+
+    user.wait(lambda: not busy(), 60)
+    again = CaseList.load(folder)
+    try:
+        assert again.writable
+        assert again.state("case-0001") is CaseState.NEW  # cut off: it goes on from there
+        assert len(again.work("case-0001").run_folders()) == 1
+    finally:
+        again.close()
+
+
+def test_a_folder_or_files_that_are_dropped_become_a_list(
+    start: Callable[..., Any], scans: Path
+) -> None:
+    user = start()
+    for paths, count in (([scans], 4), ([scans / "p1.nii.gz", scans / "p2.nii.gz"], 2)):
+        mime = QMimeData()
+        mime.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+        how = (Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton)
+        none = Qt.KeyboardModifier.NoModifier
+        QApplication.sendEvent(user.dock, QDragEnterEvent(QPoint(5, 5), *how, none))
+        QApplication.sendEvent(user.dock, QDropEvent(QPointF(5, 5), *how, none))
+        user.wait(lambda count=count: len(shown(user)) == count, 20)
+        in_view(user, "case-0001")
+        assert names(user) == {"p1"}
+    rest(user)
+
+
+def test_no_more_than_two_cases_are_in_memory_beside_the_one_in_view(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        data = rng.normal(100, 20, (40, 48, 2)).astype(np.float32)
+        nib.save(nib.Nifti1Image(data, np.eye(4)), folder / f"p{number}.nii.gz")
+    user = start()
+    user.dock.cases.open_list([str(folder)])
+    in_view(user, "case-0001")
+    seen: weakref.WeakSet[Any] = weakref.WeakSet()
+    for number in range(2, 7):
+        seen.add(user.context.scan)
+        user.do("next_case")
+        in_view(user, f"case-000{number}")
+        user.wait(lambda: not user.dock.cases.prefetch.queue.busy, 20)
+        gc.collect()
+        assert len(user.dock.cases.prefetch._kept) <= 2
+        # The one before is kept, read anew; those before it are let go of.
+        assert len(seen) <= 1
+    rest(user)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.utils.notifications import notification_manager
 from PIL import Image
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit
 
@@ -138,6 +139,34 @@ def test_the_dock_follows_the_scan_that_is_seen(
     assert user.context.layer is brain
     assert brain.visible
     assert user.session.adapted_slices
+
+
+def test_a_photograph_beside_a_volume_is_no_reason_to_complain(
+    start: Start, volume: Path, photograph: Path
+) -> None:
+    def comparable() -> bool:
+        extent = user.viewer.layers.extent  # napari complains of these units, since 0.7
+        return getattr(extent, "units", ()) is not None
+
+    already = len(notification_manager.records)
+    user = start(volume)
+    user.dock.window().resize(800, 600)
+    user.dock.window().show()
+    user.adapt()
+    brain = user.context.layer
+    user.viewer.add_shapes(name="Region", units=("mm", "mm"))
+    user.open(photograph)
+    user.adapt()
+    eye = user.context.layer
+    assert [str(unit) for unit in eye.units] == ["pixel", "pixel"]
+    assert comparable()
+    user.context.choose_layer(brain)
+    user.settle()
+    assert [str(unit) for unit in brain.units] == ["millimeter"] * 3
+    assert [str(unit) for unit in user.session.adapted.layer.units] == ["millimeter"] * 3
+    assert comparable()
+    said = [one.message for one in notification_manager.records[already:]]
+    assert not [text for text in said if "Inconsistent units" in text]
 
 
 def test_a_scan_that_is_shown_by_its_eye_is_the_one_that_is_worked_on(
@@ -271,6 +300,14 @@ def test_the_legend_hides_a_structure_and_chooses_the_brush(start: Start, volume
     user.press(chips[2])
     assert user.session.adapted.layer.selected_label == 2
     assert not user.session.hidden
+    # All names can be read, whatever the width of the dock.
+    user.dock.window().show()
+    user.dock.window().resize(1000, 740)
+    for width in (340, 130):
+        user.dock.legend.setFixedWidth(width)
+        user.settle()
+        assert all(chip.width() >= chip.sizeHint().width() for chip in chips.values())
+    assert len({chip.y() for chip in chips.values()}) > 1
     user.do("paint")
     assert not user.context.painting
 

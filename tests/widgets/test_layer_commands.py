@@ -140,15 +140,16 @@ def test_both_commands_stand_in_the_menu_and_in_the_palette(
 
     make_napari_viewer()
     app = get_app_model()
-    there = {item.command.id for item in app.menus.get_menu("napari/layers/segment")}
-    assert {f"{PLUGIN}.{name}" for name in ("dock", "segment_layer", "adapt_layer")} <= there
+    there = {item.command.title for item in app.menus.get_menu("napari/layers/segment")}
     palette = {
-        item.command.id: item.command.enablement
+        item.command.title: item.command
         for item in app.menus.get_menu(app.menus.COMMAND_PALETTE_ID)
     }
-    assert palette[f"{PLUGIN}.adapt_layer"] is None
-    for name in ("read", "write"):  # these need arguments that no palette has
-        assert not palette[f"{PLUGIN}.{name}"].eval({})
+    for words in ("Adapt to a new centre", "Segment this layer", "Adapt this layer"):
+        assert f"{words} (GraTa)" in there
+        assert palette[f"{words} (GraTa)"].enablement is None
+    for words in ("Open scans", "Save a mask on its scan's own grid"):  # no palette has a path
+        assert not palette[f"{words} (GraTa)"].enablement.eval({})
 
 
 def test_what_is_said_in_the_window_has_no_names_in_the_terminal(
