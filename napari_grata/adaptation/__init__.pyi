@@ -4,6 +4,7 @@ from .methods import METHODS as METHODS
 from .methods import BatchNorm as BatchNorm
 from .methods import Consistency as Consistency
 from .methods import GraTa as GraTa
+from .methods import MeanTeacher as MeanTeacher
 from .methods import Source as Source
 from .methods import Tent as Tent
 from .methods import make_method as make_method

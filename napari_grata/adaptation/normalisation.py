@@ -158,11 +158,13 @@ def is_blank(image: Tensor) -> bool:
     return bool(image.amax() == image.amin())
 
 
-def adaptable_copy(network: nn.Module, blend: float = 1.0) -> nn.Module:
+def adaptable_copy(
+    network: nn.Module, blend: float = 1.0, *, all_weights: bool = False
+) -> nn.Module:
     """Return a copy of ``network`` that can be adapted without touching the original.
 
     Weights and buffers outside normalisation layers share their storage with the original and
-    need no gradient; normalisation layers are the copy's own.
+    need no gradient, unless all weights adapt; normalisation layers are the copy's own.
 
     Parameters
     ----------
@@ -170,6 +172,8 @@ def adaptable_copy(network: nn.Module, blend: float = 1.0) -> nn.Module:
         Not changed, neither its values nor its flags.
     blend : float
         α of `BlendedNorm`.
+    all_weights : bool
+        Whether every parameter adapts, and so is the copy's own.
 
     Returns
     -------
@@ -178,6 +182,8 @@ def adaptable_copy(network: nn.Module, blend: float = 1.0) -> nn.Module:
     """
     norms = [module for module in network.modules() if _is_norm(module)]
     own = {id(tensor) for module in norms for tensor in _tensors(module)}
+    if all_weights:
+        own |= {id(tensor) for tensor in network.parameters()}
     shared: dict[int, Any] = {}
     for tensor in _tensors(network):
         if id(tensor) not in own:
@@ -197,9 +203,14 @@ def adaptable_copy(network: nn.Module, blend: float = 1.0) -> nn.Module:
     twin.eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(False)
-    for _, parameter in norm_parameters(twin):
+    for _, parameter in all_parameters(twin) if all_weights else norm_parameters(twin):
         parameter.requires_grad_(True)
     return twin
+
+
+def all_parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return names and tensors of every floating-point parameter, in order."""
+    return [(name, one) for name, one in network.named_parameters() if one.is_floating_point()]
 
 
 def norm_parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -328,7 +328,7 @@ class Objectives:
 
     def _consistency(self, images: Tensor) -> Tensor:
         target = self.mean_of_views(images)[1]
-        return consistency_loss(self.logits(self._strong(images)), target, self.activation)
+        return consistency_loss(self.logits(self.strong(images)), target, self.activation)
 
     def _scribble(self, images: Tensor) -> Tensor:
         if self.supervision is None:
@@ -372,7 +372,8 @@ class Objectives:
     def _head(self, x: Tensor, head: str) -> Tensor:
         return cast(_WithHeads, self.network).forward_head(x, head)
 
-    def _strong(self, images: Tensor) -> Tensor:
+    def strong(self, images: Tensor) -> Tensor:
+        """Return a strong view of images (B, C, H, W), which are not written to."""
         if self.strong_view is None:
             return draw_and_apply(images, self.generator)
         # A clone: whatever a foreign augmentation does in place, the image stays as it is.

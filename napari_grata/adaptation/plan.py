@@ -5,6 +5,8 @@ Loads no torch.
 
 from __future__ import annotations
 
+import math
+import random
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -189,6 +191,8 @@ class Event:
         model, or the state that it was given to start from.
     final : bool
         Whether the mask of this event is the slice's result.
+    batch : tuple of int
+        The slices that teach this step, ``slice_index`` the first; empty where it is alone.
     """
 
     phase: Literal["adapt", "predict"]
@@ -200,6 +204,7 @@ class Event:
     first_step: int
     resets: bool = False
     final: bool = True
+    batch: tuple[int, ...] = ()
 
 
 def episodes(
@@ -241,20 +246,20 @@ def make_plan(
         others as the settings say, and all slices of the episode are predicted afterwards, the
         corrected ones first.
     """
-    afterwards = settings.learns and settings.predict != "stream"
+    afterwards = settings.predicts_afterwards
     events: list[Event] = []
     step = 0
     for episode, members in enumerate(episodes(settings, slices, case_of)):
         first_step = step + 1
         taught = [index for index in members if index in corrected]
         visits = list(_visits(settings, members, taught))
-        last = {index: number for number, (index, _) in enumerate(visits)}
-        for number, (index, pass_index) in enumerate(visits):
+        last = {visit[0]: number for number, visit in enumerate(visits)}
+        for number, (index, pass_index, batch) in enumerate(visits):
             step += settings.learns
             place = (index, case_of(index), pass_index, episode, step, first_step)
             resets = settings.learns and episode > 0 and step == first_step
             final = number == last[index] and not afterwards
-            events.append(Event("adapt", *place, resets=resets, final=final))
+            events.append(Event("adapt", *place, resets=resets, final=final, batch=batch))
         if afterwards:
             untaught = [index for index in members if index not in corrected]
             reached = (visits[-1][1], episode, step, first_step)
@@ -264,19 +269,25 @@ def make_plan(
     return tuple(events)
 
 
-def _visits(
-    settings: Settings, members: Sequence[int], taught: Sequence[int]
-) -> Iterator[tuple[int, int]]:
-    """Yield (slice, pass) for each step of an episode."""
+Visit = tuple[int, int, tuple[int, ...]]
+"""(slice, pass, batch) of one step."""
+
+
+def _visits(settings: Settings, members: Sequence[int], taught: Sequence[int]) -> Iterator[Visit]:
+    """Yield the visits of an episode."""
     passes = settings.passes if settings.learns else 1
     repeats = settings.steps_per_slice if settings.learns else 1
-    plain = [
-        (index, pass_index)
-        for pass_index in range(passes)
-        for index in members
-        if index not in taught
-        for _ in range(repeats)
-    ]
+    others = [index for index in members if index not in taught]
+    plain: list[Visit]
+    if settings.learns_from_stack:
+        plain = [visit for number in range(passes) for visit in _batches(settings, others, number)]
+    else:
+        plain = [
+            (index, number, ())
+            for number in range(passes)
+            for index in others
+            for _ in range(repeats)
+        ]
     if not taught:
         yield from plain
         return
@@ -285,8 +296,19 @@ def _visits(
     rounds = settings.correction_steps
     for number in range(rounds):
         for index in taught:
-            yield index, number
+            yield index, number, ()
         yield from plain[number * len(plain) // rounds : (number + 1) * len(plain) // rounds]
+
+
+def _batches(settings: Settings, members: Sequence[int], pass_index: int) -> Iterator[Visit]:
+    """Deal the slices of one pass, or as many as it takes, into batches of about the same size."""
+    dealt = random.Random(f"{settings.seed} {pass_index}").sample(
+        list(members), min(len(members), settings.pass_slices)
+    )
+    count = math.ceil(len(dealt) / settings.batch)
+    for number in range(count):
+        batch = tuple(dealt[number::count])
+        yield batch[0], pass_index, batch
 
 
 def cut_short(plan: tuple[Event, ...], position: int, settings: Settings) -> tuple[Event, ...]:

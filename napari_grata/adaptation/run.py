@@ -403,7 +403,7 @@ class AdaptationRun:
             return self.past.theta(0)
         if not own:
             return self._theta_at(done[-1])
-        if self.settings.predict == "stream":
+        if not self.settings.predicts_afterwards:
             return self.past.theta(own[-1].step)
         return self._theta_at([event for event in done if event.episode == own[-1].episode][-1])
 
@@ -510,7 +510,7 @@ class AdaptationRun:
             if event.resets:
                 # What the run began with: the source model, or what it was to start from.
                 self._adapter.restore(self.past.state(0))
-            result, prediction = self._adapter.step(event.slice_index)
+            result, prediction = self._adapter.step(event.slice_index, event.batch)
             undone = bool(result is not None and result.undone)
             if self.settings.learns:
                 state = self._adapter.snapshot()
@@ -591,7 +591,7 @@ class AdaptationRun:
         Means are taken when they are needed, so that they are right after any rollback, and the
         latest is kept, for slices ask in turn.
         """
-        if self.settings.predict != "average":
+        if self.settings.predict != "average" or self.settings.learns_from_stack:
             return self.past.theta(event.step)
         span = (event.first_step, event.step)
         if self._mean is None or self._mean[0] != span:

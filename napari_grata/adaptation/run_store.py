@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 STORE_FILE = "run.sqlite"
 STATE_BYTES = 4 * 2**30
 """States beyond so many bytes in all are not kept, but for the latest, from which to go on."""
+LARGE_STATE = 2**20
+"""Of states of more bytes, those of all weights, the latest of each pass is kept."""
 MEMORY_KIB = 16 * 2**10
 """A run without a folder moves to a temporary file beyond this size."""
 _APPLICATION = 0x47524154  # "GRAT", in the file's header
@@ -379,7 +381,7 @@ class RunStore(Sequence[Record]):
             self._connection.execute("DELETE FROM events WHERE number >= ?", (number,))
             self._put_masks("source", self._pending)
             size = self._insert(number, record.step, text, mask, state)
-            dropped = self._make_room(record.step, size)
+            dropped = self._make_room(record, size)
             self._put_info(position=number, count=number, step=record.step)
         self._pending.clear()
         self._forget_after(number - 1)
@@ -543,11 +545,15 @@ class RunStore(Sequence[Record]):
         )
         return len(theta) + len(optimiser)
 
-    def _make_room(self, step: int, size: int) -> int:
+    def _make_room(self, record: Record, size: int) -> int:
         """Let go of the state before this one where all are too many; return its step, or 0."""
-        kept = [one for one in self._states if one < step]
+        kept = [one for one in self._states if one < record.step]
         latest = max(kept, default=0)
-        if not latest or (len(kept) + 1) * size <= STATE_BYTES:
+        if not latest:
+            return 0
+        before = self._records[self._states[latest] - 1]
+        same_pass = before.pass_index == record.pass_index
+        if (len(kept) + 1) * size <= STATE_BYTES and not (same_pass and size > LARGE_STATE):
             return 0
         self._connection.execute(
             "UPDATE events SET theta = NULL, optimiser = NULL WHERE number = ?",

@@ -46,8 +46,9 @@ def _setting(
     default : bool, int, float, str or None
     title, description : str
         A word or two for a form, and a sentence.
-    used : {"method", "always", "learning", "teaching"}
-        By the methods that name it, by all, by all that learn, or where corrections teach.
+    used : {"method", "always", "learning", "teaching", "stack"}
+        By the methods that name it, by all, by all that learn, where corrections teach, or by
+        those that learn from batches of the whole stack.
     enum : mapping or tuple of str, optional
         The choices, with words for each where their names do not say it.
     between : (float, float), optional
@@ -132,6 +133,29 @@ class Settings:
         "(ρ in θ' = θ − ρ·g/‖g‖.)",
         between=(1e-6, 1000),
         optional=True,
+    )
+    decay: float = _setting(
+        0.98,
+        "Follows",
+        "How slowly the model that draws the masks follows the copy that learns: 0 at once. "
+        "(Decay of the teacher's running mean.)",
+        between=(0, 0.9999),
+    )
+    batch: int = _setting(
+        8,
+        "Together",
+        "How many slices teach one step. (Batch size.)",
+        used="stack",
+        between=(1, 256),
+        unit="slices",
+    )
+    pass_slices: int = _setting(
+        48,
+        "Of a stack",
+        "Of a larger stack every pass draws so many slices: neighbours teach the same.",
+        used="stack",
+        between=(1, 100_000),
+        unit="slices",
     )
     steps_per_slice: int = _setting(
         1,
@@ -259,7 +283,7 @@ class Settings:
             )
         if self.scribble == "auxiliary" and not self.uses("auxiliary"):
             raise SettingsError("Corrections as the auxiliary objective need the method grata.")
-        if self.predict == "stream":
+        if not self.predicts_afterwards:
             raise SettingsError(
                 "Corrections teach before the masks are predicted; set predict to final or average."
             )
@@ -269,12 +293,27 @@ class Settings:
         """Whether the method changes θ at all."""
         return METHODS[self.method].learns != "nothing"
 
+    @property
+    def learns_from_stack(self) -> bool:
+        """Whether a step takes a batch of slices, drawn from all of them."""
+        return METHODS[self.method].learns == "weights"
+
+    @property
+    def predicts_afterwards(self) -> bool:
+        """Whether the masks are made once the model has learnt, not as the slices go by."""
+        return self.learns and (self.predict != "stream" or self.learns_from_stack)
+
     def uses(self, name: str) -> bool:
         """Whether a field changes anything, the others being as they are."""
         used = _FIELDS[name]["used"]
         if used == "method" and name not in METHODS[self.method].settings_used:
             return False
         if used in ("learning", "teaching") and not self.learns:
+            return False
+        if self.learns_from_stack:
+            if name in ("steps_per_slice", "predict"):
+                return False
+        elif used == "stack":
             return False
         if used == "teaching" and self.scribble == "none":
             return False
@@ -374,6 +413,22 @@ _CHOSEN = (
         ),
     ),
     Preset(
+        "learn-from-stack",
+        "Learn from the stack",
+        "All weights learn from the whole stack, in several passes, what the model says of all "
+        "views of a slice. Gains most where the model is unsure, and can move masks the wrong way: "
+        "look at some before you accept.",
+        Settings(
+            method="mean-teacher",
+            blend=0.0,
+            learning_rate=5e-4,
+            learning_rate_rule="fixed",
+            passes=10,
+            predict="final",
+            six_views=True,
+        ),
+    ),
+    Preset(
         "as-published",
         "As published",
         "GraTa exactly as in the paper. Can make masks worse where the model already "
@@ -381,7 +436,7 @@ _CHOSEN = (
         Settings(method="grata"),
     ),
 )
-ALIASES = {"grata": "as-published"}
+ALIASES = {"grata": "as-published", "mean-teacher": "learn-from-stack"}
 PRESETS: dict[str, Preset] = {
     one.name: one
     for one in (*_CHOSEN, *(_of_method(name) for name in METHODS if name not in ALIASES))
@@ -411,7 +466,10 @@ def teaching_settings(base: Settings) -> Settings:
 
     The statistics stay as they were, for θ and statistics belong together. What else is here was
     chosen on development centres with ``benchmarks/corrections.py``; see ``docs/results.md``.
+    Where all weights learnt, all go on learning, and the masks follow at once.
     """
+    if base.learns_from_stack:
+        return base.but(scribble="both", decay=0.0, hold=0.2, passes=1, uncorrected_learn=False)
     return base.but(
         method="grata",
         auxiliary="consistency",

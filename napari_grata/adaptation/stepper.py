@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from torch.nn import functional as fn
 
 from .corrections import Corrections
 from .methods.base import Method, Output, Snapshot, StepRecord, method_for
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Prediction, Prepared, Segmenter
 
+IMAGE_BYTES = 2**30
+"""So much of a stack is kept prepared while a model learns from all of it."""
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
@@ -66,12 +69,13 @@ class Stepper:
         self._said: dict[int, torch.Tensor] = {}
         self._looking = threading.Lock()
         self._prepared: Prepared | None = None
+        self._images: dict[int, torch.Tensor] = {}
         self._make()
 
     def _make(self) -> None:
         learner = self._settings
-        if self._corrections and learner.predict != "stream":
-            # Many steps on few slices: what they look like in between is worth one view, not six.
+        if learner.learns_from_stack or (self._corrections and learner.predicts_afterwards):
+            # Many steps: what the slices look like in between is worth one view, not six.
             learner = learner.but(six_views=False)
         self._method = method_for(learner, self.segmenter)
         self._viewer = method_for(self._settings, self.segmenter)
@@ -100,8 +104,16 @@ class Stepper:
         for notice in self.segmenter.notices[seen:]:
             self._say(notice)
 
-    def step(self, slice_index: int) -> tuple[StepRecord | None, Prediction | None]:
+    def step(
+        self, slice_index: int, batch: Sequence[int] = ()
+    ) -> tuple[StepRecord | None, Prediction | None]:
         """Take one step on a slice; one with nothing on it teaches nothing.
+
+        Parameters
+        ----------
+        slice_index : int
+        batch : sequence of int, optional
+            The slices that teach the step, this one first; by default it alone.
 
         Returns
         -------
@@ -113,6 +125,8 @@ class Stepper:
         if self._settings.method == "source" and not self._settings.six_views:
             return None, None
         prepared = self._prepare(slice_index)
+        if batch:
+            return self._step_on_batch(prepared, batch)
         if is_blank(prepared.image):
             # Such as the air above a skull-stripped brain, a third of a volume. One value has no
             # statistics to normalise with (the masks would be noise), and its strong view would
@@ -129,6 +143,39 @@ class Stepper:
             lambda: self._method, lambda: self._method.step(prepared.image, supervision), self._move
         )
         return record, self._prediction(Output(record.logits, record.probabilities), prepared)
+
+    def _step_on_batch(
+        self, first: Prepared, batch: Sequence[int]
+    ) -> tuple[StepRecord | None, Prediction | None]:
+        """Take one step on several slices, and return the mask of the first as it is then.
+
+        Slices of another size than the first are brought to it: for learning that does no harm.
+        """
+        others = (self._image(index) for index in batch if index != first.slice_index)
+        images = [one for one in (first.image, *others) if not is_blank(one)]
+        record = None
+        if images:
+            size = images[0].shape[-2:]
+            alike = [
+                one if one.shape[-2:] == size else fn.interpolate(one, size, mode="bilinear")
+                for one in images
+            ]
+            record = self._with_room(
+                lambda: self._method, lambda: self._method.step(torch.cat(alike)), self._move
+            )
+        if record is None or is_blank(first.image):
+            return record, None
+        return record, self._prediction(Output(record.logits[:1], record.probabilities[:1]), first)
+
+    def _image(self, slice_index: int) -> torch.Tensor:
+        """Return a slice as the network reads it; passes over a stack prepare each slice once."""
+        if slice_index not in self._images:
+            image = self.segmenter.prepare(self._scan, slice_index, self._region).image
+            kept = sum(one.numel() for one in self._images.values()) * image.element_size()
+            if kept > IMAGE_BYTES:
+                self._images.clear()
+            self._images[slice_index] = image
+        return self._images[slice_index]
 
     def predict(self, slice_index: int, theta: np.ndarray | None) -> Prediction | None:
         """Predict a slice with some θ (None: as the method starts); None if no numbers come out."""

@@ -34,7 +34,7 @@ Seed = Annotated[int, typer.Option(help="seed of the training, which decides the
 
 @app.command()
 def model(
-    recipe: Annotated[str, typer.Argument(help="fundus-disc-cup or brain-tissue-t1")],
+    recipe: Annotated[str, typer.Argument(help=f"one of {', '.join(RECIPES)}")],
     data: Data,
     out: Annotated[Path, typer.Argument(help="folder of the model")],
     epochs: Annotated[int | None, typer.Option(help="other than the recipe's number")] = None,

@@ -353,6 +353,9 @@ _FUNDUS = chain(
     ]
 )
 
+# As segmenters are commonly trained, and that of the published step too: little, and seldom.
+_PLAIN = chain([maybe(0.15, channel_gain(0.1, 0.05)), maybe(0.1, noise(0.05))])
+
 _BRAIN = chain(
     [
         maybe(0.5, illumination(0.5, keep_zero=True)),
@@ -369,6 +372,11 @@ _BRAIN = chain(
 def fundus_appearance(images: Tensor, targets: Tensor, generator: Generator) -> Tensor:
     """Colour photographs (B, 3, H, W) as another camera might have taken them, min-max'd."""
     return min_max(_FUNDUS(images, generator).clamp(0, 1))
+
+
+def plain_appearance(images: Tensor, targets: Tensor, generator: Generator) -> Tensor:
+    """Images (B, C, H, W) of the same camera, min-max'd: seldom a little brighter, or noisy."""
+    return min_max(_PLAIN(images, generator).clamp(0, 1))
 
 
 def brain_appearance(images: Tensor, targets: Tensor, generator: Generator) -> Tensor:

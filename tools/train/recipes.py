@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Generator, Tensor
 
 from napari_grata.segmenters.card import Card, Structure
 
-from .appearance import brain_appearance, fundus_appearance
+from .appearance import brain_appearance, fundus_appearance, plain_appearance
 from .data import TrainingError, find_cases, split_cases
 from .views import GeometryRange
 
@@ -151,6 +151,32 @@ FUNDUS = Recipe(
     hint="Draw a region around the disc, about 1.4 times as wide as it.",
 )
 
+PLAIN = replace(
+    FUNDUS,
+    card=replace(
+        FUNDUS.card,
+        name="fundus-disc-cup-plain",
+        title="Fundus: optic disc and cup, trained plainly",
+        size=(160, 160),
+        limits=(
+            "Not a medical device and not for diagnosis. Trained as segmenters commonly are, with "
+            "mirror images and little else, so that it shows what adaptation does for such a "
+            "model; for use, fundus-disc-cup generalises better."
+        ),
+    ),
+    frame=(160, 160),
+    home_frame=(160, 160),
+    views=GeometryRange(
+        scale=(0.9, 1.1), rotation=15.0, flip_rows=True, flip_columns=True, share=0.2
+    ),
+    appearance=plain_appearance,
+    epochs=40,
+    calm=0.0,
+    calm_cycles=1,
+    home_share=0.0,
+)
+"""The same network trained as the source models of the published figures are."""
+
 BRAIN = Recipe(
     card=Card(
         name="brain-tissue-t1",
@@ -215,7 +241,7 @@ BRAIN = Recipe(
     hint="Check that the skull is removed, and that the voxel size is right.",
 )
 
-RECIPES = {recipe.card.name: recipe for recipe in (FUNDUS, BRAIN)}
+RECIPES = {recipe.card.name: recipe for recipe in (FUNDUS, PLAIN, BRAIN)}
 
 
 def find_recipe(name: str) -> Recipe:

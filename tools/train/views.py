@@ -34,6 +34,8 @@ class GeometryRange:
         Standard deviation of the elastic displacement as a part of the frame's side.
     flip_rows, flip_columns : bool
         Whether mirror images occur.
+    share : float
+        Part of the images that is moved at all, the mirror images aside.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -44,6 +46,7 @@ class GeometryRange:
     elastic: float = 0.0
     flip_rows: bool = False
     flip_columns: bool = False
+    share: float = 1.0
 
     def halved(self) -> GeometryRange:
         """Half as far in everything but the mirror images."""
@@ -76,11 +79,14 @@ def uniform(generator: Generator, low: float, high: float, *shape: int) -> Tenso
 
 def draw_views(count: int, limits: GeometryRange, generator: Generator) -> Views:
     """Draw the parameters of ``count`` views."""
+    moved = torch.ones(count)
+    if limits.share < 1:
+        moved = (torch.rand(count, generator=generator) < limits.share).float()
     low, high = (math.log(s) for s in limits.scale)
-    size = torch.exp(-uniform(generator, low, high, count))
-    ratio = torch.exp(uniform(generator, -limits.stretch, limits.stretch, count) / 2)
+    size = torch.exp(-uniform(generator, low, high, count) * moved)
+    ratio = torch.exp(uniform(generator, -limits.stretch, limits.stretch, count) * moved / 2)
     turns = [
-        torch.deg2rad(uniform(generator, -a, a, count))
+        torch.deg2rad(uniform(generator, -a, a, count)) * moved
         for a in (limits.rotation, limits.tilt, limits.tilt / 2)
     ]
     linear = _rotations(*turns)
@@ -94,8 +100,8 @@ def draw_views(count: int, limits: GeometryRange, generator: Generator) -> Views
     coarse = torch.randn(count, 2, cells, cells, generator=generator) * limits.elastic
     return Views(
         linear=linear * scale[:, None, :],
-        shift=uniform(generator, -limits.shift, limits.shift, count, 2),
-        elastic=coarse,
+        shift=uniform(generator, -limits.shift, limits.shift, count, 2) * moved[:, None],
+        elastic=coarse * moved[:, None, None, None],
     )
 
 

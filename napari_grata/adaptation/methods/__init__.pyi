@@ -7,6 +7,7 @@ from .base import make_method as make_method
 from .batch_norm import BatchNorm as BatchNorm
 from .consistency import Consistency as Consistency
 from .grata import GraTa as GraTa
+from .mean_teacher import MeanTeacher as MeanTeacher
 from .register import METHODS as METHODS
 from .register import MethodInfo as MethodInfo
 from .register import register as register

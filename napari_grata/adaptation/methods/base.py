@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
-from napari_grata.adaptation.normalisation import adaptable_copy, norm_parameters
+from napari_grata.adaptation.normalisation import adaptable_copy, all_parameters, norm_parameters
 from napari_grata.adaptation.objectives import Objectives, Supervision
 from napari_grata.adaptation.resunet_cpu import use_cpu_pass
 from napari_grata.adaptation.settings import Settings, checked
@@ -95,6 +95,8 @@ class Snapshot:
         Optimiser steps taken.
     generator : Tensor of uint8
         State of the random generator.
+    student : Tensor, shape (n,) or (0,)
+        What learns, where that is another θ than the one that predicts.
     """
 
     theta: Tensor
@@ -102,6 +104,7 @@ class Snapshot:
     second_moment: Tensor
     steps: int
     generator: Tensor
+    student: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 class Common(TypedDict, total=False):
@@ -125,7 +128,7 @@ class Method:
     ----------
     network : nn.Module
         The source model, on the device to work on. It is never changed: the method works on a
-        copy that shares all weights but those of the normalisation layers.
+        copy that shares all weights but those that adapt.
     seed : int
         Seed of every random draw; one seed gives the same numbers on the CPU.
     activation : {"sigmoid", "softmax"}
@@ -151,6 +154,7 @@ class Method:
 
     name: ClassVar[str] = ""
     learns: ClassVar[bool] = False
+    all_weights: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -173,11 +177,14 @@ class Method:
         self.activation = activation
         self.blend = float(checked("blend", blend))
         self.six_views = six_views
-        self.network = adaptable_copy(network, self.blend)
+        self.network = adaptable_copy(network, self.blend, all_weights=self.all_weights)
         self._layout = lay_out(self.network, self.device)
         low = checked("precision", precision) == "bfloat16" and has_bfloat16(self.device)
         self.precision = "bfloat16" if low else "float32"
-        by_hand = use_cpu_pass(self.network, torch.bfloat16 if low else None)
+        # The pass arranged by hand gives no gradient of convolutions.
+        by_hand = None
+        if not self.all_weights:
+            by_hand = use_cpu_pass(self.network, torch.bfloat16 if low else None)
         self.generator = torch.Generator().manual_seed(self.seed)
         self.objectives = Objectives(
             self.network,
@@ -189,7 +196,8 @@ class Method:
             batch_views=self.device.type != "cpu" if batch_views is None else batch_views,
             autocast=low and by_hand is None,
         )
-        self._flat = FlatParameters(norm_parameters(self.network))
+        adapted = all_parameters if self.all_weights else norm_parameters
+        self._flat = FlatParameters(adapted(self.network))
         if self.learns and not self._flat.names:
             raise ValueError(
                 f"{type(self).__name__} adapts the scale and shift of normalisation layers, and "

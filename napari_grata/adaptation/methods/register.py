@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-Learns = Literal["nothing", "theta"]
+Learns = Literal["nothing", "theta", "weights"]
 
 
 class Registered(Protocol):
@@ -22,6 +22,7 @@ class Registered(Protocol):
 
     name: ClassVar[str]
     learns: ClassVar[bool]
+    all_weights: ClassVar[bool]
 
 
 _Kind = TypeVar("_Kind", bound=type[Registered])
@@ -35,8 +36,9 @@ class MethodInfo:
     ----------
     name, title, summary : str
         As settings and command line name it, as a menu does, and in a sentence.
-    learns : {"nothing", "theta"}
-        What a step changes; ``theta`` is scale and shift of every normalisation layer.
+    learns : {"nothing", "theta", "weights"}
+        What a step changes: scale and shift of every normalisation layer, or every weight. A
+        method that changes all weights takes its steps on batches drawn from the whole stack.
     settings_used : tuple of str
         Fields of `Settings` that the method takes, beside those that all take.
     module : str
@@ -79,6 +81,7 @@ def register(
         if METHODS.setdefault(name, info) != info:
             raise ValueError(f"There are two methods called {name!r}; give one another name.")
         kind.name, kind.learns = name, learns != "nothing"
+        kind.all_weights = learns == "weights"
         _CLASSES[name] = kind
         return kind
 

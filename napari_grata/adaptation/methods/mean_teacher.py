@@ -1,0 +1,148 @@
+"""A mean teacher over the whole stack: all weights learn, towards the mean over the views."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_grata.adaptation.gradients import aligned_rate, alignment
+from napari_grata.adaptation.normalisation import grouped
+from napari_grata.adaptation.objectives import SCRIBBLE, consistency_loss
+from napari_grata.adaptation.settings import checked
+
+from .base import Learner, Snapshot
+from .register import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from typing_extensions import Unpack
+
+    from .base import Common
+
+
+@register(
+    name="mean-teacher",
+    title="Mean teacher",
+    summary="All weights learn from many slices at once to answer a disturbed slice as the model "
+    "answers all its views, and the model follows slowly.",
+    learns="weights",
+    settings_used=("learning_rate", "learning_rate_rule", "blend", "decay", "scribble"),
+)
+class MeanTeacher(Learner):
+    """A student learns from a batch of slices what its own running mean, the teacher, says.
+
+    One step: the target is the mean of the teacher's probabilities over the views of each image;
+    the student, every weight of it, makes one Adam step down the cross-entropy between its answer
+    to a strong view of the image and that target; the teacher moves towards the student,
+    θ_t ← d·θ_t + (1 − d)·θ_s (Tarvainen and Valpola, 2017; the views of Chen et al., AAAI 2025).
+    Masks are the teacher's: it is the θ of the records and of the store.
+
+    The gradient is that of two halves of the batch, g₁ and g₂, and their cosine similarity says
+    whether different slices ask for the same change. With another rule than ``fixed`` it sets the
+    rate of the step, as GraTa's does. A batch of one image has two strong views for halves. Where
+    a reviewer corrected the slice, the corrected pixels are the first half.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The source model; never changed.
+    learning_rate : float
+        β of Adam on the student.
+    learning_rate_rule : {"fixed", "quadratic", "linear", "softplus"}
+        See `aligned_rate`.
+    decay : float
+        d in [0, 1).
+    scribble : {"none", "both"}
+        Whether corrected pixels teach, in steps that are given some.
+    **common
+        See `Method`. The published step takes the statistics of each image; this one works best
+        with those of the source (``blend=0``).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float = 5e-4,
+        learning_rate_rule: str = "fixed",
+        *,
+        decay: float = 0.98,
+        scribble: str = "none",
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(network, learning_rate, **common)
+        self.learning_rate_rule: str = checked("learning_rate_rule", learning_rate_rule)
+        self.decay = float(checked("decay", decay))
+        self.scribble: str = checked("scribble", scribble)
+        self._student = self._flat.values.clone()
+
+    def load_theta(self, theta: Tensor) -> None:
+        super().load_theta(theta)
+        self._student.copy_(self._flat.values)
+
+    def _state(self, device: torch.device) -> Snapshot:
+        one = super()._state(device)
+        student = self._student.to(device, copy=True)
+        return Snapshot(
+            one.theta, one.first_moment, one.second_moment, one.steps, one.generator, student
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        super().restore(snapshot)
+        # A state of what a run began with may have no student yet.
+        self._student.copy_(snapshot.student if len(snapshot.student) else snapshot.theta)
+
+    def reset(self) -> None:
+        super().reset()
+        self._student.copy_(self._flat.values)
+
+    def _learn(self, images: Tensor) -> dict[str, Tensor]:
+        theta = self._flat.values
+        teacher = theta.clone()
+        supervision = self.objectives.supervision if self.scribble != "none" else None
+        targets = torch.cat(
+            [self.objectives.mean_of_views(part)[1] for part in self._parts(images)]
+        )
+        try:
+            theta.copy_(self._student)
+            if supervision is not None:
+                loss = self.objectives.loss(SCRIBBLE, images)
+                lessons = [(loss.detach(), self._flat.gradient(loss)[0])]
+                lessons.append(self._gradient(images, targets))
+            elif len(images) == 1:
+                lessons = [self._gradient(images, targets) for _ in range(2)]
+            else:
+                halves = zip(images.chunk(2), targets.chunk(2), strict=True)
+                lessons = [self._gradient(*half) for half in halves]
+            (first_loss, first), (second_loss, second) = lessons
+            cosine, first_norm, second_norm = alignment(first, second, None)
+            rate = aligned_rate(cosine, self.learning_rate, self.learning_rate_rule)
+            self._adam.step(self._student, (first + second) / 2, rate)
+        finally:
+            theta.copy_(teacher)
+        theta.lerp_(self._student, 1 - self.decay)
+        return {
+            "cosine": cosine,
+            "learning_rate": rate,
+            "auxiliary_loss": first_loss,
+            "pseudo_loss": second_loss,
+            "auxiliary_norm": first_norm,
+            "pseudo_norm": second_norm,
+        }
+
+    def _gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and gradient of the student on strong views of some images."""
+        strong = self.objectives.strong(images)
+        total_loss = strong.new_zeros(())
+        total = torch.zeros_like(self._student)
+        for part, target in zip(self._parts(strong), self._parts(targets), strict=True):
+            with grouped(self.network, len(part)):
+                logits = self.objectives.logits(part)
+            loss = consistency_loss(logits, target, self.activation) * (len(part) / len(images))
+            total += self._flat.gradient(loss)[0]
+            total_loss = total_loss + loss.detach()
+        return total_loss, total
+
+    def _parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images that run at once: all on a graphics card; one by one they keep to the cache."""
+        return images.split(len(images) if self.objectives.batch_views else 1)
