@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker, QTimer
+from qtpy.QtCore import QSignalBlocker, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -29,6 +29,7 @@ from napari_grata.widgets.scan_layer import alive
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
 from napari_grata.widgets.state import counted
 
+Masks = dict[int, np.ndarray]
 CASE, REST = "case", "rest"
 ROLES = (
     ("pseudo", "As far as views agree"),
@@ -68,16 +69,24 @@ def teach(
 
 
 class CorrectSection(QWidget):
-    """Paint, *This slice is right now*, and *Adapt to my corrections*."""
+    """Paint, *This slice is right now*, and *Adapt to my corrections*.
+
+    Signals
+    -------
+    right_changed()
+        Another slice is called right, or one no longer.
+    """
+
+    right_changed = Signal()
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._right: weakref.WeakKeyDictionary[Session, set[int]] = weakref.WeakKeyDictionary()
+        self._right: weakref.WeakKeyDictionary[Session, Masks] = weakref.WeakKeyDictionary()
         self._counts: weakref.WeakKeyDictionary[Session, dict[int, int]] = (
             weakref.WeakKeyDictionary()
         )
-        self._teaching: tuple[Session, list[MaskSnapshot], Corrections, set[int]] | None = None
+        self._teaching: tuple[Session, list[MaskSnapshot], Corrections, Masks] | None = None
         self._build()
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -89,10 +98,6 @@ class CorrectSection(QWidget):
     def _build(self) -> None:
         self.paint_button = button("Paint", clicked=partial(self._perform, "paint"))
         self.right = QCheckBox()
-        self.right.setToolTip(
-            "All of this slice, as it is shown, may teach: also what you left alone. Tick it "
-            "only when nothing is wrong any more."
-        )
         self.count = Sentence(2)
         self.count.setObjectName("grata_small")
         self.where = choice("Where what is learned is used.", "Where what is learned is used")
@@ -161,6 +166,8 @@ class CorrectSection(QWidget):
         context.actions.provide("teach", self.teach, self._why_not_teach)
         context.paint_requested.connect(self.paint)
         self.right.clicked.connect(self._on_right)
+        context.drawn.connect(self._look_whether_right)
+        context.masks_changed.connect(self._look_whether_right)
         for signal in (
             context.changed,
             context.session_changed,
@@ -222,16 +229,48 @@ class CorrectSection(QWidget):
 
     # --- counting ----------------------------------------------------------------------------
 
-    def right_slices(self, session: Session) -> set[int]:
-        """Return the slices that the user calls right as they are shown."""
-        return self._right.setdefault(session, set())
+    def reviewed(self, session: Session) -> Masks:
+        """Return the masks that the user calls right, (H, W) label maps by slice."""
+        return self._right.setdefault(session, {})
 
     def _on_right(self, on: bool) -> None:
         session = self._context.session
         if session is not None:
-            right, here = self.right_slices(session), self._context.in_view()
-            right.add(here) if on else right.discard(here)
+            here, reviewed = self._context.in_view(), self.reviewed(session)
+            if on:
+                reviewed[here] = np.array(session.scan.get_mask(session.adapted.in_use(), here))
+            else:
+                reviewed.pop(here, None)
+            self.right_changed.emit()
             self.refresh()
+
+    def _why_not_right(self) -> str:
+        session, context = self._context.session, self._context
+        if session is None or context.in_view() not in session.adapted_slices:
+            return NO_MASK
+        if session.busy:
+            return BUSY
+        # What is called right is the mask after, so that is what has to be in view.
+        return "" if context.displayed().which == "adapted" else "Look at the mask after first (G)."
+
+    def _look_whether_right(self, changed: Any = None) -> None:
+        """A mask that has changed since it was called right is so no longer."""
+        session = self._context.session
+        if session is None or session.busy:
+            return
+        reviewed, now = self.reviewed(session), session.adapted.in_use()
+        wanted = {changed} if isinstance(changed, int) else reviewed if changed is None else changed
+        gone = [
+            index
+            for index in sorted(reviewed.keys() & set(wanted))
+            if not np.array_equal(session.scan.get_mask(now, index), reviewed[index])
+        ]
+        for index in gone:
+            del reviewed[index]
+        if gone:
+            names = ", ".join(session.scan.slice_name(index) for index in gone)
+            self._context.say(f"Changed, so no longer called right: {names}.")
+            self.right_changed.emit()
 
     def _count(self, session: Session) -> tuple[int, int]:
         """Return corrected pixels, and slices with any or called right."""
@@ -246,12 +285,12 @@ class CorrectSection(QWidget):
                     session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
                 )
                 counts[index] = int(np.count_nonzero(mine != model))
-        return sum(counts.values()), len({*counts, *self.right_slices(session)})
+        return sum(counts.values()), len({*counts, *self.reviewed(session)})
 
     def _corrections(self, session: Session) -> Corrections:
         """Return all corrections of the masks as they are shown now."""
         found = Corrections.none()
-        shown, right = session.adapted.as_shown(), self.right_slices(session)
+        shown, right = session.adapted.as_shown(), self.reviewed(session)
         for index in sorted(session.adapted_slices):
             mine, model = (
                 session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
@@ -284,7 +323,7 @@ class CorrectSection(QWidget):
             return BUSY
         if session.run is None:
             return "The steps of the model are not there any more: adapt again, then correct."
-        if not session.drawn_slices and not self.right_slices(session):
+        if not session.drawn_slices and not self.reviewed(session):
             noun = session.scan.noun
             return f"Nothing is corrected yet: paint on the mask after, or say the {noun} is right."
         return ""
@@ -308,7 +347,7 @@ class CorrectSection(QWidget):
             context.fail(problem)
             return
         snapshots: list[MaskSnapshot] = []
-        self._teaching = session, snapshots, corrections, set(self.right_slices(session))
+        self._teaching = session, snapshots, corrections, dict(self.reviewed(session))
         make = partial(
             teach,
             partial(self._keep, session, snapshots, corrections),
@@ -383,11 +422,12 @@ class CorrectSection(QWidget):
         flow.begin_with(taught_state(session.run), wanted)
         return f"{counted(len(wanted), 'case')} after it will begin with what was learned."
 
-    def _undo(self, session: Session, snapshot: MaskSnapshot, right: set[int]) -> None:
+    def _undo(self, session: Session, snapshot: MaskSnapshot, right: Masks) -> None:
         """Go back to the masks before the model learned, what was painted included."""
         later = session.run
         snapshot.put_back(session)
-        self._right[session] = set(right)
+        self._right[session] = dict(right)
+        self.right_changed.emit()
         if later is not None and later is not snapshot.run:
             later.close()
             if self._context.flow is not None:
@@ -399,6 +439,7 @@ class CorrectSection(QWidget):
     def _forget(self, session: Session) -> None:
         self._counts.pop(session, None)
         self._right.pop(session, None)
+        self.right_changed.emit()
 
     # --- what is shown -----------------------------------------------------------------------
 
@@ -426,10 +467,14 @@ class CorrectSection(QWidget):
         with QSignalBlocker(self.right):
             noun = session.scan.noun if session is not None else "slice"
             self.right.setText(f"This {noun} is right now")
-            self.right.setChecked(session is not None and here in self.right_slices(session))
-        self.right.setEnabled(
-            session is not None and here in session.adapted_slices and not session.busy
+            self.right.setChecked(session is not None and here in self.reviewed(session))
+        reason = self._why_not_right()
+        self.right.setEnabled(not reason)
+        words = (
+            "All of this slice, as it is shown, may teach, and weighs other masks: also what you "
+            "left alone. Tick it only when nothing is wrong any more."
         )
+        self.right.setToolTip(reason or words)
         self.count.say(self._words(session))
 
     def _words(self, session: Session | None) -> str:

@@ -1,0 +1,721 @@
+"""*A few reviewed slices decide*: propose slices, weigh candidates on them, use what is better."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import QListWidget, QListWidgetItem, QSpinBox, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+from napari_grata.adaptation.run_files import now
+from napari_grata.adaptation.settings import preset
+from napari_grata.review.candidates import SOURCE, USUAL, Candidate, CandidateRuns
+from napari_grata.review.choosing import (
+    Choice,
+    Rule,
+    Weighing,
+    chosen_masks,
+    recommend,
+    weigh_stepwise,
+)
+from napari_grata.review.proposing import FEWEST, MOST, propose
+from napari_grata.scans.files import FileError, write_json
+from napari_grata.widgets import tasks
+from napari_grata.widgets.background import Outcome
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import Sentence, button, column, row
+from napari_grata.widgets.session import Session, Undoable
+from napari_grata.widgets.state import counted
+from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.weigh_picture import NOTHING_YET, WeighPage
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.records import Flag
+    from napari_grata.adaptation.run import AdaptationRun
+    from napari_grata.widgets.correct_section import CorrectSection
+
+TITLE = "A few reviewed slices decide"
+RECORD_FILE = "weighing.json"
+AT_HAND = "at-hand"
+_BUSY = "A run is going on; wait for its end, or cancel it."
+_NO_MASK = "Adapt first: then there is something to weigh."
+_TAUGHT = "The run at hand learned from your corrections, so it is not weighed against them."
+_ABOUT = (
+    "The program proposes slices; you say what is right there; then it shows which mask, if any, "
+    "is better than the mask before."
+)
+_CHANGED = "Your reviewed slices are others than those weighed: weigh again."
+Masks = Mapping[int, np.ndarray]
+
+
+# --- in the job's thread ---------------------------------------------------------------------
+
+
+@dataclass
+class Pool:
+    """All candidates of a session, finished; their runs stay open for their probabilities.
+
+    Attributes
+    ----------
+    slices : tuple of int
+    region : (row0, col0, row1, col1) or None
+    segmenter : Segmenter
+    runs : CandidateRuns
+    at_hand : AdaptationRun or None
+        The run whose masks are among the candidates, or were left out.
+    candidates : list of Candidate
+    left_out : str
+        Why the run at hand is not among them, if that has to be said.
+    """
+
+    slices: tuple[int, ...]
+    region: tasks.Region | None
+    segmenter: Any
+    runs: CandidateRuns
+    at_hand: AdaptationRun | None
+    candidates: list[Candidate]
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job works on, captured when it begins."""
+
+    engine: tasks.Engine
+    model: Path
+    device: str
+    session: Session
+    slices: tuple[int, ...]
+    abandoned: threading.Event
+    pool: Pool | None
+
+    def pooled(self) -> Generator[Any, None, Pool]:
+        """Return the candidates; those that are there from before are not made again."""
+        session, pool = self.session, self.pool
+        if pool is None or (pool.slices, pool.region) != (self.slices, session.region):
+            pool = yield from self._made()
+        if pool.at_hand is not session.run:
+            pool = self._with_run_at_hand(pool)
+        return pool
+
+    def _made(self) -> Generator[Any, None, Pool]:
+        if not self.engine.holds(self.model, self.device):
+            yield tasks.Stage("Loading the model …")
+        segmenter = self.engine.get(self.model, self.device)
+        yield tasks.Stage("Trying what could be better …")
+        session, names = self.session, (SOURCE, *USUAL)
+        # From the source model each time, and without any correction: what the user says is right
+        # must not have taught what is weighed against it.
+        runs = CandidateRuns(
+            segmenter,
+            session.scan,
+            USUAL,
+            slices=list(self.slices),
+            region=session.region,
+            source_masks=session.source_masks(self.slices, session.region),
+            seed=session.run.settings.seed,
+        )
+        records: Any = runs.records()
+        finished = False
+        try:
+            for done, _ in enumerate(records, 1):
+                name = names[min(len(runs.candidates), len(names) - 1)]
+                yield tasks.Progress(f"Trying {preset(name).title}", done, runs.total)
+            finished = not self.abandoned.is_set()
+        finally:
+            records.close()
+            if not finished:
+                runs.close()
+        for text in runs.notices:
+            yield tasks.Notice(text)
+        found = [
+            replace(one, title="Mask before") if one.name == SOURCE else one
+            for one in runs.candidates
+        ]
+        return Pool(self.slices, session.region, segmenter, runs, None, found)
+
+    def _with_run_at_hand(self, pool: Pool) -> Pool:
+        """Add the masks of the run at hand, unless a candidate is the same or it was taught."""
+        run, scan, stack = self.session.run, self.session.scan, self.session.adapted.stack
+        found = [one for one in pool.candidates if one.name != AT_HAND]
+        taught = bool(run.corrections.slices)
+        if not taught and not _usual(run):
+            # Without probabilities: those of a run that stands elsewhere fit other masks.
+            masks = {i: np.array(scan.get_mask(stack, i), dtype=np.uint8) for i in self.slices}
+            found.append(Candidate(AT_HAND, "Run at hand", masks, region=pool.region))
+        return replace(pool, at_hand=run, candidates=found, left_out=_TAUGHT if taught else "")
+
+
+def _usual(run: AdaptationRun) -> bool:
+    """Return whether a run is one of those that are made in any case."""
+    as_planned = run.taken is None and run.cut is None and not run.continued
+    return as_planned and any(
+        run.settings == preset(name).settings.but(seed=run.settings.seed) for name in USUAL
+    )
+
+
+def propose_slices(work: Work, count: int, leave_out: set[int]) -> Iterator[Any]:
+    """Make the candidates and yield them with the slices to look at."""
+    with tasks.leave_room_for_the_interface():
+        pool = yield from work.pooled()
+        yield pool
+        yield tasks.Stage("Looking where they differ …")
+        scan = work.session.scan
+        yield propose(
+            work.session.card, pool.candidates, count, stack=scan.is_stack, leave_out=leave_out
+        )
+
+
+def weigh_slices(work: Work, reviewed: Masks, proposed: list[int]) -> Iterator[Any]:
+    """Weigh the candidates on reviewed masks; yields them, the weighing and what it comes to."""
+    with tasks.leave_room_for_the_interface():
+        pool = yield from work.pooled()
+        yield pool
+        session = work.session
+        steps = weigh_stepwise(
+            pool.segmenter, pool.candidates, reviewed, stack=session.scan.is_stack
+        )
+        while True:
+            try:
+                yield tasks.Progress("Weighing", *next(steps))
+            except StopIteration as stop:
+                weighing: Weighing = stop.value
+                break
+        choice = recommend(weighing)
+        yield from _write(session.run, Found(proposed, pool, weighing, choice), [])
+        yield weighing
+        yield choice
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Masks after that take the place of others, with their flags."""
+
+    masks: Masks
+    flags: Mapping[int, tuple[Flag, ...]]
+
+
+def choose_masks(work: Work, found: Found, slices: list[int]) -> Iterator[Any]:
+    """Make the masks as chosen, keep them with the run, and yield them."""
+    session, pool = work.session, work.pool
+    assert pool is not None
+    assert found.choice is not None
+    masks: dict[int, np.ndarray] = {}
+    flags: dict[int, tuple[Flag, ...]] = {}
+    with tasks.leave_room_for_the_interface():
+        stream = chosen_masks(pool.segmenter, found.choice, pool.candidates, slices)
+        for done, (index, mask) in enumerate(stream, 1):
+            masks[index] = mask
+            flags[index] = session.flag(index, pool.candidates[0].masks[index], mask)
+            yield tasks.Progress("Taking over", done, len(slices))
+    changed = Changed(masks, flags)
+    _keep(session.run, changed, _step_in_use(session.run))
+    told = list(_write(session.run, found, slices))
+    yield changed
+    yield from told
+
+
+def change_back(
+    found: Found, run: AdaptationRun, changed: Changed, step: int | None, used: bool
+) -> Iterator[Any]:
+    """Take a choice back, or use it again (``used``); ``step`` None: the run's own result."""
+    yield tasks.Stage("Changing the masks …")
+    _keep(run, changed, step)
+    told = list(_write(run, found, sorted(changed.masks) if used else []))
+    yield changed
+    yield from told
+
+
+def _step_in_use(run: AdaptationRun) -> int:
+    return run.step if run.taken is None else run.taken
+
+
+def _keep(run: AdaptationRun, changed: Changed, step: int | None) -> None:
+    """Keep masks as the run's result, so that they come back with it."""
+    masks = {**run.adapted_masks, **changed.masks}
+    if step is None and run.settings.learns:
+        run.rollback(run.past.last_step)
+    else:
+        run.take(run.step if step is None else step, masks)
+
+
+def _write(run: AdaptationRun, found: Found, used: list[int]) -> Iterator[tasks.Notice]:
+    """Keep a weighing in the run's folder, if it has one; slices by number, names may tell whose.
+
+    ``used``: the slices on which the choice is in use. What fails is said, no more: the masks are
+    kept by the run itself.
+    """
+    if run.folder is None or found.weighing is None or found.choice is None:
+        return
+    values = {
+        "time": now(),
+        "proposed": found.proposed,
+        "weighing": asdict(found.weighing),
+        "choice": asdict(found.choice),
+        "used_on": used,
+    }
+    try:
+        write_json(run.folder / RECORD_FILE, values)
+    except (FileError, ValueError) as error:
+        why = getattr(error, "what", None) or error
+        yield tasks.Notice(f"The weighing could not be kept with the run: {why}.")
+
+
+# --- in the dock -----------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    """What is known of a session so far.
+
+    Attributes
+    ----------
+    proposed : list of int
+        Slices to look at.
+    pool : Pool or None
+    weighing : Weighing or None
+    choice : Choice or None
+    reviewed : dict of int to ndarray
+        The masks that were weighed with.
+    used : bool
+        Whether the choice is in use.
+    """
+
+    proposed: list[int] = field(default_factory=list)
+    pool: Pool | None = None
+    weighing: Weighing | None = None
+    choice: Choice | None = None
+    reviewed: dict[int, np.ndarray] = field(default_factory=dict)
+    used: bool = False
+
+
+class WeighSection(QWidget):
+    """Propose slices, list them, weigh, and use what is recommended for the other slices.
+
+    Attributes
+    ----------
+    page : WeighPage
+        The picture, placed by the dock.
+
+    Signals
+    -------
+    weighed()
+        There is a new picture to look at.
+    unfolded(bool)
+        The user opened the section, or folded it.
+    """
+
+    weighed = Signal()
+    unfolded = Signal(bool)
+
+    def __init__(
+        self, context: Context, correct: CorrectSection, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._context, self._correct = context, correct
+        self._found: weakref.WeakKeyDictionary[Session, Found] = weakref.WeakKeyDictionary()
+        # The session that a job works on, what its note was, and what is to be done at its end.
+        self._working: tuple[Session, str, Any] | None = None
+        self._build()
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(100)
+        self._soon.timeout.connect(self.refresh)
+        self._wire()
+        self.refresh()
+
+    def _build(self) -> None:
+        self.words = Sentence(3)
+        self.words.setObjectName("grata_small")
+        self.propose_button = button("Propose slices", clicked=self.propose)
+        self.count = QSpinBox()
+        self.count.setRange(FEWEST, MOST)
+        self.count.setSuffix(" slices")
+        self.count.setAccessibleName("How many slices to review")
+        self.count.setToolTip("How many slices to look at in all. More decide more surely.")
+        self.list = QListWidget()
+        self.list.setAccessibleName("Slices to review")
+        self.list.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.setToolTip("Slices proposed (○) and called right (✓). A click goes there.")
+        self.list.setFixedHeight(62)
+        self.weigh_button = button("Weigh", clicked=self.weigh)
+        self.use_button = button("Use for the other slices", clicked=self.use)
+        self.fold = QCollapsible(TITLE)
+        self.fold.addWidget(
+            column(
+                self.words,
+                row("", self.propose_button, self.count),
+                self.list,
+                row("", self.weigh_button, self.use_button),
+            )
+        )
+        self.page = WeighPage(self._context.theme)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.fold)
+
+    def _wire(self) -> None:
+        context = self._context
+        self.list.itemClicked.connect(self._on_item)
+        self.list.itemActivated.connect(self._on_item)
+        self.fold.toggled.connect(self.unfolded)
+        self.page.picture.slice_requested.connect(context.go_to)
+        self.count.valueChanged.connect(self._look_soon)
+        self._correct.right_changed.connect(self._look_soon)
+        for signal in (
+            context.changed,
+            context.session_changed,
+            context.decisions_changed,
+            context.masks_changed,
+            context.drawn,
+            context.undo.changed,
+        ):
+            signal.connect(self._look_soon)
+        context.theme_changed.connect(self._show_theme)
+        context.runner.ended.connect(self._on_ended)
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    def found(self, session: Session) -> Found:
+        """Return what is known of a session so far."""
+        return self._found.setdefault(session, Found())
+
+    def _slices(self, session: Session) -> tuple[int, ...]:
+        """Return the slices that candidates are made of: those that have both masks."""
+        return tuple(sorted(session.segmented_slices & session.adapted_slices))
+
+    def _decided(self) -> set[int | None] | None:
+        """Return the slices that are decided on (None among them: all); None if not known yet."""
+        if self._context.decision_list is None:
+            return None
+        caselist, key = self._context.decision_list
+        return set(caselist.decisions(key))
+
+    def _targets(self, session: Session) -> list[int]:
+        """Return the slices whose masks may be changed: nobody has said or drawn anything there."""
+        kept = {*self._correct.reviewed(session), *session.drawn_slices, *(self._decided() or ())}
+        pool = self.found(session).pool
+        return [index for index in (pool.slices if pool is not None else ()) if index not in kept]
+
+    def _stale(self, session: Session) -> bool:
+        """Whether the reviewed masks are others than those that were weighed with."""
+        weighed, now = self.found(session).reviewed, self._correct.reviewed(session)
+        return weighed.keys() != now.keys() or any(weighed[i] is not now[i] for i in now)
+
+    # --- why not ---------------------------------------------------------------------------------
+
+    def _why_not(self, session: Session | None) -> str:
+        context = self._context
+        if session is None or not session.adapted_slices:
+            return _NO_MASK
+        if session.busy or context.busy:
+            return _BUSY
+        if session.run is None:
+            return "The run's model is not there any more: adapt again, then weigh."
+        if context.unfinished():
+            return "The run was cancelled: go on with it, or finish it, first."
+        return ""
+
+    def _why_no_propose(self, session: Session | None) -> str:
+        reason = self._why_not(session)
+        if reason or session is None:
+            return reason
+        done = len(self._correct.reviewed(session))
+        if done >= self.count.value():
+            return f"{counted(done, session.scan.noun)} reviewed already; choose a higher number."
+        return ""
+
+    def _why_no_weigh(self, session: Session | None) -> str:
+        reason = self._why_not(session)
+        if reason or session is None:
+            return reason
+        noun, done = session.scan.noun, len(self._correct.reviewed(session))
+        if done < Rule().fewest:
+            return (
+                f"Say of at least {Rule().fewest} {noun}s, better three, that they are right: tick "
+                f"“This {noun} is right now”."
+            )
+        return ""
+
+    def _why_no_use(self, session: Session | None) -> str:
+        reason = self._why_not(session)
+        if reason or session is None:
+            return reason
+        found, decided = self.found(session), self._decided()
+        if found.choice is None:
+            return "Weigh first."
+        if self._stale(session):
+            return _CHANGED
+        if not found.choice.changes:
+            return "Nothing is recommended: the mask before stays (Keep before)."
+        if found.used:
+            return "In use already; Undo takes it back."
+        if decided is None:
+            return "The decisions so far are being read."
+        if None in decided:
+            return "This case is decided on; take the decision back first."
+        if not self._targets(session):
+            return "Every slice is reviewed, drawn on or decided: there are no others."
+        return ""
+
+    # --- what the user does ----------------------------------------------------------------------
+
+    def _work(self, session: Session) -> Work | None:
+        context = self._context
+        if context.entry is None:
+            return None
+        return Work(
+            context.runner.engine,
+            context.entry.folder,
+            context.device,
+            session,
+            self._slices(session),
+            context.runner.job.abandoned,
+            self.found(session).pool,
+        )
+
+    def _start(self, session: Session, make: Any, title: str, ended: Any) -> None:
+        context = self._context
+        if context.runner.kind is not None:
+            context.say(_BUSY)
+            return
+        context.look_back(None)
+        self._working = session, session.note, ended
+        context.start("weigh", session, make, title)
+
+    def propose(self) -> None:
+        """Make the candidates and propose slices on which they differ."""
+        session = self._context.session
+        work = None if session is None or self._why_no_propose(session) else self._work(session)
+        if session is not None and work is not None:
+            reviewed = self._correct.reviewed(session)
+            left_out = {i for i in (self._decided() or ()) if i is not None} | reviewed.keys()
+            make = partial(propose_slices, work, self.count.value() - len(reviewed), left_out)
+            self._start(session, make, "Looking for slices to review", self._proposed)
+
+    def _proposed(self, session: Session, results: list[Any]) -> None:
+        proposed = self.found(session).proposed = results[1]
+        if proposed and session is self._context.session:
+            self._context.show_mode("adapted")
+            self._context.go_to(proposed[0])
+
+    def weigh(self) -> None:
+        """Measure all candidates on the slices that are called right."""
+        session = self._context.session
+        work = None if session is None or self._why_no_weigh(session) else self._work(session)
+        if session is not None and work is not None:
+            reviewed = dict(self._correct.reviewed(session))
+            make = partial(weigh_slices, work, reviewed, self.found(session).proposed)
+            ended = partial(self._weighed, reviewed=reviewed)
+            self._start(session, make, "Weighing", ended)
+
+    def _weighed(
+        self, session: Session, results: list[Any], reviewed: dict[int, np.ndarray]
+    ) -> None:
+        found = self.found(session)
+        _, found.weighing, found.choice = results
+        found.reviewed, found.used = reviewed, False
+        if session is self._context.session:
+            self._show_picture(session)
+            self.weighed.emit()
+
+    def use(self) -> None:
+        """Have the choice take the place of the masks after, where nobody has said anything."""
+        session = self._context.session
+        work = None if session is None or self._why_no_use(session) else self._work(session)
+        if session is not None and work is not None:
+            # What was drawn is on the disk before anything beside it changes.
+            problem = self._context.save_drawings()
+            if problem:
+                self._context.fail(problem)
+                return
+            found = replace(self.found(session))
+            make = partial(choose_masks, work, found, self._targets(session))
+            ended = partial(self._used, found=found, step=session.run.taken)
+            self._start(session, make, "Using what your slices recommend", ended)
+
+    def _used(self, session: Session, results: list[Any], found: Found, step: int | None) -> None:
+        after: Changed = results[0]
+        now_at = _step_in_use(session.run)
+        before = self._put(session, after, now_at)
+        self.found(session).used = True
+        back = partial(self._change, session, found, before, step, used=False)
+        again = partial(self._change, session, found, after, now_at, used=True)
+        self._context.undo.push(
+            Undoable(
+                f"using the choice of {counted(len(found.reviewed), session.scan.noun)}",
+                back,
+                again,
+                owner=session,
+                why_not=self._why_busy,
+            )
+        )
+        session.note = f"Chosen masks are in use on {session.scan.counts(len(after.masks))}."
+        session.note_tone = "good"
+
+    def _why_busy(self) -> str:
+        return _BUSY if self._context.busy else ""
+
+    def _change(
+        self, session: Session, found: Found, changed: Changed, step: int | None, *, used: bool
+    ) -> None:
+        """Take the choice back, or use it again."""
+        make = partial(change_back, found, session.run, changed, step, used)
+        ended = partial(self._changed, step=step, used=used)
+        self._start(session, make, "Changing the masks", ended)
+
+    def _changed(
+        self, session: Session, results: list[Any], step: int | None, *, used: bool
+    ) -> None:
+        self._put(session, results[0], step)
+        self.found(session).used = used
+        session.note = "" if used else "The masks after are as they were."
+
+    def _put(self, session: Session, changed: Changed, step: int | None) -> Changed:
+        """Put masks in place where nobody has drawn; returns those that were there.
+
+        ``step``: with which the run keeps them now; None: it is its own result.
+        """
+        scan, adapted = session.scan, session.adapted
+        stack = adapted.stack
+        before = Changed(
+            {i: np.array(scan.get_mask(stack, i)) for i in changed.masks},
+            {i: session.flags.get(i, ()) for i in changed.masks},
+        )
+        session.hide_difference()
+        for index, mask in changed.masks.items():
+            if not adapted.drawn_on(index):
+                session.put_adapted(index, mask)
+                session.flags[index] = changed.flags[index]
+        session.saved, session.taken_step = False, step
+        session.settle()
+        session.redraw()
+        session.masks_changed.emit(set(changed.masks))
+        for index in sorted(session.drawn_slices)[:1]:
+            # A drawing is kept with what it was drawn over, and that is another mask now.
+            session.drawn.emit(index)
+        return before
+
+    def _on_ended(self, kind: str, outcome: Outcome) -> None:
+        context, working = self._context, self._working
+        self._working = None
+        if working is not None and kind == "weigh" and context.runner.session is working[0]:
+            session, note, ended = working
+            session.note = note
+            results = list(context.runner.results)
+            if results and isinstance(results[0], Pool):
+                self.found(session).pool = results[0]  # not to be made again
+            # Masks that are kept with the run are there, even if Cancel was pressed just then.
+            if outcome.kind == "done" or isinstance(next(iter(results), None), Changed):
+                ended(session, results)
+            elif outcome.kind == "cancelled":
+                context.say("Cancelled: nothing is changed.")
+            if session is context.session:
+                context.apply_plain_mode(session)
+                context.take_results()
+        elif kind == "adapt" and context.runner.session is not None:
+            found = self.found(context.runner.session)
+            found.weighing = found.choice = None
+            found.used = False
+        self._look_soon()
+
+    def _on_item(self, item: QListWidgetItem) -> None:
+        self._context.go_to(int(item.data(Qt.ItemDataRole.UserRole)))
+
+    # --- what is shown ---------------------------------------------------------------------------
+
+    def _look_soon(self, *_: object) -> None:
+        if not self._soon.isActive():
+            self._soon.start()
+
+    def refresh(self) -> None:
+        """Bring the section in line."""
+        session = self._context.session
+        there = session is not None and session.scan.n_slices >= FEWEST
+        self.setVisible(there and bool(session and session.adapted_slices))
+        noun = session.scan.noun if session is not None else "slice"
+        self.propose_button.setText(f"Propose {noun}s")
+        self.count.setSuffix(f" {noun}s")
+        done = len(self._correct.reviewed(session)) if session is not None else 0
+        self.weigh_button.setText(f"Weigh {counted(done, noun)}" if done else "Weigh")
+        self.use_button.setText(f"Use for the other {noun}s")
+        for made, reason, words in (
+            (
+                self.propose_button,
+                self._why_no_propose(session),
+                "Run other methods on the scan, from the model as it was trained, and find where "
+                "they differ most. The first time takes as long as these runs; nothing of yours "
+                "is changed.",
+            ),
+            (
+                self.weigh_button,
+                self._why_no_weigh(session),
+                f"Compare all methods with your masks on the {noun}s that you call right.",
+            ),
+            (
+                self.use_button,
+                self._why_no_use(session),
+                f"Put the recommended masks on the {noun}s that you have neither reviewed, drawn "
+                "on nor decided. Undo takes it back.",
+            ),
+        ):
+            made.setEnabled(not reason)
+            made.setToolTip(tip(reason or words))
+        if session is not None:
+            self._show_list(session)
+            self.words.say(*self._sentence(session))
+            if self.found(session).weighing is not self.page.picture.weighing:
+                self._show_picture(session)
+
+    def _sentence(self, session: Session) -> tuple[str, str]:
+        found, noun = self.found(session), session.scan.noun
+        reviewed = self._correct.reviewed(session)
+        if found.choice is not None:
+            if self._stale(session):
+                return _CHANGED, "warning"
+            words = f"{'In use. ' if found.used else ''}{found.choice.words}"
+            left_out = found.pool.left_out if found.pool is not None else ""
+            return f"{words} {left_out}", "good" if found.choice.changes else ""
+        if not found.proposed and not reviewed:
+            return _ABOUT, ""
+        left = [i for i in found.proposed if i not in reviewed]
+        if not left:
+            return f"{counted(len(reviewed), noun)} reviewed: weigh, or review more.", ""
+        return (
+            f"Go to each {noun}, correct what is wrong, and tick “This {noun} is right now”: "
+            f"{len(left)} to go.",
+            "",
+        )
+
+    def _show_list(self, session: Session) -> None:
+        reviewed, found = self._correct.reviewed(session), self.found(session)
+        lines = []
+        for index in sorted({*reviewed, *found.proposed}):
+            sign = "✓" if index in reviewed else "○"
+            lines.append((index, f"{sign}  {session.scan.slice_name(index)}"))
+        shown = [self.list.item(n) for n in range(self.list.count())]
+        if [item.text() for item in shown if item is not None] == [text for _, text in lines]:
+            return
+        self.list.clear()
+        for index, text in lines:
+            item = QListWidgetItem(text)
+            item.setData(Qt.ItemDataRole.UserRole, index)
+            self.list.addItem(item)
+
+    def _show_picture(self, session: Session) -> None:
+        found = self.found(session)
+        self.page.picture.show_weighing(found.weighing, found.choice, session.card, session.scan)
+        self.page.words.say(found.choice.words if found.choice is not None else NOTHING_YET)
+
+    def _show_theme(self, colours: ThemeColours) -> None:
+        self.page.picture.colours = colours
+        self.page.picture.update()
