@@ -71,6 +71,11 @@ def teach(
 class CorrectSection(QWidget):
     """Paint, *This slice is right now*, and *Adapt to my corrections*.
 
+    Attributes
+    ----------
+    teaching : QWidget
+        All that is about corrections as teachers.
+
     Signals
     -------
     right_changed()
@@ -111,8 +116,8 @@ class CorrectSection(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         layout.addWidget(row("", self.right, self.paint_button))
-        for widget in (self.count, self.where_row, self.teach_button, self._advanced()):
-            layout.addWidget(widget)
+        self.teaching = column(self.count, self.where_row, self.teach_button, self._advanced())
+        layout.addWidget(self.teaching)
 
     def _advanced(self) -> QCollapsible:
         self.role = choice(ROLE_WORDS, "How corrections teach")

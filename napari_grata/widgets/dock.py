@@ -193,7 +193,8 @@ class GrataDock(QWidget):
         context.session_changed.connect(self._open_timeline)
         self.timeline.docked.connect(self._canvas_is_lower)
         self.weigh.weighed.connect(self._show_weighing)
-        # There is room for one of both, and the words of a decision are asked for later.
+        # There is room for one thing at a time.
+        self.weigh.unfolded.connect(self.correct.teaching.setHidden)
         self.weigh.unfolded.connect(self.decide.notes.setHidden)
         self.first_buttons.open_requested.connect(context.open_requested)
         context.recent_lists_changed.connect(self.first_buttons.set_recent)

@@ -193,6 +193,7 @@ def dock_state(facts: Facts) -> DockState:
 
 def _running(facts: Facts) -> DockState:
     words = {"segment": "Segmenting …", "adapt": "Adapting: the model gets used to this scan …"}
+    words["weigh"] = "Weighing masks; yours stay as they are …"
     message = words.get(facts.running or "", "Working …")
     if facts.cancelling:
         message = "Cancelling: ends with the step in progress …"

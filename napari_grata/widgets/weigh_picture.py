@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFont, QPainter, QPen, QPolygonF
-from qtpy.QtWidgets import QScrollArea, QSizePolicy, QToolTip, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_grata.review.candidates import SOURCE
-from napari_grata.widgets.qt_parts import Sentence
 from napari_grata.widgets.theme import ThemeColours, tip
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ NOTHING_YET = (
     "What your reviewed slices say of each mask is drawn here: propose slices in step Correct and "
     "choose, say what is right there, and weigh."
 )
-_ROW, _LEAST_ROW, _HEAD, _FOOT, _GAP = 20.0, 15.0, 17.0, 16.0, 12.0
+_ROW, _LEAST_ROW, _HEAD, _FOOT, _GAP = 20.0, 12.0, 16.0, 14.0, 12.0
+_FONT_SIZE = 8
 _DOT = 3.0
 # Harm that is so many times the largest gain is cut off, or it would hide the gains.
 _CUT, _LEAST_REACH = 2.0, 2.0
@@ -56,20 +57,23 @@ def picture_rows(weighing: Weighing) -> list[PictureRow]:
     lines: dict[tuple[str, bool], PictureRow] = {}
     for row in weighing.rows:
         fitted = bool(row.shift)
-        title = f"{row.title} + threshold" if fitted else row.title
+        title = "    + threshold" if fitted else row.title
         line = lines.setdefault((row.candidate, fitted), PictureRow(row.candidate, title))
         line.cells[row.structure] = row
     order = list(dict.fromkeys(candidate for candidate, _ in lines))
     return [lines[key] for key in sorted(lines, key=lambda key: (order.index(key[0]), key[1]))]
 
 
-def reach(weighing: Weighing) -> tuple[float, float]:
-    """Return the ends of the axis, in points of Dice: all gains, and harm up to a limit.
+def reach(rows: Iterable[Row]) -> tuple[float, float]:
+    """Return the ends of an axis, in points of Dice: all gains, and harm up to a limit.
 
     An interval that reaches on says that nothing is known, which its cut ends say as well.
     """
-    values = [100 * gain for row in weighing.rows for gain in row.gains.values()]
-    values += [100 * row.estimate.high for row in weighing.rows if row.consistent]
+    values = [
+        100 * value
+        for row in rows
+        for value in (*row.gains.values(), *([row.estimate.high] if row.consistent else []))
+    ]
     high = max([_LEAST_REACH, *values])
     low = max(min([-_LEAST_REACH, *values]), -_CUT * high)
     room = 0.05 * (high - low)
@@ -139,24 +143,30 @@ class WeighPicture(QWidget):
         self._spots = []
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        font = painter.font()
+        font.setPointSize(_FONT_SIZE)
+        painter.setFont(font)
         if self.weighing is not None and self._card is not None and self.rows:
             self._paint(painter, self.weighing)
+        else:
+            painter.setPen(QColor(self.colours.muted))
+            flags = int(Qt.AlignmentFlag.AlignCenter) | int(Qt.TextFlag.TextWordWrap)
+            painter.drawText(QRectF(self.rect()).adjusted(20, 0, -20, 0), flags, NOTHING_YET)
         painter.end()
 
     def _paint(self, painter: QPainter, weighing: Weighing) -> None:
         row = min(max((self.height() - _HEAD - _FOOT) / len(self.rows), _LEAST_ROW), 1.4 * _ROW)
-        metrics = self.fontMetrics()
+        metrics = painter.fontMetrics()
         widest = max(metrics.horizontalAdvance(f"{line.title}  ") for line in self.rows) + 8
-        left = min(float(widest), 0.3 * self.width())
+        left = min(float(widest), 0.35 * self.width())
         wide = (self.width() - left) / len(weighing.structures) - _GAP
         picked = self._picked()
         self._paint_titles(painter, left, row, picked)
-        axis = reach(weighing)
         for place, structure in enumerate(weighing.structures):
             area = QRectF(
                 left + place * (wide + _GAP) + _GAP / 2, _HEAD, wide, row * len(self.rows)
             )
-            self._paint_panel(painter, structure, area, row, axis, picked)
+            self._paint_panel(painter, structure, area, row, picked)
         # A dot lies within its row, so the narrower place is asked first.
         self._spots.sort(key=lambda spot: spot[1] is None)
 
@@ -196,9 +206,10 @@ class WeighPicture(QWidget):
         structure: str,
         area: QRectF,
         row: float,
-        axis: tuple[float, float],
         picked: set[tuple[str, str, bool]],
     ) -> None:
+        # An axis each: what is much for one structure is little for another.
+        axis = reach(line.cells[structure] for line in self.rows if structure in line.cells)
         colours, (low, high) = self.colours, axis
 
         def x(value: float) -> float:
@@ -261,7 +272,7 @@ class WeighPicture(QWidget):
                     painter.drawLine(QPointF(place, middle - half), QPointF(place, middle + half))
         assert self.weighing is not None
         count = len(self.weighing.slices)
-        spread = min(2.0, (band.height() - 2 * _DOT - 3) / max(count - 1, 1))
+        spread = min(2.0, (band.height() - 2 * _DOT - 1) / max(count - 1, 1))
         ink = QColor(colours.text)
         ink.setAlpha(210)
         painter.setPen(QPen(QColor(colours.background), 1))
@@ -327,31 +338,6 @@ class WeighPicture(QWidget):
         spot = self._spot(QPointF(event.pos()))
         if event.button() == Qt.MouseButton.LeftButton and spot is not None and spot[1] is not None:
             self.slice_requested.emit(spot[1])
-
-
-class WeighPage(QWidget):
-    """The page of the timeline: what is recommended in words, and the picture below.
-
-    Attributes
-    ----------
-    words : Sentence
-    picture : WeighPicture
-    """
-
-    def __init__(self, colours: ThemeColours, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.words = Sentence(2)
-        self.picture = WeighPicture(colours)
-        area = QScrollArea()
-        area.setWidget(self.picture)
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.words)
-        layout.addWidget(area, 1)
-        self.words.say(NOTHING_YET)
 
 
 def _named(cell: Row) -> str:

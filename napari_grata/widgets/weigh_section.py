@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QListWidget, QListWidgetItem, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QListWidget,
+    QListWidgetItem,
+    QScrollArea,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt import QCollapsible
 
 from napari_grata.adaptation.run_files import now
@@ -35,7 +42,7 @@ from napari_grata.widgets.qt_parts import Sentence, button, column, row
 from napari_grata.widgets.session import Session, Undoable
 from napari_grata.widgets.state import counted
 from napari_grata.widgets.theme import ThemeColours, tip
-from napari_grata.widgets.weigh_picture import NOTHING_YET, WeighPage
+from napari_grata.widgets.weigh_picture import WeighPicture
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.records import Flag
@@ -302,8 +309,9 @@ class WeighSection(QWidget):
 
     Attributes
     ----------
-    page : WeighPage
-        The picture, placed by the dock.
+    page : QScrollArea
+        With the `picture`; placed by the dock.
+    picture : WeighPicture
 
     Signals
     -------
@@ -333,7 +341,7 @@ class WeighSection(QWidget):
         self.refresh()
 
     def _build(self) -> None:
-        self.words = Sentence(3)
+        self.words = Sentence(6)
         self.words.setObjectName("grata_small")
         self.propose_button = button("Propose slices", clicked=self.propose)
         self.count = QSpinBox()
@@ -358,7 +366,11 @@ class WeighSection(QWidget):
                 row("", self.weigh_button, self.use_button),
             )
         )
-        self.page = WeighPage(self._context.theme)
+        self.picture = WeighPicture(self._context.theme)
+        self.page = QScrollArea()
+        self.page.setWidget(self.picture)
+        self.page.setWidgetResizable(True)
+        self.page.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.fold)
@@ -368,7 +380,7 @@ class WeighSection(QWidget):
         self.list.itemClicked.connect(self._on_item)
         self.list.itemActivated.connect(self._on_item)
         self.fold.toggled.connect(self.unfolded)
-        self.page.picture.slice_requested.connect(context.go_to)
+        self.picture.slice_requested.connect(context.go_to)
         self.count.valueChanged.connect(self._look_soon)
         self._correct.right_changed.connect(self._look_soon)
         for signal in (
@@ -673,7 +685,7 @@ class WeighSection(QWidget):
         if session is not None:
             self._show_list(session)
             self.words.say(*self._sentence(session))
-            if self.found(session).weighing is not self.page.picture.weighing:
+            if self.found(session).weighing is not self.picture.weighing:
                 self._show_picture(session)
 
     def _sentence(self, session: Session) -> tuple[str, str]:
@@ -702,6 +714,7 @@ class WeighSection(QWidget):
         for index in sorted({*reviewed, *found.proposed}):
             sign = "✓" if index in reviewed else "○"
             lines.append((index, f"{sign}  {session.scan.slice_name(index)}"))
+        self.list.setVisible(bool(lines))
         shown = [self.list.item(n) for n in range(self.list.count())]
         if [item.text() for item in shown if item is not None] == [text for _, text in lines]:
             return
@@ -713,9 +726,8 @@ class WeighSection(QWidget):
 
     def _show_picture(self, session: Session) -> None:
         found = self.found(session)
-        self.page.picture.show_weighing(found.weighing, found.choice, session.card, session.scan)
-        self.page.words.say(found.choice.words if found.choice is not None else NOTHING_YET)
+        self.picture.show_weighing(found.weighing, found.choice, session.card, session.scan)
 
     def _show_theme(self, colours: ThemeColours) -> None:
-        self.page.picture.colours = colours
-        self.page.picture.update()
+        self.picture.colours = colours
+        self.picture.update()
