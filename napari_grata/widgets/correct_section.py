@@ -91,6 +91,7 @@ class CorrectSection(QWidget):
         self._counts: weakref.WeakKeyDictionary[Session, dict[int, int]] = (
             weakref.WeakKeyDictionary()
         )
+        self._doubtful = False
         self._teaching: tuple[Session, list[MaskSnapshot], Corrections, Masks] | None = None
         self._build()
         self._soon = QTimer(self)
@@ -173,6 +174,7 @@ class CorrectSection(QWidget):
         self.right.clicked.connect(self._on_right)
         context.drawn.connect(self._look_whether_right)
         context.masks_changed.connect(self._look_whether_right)
+        context.session_changed.connect(self._look_whether_right)
         for signal in (
             context.changed,
             context.session_changed,
@@ -262,6 +264,11 @@ class CorrectSection(QWidget):
         """A mask that has changed since it was called right is so no longer."""
         session = self._context.session
         if session is None or session.busy:
+            return
+        if session is self._context.runner.session:
+            # A job is about to end; who began it may put masks back first.
+            self._look_soon()
+            self._doubtful = True
             return
         reviewed, now = self.reviewed(session), session.adapted.in_use()
         wanted = {changed} if isinstance(changed, int) else reviewed if changed is None else changed
@@ -384,7 +391,8 @@ class CorrectSection(QWidget):
         context = self._context
         if teaching is None or context.runner.session is not teaching[0]:
             if kind == "adapt" and context.runner.session is not None:
-                self._forget(context.runner.session)
+                self._counts.pop(context.runner.session, None)
+                self._put_reviewed(context.runner.session)
             self._look_soon()
             return
         session, snapshots, corrections, right = teaching
@@ -413,6 +421,20 @@ class CorrectSection(QWidget):
             ).strip()
             session.note_tone = "good"
         context.touch()
+
+    def _put_reviewed(self, session: Session) -> None:
+        """After another run the masks that the user called right are shown over its own."""
+        reviewed, scan = self.reviewed(session), session.scan
+        for index in reviewed.keys() - session.adapted_slices:
+            del reviewed[index]
+        stack = session.adapted.as_shown()
+        for index, mask in reviewed.items():
+            scan.put_mask(stack, index, mask)
+        if reviewed and not self._context.closing.closing:
+            session.adapted.put_drawing(stack)
+            session.look_for_drawings()
+            session.drawn.emit(min(reviewed))  # so that they are saved
+        self.right_changed.emit()
 
     def _rest(self, session: Session) -> str:
         """Let the cases after this one begin with what was learned; returns what to say."""
@@ -455,6 +477,9 @@ class CorrectSection(QWidget):
     def refresh(self) -> None:
         """Bring the section in line."""
         context, session = self._context, self._context.session
+        if self._doubtful and (session is None or not session.busy):
+            self._doubtful = False
+            self._look_whether_right()
         paint, teach = self._why_no_paint(), self._why_not_teach()
         self.paint_button.setEnabled(not paint)
         self.paint_button.setText("Stop painting" if context.painting else "Paint")

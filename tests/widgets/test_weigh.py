@@ -128,6 +128,16 @@ def test_a_slice_called_right_is_so_until_it_is_drawn_on(review: Callable[..., R
     user.settle()
     assert 1 in one.correct.reviewed(user.session)
     assert "at least 2" in one.weigh.weigh_button.toolTip()
+    # Another run: what was called right is shown, and is right, all the same.
+    user.paint(3, 20, 20, value=2)
+    one.confirm(3)
+    right = one.shown()
+    user.adapt()
+    assert one.correct.reviewed(user.session).keys() == {1, 3}
+    assert np.array_equal(one.shown()[3], right[3])
+    assert 3 in user.session.drawn_slices
+    assert user.context.save_drawings() == ""
+    user.paint(3, 5, 5)
     user.paint(1, 5, 5, value=2)
     assert not one.correct.reviewed(user.session)
     assert not one.correct.right.isChecked()
