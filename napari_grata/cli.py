@@ -7,7 +7,7 @@ and what to do); 130 stopped with Ctrl+C, what was finished is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_grata.adaptation import Record
+    from napari_grata.review.choosing import Weighing
     from napari_grata.scans import Scan
     from napari_grata.scans.samples import Sample
     from napari_grata.segmenters import Card, Segmenter
@@ -327,6 +328,101 @@ def _draw(
     return drawn
 
 
+def choose(
+    console: Console,
+    scan: Scans,
+    *,
+    model: Model,
+    out: Out,
+    reviewed: Annotated[
+        Path | None,
+        option("masks of a few slices, right now: a file, or a folder for photographs"),
+    ] = None,
+    reviewed_slices: Annotated[
+        str | None,
+        option("which slices of them were reviewed, e.g. 10,25,40 (photographs: all with a mask)"),
+    ] = None,
+    propose: Annotated[int, option("without masks: how many slices to ask for, 3 to 8")] = 3,
+    presets: Annotated[str, option("what is tried beside the source model, with commas")] = "",
+    seed: Seed = 0,
+    device: Device = "auto",
+    slices: Slices = "all",
+    region: RegionText = None,
+    scan_names: ScanNames = False,
+) -> dict[str, Any]:
+    """Let a few reviewed slices decide which mask is used, if any; first ask for some."""
+    from napari_grata.adaptation import parse_slices
+    from napari_grata.review.candidates import USUAL, CandidateRuns
+    from napari_grata.review.choice_record import record_choice
+    from napari_grata.review.choosing import chosen_masks, weigh_stepwise
+    from napari_grata.review.figures import gains
+    from napari_grata.review.proposing import FEWEST, MOST
+    from napari_grata.review.proposing import propose as proposed
+    from napari_grata.review.truth import reviewed_masks
+
+    names = [name.strip() for name in presets.split(",") if name.strip()] or list(USUAL)
+    tried = {one.name: one.settings.but(seed=seed) for one in map(preset, ["source", *names])}
+    if not FEWEST <= propose <= MOST:
+        raise UsageError(f"--propose is {propose}; {FEWEST} to {MOST} slices can be asked for.")
+    opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
+    card = segmenter.card
+    before, after = (opened.mask_path(out, name) for name in ("source", "chosen"))
+    _refuse_to_overwrite(before, after, out / "choice.json")
+    truth: dict[int, np.ndarray] = {}
+    if reviewed is not None:
+        places = None if reviewed_slices is None else parse_slices(reviewed_slices, opened)
+        truth, notes = reviewed_masks(reviewed, opened, card, places)
+        console.warn(notes)
+        outside = [str(index + 1) for index in sorted(truth.keys() - set(chosen))]
+        if outside:
+            raise UsageError(
+                f"Reviewed, but not among --slices: {', '.join(outside)}. Segment them too, or "
+                "name the others with --reviewed-slices."
+            )
+    runs = CandidateRuns(
+        segmenter, opened, names, slices=chosen, region=box, seed=seed, folder=out / "runs"
+    )
+    for _ in console.progress(runs.records(), runs.total, "adapt"):
+        pass
+    console.warn(runs.notices)
+    source = runs.candidates[0].masks
+    result: dict[str, Any] = {"model": card.name, "presets": list(tried), "before": str(before)}
+    if reviewed is None:
+        asked = proposed(card, runs.candidates, propose, stack=opened.is_stack)
+        runs.close()
+        _write_masks({before: source}, opened, card, scan_names)
+        told = ", ".join(str(index + 1) for index in asked)
+        console.say(f"Correct these {opened.noun}s in a copy of {before}: {told}")
+        console.say("Then give it with --reviewed, and another --out.")
+        return result | {"proposed": [index + 1 for index in asked]}
+    weighed: list[Weighing] = []
+
+    def weighing() -> Iterator[tuple[int, int]]:
+        steps = weigh_stepwise(segmenter, runs.candidates, truth, stack=opened.is_stack)
+        weighed.append((yield from steps))
+
+    for _ in console.progress(weighing(), len(runs.candidates) * (len(truth) + 1), "weigh"):
+        pass
+    record = record_choice(card, opened, weighed[0], tried)
+    found = dict(chosen_masks(segmenter, record.chosen, runs.candidates))
+    runs.close()
+    # What a person made stays as it is.
+    _write_masks({before: source, after: found | truth}, opened, card, scan_names)
+    record.write(out / "choice.json")
+    record.write_csv(out / "choice.csv")
+    gains(record.weighing, record.chosen, out / "choice.png")
+    console.say(record.chosen.words)
+    console.say(f"{opened.counts(len(found))}: {after}")
+    return result | {
+        "after": str(after),
+        "changes": record.chosen.changes,
+        "words": record.chosen.words,
+        "reviewed": [index + 1 for index in record.weighing.slices],
+        "picks": [asdict(pick) for pick in record.chosen.picks],
+        "record": str(out / "choice.json"),
+    }
+
+
 def reopen(
     console: Console,
     run: Run,
@@ -448,6 +544,7 @@ VERBS: dict[str, Verb] = {
     "models": models,
     "segment": segment,
     "adapt": adapt,
+    "choose": choose,
     "reopen": reopen,
     "again": again,
     "shift": shift,

@@ -257,3 +257,36 @@ def test_ctrl_c_keeps_what_was_finished(monkeypatch: pytest.MonkeyPatch, capsys)
     monkeypatch.setattr(segmenters, "list_models", stopped)
     assert main(["models"]) == 130
     assert "What was finished is kept." in capsys.readouterr().err
+
+
+def test_a_few_reviewed_slices_are_asked_for_and_decide(tmp_path: Path, capsys) -> None:
+    sample = find_sample("brain-other-scanner")
+    common = ["choose", str(sample.path), "--model", sample.model, "--presets", "batch-norm"]
+    common += ["--slices", "24-27", "--quiet", "--json", "--device", "cpu"]
+    assert main([*common, "--out", str(tmp_path / "ask")]) == 0
+    asked = json.loads(capsys.readouterr().out)["proposed"]
+    assert len(asked) == 3
+    assert set(asked) <= {24, 25, 26, 27}
+    out = tmp_path / "out"
+    review = ["--reviewed", str(sample.reference)]
+    assert main([*common, "--out", str(out), *review]) == 2
+    assert "Which slices" in capsys.readouterr().err
+    assert main([*common, "--out", str(out), *review, "--reviewed-slices", "30"]) == 2
+    assert "not among --slices: 30" in capsys.readouterr().err
+    named = ",".join(map(str, asked))
+    assert main([*common, "--out", str(out), *review, "--reviewed-slices", named]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["reviewed"] == sorted(asked)
+    assert not told["changes"]
+    assert "do not show that anything is better" in told["words"]
+    for name in ("choice.json", "choice.csv", "choice.png", "source.nii.gz"):
+        assert (out / name).stat().st_size > 0, name
+    scan = open_scan(sample.path)
+    source, chosen, truth = (
+        read_mask(path, scan)
+        for path in (out / "source.nii.gz", out / "chosen.nii.gz", sample.reference)
+    )
+    for index in range(23, 27):
+        # What a person made stays; the rest is the source model's.
+        wanted = truth if index + 1 in asked else source
+        np.testing.assert_array_equal(chosen[index], wanted[index])

@@ -19,8 +19,9 @@ The prior is that of κ more slices on which nothing was gained, and of shares t
 among slices, which weighs as much as ν of them: with three slices their own scatter is hardly
 known. All is conjugate, so the gain on the remaining slices has a Student-t distribution with
 ν + k degrees of freedom. A candidate is recommended for a structure if the lower end of its
-interval is above 0; of several, the one with the largest expected gain. The numbers of `Rule` were
-chosen with ``benchmarks/choosing.py``; see ``docs/results.md``.
+interval is above 0, and on the reviewed slices it differs as much as on three others; of several,
+the one with the largest expected gain. The numbers of `Rule` were chosen with
+``benchmarks/choosing.py``; see ``docs/results.md``.
 
 In a stack the slices are parts of one case, whose Dice is the one that counts: there g and D are
 weighted by how much of the structure a slice shows, so that their mean is about that of the whole.
@@ -72,14 +73,18 @@ class Rule:
         What a logit shift of 1 has to gain, as a share of Dice.
     fewest : int
         Fewer slices than these decide nothing: one cannot agree with another.
+    telling : float
+        On the reviewed slices together a candidate has to differ from the source mask at least so
+        many times as much as on one of the others; where it does not, its gain there says little.
     """
 
-    level: float = 0.8
+    level: float = 0.85
     idle_slices: float = 1.0
-    scatter: float = 0.5
+    scatter: float = 0.3
     weight: float = 4.0
     penalty: float = 0.03
     fewest: int = 2
+    telling: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,9 @@ class Row:
     estimate : Estimate
         The gain expected on the other slices.
     consistent : bool
-        Whether the rule finds it so.
+        Whether the lower end of the interval is above 0, on enough slices.
+    telling : bool
+        Whether it differs enough on the reviewed slices; see `Rule`.
     """
 
     candidate: str
@@ -157,6 +164,7 @@ class Row:
     gains: dict[int, float]
     estimate: Estimate
     consistent: bool
+    telling: bool
 
 
 @dataclass(frozen=True)
@@ -470,9 +478,8 @@ def _rows(
     for column, columns, rest in ways:
         gained = gains[every, columns]
         counted = np.isfinite(gained)
-        found = estimate(
-            gained[counted], apart[every, columns][counted], rest, measured.remaining, rule
-        )
+        away = apart[every, columns][counted]
+        found = estimate(gained[counted], away, rest, measured.remaining, rule)
         shown = dice[every, columns]
         rows.append(
             Row(
@@ -484,6 +491,7 @@ def _rows(
                 gains={int(i): float(g) for i, g in zip(slices, gained, strict=True) if g == g},
                 estimate=found,
                 consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
+                telling=bool(len(away) and away.sum() >= rule.telling * rest),
             )
         )
     return rows
@@ -531,7 +539,9 @@ def recommend(weighing: Weighing) -> Choice:
     for structure in weighing.structures:
         rows = [row for row in weighing.rows if row.structure == structure]
         best = max(
-            (row for row in rows if row.consistent), key=lambda row: row.estimate.mean, default=None
+            (row for row in rows if row.consistent and row.telling),
+            key=lambda row: row.estimate.mean,
+            default=None,
         )
         if best is None:
             best = next(row for row in rows if row.candidate == SOURCE and not row.shift)
@@ -539,6 +549,8 @@ def recommend(weighing: Weighing) -> Choice:
             told.append(f"{structure}: {_named(best)}, {_points(best.estimate)}")
         picks.append(Pick(structure, best.candidate, best.title, best.shift, best.estimate))
     words = "Your slices do not show that anything is better than the mask before; it stays."
+    if not told and any(row.consistent for row in weighing.rows):
+        words += " What gains on them hardly differs there: review some of the proposed slices."
     if told:
         words = "Recommended. " + "; ".join(told) + "."
         kept = [pick.structure for pick in picks if pick.candidate == SOURCE and not pick.shift]

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
+    from .choosing import Choice, Row, Weighing
+
 Masks = Mapping[int, np.ndarray]
 
 COSINE_COLOUR = "#0072B2"
@@ -180,6 +182,71 @@ def _mark_passes(all_axes: Sequence[Any], steps: Sequence[Record]) -> None:
 
 def _darker(colour: str) -> tuple[float, ...]:
     return tuple(0.75 * part for part in to_rgb(colour))
+
+
+# -- candidates on reviewed slices ---------------------------------------------------------
+
+
+def gains(weighing: Weighing, choice: Choice, path: str | Path) -> Path:
+    """Draw what each candidate gains over the source mask on the reviewed slices.
+
+    A panel a structure, a row a candidate: a dot for each reviewed slice, and the interval of what
+    is expected on the others; what was chosen is filled.
+
+    Parameters
+    ----------
+    weighing : Weighing
+    choice : Choice
+        What was chosen.
+    path : path
+        PNG to write; an older one is replaced.
+    """
+    labels = list(dict.fromkeys(_row_label(row) for row in weighing.rows if row.gains))
+    labels = [label for label in labels if label != _row_label(weighing.rows[0])]
+    if not labels:
+        return _only_words("There is nothing to weigh on these slices.", path)
+    chosen = {(pick.structure, pick.candidate, pick.shift) for pick in choice.picks}
+    count = len(weighing.structures)
+    size = (2.6 + 2.9 * count, 1.5 + 0.42 * len(labels))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, structure in zip(
+        figure.subplots(1, count, sharey=True, squeeze=False)[0], weighing.structures, strict=True
+    ):
+        axes.axvline(0, color="#999999", lw=0.8)
+        for row in weighing.rows:
+            if row.structure != structure or _row_label(row) not in labels:
+                continue
+            height = labels.index(_row_label(row))
+            taken = (row.structure, row.candidate, row.shift) in chosen
+            colour = COSINE_COLOUR if taken else "#777777"
+            found = row.estimate
+            axes.plot([100 * found.low, 100 * found.high], [height] * 2, color=colour, lw=2.2)
+            axes.plot([100 * found.mean], [height], marker="|", ms=12, mew=2, color=colour)
+            dots = [100 * gain for gain in row.gains.values()]
+            face = colour if taken else "white"
+            axes.scatter(dots, [height + 0.22] * len(dots), s=22, color=face, edgecolor=colour)
+        axes.set_title(structure, fontsize="medium", color=TEXT_COLOUR)
+        axes.set_xlabel("Gain in Dice, points")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#e6e6e6", lw=0.6)
+        axes.set_axisbelow(True)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    handles = [
+        Line2D([], [], marker="o", ls="", mfc="white", mec="#777777", label="a reviewed slice"),
+        Line2D([], [], color="#777777", lw=2.2, label="expected on the others"),
+        Line2D([], [], color=COSINE_COLOUR, marker="o", lw=2.2, label="chosen"),
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small"
+    )
+    words = "\n".join(textwrap.wrap(choice.words, 30 + 26 * count))
+    figure.suptitle(words, fontsize="small", color=TEXT_COLOUR)
+    return save(figure, path)
+
+
+def _row_label(row: Row) -> str:
+    return f"{row.title}, threshold {row.shift:+g}" if row.shift else row.title
 
 
 # -- before and after ----------------------------------------------------------------------

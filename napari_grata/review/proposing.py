@@ -51,38 +51,44 @@ def propose(
         In order.
     """
     source = next(one for one in candidates if one.name == SOURCE)
-    slices = sorted(source.masks)
+    slices = np.array(sorted(source.masks), dtype=int)
+    shown = np.array(
+        [[structure_mask(card, source.masks[i], s).any() for s in card.structures] for i in slices]
+    )
+    open_ = ~np.isin(slices, list(leave_out))
     apart = distances(card, candidates, stack=stack)
+    return [int(i) for i in slices[open_][spread_out(apart[:, open_], shown[open_], count)]]
+
+
+def spread_out(apart: np.ndarray, shown: np.ndarray, count: int) -> np.ndarray:
+    """Return the places of slices on which candidates differ most, in order; see `propose`.
+
+    Parameters
+    ----------
+    apart : ndarray, shape (candidates, slices, structures)
+        As `distances` returns it.
+    shown : ndarray of bool, shape (slices, structures)
+        Whether the source mask shows them.
+    """
     mean = apart.mean(1, keepdims=True)
-    scores = (apart / np.where(mean > 0, mean, 1)).sum((0, 2))
-    shown = {
-        index: {s.name for s in card.structures if structure_mask(card, mask, s).any()}
-        for index, mask in source.masks.items()
-    }
-    score = {
-        index: float(found)
-        for index, found in zip(slices, scores, strict=True)
-        if index not in leave_out and (shown[index] or found > 0)
-    }
-    if not score:
-        return []
-    parts = [part.tolist() for part in np.array_split(list(score), min(count, len(score)))]
-    picks = [max(part, key=lambda index: score[index]) for part in parts]
-    for structure in card.structures:
-        if any(structure.name in shown[index] for index in picks):
-            continue
-        able = [index for index in score if structure.name in shown[index]]
-        if able:
-            new = max(able, key=lambda index: score[index])
-            picks[_least_missed(picks, shown, score)] = new
-    return sorted(picks)
+    score = (apart / np.where(mean > 0, mean, 1)).sum((0, 2))
+    told = np.flatnonzero(shown.any(1) | (score > 0))
+    if not len(told):
+        return told
+    parts = np.array_split(told, min(count, len(told)))
+    picks = [int(part[score[part].argmax()]) for part in parts]
+    for structure in range(shown.shape[1]):
+        able = np.flatnonzero(shown[:, structure])
+        if len(able) and not shown[picks, structure].any():
+            picks[_least_missed(picks, shown, score)] = int(able[score[able].argmax()])
+    return np.sort(picks)
 
 
-def _least_missed(picks: Sequence[int], shown: dict[int, set[str]], score: dict[int, float]) -> int:
+def _least_missed(picks: Sequence[int], shown: np.ndarray, score: np.ndarray) -> int:
     """Return the place of the pick without which fewest structures, and least, is lost."""
 
     def lost(place: int) -> tuple[int, float]:
-        others = set().union(*(shown[i] for at, i in enumerate(picks) if at != place))
-        return len(shown[picks[place]] - others), score[picks[place]]
+        others = [pick for at, pick in enumerate(picks) if at != place]
+        return int((shown[picks[place]] & ~shown[others].any(0)).sum()), score[picks[place]]
 
     return min(range(len(picks)), key=lost)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_grata.scans import open_scan, read_mask
+from napari_grata.scans.files import name_of_case, short_path
+from napari_grata.scans.photographs import is_photograph
 from napari_grata.scans.scan import times
 
 if TYPE_CHECKING:
@@ -77,6 +82,71 @@ def as_truth(stack: np.ndarray, scan: Scan, card: Card) -> Truth:
     if missing:
         note = f"{note} The truth shows no {' and no '.join(missing)}.".strip()
     return Truth(stack, scan, shown, note)
+
+
+def reviewed_masks(
+    path: Path, scan: Scan, card: Card, slices: Sequence[int] | None = None
+) -> tuple[dict[int, np.ndarray], tuple[str, ...]]:
+    """Read the masks that a reviewer made of some slices.
+
+    Parameters
+    ----------
+    path : path
+        A mask of the whole stack, or for a list of photographs a folder with masks of some of
+        them, called as the photographs are or as `write_mask` calls them.
+    slices : sequence of int, optional
+        Which slices were reviewed. Of a list, by default those with a file; of a stack they have
+        to be named, for a mask does not tell what a person has looked at.
+
+    Returns
+    -------
+    dict of int to ndarray of uint8, shape (H, W)
+        In the card's values.
+    tuple of str
+        How values were read, where that had to be guessed.
+
+    Raises
+    ------
+    TruthError, ScanError
+    """
+    if not scan.is_list:
+        if slices is None and scan.n_slices > 1:
+            raise TruthError(
+                "Which slices of this mask were reviewed, it does not tell; name them, such as "
+                "10,25,40."
+            )
+        truth = as_truth(read_mask(path, scan), scan, card)
+        wanted = range(scan.n_slices) if slices is None else slices
+        notes = (truth.note,) if truth.note else ()
+        return {index: scan.get_mask(truth.stack, index) for index in wanted}, notes
+    if not path.is_dir():
+        raise TruthError(f"{short_path(path)} is no folder; give the folder of the masks.")
+    there = {file.stem: file for file in sorted(path.iterdir()) if is_photograph(file)}
+    found: dict[int, np.ndarray] = {}
+    notes_found: dict[str, None] = {}
+    for index in range(scan.n_slices) if slices is None else slices:
+        names = scan.slice_name(index), name_of_case(index + 1)
+        files = [there[name] for name in dict.fromkeys(names) if name in there]
+        if len(files) > 1:
+            raise TruthError(
+                f"Photograph {index + 1} has two masks there, {files[0].name} and "
+                f"{files[1].name}; keep one."
+            )
+        if not files and slices is not None:
+            raise TruthError(f"There is no mask of photograph {index + 1} in that folder.")
+        own = scan.slice_path(index)
+        for file in files:
+            # A list always comes from files.
+            one = open_scan(own or file)
+            truth = as_truth(read_mask(file, one), one, card)
+            found[index] = one.get_mask(truth.stack, 0)
+            if truth.note:
+                notes_found[truth.note] = None
+    if not found:
+        raise TruthError(
+            f"{short_path(path)} holds no mask of these photographs; masks are called as they are."
+        )
+    return found, tuple(notes_found)
 
 
 def _read_values(stack: np.ndarray, values: list[int], scan: Scan, card: Card) -> dict[int, str]:

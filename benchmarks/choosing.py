@@ -1,0 +1,438 @@
+"""What a few reviewed slices are worth: simulated reviews on labelled centres.
+
+Two stages, so that rules can be compared in seconds. ``cache`` makes the source masks and those
+of the presets named, for each stack (a list of photographs, or one volume), with probabilities,
+at about 256 × 256 pixels. ``simulate`` then draws reviews from them: k slices, chosen at random or
+as `propose` asks, drawn by a perfect or a sloppy reviewer (boundaries off by about two pixels);
+the rule of `napari_grata.review.choosing` decides, and the gain is measured on all *other* slices.
+
+    python benchmarks/choosing.py cache --data ../shared/data --presets careful batch-norm
+    python benchmarks/choosing.py simulate
+
+A preset may be changed on the way: ``careful+learning_rate=0.003+passes=2``. Whatever lies in the
+cache joins the candidates, so that a new preset is one more ``cache``; of a model other than the
+centres' own, the folder is given with ``--model`` and its parent with ``--models``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_grata.review.candidates import SOURCE, Candidate
+from napari_grata.review.choosing import (
+    SHIFTS,
+    Choice,
+    Measured,
+    Rule,
+    conclude,
+    measure,
+    recommend,
+)
+from napari_grata.review.proposing import spread_out
+from napari_grata.segmenters import structure_mask
+
+CACHE = Path("/tmp/choosing")
+SIDE = 256
+"""Photographs are brought to this before anything else."""
+UNSHIFTED = SHIFTS.index(0)
+PART = 0.8
+"""Of a stack is open to one draw's proposals."""
+FUNDUS_LABELS = {255: 0, 128: 1, 0: 2}
+CENTRES = {
+    "RIM-ONE_r3": ("fundus-disc-cup", "local_disc_cup"),
+    "Drishti-GS_tight": ("fundus-disc-cup", "local_disc_cup"),
+    "Drishti-GS": ("fundus-disc-cup", "local_disc_cup"),
+    "B_1.0mm": ("brain-tissue-t1", "local_brain_T1_IBSR18"),
+    "C_0.8371mm": ("brain-tissue-t1", "local_brain_T1_IBSR18"),
+}
+PRESETS = (
+    "source+six_views=true",
+    "careful",
+    "batch-norm",
+    "as-published",
+    "careful+learning_rate=0.003+passes=3",
+    "consistency+learning_rate=0.003+blend=0.1+six_views=true+predict=average",
+)
+
+
+# -- the cache -------------------------------------------------------------------------------
+
+
+@dataclass
+class Stack:
+    """One scan of a centre, the slices looked at, and their truth."""
+
+    name: str
+    scan: Any
+    slices: list[int]
+    truth: dict[int, np.ndarray]
+
+
+def stacks(data: Path, centre: str, folder: str, cache: Path) -> Iterator[Stack]:
+    """Open a centre: its photographs as one list, or each of its volumes."""
+    from napari_grata.evaluation import open_cohort
+    from napari_grata.scans import open_scan, read_mask
+
+    found = open_cohort(data / folder, [centre]).centres[0]
+    if found.kind == "photographs":
+        cases = found.cases[:: 2 if len(found.cases) > 48 else 1]
+        scan = open_scan([_small(case.image, cache / "scans" / centre) for case in cases])
+        truth = {}
+        for index, case in enumerate(cases):
+            one = open_scan(case.image)
+            mask = one.get_mask(read_mask(case.mask, one, labels=FUNDUS_LABELS), 0)
+            truth[index] = _resized(mask, scan.slice_shape(index))
+        yield Stack(centre, scan, list(truth), truth)
+        return
+    for case in found.cases:
+        scan = open_scan(case.image)
+        stack = read_mask(case.mask, scan)
+        slices = [i for i in range(scan.n_slices) if scan.read_slice(i).any()][4::8]
+        truth = {i: scan.get_mask(stack, i) for i in slices}
+        yield Stack(f"{centre}-{case.name}", scan, slices, truth)
+
+
+def _small(path: Path, folder: Path) -> Path:
+    from PIL import Image
+
+    target = folder / f"{path.stem}.png"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            picture = picture.convert("RGB")
+            picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            picture.save(target)
+    return target
+
+
+def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bring a label map to another size by its middle pixels."""
+    rows, columns = (
+        ((np.arange(n) + 0.5) * old / n).astype(int)
+        for n, old in zip(shape, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]
+
+
+def settings_of(spec: str) -> Any:
+    """Read ``preset+name=value+…``."""
+    import yaml
+
+    from napari_grata.adaptation.settings import Settings, preset
+
+    name, *changes = spec.split("+")
+    values = preset(name).settings.to_dict()
+    for change in changes:
+        key, _, value = change.partition("=")
+        values[key] = yaml.safe_load(value)
+    return Settings.from_dict(values)
+
+
+def fill_cache(options: argparse.Namespace) -> None:
+    """Run every preset on every stack that the cache does not hold yet."""
+    from napari_grata.adaptation import AdaptationRun
+    from napari_grata.segmenters import load_segmenter
+
+    for centre in options.centres:
+        model, folder = CENTRES[centre]
+        model = options.model or model
+        segmenter = load_segmenter(model, device="cpu")
+        for stack in stacks(options.data, centre, folder, options.cache):
+            place = options.cache / segmenter.card.name / stack.name
+            place.mkdir(parents=True, exist_ok=True)
+            keep(place / "truth.npz", stack.truth)
+            for spec in (SOURCE, *options.presets):
+                target = place / f"{spec}.npz"
+                if target.exists():
+                    continue
+                began = time.perf_counter()
+                run = AdaptationRun(segmenter, stack.scan, settings_of(spec), slices=stack.slices)
+                for _ in run.records():
+                    pass
+                found = {i: run.predict(i).probabilities for i in stack.slices}
+                run.close()
+                keep(target, found)
+                print(f"{target}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def keep(path: Path, arrays: Mapping[int, np.ndarray]) -> None:
+    """Write slices' arrays into one file, probabilities as float16."""
+    if path.exists():
+        return
+    small = {
+        str(i): array.astype(np.float16) if array.dtype.kind == "f" else array
+        for i, array in arrays.items()
+    }
+    unfinished = path.with_name(f"{path.stem}.part.npz")
+    np.savez_compressed(unfinished, **small)
+    unfinished.replace(path)
+
+
+# -- tables ----------------------------------------------------------------------------------
+
+
+def arrays_of(path: Path) -> dict[int, np.ndarray]:
+    """Read what `keep` wrote."""
+    with np.load(path) as held:
+        return {int(name): held[name] for name in held}
+
+
+def sloppy(truth: np.ndarray, seed: int, pixels: float = 2.0) -> np.ndarray:
+    """Return a mask whose boundaries are off by some pixels, as smoothly as a hand is."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    away = [ndimage.gaussian_filter(rng.normal(size=truth.shape), 8) for _ in range(2)]
+    places = np.indices(truth.shape) + np.array([pixels * part / part.std() for part in away])
+    return np.asarray(ndimage.map_coordinates(truth, places, order=0, mode="nearest"))
+
+
+def specs_in(place: Path) -> list[Path]:
+    """Return the cached candidates of a stack, the source model first."""
+    found = [path for path in place.glob("*.npz") if path.stem != "truth"]
+    found = [path for path in found if not path.name.endswith(".part.npz")]
+    return sorted(found, key=lambda path: (path.stem != SOURCE, path.stem))
+
+
+def table_of(path: Path) -> Path:
+    """Where the tables of a cached candidate are kept."""
+    return path.parent / "tables" / path.name
+
+
+def fill_tables(place: Path, models: Path) -> None:
+    """Measure what is cached of a stack, for two reviewers, where that was not done yet."""
+    from napari_grata.segmenters import load_segmenter
+
+    wanted = [path for path in specs_in(place) if not table_of(path).exists()]
+    if not wanted:
+        return
+    segmenter = load_segmenter(models / place.parent.name, device="cpu")
+    card, truth = segmenter.card, arrays_of(place / "truth.npz")
+    reviewers = {"perfect": truth, "sloppy": {i: sloppy(mask, i) for i, mask in truth.items()}}
+
+    def candidate(path: Path) -> Candidate:
+        found = {i: array.astype(np.float32) for i, array in arrays_of(path).items()}
+        masks = {i: segmenter.label_map(array) for i, array in found.items()}
+        return Candidate(path.stem, path.stem, masks, found.__getitem__)
+
+    source = candidate(place / "source.npz")
+    for path in wanted:
+        pair = [source] if path.stem == SOURCE else [source, candidate(path)]
+        table: dict[str, np.ndarray] = {}
+        for reviewer, masks in reviewers.items():
+            found = _finished(measure(segmenter, pair, masks, stack=card.dimensions == 3))
+            for part in ("dice", "gains", "apart"):
+                table[f"{reviewer} {part}"] = getattr(found, part)[-1]
+        table["structures"] = np.array(found.structures)
+        table["shown"] = np.array(
+            [
+                [structure_mask(card, source.masks[i], name).any() for name in found.structures]
+                for i in sorted(truth)
+            ]
+        )
+        table_of(path).parent.mkdir(exist_ok=True)
+        np.savez_compressed(table_of(path), **table)
+
+
+def _finished(steps: Generator[Any, None, Measured]) -> Measured:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            found: Measured = stop.value
+            return found
+
+
+class Tables:
+    """All candidates of a stack on all of its slices, for two reviewers."""
+
+    def __init__(self, place: Path, only: Collection[str] = ()) -> None:
+        paths = [p for p in specs_in(place) if not only or p.stem in {SOURCE, *only}]
+        held = [np.load(table_of(path)) for path in paths]
+        self.name = place.name
+        if place.parent.name not in {model for model, _ in CENTRES.values()}:
+            self.name += f", {place.parent.name}"
+        self.names = tuple(path.stem for path in paths)
+        self.structures = tuple(str(name) for name in held[0]["structures"])
+        self.shown = held[0]["shown"]
+        self.parts = {
+            (reviewer, part): np.stack([one[f"{reviewer} {part}"] for one in held])
+            for reviewer in ("perfect", "sloppy")
+            for part in ("dice", "gains", "apart")
+        }
+
+    @property
+    def count(self) -> int:
+        """How many slices there are."""
+        return len(self.shown)
+
+    def reviewed(self, picks: np.ndarray, reviewer: str) -> Measured:
+        """Return what `measure` says where these slices were reviewed."""
+        dice, gains, apart = (self.parts[reviewer, part] for part in ("dice", "gains", "apart"))
+        others = np.setdiff1d(np.arange(self.count), picks)
+        return Measured(
+            self.names,
+            self.names,
+            self.structures,
+            dice[:, picks],
+            gains[:, picks],
+            apart[:, picks],
+            apart[:, others][..., UNSHIFTED].mean(1),
+            len(others),
+        )
+
+    def gain(self, candidate: str, place: int, shift: float, others: np.ndarray) -> float:
+        """Return what one structure gains from a candidate on slices, in points of Dice."""
+        gains = self.parts["perfect", "gains"]
+        which, column = self.names.index(candidate), SHIFTS.index(shift)
+        return 100 * float(np.nanmean(gains[which, others, place, column]))
+
+    def outcome(self, choice: Choice, others: np.ndarray) -> list[float]:
+        """Return the gains of a choice on slices, by structure."""
+        return [
+            self.gain(pick.candidate, place, pick.shift, others)
+            for place, pick in enumerate(choice.picks)
+        ]
+
+
+# -- simulated reviews -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What simulated reviews of one stack came to, in points of Dice on the other slices."""
+
+    mean: float
+    low: float
+    """The 5 % quantile over draws."""
+    structures: list[float]
+    nothing: float
+    """How often nothing was recommended."""
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} ({self.low:+.2f}); {_signed(self.structures)}; {self.nothing:.0%}"
+
+
+def drawn(tables: Tables, count: int, how: str, rng: np.random.Generator) -> np.ndarray:
+    """Draw slices to review: at random, or proposed for a random part of the stack."""
+    if how == "random":
+        return np.sort(rng.choice(tables.count, count, replace=False))
+    # A proposal knows no chance; of a part of the stack each draw gets another one.
+    part = np.sort(rng.choice(tables.count, max(count, round(PART * tables.count)), replace=False))
+    apart = tables.parts["perfect", "apart"][1:, part][..., UNSHIFTED]
+    return part[spread_out(apart, tables.shown[part], count)]
+
+
+def simulate(
+    tables: Tables, rule: Rule, count: int, how: str, reviewer: str, draws: int
+) -> Outcome:
+    """Review, decide, and measure on all the other slices; many times."""
+    rng = np.random.default_rng(0)
+    gains, nothing = [], 0
+    for _ in range(draws):
+        picks = drawn(tables, count, how, rng)
+        choice = recommend(conclude(tables.reviewed(picks, reviewer), picks.tolist(), rule))
+        nothing += not choice.changes
+        gains.append(tables.outcome(choice, np.setdiff1d(np.arange(tables.count), picks)))
+    means = np.mean(gains, axis=1)
+    return Outcome(
+        float(means.mean()),
+        float(np.quantile(means, 0.05)),
+        np.mean(gains, axis=0).tolist(),
+        nothing / draws,
+    )
+
+
+def _signed(gains: Sequence[float]) -> str:
+    return " / ".join(f"{gain:+.1f}" for gain in gains)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print what each candidate gains always, and what reviews gain, as Markdown tables."""
+    every = []
+    for truth in sorted(options.cache.glob("*/*/truth.npz")):
+        if (truth.parent / "source.npz").exists():
+            fill_tables(truth.parent, options.models)
+            every.append(Tables(truth.parent, options.presets))
+    print("Always the same candidate: mean gain; by structure.\n")
+    print("| stack | candidate | gain |\n| --- | --- | --- |")
+    for tables in every:
+        for name in tables.names[1:]:
+            everything = np.arange(tables.count)
+            gains = [tables.gain(name, s, 0.0, everything) for s in range(len(tables.structures))]
+            print(f"| {tables.name} | {name} | {np.mean(gains):+.2f}; {_signed(gains)} |")
+    print("\nReviewed: mean gain on the other slices (5 % quantile of the draws); by structure;")
+    print("how often nothing was recommended.\n")
+    head = "| stack | reviewer | slices | " + " | ".join(f"k = {k}" for k in options.counts)
+    print(f"{head} |\n| --- | --- | --- |{' --- |' * len(options.counts)}")
+    ways = itertools.product(("perfect", "sloppy"), ("random", "proposed"))
+    for tables, (reviewer, how) in itertools.product(every, list(ways)):
+        cells = [
+            str(simulate(tables, Rule(), count, how, reviewer, options.draws))
+            for count in options.counts
+        ]
+        print(f"| {tables.name} | {reviewer} | {how} | {' | '.join(cells)} |", flush=True)
+    if options.rules:
+        leave_one_out(every, options.draws // 3)
+
+
+def leave_one_out(every: Sequence[Tables], draws: int) -> None:
+    """Choose the rule on all centres but one, and report it on that one; three slices."""
+    grid = itertools.product((0.7, 0.8, 0.85, 0.9), (0.3, 0.5), (0.01, 0.03), (0.0, 3.0))
+    rules = [Rule(level=a, scatter=b, penalty=c, telling=d) for a, b, c, d in grid]
+    ways = ("random", "proposed")
+    found = {
+        (tables.name, rule, how): simulate(tables, rule, 3, how, "perfect", draws)
+        for tables, rule, how in itertools.product(every, rules, ways)
+    }
+    centres = {tables.name: tables.name.split("-IBSR")[0] for tables in every}
+    print("\nThe rule chosen without a centre, on that centre: three slices.\n")
+    print("| stack | level, scatter, penalty, telling | random | proposed |")
+    print("| --- | --- | --- | --- |")
+    for tables in every:
+        others = [name for name, centre in centres.items() if centre != centres[tables.name]]
+        best = max(
+            rules,
+            key=lambda rule: _worth([found[name, rule, how] for name in others for how in ways]),
+        )
+        numbers = f"{best.level}, {best.scatter}, {best.penalty}, {best.telling}"
+        cells = " | ".join(str(found[tables.name, best, how]) for how in ways)
+        print(f"| {tables.name} | {numbers} | {cells} |", flush=True)
+
+
+def _worth(outcomes: Sequence[Outcome]) -> float:
+    """Mean gain; a loss beyond 0.3 points in the worst twentieth counts in full."""
+    return float(np.mean([one.mean + min(0.0, one.low + 0.3) for one in outcomes]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("stage", choices=["cache", "simulate"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--cache", type=Path, default=CACHE, help="outside the repository")
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--model", help="in place of the centre's own, such as a plain one")
+    parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=list(CENTRES))
+    parser.add_argument("--presets", nargs="+", help="cache: to run; simulate: to weigh (all)")
+    parser.add_argument("--counts", nargs="+", type=int, default=[1, 3, 5, 8])
+    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--rules", action="store_true", help="also choose the rule, left-out")
+    options = parser.parse_args(arguments)
+    if options.stage == "cache":
+        options.presets = options.presets or PRESETS
+        fill_cache(options)
+    else:
+        report(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What was weighed and chosen, kept: as JSON to read again, as CSV for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_grata.scans.files import read_json, write_csv, write_json
+
+from .choosing import Choice, ChoosingError, Weighing, recommend
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.settings import Settings
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card
+
+COLUMNS = (
+    "structure",
+    "candidate",
+    "threshold shift",
+    "slice",
+    "dice",
+    "gain",
+    "expected gain",
+    "expected gain, low",
+    "expected gain, high",
+    "consistent",
+    "differs enough",
+    "chosen",
+)
+
+
+@dataclass(frozen=True)
+class ChoiceRecord:
+    """Which slices, which candidates, figures, rule and choice.
+
+    Attributes
+    ----------
+    model, weights_sha256 : str
+        The source model's name and digest.
+    places : dict of int to str
+        Names of the reviewed slices that name nobody.
+    settings : dict of str to dict
+        Settings of each candidate that came from a preset.
+    weighing : Weighing
+    recommended : Choice
+        What the rule says.
+    chosen : Choice
+        What was applied: the same, unless the user chose otherwise.
+    """
+
+    model: str
+    weights_sha256: str
+    places: dict[int, str]
+    settings: dict[str, dict[str, Any]]
+    weighing: Weighing
+    recommended: Choice
+    chosen: Choice
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        found: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ChoiceRecord:
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        ChoosingError
+            If it is something else.
+        """
+        from pydantic import ValidationError
+
+        try:
+            found: ChoiceRecord = _adapter().validate_python(values)
+        except ValidationError as error:
+            place = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise ChoosingError(
+                f"This is no record of a choice, or of another version: {place} cannot be read."
+            ) from None
+        return found
+
+    def write(self, path: str | Path) -> Path:
+        """Write it as JSON, whole."""
+        write_json(path, self.to_dict())
+        return Path(path)
+
+    def write_csv(self, path: str | Path) -> Path:
+        """Write a line for each candidate, structure and slice, in shares of Dice."""
+        chosen = {(p.structure, p.candidate, p.shift) for p in self.chosen.picks}
+        rows: list[Sequence[Any]] = []
+        for row in self.weighing.rows:
+            told = row.estimate
+            taken = (row.structure, row.candidate, row.shift) in chosen
+            rows += [
+                (
+                    row.structure,
+                    row.candidate,
+                    row.shift,
+                    self.places[index],
+                    *(round(v, 6) for v in (dice, row.gains[index])),
+                    *(round(v, 6) for v in (told.mean, told.low, told.high)),
+                    *("yes" if true else "no" for true in (row.consistent, row.telling, taken)),
+                )
+                for index, dice in row.dice.items()
+            ]
+        return write_csv(path, COLUMNS, rows)
+
+
+def record_choice(
+    card: Card,
+    scan: Scan,
+    weighing: Weighing,
+    settings: Mapping[str, Settings],
+    chosen: Choice | None = None,
+) -> ChoiceRecord:
+    """Return the record of a weighing; what the rule recommends is chosen unless told otherwise."""
+    recommended = recommend(weighing)
+    return ChoiceRecord(
+        model=card.name,
+        weights_sha256=card.weights_sha256 or "",
+        places={index: scan.place_name(index) for index in weighing.slices},
+        settings={name: one.to_dict() for name, one in settings.items()},
+        weighing=weighing,
+        recommended=recommended,
+        chosen=chosen or recommended,
+    )
+
+
+def read_choice(path: str | Path) -> ChoiceRecord:
+    """Read a record that was written as JSON.
+
+    Raises
+    ------
+    ChoosingError
+        If it cannot be read.
+    """
+    try:
+        values = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ChoosingError(f"The record of a choice cannot be read ({error}).") from None
+    return ChoiceRecord.from_dict(values)
+
+
+@cache
+def _adapter() -> Any:
+    # Only here: pydantic's schema of a record takes a while to build.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(ChoiceRecord)

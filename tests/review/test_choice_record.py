@@ -1,0 +1,171 @@
+"""Runs become candidates, reviewed masks are read, and what was chosen is kept and drawn."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset
+from napari_grata.adaptation.settings import Preset
+from napari_grata.review.candidates import CandidateRuns, candidate_of_run
+from napari_grata.review.choice_record import read_choice, record_choice
+from napari_grata.review.choosing import ChoosingError, weigh
+from napari_grata.review.figures import gains
+from napari_grata.review.truth import TruthError, reviewed_masks
+from napari_grata.scans import Scan, open_scan, scan_from_array, write_mask
+from napari_grata.segmenters import Card, Segmenter
+from tools.generators.models import Small, small_card
+
+LEARNS = Preset(
+    "learns", "Learns", "", Settings(learning_rate=0.02, predict="final", six_views=False)
+)
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    return Segmenter(small_card(), Small(), "cpu")
+
+
+@pytest.fixture
+def scan() -> Scan:
+    data = np.random.default_rng(0).random((6, 40, 48)).astype(np.float32)
+    return scan_from_array(data, name="Miller^Anna", spacing=(2.0, 1.0, 1.0))
+
+
+def test_runs_become_candidates_the_source_first(segmenter, scan, tmp_path: Path) -> None:
+    runs = CandidateRuns(segmenter, scan, ["batch-norm", LEARNS], folder=tmp_path)
+    told = list(runs.records())
+    assert len(told) == runs.total
+    assert [one.name for one in runs.candidates] == ["source", "batch-norm", "learns"]
+    single = AdaptationRun(segmenter, scan, LEARNS.settings)
+    list(single.records())
+    for index, mask in single.adapted_masks.items():
+        np.testing.assert_array_equal(runs.candidates[2].masks[index], mask)
+        np.testing.assert_array_equal(runs.candidates[0].masks[index], single.source_masks[index])
+        # Masks are what the probabilities say, so that thresholds start from them.
+        found = runs.candidates[2].probabilities(index)
+        np.testing.assert_array_equal(segmenter.label_map(found), mask)
+    first, middle = (candidate_of_run(single, f"at {n}", "", step=n) for n in (0, 3))
+    assert any((first.masks[i] != middle.masks[i]).any() for i in range(6))
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "batch-norm", "learns"}
+    single.close()
+    runs.close()
+
+
+def test_a_run_with_corrections_is_not_weighed_against_them(segmenter, scan) -> None:
+    before = np.zeros((40, 48), np.uint8)
+    drawn = before.copy()
+    drawn[10:20, 10:20] = 1
+    corrections = Corrections.of_slice(2, drawn, before)
+    run = AdaptationRun(segmenter, scan, preset("source").settings, corrections=corrections)
+    list(run.records())
+    with pytest.raises(ValueError, match="held_out"):
+        candidate_of_run(run, "taught", "Taught")
+    run.close()
+
+
+def test_reviewed_masks_go_to_the_weighing_and_nowhere_else(segmenter, scan) -> None:
+    """Poisoned labels change what is chosen, and no bit of what is chosen from."""
+    masks, weighings = [], []
+    for poisoned in (False, True):
+        runs = CandidateRuns(segmenter, scan, [LEARNS])
+        list(runs.records())
+        right = runs.candidates[1].masks
+        reviewed = {i: np.array(right[i]) for i in (0, 2, 5)}
+        if poisoned:
+            reviewed = {i: (2 - mask).astype(np.uint8) for i, mask in reviewed.items()}
+        weighings.append(weigh(segmenter, runs.candidates, reviewed))
+        masks.append([one.masks for one in runs.candidates])
+        runs.close()
+    for clean, other in zip(*masks, strict=True):
+        for index in range(6):
+            np.testing.assert_array_equal(clean[index], other[index])
+    assert weighings[0].rows != weighings[1].rows
+
+
+def test_a_record_is_read_as_it_was_written(segmenter, scan, tmp_path: Path) -> None:
+    runs = CandidateRuns(segmenter, scan, [LEARNS])
+    list(runs.records())
+    reviewed = {i: runs.candidates[1].masks[i] for i in (0, 2, 5)}
+    weighing = weigh(segmenter, runs.candidates, reviewed, stack=True)
+    record = record_choice(segmenter.card, scan, weighing, {"learns": LEARNS.settings})
+    assert read_choice(record.write(tmp_path / "choice.json")) == record
+    assert record.chosen == record.recommended
+    text = (tmp_path / "choice.json").read_text()
+    assert json.loads(text)["weighing"]["rule"]["level"] == weighing.rule.level
+    with record.write_csv(tmp_path / "choice.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(row.dice) for row in weighing.rows)
+    assert {row["chosen"] for row in rows} == {"yes", "no"}
+    picture = gains(weighing, record.chosen, tmp_path / "choice.png")
+    with Image.open(picture) as drawn:
+        pixels = np.asarray(drawn.convert("RGB")).astype(int)
+    blue = (np.abs(pixels - (0, 114, 178)).max(-1) < 30).sum()
+    assert blue > 200  # what was chosen
+    for path in tmp_path.iterdir():
+        assert b"Miller" not in path.read_bytes()
+    runs.close()
+
+
+def test_a_foreign_file_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"model": 3}')
+    with pytest.raises(ChoosingError, match="no record of a choice"):
+        read_choice(tmp_path / "x.json")
+    with pytest.raises(ChoosingError, match="cannot be read"):
+        read_choice(tmp_path / "none.json")
+
+
+# -- masks that a reviewer made --------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Scan:
+    folder = tmp_path / "centre"
+    folder.mkdir()
+    for name, side in (("a", 40), ("b", 44), ("c", 48)):
+        pixels = np.random.default_rng(side).integers(0, 255, (side, side, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return open_scan(folder)
+
+
+def disc(side: int, outer: int = 1, inner: int = 2, ground: int = 0) -> np.ndarray:
+    distance = np.hypot(*(np.mgrid[:side, :side] - side / 2))
+    mask = np.where(distance < 15, outer, ground)
+    return np.where(distance < 7, inner, mask).astype(np.uint8)
+
+
+def test_of_photographs_those_with_a_mask_were_reviewed(photographs, eye: Card, tmp_path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    Image.fromarray(disc(40)).save(folder / "a.png")
+    Image.fromarray(disc(48, 128, 0, 255)).save(folder / "case-0003.png")
+    found, notes = reviewed_masks(folder, photographs, eye)
+    assert list(found) == [0, 2]
+    np.testing.assert_array_equal(found[0], disc(40))
+    np.testing.assert_array_equal(found[2], disc(48))
+    assert len(notes) == 1
+    assert list(reviewed_masks(folder, photographs, eye, [2])[0]) == [2]
+    with pytest.raises(TruthError, match="photograph 2"):
+        reviewed_masks(folder, photographs, eye, [1])
+    Image.fromarray(disc(40)).save(folder / "case-0001.png")
+    with pytest.raises(TruthError, match="two masks"):
+        reviewed_masks(folder, photographs, eye)
+    with pytest.raises(TruthError, match="no folder"):
+        reviewed_masks(folder / "a.png", photographs, eye)
+
+
+def test_of_a_stack_the_reviewed_slices_are_named(scan, eye: Card, tmp_path: Path) -> None:
+    stack = np.stack([np.pad(disc(40), ((0, 0), (0, 8)))] * 6)
+    path = tmp_path / "mask.nii.gz"
+    write_mask(stack, scan, path)
+    with pytest.raises(TruthError, match="Which slices"):
+        reviewed_masks(path, scan, eye)
+    found, notes = reviewed_masks(path, scan, eye, [1, 4])
+    assert list(found) == [1, 4]
+    np.testing.assert_array_equal(found[4], stack[4])
+    assert not notes
