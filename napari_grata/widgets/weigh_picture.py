@@ -262,7 +262,8 @@ class WeighPicture(QWidget):
 
         self._spots.append((band, None, self._row_words(cell)))
         if cell.candidate != SOURCE or cell.shift:
-            pen = QPen(QColor(colours.accent if cell.consistent else colours.muted))
+            better = cell.consistent and cell.telling
+            pen = QPen(QColor(colours.accent if better else colours.muted))
             pen.setWidthF(3.0 if strong else 2.0)
             painter.setPen(pen)
             painter.drawLine(QPointF(x(found.low), middle), QPointF(x(found.high), middle))
@@ -311,7 +312,9 @@ class WeighPicture(QWidget):
         if cell.candidate == SOURCE and not cell.shift:
             return f"{cell.structure}: the mask before, with which all others are compared."
         found = cell.estimate
-        verdict = "consistent" if cell.consistent else "not consistent, so not recommended"
+        verdict = "consistent" if cell.telling else "it hardly differs on the reviewed slices"
+        if not cell.consistent:
+            verdict = "not consistent, so not recommended"
         return (
             f"{cell.structure}, {_named(cell)}: {points(found.mean)} points of Dice expected on "
             f"the other slices ({points(found.low)} to {points(found.high)}); {verdict}."

@@ -14,7 +14,7 @@ from napari_grata.adaptation.settings import preset
 from napari_grata.scans.files import read_json
 from napari_grata.widgets.state import Step
 from napari_grata.widgets.weigh_picture import points, ticks
-from napari_grata.widgets.weigh_section import RECORD_FILE
+from napari_grata.widgets.weigh_tasks import RECORD_FILE
 
 Start = Callable[..., Any]
 BETTER = "as-published"
