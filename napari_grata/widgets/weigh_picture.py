@@ -25,6 +25,7 @@ NOTHING_YET = (
 )
 _ROW, _LEAST_ROW, _HEAD, _FOOT, _GAP = 20.0, 12.0, 16.0, 14.0, 12.0
 _FONT_SIZE = 8
+_UNIT = "gain, points of Dice"
 _DOT = 3.0
 # Harm that is so many times the largest gain is cut off, or it would hide the gains.
 _CUT, _LEAST_REACH = 2.0, 2.0
@@ -125,6 +126,12 @@ class WeighPicture(QWidget):
         self.updateGeometry()
         self.update()
 
+    def clear(self) -> None:
+        """Draw nothing: another scan is in view."""
+        self.weighing, self._choice, self.rows = None, None, []
+        self.setMinimumHeight(0)
+        self.update()
+
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
         """Return the size at which nothing is crowded."""
         return QSize(420, self._height(_ROW))
@@ -157,7 +164,8 @@ class WeighPicture(QWidget):
     def _paint(self, painter: QPainter, weighing: Weighing) -> None:
         row = min(max((self.height() - _HEAD - _FOOT) / len(self.rows), _LEAST_ROW), 1.4 * _ROW)
         metrics = painter.fontMetrics()
-        widest = max(metrics.horizontalAdvance(f"{line.title}  ") for line in self.rows) + 8
+        titles = [*(line.title for line in self.rows), _UNIT]
+        widest = max(metrics.horizontalAdvance(f"{title}  ") for title in titles) + 8
         left = min(float(widest), 0.35 * self.width())
         wide = (self.width() - left) / len(weighing.structures) - _GAP
         picked = self._picked()
@@ -199,6 +207,9 @@ class WeighPicture(QWidget):
             if text != line.title:
                 self._spots.append((place, None, line.title))
         painter.setFont(plain)
+        painter.setPen(QColor(self.colours.muted))
+        place = QRectF(4, _HEAD + len(self.rows) * row + 1, left - 8, _FOOT)
+        painter.drawText(place, int(Qt.AlignmentFlag.AlignTop), _UNIT)
 
     def _paint_panel(
         self,

@@ -90,7 +90,7 @@ class WeighSection(QWidget):
         self.refresh()
 
     def _build(self) -> None:
-        self.words = Sentence(6)
+        self.words = Sentence(7)
         self.words.setObjectName("grata_small")
         self.propose_button = button("Propose slices", clicked=self.propose)
         self.count = QSpinBox()
@@ -192,7 +192,8 @@ class WeighSection(QWidget):
             return reason
         done = len(self._correct.reviewed(session))
         if done >= self.count.value():
-            return f"{counted(done, session.scan.noun)} reviewed already; choose a higher number."
+            reviewed = counted(done, session.scan.noun)
+            return f"{reviewed} reviewed already: weigh, or choose a higher number."
         return ""
 
     def _why_no_weigh(self, session: Session | None) -> str:
@@ -354,9 +355,11 @@ class WeighSection(QWidget):
         )
         session.hide_difference()
         for index, mask in changed.masks.items():
-            if not adapted.drawn_on(index):
+            if adapted.drawn_on(index):  # since: the drawing stays, over the other mask
+                scan.put_mask(stack, index, mask)
+            else:
                 session.put_adapted(index, mask)
-                session.flags[index] = changed.flags[index]
+            session.flags[index] = changed.flags[index]
         session.saved, session.taken_step = False, step
         session.settle()
         session.redraw()
@@ -436,6 +439,8 @@ class WeighSection(QWidget):
             self.words.say(*self._sentence(session))
             if self.found(session).weighing is not self.picture.weighing:
                 self._show_picture(session)
+        elif self.picture.weighing is not None:
+            self.picture.clear()
 
     def _sentence(self, session: Session) -> tuple[str, str]:
         found, noun = self.found(session), session.scan.noun
