@@ -26,13 +26,13 @@ class Runner(QObject):
     Attributes
     ----------
     kind : {"segment", "adapt", "masks", "weigh", "task"} or None
-        What runs now. ``masks``: adapted masks of an earlier state; ``weigh``: candidates for the
-        masks after are made or weighed; ``task``: anything else.
+        What runs now. ``masks``: adapted masks of an earlier state, or as chosen; ``weigh``:
+        candidates for them are made or weighed; ``task``: anything else.
     session : Session or None
         What it works on; captured at the start.
     pausing, paused, cancelling : bool
     results : list
-        What a ``task`` or ``weigh`` yielded.
+        What the job yielded beside what is known here.
     closing : callable
         Whether the window is being closed: no layers are made then.
 

@@ -201,13 +201,13 @@ def _running(facts: Facts) -> DockState:
         message = "Paused. Resume to go on, or Cancel to keep what is finished."
     elif facts.pausing:
         message = "Pausing after the step in progress …"
-    weighing = facts.running == "weigh"
+    choosing = facts.running in ("weigh", "masks")
     can_pause = facts.running in ("segment", "adapt") and not facts.cancelling
     resume = NextStep("resume", "Resume", "Go on from where the run stands.")
     return DockState(
         message,
         steps=_steps(facts, ""),
-        open_step=None if not facts.scan else Step.CORRECT if weighing else Step.ADAPT,
+        open_step=None if not facts.scan else Step.CORRECT if choosing else Step.ADAPT,
         next=resume if facts.paused else None,
         may_choose=False,
         why_not="Wait until the work in progress has ended, or cancel it.",

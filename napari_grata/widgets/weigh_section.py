@@ -245,14 +245,16 @@ class WeighSection(QWidget):
             self.found(session).pool,
         )
 
-    def _start(self, session: Session, make: Any, title: str, ended: Any) -> None:
+    def _start(
+        self, session: Session, make: Any, title: str, ended: Any, *, kind: str = "weigh"
+    ) -> None:
         context = self._context
         if context.runner.kind is not None:
             context.say(_BUSY)
             return
         context.look_back(None)
         self._working = session, session.note, ended
-        context.start("weigh", session, make, title)
+        context.start(kind, session, make, title)
 
     def propose(self) -> None:
         """Make the candidates and propose slices on which they differ."""
@@ -303,7 +305,7 @@ class WeighSection(QWidget):
             found = replace(self.found(session))
             make = partial(choose_masks, work, found, self._targets(session))
             ended = partial(self._used, found=found, step=session.run.taken)
-            self._start(session, make, "Using what your slices recommend", ended)
+            self._start(session, make, "Using what your slices say", ended, kind="masks")
 
     def _used(self, session: Session, results: list[Any], found: Found, step: int | None) -> None:
         after: Changed = results[0]
@@ -333,7 +335,7 @@ class WeighSection(QWidget):
         """Take the choice back, or use it again."""
         make = partial(change_back, found, session.run, changed, step, used)
         ended = partial(self._changed, step=step, used=used)
-        self._start(session, make, "Changing the masks", ended)
+        self._start(session, make, "Changing the masks", ended, kind="masks")
 
     def _changed(
         self, session: Session, results: list[Any], step: int | None, *, used: bool
@@ -372,7 +374,7 @@ class WeighSection(QWidget):
     def _on_ended(self, kind: str, outcome: Outcome) -> None:
         context, working = self._context, self._working
         self._working = None
-        if working is not None and kind == "weigh" and context.runner.session is working[0]:
+        if working is not None and context.runner.session is working[0]:
             session, note, ended = working
             session.note = note
             results = list(context.runner.results)

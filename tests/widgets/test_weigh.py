@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,39 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     assert 4 in session.drawn_slices
     assert np.array_equal(session.scan.get_mask(session.adapted.stack, 4), before[4])
     assert user.context.save_drawings() == ""
+
+
+def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "list"
+    folder.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(volume, folder / f"{name}.nii.gz")
+    user = start()
+    user.context.choose_settings("careful", preset("careful").settings)
+    cases = user.dock.cases
+
+    def come_to(key: str) -> None:
+        user.wait(lambda: cases.current.key == key and cases._wanted is None, 30)
+        user.wait(lambda: user.dock.decide.decisions.place is not None, 30)
+        user.settle()
+
+    cases.open_list([str(folder)])
+    come_to("case-0001")
+    one = Reviewer(user)
+    one.propose()
+    one.review_as(BETTER, [0, 3, 5])
+    one.press(one.weigh.weigh_button)
+    one.press(one.weigh.use_button)
+    chosen = one.shown()
+    user.do("next_case")
+    come_to("case-0002")
+    assert one.weigh.picture.weighing is None
+    user.do("previous_case")
+    come_to("case-0001")
+    user.wait(lambda: user.session is not None and user.session.drawn_slices, 30)
+    back = one.shown()
+    assert all(np.array_equal(back[index], chosen[index]) for index in chosen)
+    user.wait(lambda: not (cases.queue.busy or cases.runs.busy or cases.prefetch.queue.busy), 30)
 
 
 def test_where_nothing_is_better_the_mask_before_stays_and_it_is_said(
