@@ -10,8 +10,8 @@ the rule of `napari_grata.review.choosing` decides, and the gain is measured on 
     python benchmarks/choosing.py simulate
 
 A preset may be changed on the way: ``careful+learning_rate=0.003+passes=2``. Whatever lies in the
-cache joins the candidates, so that a new preset is one more ``cache``; of a model other than the
-centres' own, the folder is given with ``--model`` and its parent with ``--models``.
+cache joins the candidates, so that a new preset is one more ``cache``; another model's folder than
+the centres' own is given with ``--model``.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def fill_cache(options: argparse.Namespace) -> None:
         for stack in stacks(options.data, centre, folder, options.cache):
             place = options.cache / segmenter.card.name / stack.name
             place.mkdir(parents=True, exist_ok=True)
+            (place.parent / "model.txt").write_text(str(segmenter.folder), encoding="utf-8")
             keep(place / "truth.npz", stack.truth)
             for spec in (SOURCE, *options.presets):
                 target = place / f"{spec}.npz"
@@ -207,14 +208,15 @@ def table_of(path: Path) -> Path:
     return path.parent / "tables" / path.name
 
 
-def fill_tables(place: Path, models: Path) -> None:
+def fill_tables(place: Path) -> None:
     """Measure what is cached of a stack, for two reviewers, where that was not done yet."""
     from napari_grata.segmenters import load_segmenter
 
     wanted = [path for path in specs_in(place) if not table_of(path).exists()]
     if not wanted:
         return
-    segmenter = load_segmenter(models / place.parent.name, device="cpu")
+    model = (place.parent / "model.txt").read_text(encoding="utf-8")
+    segmenter = load_segmenter(Path(model), device="cpu")
     card, truth = segmenter.card, arrays_of(place / "truth.npz")
     reviewers = {"perfect": truth, "sloppy": {i: sloppy(mask, i) for i, mask in truth.items()}}
 
@@ -360,7 +362,7 @@ def report(options: argparse.Namespace) -> None:
     every = []
     for truth in sorted(options.cache.glob("*/*/truth.npz")):
         if (truth.parent / "source.npz").exists():
-            fill_tables(truth.parent, options.models)
+            fill_tables(truth.parent)
             every.append(Tables(truth.parent, options.presets))
     print("Always the same candidate: mean gain; by structure.\n")
     print("| stack | candidate | gain |\n| --- | --- | --- |")
@@ -419,7 +421,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("stage", choices=["cache", "simulate"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=CACHE, help="outside the repository")
-    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--model", help="in place of the centre's own, such as a plain one")
     parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=list(CENTRES))
     parser.add_argument("--presets", nargs="+", help="cache: to run; simulate: to weigh (all)")

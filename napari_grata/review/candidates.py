@@ -62,35 +62,39 @@ class Candidate:
         masks = self.held_out if slice_index in self.taught_by else self.masks
         return masks.get(slice_index)
 
+    def looked_at(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return the pixels of a slice that were looked at, as bool (H, W); None for all."""
+        if self.region is None:
+            return None
+        row0, col0, row1, col1 = self.region
+        inside = np.zeros(shape, dtype=bool)
+        inside[row0:row1, col0:col1] = True
+        return inside
+
 
 def shifted_mask(
-    segmenter: Segmenter,
-    candidate: Candidate,
-    slice_index: int,
-    structure: str,
-    shift: float,
-    probabilities: np.ndarray | None = None,
+    segmenter: Segmenter, candidate: Candidate, slice_index: int, structure: str, shift: float
 ) -> np.ndarray:
     """Return a candidate's label map of a slice with one structure's logit moved by ``shift``.
 
     Above 0 the structure grows: with independent structures its threshold falls to
-    1 / (1 + exp(shift)), with exclusive classes it wins more often. ``probabilities`` are the
-    slice's, where they are at hand.
+    1 / (1 + exp(shift)), with exclusive classes it wins more often.
     """
     own = candidate.masks[slice_index]
     if shift == 0:
         return own
-    if probabilities is None:
-        if candidate.probabilities is None:
-            raise ValueError(f"The candidate {candidate.name} gives no probabilities.")
-        probabilities = candidate.probabilities(slice_index)
-    moved = segmenter.label_map(_shifted(segmenter.card, probabilities, structure, shift))
-    if candidate.region is None:
-        return moved
-    row0, col0, row1, col1 = candidate.region
-    merged = np.array(own)
-    merged[row0:row1, col0:col1] = moved[row0:row1, col0:col1]
-    return merged
+    if candidate.probabilities is None:
+        raise ValueError(f"The candidate {candidate.name} gives no probabilities.")
+    moved = shifted_labels(segmenter, candidate.probabilities(slice_index), structure, shift)
+    inside = candidate.looked_at(own.shape)
+    return moved if inside is None else np.where(inside, moved, own)
+
+
+def shifted_labels(
+    segmenter: Segmenter, probabilities: np.ndarray, structure: str, shift: float
+) -> np.ndarray:
+    """Return the label map of probabilities (S, H, W) with one structure's logit moved."""
+    return segmenter.label_map(_shifted(segmenter.card, probabilities, structure, shift))
 
 
 def _shifted(card: Card, probabilities: np.ndarray, structure: str, shift: float) -> np.ndarray:
@@ -101,6 +105,18 @@ def _shifted(card: Card, probabilities: np.ndarray, structure: str, shift: float
     # Of exclusive classes only the largest counts, so that they need not sum to 1.
     moved[channel] = odds if softmax else odds / (odds + 1 - moved[channel])
     return moved
+
+
+def source_candidate(
+    segmenter: Segmenter, scan: Scan, masks: Masks, region: Region | None = None
+) -> Candidate:
+    """Return the source model's masks, which are there already, as a candidate."""
+
+    def probabilities(slice_index: int) -> np.ndarray:
+        (found,) = segmenter.predict(scan, [slice_index], region)
+        return found.probabilities
+
+    return Candidate(SOURCE, preset(SOURCE).title, dict(masks), probabilities, region)
 
 
 def candidate_of_run(
@@ -126,9 +142,7 @@ def candidate_of_run(
         return run.predict(slice_index, step).probabilities
 
     masks: Masks = run.adapted_masks
-    if name == SOURCE:
-        masks = run.source_masks
-    elif step is not None:
+    if step is not None:
         masks = {index: run.predict(index, step).label_map for index in run.slices}
     return Candidate(name, title, dict(masks), probabilities, run.region)
 
@@ -200,7 +214,13 @@ class CandidateRuns:
             self._runs.append(run)
             yield from run.records()
             self._source_masks.update(run.source_masks)
-            self.candidates.append(candidate_of_run(run, one.name, one.title))
+            if one.name == SOURCE:
+                found = source_candidate(
+                    self._segmenter, self._scan, run.source_masks, self._region
+                )
+            else:
+                found = candidate_of_run(run, one.name, one.title)
+            self.candidates.append(found)
 
     def close(self) -> None:
         """Close the runs; their candidates keep their masks, and give no probabilities any more."""

@@ -169,6 +169,19 @@ def test_a_shift_grows_or_shrinks_one_structure(activation: str) -> None:
     np.testing.assert_array_equal(shifted_mask(segmenter, one, 0, name, 0), own)
 
 
+def test_exclusive_classes_get_no_threshold() -> None:
+    card = _exclusive()
+    segmenter = Segmenter(card, Small(outputs=3), "cpu")
+    rng = np.random.default_rng(0)
+    maps = rng.dirichlet((1, 1, 1), (40, 40)).transpose(2, 0, 1).astype(np.float32)
+    one = Candidate(
+        "source", "Source", dict.fromkeys(range(6), segmenter.label_map(maps)), lambda index: maps
+    )
+    more = segmenter.label_map(maps * np.array([1, 3, 1], np.float32)[:, None, None])
+    weighing = weigh(segmenter, [one], dict.fromkeys(range(3), more))
+    assert all(row.shift == 0 for row in weighing.rows)
+
+
 def test_outside_the_region_a_shift_changes_nothing(segmenter) -> None:
     maps = np.full((2, 40, 40), 0.4, np.float32)
     own = np.ones((40, 40), np.uint8)
@@ -176,6 +189,24 @@ def test_outside_the_region_a_shift_changes_nothing(segmenter) -> None:
     moved = shifted_mask(segmenter, one, 0, "cup", 1.0)
     assert (moved[10:20, 10:20] == 2).all()
     assert (moved != own).sum() == 100
+
+
+def test_a_large_picture_is_measured_where_something_is_and_nowhere_else(segmenter) -> None:
+    small = soft(lambda index: -3.0)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        sides = [(0, 0)] * (array.ndim - 2) + [(30, 50), (70, 10)]
+        return np.pad(array, sides)
+
+    assert small.probabilities is not None
+    large = Candidate(
+        "source",
+        "Source",
+        {i: padded(mask) for i, mask in small.masks.items()},
+        lambda index: padded(small.probabilities(index)),
+    )
+    reviewed = {i: padded(mask) for i, mask in truth(1, 5, 9).items()}
+    assert weigh(segmenter, [large], reviewed) == weigh(segmenter, [small], truth(1, 5, 9))
 
 
 # -- structures together ---------------------------------------------------------------------
