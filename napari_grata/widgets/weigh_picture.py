@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QFont, QPainter, QPen, QPolygonF
+from qtpy.QtGui import QColor, QFont, QFontMetricsF, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_grata.review.candidates import SOURCE
@@ -163,10 +163,11 @@ class WeighPicture(QWidget):
 
     def _paint(self, painter: QPainter, weighing: Weighing) -> None:
         row = min(max((self.height() - _HEAD - _FOOT) / len(self.rows), _LEAST_ROW), 1.4 * _ROW)
-        metrics = painter.fontMetrics()
+        strong = QFont(painter.font())
+        strong.setBold(True)  # as the titles of what is recommended
+        metrics = QFontMetricsF(strong)
         titles = [*(line.title for line in self.rows), _UNIT]
-        widest = max(metrics.horizontalAdvance(f"{title}  ") for title in titles) + 8
-        left = min(float(widest), 0.35 * self.width())
+        left = min(max(map(metrics.horizontalAdvance, titles)) + 12, 0.35 * self.width())
         wide = (self.width() - left) / len(weighing.structures) - _GAP
         picked = self._picked()
         self._paint_titles(painter, left, row, picked)
