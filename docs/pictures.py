@@ -23,6 +23,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from qtpy.QtWidgets import QApplication  # noqa: E402
 
+from napari_grata.scans import open_scan  # noqa: E402
 from napari_grata.scans.samples import list_samples  # noqa: E402
 from napari_grata.widgets.dock import GrataDock  # noqa: E402
 
@@ -126,6 +127,36 @@ def volume(program: Program) -> None:
     program.do("paint")
 
 
+def weighing(program: Program) -> None:
+    """Three slices of the brain sample, reviewed as its reference has them, decide."""
+    context, weigh = program.context, program.dock.weigh
+    sample = next(one for one in list_samples() if one.key == "brain-other-scanner")
+    program.viewer.layers.clear()
+    turn(1)
+    context.open_requested.emit(f"sample:{sample.key}")
+    turn(3)
+    context.slices_text = "22-40"
+    context.adapt()
+    program.finish()
+    weigh.fold.expand(animate=False)
+    weigh.propose()
+    turn(900, lambda: not context.busy)
+    reference = open_scan(sample.reference)
+    for index in weigh.found(context.session).proposed:
+        context.go_to(index)
+        layer = context.session.adapted.layer
+        data = np.array(layer.data)
+        context.scan.put_mask(data, index, reference.read_slice(index).astype(np.uint8))
+        layer.data = data
+        turn(0.5)
+        program.dock.correct.right.click()
+        turn(0.5)
+    weigh.weigh()
+    turn(300, lambda: not context.busy)
+    program.take("weigh.png")
+    weigh.fold.collapse(animate=False)
+
+
 def whole(program: Program) -> None:
     """A photograph that does not fit the model is said, not segmented silently."""
     program.viewer.layers.clear()
@@ -170,6 +201,7 @@ def main() -> None:
     """Take all pictures."""
     program = Program()
     volume(program)
+    weighing(program)
     whole(program)
     cases(program)
     program.viewer.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker, QTimer
+from qtpy.QtCore import QSignalBlocker, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -29,6 +29,7 @@ from napari_grata.widgets.scan_layer import alive
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
 from napari_grata.widgets.state import counted
 
+Masks = dict[int, np.ndarray]
 CASE, REST = "case", "rest"
 ROLES = (
     ("pseudo", "As far as views agree"),
@@ -68,16 +69,30 @@ def teach(
 
 
 class CorrectSection(QWidget):
-    """Paint, *This slice is right now*, and *Adapt to my corrections*."""
+    """Paint, *This slice is right now*, and *Adapt to my corrections*.
+
+    Attributes
+    ----------
+    teaching : QWidget
+        All that is about corrections as teachers.
+
+    Signals
+    -------
+    right_changed()
+        Another slice is called right, or one no longer.
+    """
+
+    right_changed = Signal()
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._right: weakref.WeakKeyDictionary[Session, set[int]] = weakref.WeakKeyDictionary()
+        self._right: weakref.WeakKeyDictionary[Session, Masks] = weakref.WeakKeyDictionary()
         self._counts: weakref.WeakKeyDictionary[Session, dict[int, int]] = (
             weakref.WeakKeyDictionary()
         )
-        self._teaching: tuple[Session, list[MaskSnapshot], Corrections, set[int]] | None = None
+        self._doubtful = False
+        self._teaching: tuple[Session, list[MaskSnapshot], Corrections, Masks] | None = None
         self._build()
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -89,10 +104,6 @@ class CorrectSection(QWidget):
     def _build(self) -> None:
         self.paint_button = button("Paint", clicked=partial(self._perform, "paint"))
         self.right = QCheckBox()
-        self.right.setToolTip(
-            "All of this slice, as it is shown, may teach: also what you left alone. Tick it "
-            "only when nothing is wrong any more."
-        )
         self.count = Sentence(2)
         self.count.setObjectName("grata_small")
         self.where = choice("Where what is learned is used.", "Where what is learned is used")
@@ -106,8 +117,8 @@ class CorrectSection(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         layout.addWidget(row("", self.right, self.paint_button))
-        for widget in (self.count, self.where_row, self.teach_button, self._advanced()):
-            layout.addWidget(widget)
+        self.teaching = column(self.count, self.where_row, self.teach_button, self._advanced())
+        layout.addWidget(self.teaching)
 
     def _advanced(self) -> QCollapsible:
         self.role = choice(ROLE_WORDS, "How corrections teach")
@@ -161,6 +172,9 @@ class CorrectSection(QWidget):
         context.actions.provide("teach", self.teach, self._why_not_teach)
         context.paint_requested.connect(self.paint)
         self.right.clicked.connect(self._on_right)
+        context.drawn.connect(self._look_whether_right)
+        context.masks_changed.connect(self._look_whether_right)
+        context.session_changed.connect(self._look_whether_right)
         for signal in (
             context.changed,
             context.session_changed,
@@ -222,16 +236,53 @@ class CorrectSection(QWidget):
 
     # --- counting ----------------------------------------------------------------------------
 
-    def right_slices(self, session: Session) -> set[int]:
-        """Return the slices that the user calls right as they are shown."""
-        return self._right.setdefault(session, set())
+    def reviewed(self, session: Session) -> Masks:
+        """Return the masks that the user calls right, (H, W) label maps by slice."""
+        return self._right.setdefault(session, {})
 
     def _on_right(self, on: bool) -> None:
         session = self._context.session
         if session is not None:
-            right, here = self.right_slices(session), self._context.in_view()
-            right.add(here) if on else right.discard(here)
+            here, reviewed = self._context.in_view(), self.reviewed(session)
+            if on:
+                reviewed[here] = np.array(session.scan.get_mask(session.adapted.in_use(), here))
+            else:
+                reviewed.pop(here, None)
+            self.right_changed.emit()
             self.refresh()
+
+    def _why_not_right(self) -> str:
+        session, context = self._context.session, self._context
+        if session is None or context.in_view() not in session.adapted_slices:
+            return NO_MASK
+        if session.busy:
+            return BUSY
+        # What is called right is the mask after, so that is what has to be in view.
+        return "" if context.displayed().which == "adapted" else "Look at the mask after first (G)."
+
+    def _look_whether_right(self, changed: Any = None) -> None:
+        """A mask that has changed since it was called right is so no longer."""
+        session = self._context.session
+        if session is None or session.busy:
+            return
+        if session is self._context.runner.session:
+            # A job is about to end; who began it may put masks back first.
+            self._look_soon()
+            self._doubtful = True
+            return
+        reviewed, now = self.reviewed(session), session.adapted.in_use()
+        wanted = {changed} if isinstance(changed, int) else reviewed if changed is None else changed
+        gone = [
+            index
+            for index in sorted(reviewed.keys() & set(wanted))
+            if not np.array_equal(session.scan.get_mask(now, index), reviewed[index])
+        ]
+        for index in gone:
+            del reviewed[index]
+        if gone:
+            names = ", ".join(session.scan.slice_name(index) for index in gone)
+            self._context.say(f"Changed, so no longer called right: {names}.")
+            self.right_changed.emit()
 
     def _count(self, session: Session) -> tuple[int, int]:
         """Return corrected pixels, and slices with any or called right."""
@@ -246,12 +297,12 @@ class CorrectSection(QWidget):
                     session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
                 )
                 counts[index] = int(np.count_nonzero(mine != model))
-        return sum(counts.values()), len({*counts, *self.right_slices(session)})
+        return sum(counts.values()), len({*counts, *self.reviewed(session)})
 
     def _corrections(self, session: Session) -> Corrections:
         """Return all corrections of the masks as they are shown now."""
         found = Corrections.none()
-        shown, right = session.adapted.as_shown(), self.right_slices(session)
+        shown, right = session.adapted.as_shown(), self.reviewed(session)
         for index in sorted(session.adapted_slices):
             mine, model = (
                 session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
@@ -286,7 +337,7 @@ class CorrectSection(QWidget):
             return BUSY
         if session.run is None:
             return "The steps of the model are not there any more: adapt again, then correct."
-        if not session.drawn_slices and not self.right_slices(session):
+        if not session.drawn_slices and not self.reviewed(session):
             noun = session.scan.noun
             return f"Nothing is corrected yet: paint on the mask after, or say the {noun} is right."
         return ""
@@ -310,7 +361,7 @@ class CorrectSection(QWidget):
             context.fail(problem)
             return
         snapshots: list[MaskSnapshot] = []
-        self._teaching = session, snapshots, corrections, set(self.right_slices(session))
+        self._teaching = session, snapshots, corrections, dict(self.reviewed(session))
         make = partial(
             teach,
             partial(self._keep, session, snapshots, corrections),
@@ -342,7 +393,8 @@ class CorrectSection(QWidget):
         context = self._context
         if teaching is None or context.runner.session is not teaching[0]:
             if kind == "adapt" and context.runner.session is not None:
-                self._forget(context.runner.session)
+                self._counts.pop(context.runner.session, None)
+                self._put_reviewed(context.runner.session)
             self._look_soon()
             return
         session, snapshots, corrections, right = teaching
@@ -372,6 +424,20 @@ class CorrectSection(QWidget):
             session.note_tone = "good"
         context.touch()
 
+    def _put_reviewed(self, session: Session) -> None:
+        """After another run the masks that the user called right are shown over its own."""
+        reviewed, scan = self.reviewed(session), session.scan
+        for index in reviewed.keys() - session.adapted_slices:
+            del reviewed[index]
+        stack = session.adapted.as_shown()
+        for index, mask in reviewed.items():
+            scan.put_mask(stack, index, mask)
+        if reviewed and not self._context.closing.closing:
+            session.adapted.put_drawing(stack)
+            session.look_for_drawings()
+            session.drawn.emit(min(reviewed))  # so that they are saved
+        self.right_changed.emit()
+
     def _rest(self, session: Session) -> str:
         """Let the cases after this one begin with what was learned; returns what to say."""
         flow = self._context.flow
@@ -385,11 +451,12 @@ class CorrectSection(QWidget):
         flow.begin_with(taught_state(session.run), wanted)
         return f"{counted(len(wanted), 'case')} after it will begin with what was learned."
 
-    def _undo(self, session: Session, snapshot: MaskSnapshot, right: set[int]) -> None:
+    def _undo(self, session: Session, snapshot: MaskSnapshot, right: Masks) -> None:
         """Go back to the masks before the model learned, what was painted included."""
         later = session.run
         snapshot.put_back(session)
-        self._right[session] = set(right)
+        self._right[session] = dict(right)
+        self.right_changed.emit()
         if later is not None and later is not snapshot.run:
             later.close()
             if self._context.flow is not None:
@@ -401,6 +468,7 @@ class CorrectSection(QWidget):
     def _forget(self, session: Session) -> None:
         self._counts.pop(session, None)
         self._right.pop(session, None)
+        self.right_changed.emit()
 
     # --- what is shown -----------------------------------------------------------------------
 
@@ -411,6 +479,9 @@ class CorrectSection(QWidget):
     def refresh(self) -> None:
         """Bring the section in line."""
         context, session = self._context, self._context.session
+        if self._doubtful and (session is None or not session.busy):
+            self._doubtful = False
+            self._look_whether_right()
         paint, teach = self._why_no_paint(), self._why_not_teach()
         self.paint_button.setEnabled(not paint)
         self.paint_button.setText("Stop painting" if context.painting else "Paint")
@@ -428,10 +499,14 @@ class CorrectSection(QWidget):
         with QSignalBlocker(self.right):
             noun = session.scan.noun if session is not None else "slice"
             self.right.setText(f"This {noun} is right now")
-            self.right.setChecked(session is not None and here in self.right_slices(session))
-        self.right.setEnabled(
-            session is not None and here in session.adapted_slices and not session.busy
+            self.right.setChecked(session is not None and here in self.reviewed(session))
+        reason = self._why_not_right()
+        self.right.setEnabled(not reason)
+        words = (
+            "All of this slice, as it is shown, may teach, and weighs other masks: also what you "
+            "left alone. Tick it only when nothing is wrong any more."
         )
+        self.right.setToolTip(reason or words)
         self.count.say(self._words(session))
 
     def _words(self, session: Session | None) -> str:

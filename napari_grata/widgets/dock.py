@@ -41,6 +41,7 @@ from napari_grata.widgets.state import DockState, Step, dock_state
 from napari_grata.widgets.steps import StepsSection
 from napari_grata.widgets.theme import ThemeColours, sheet
 from napari_grata.widgets.timeline import Timeline
+from napari_grata.widgets.weigh_section import WeighSection
 
 WIDTH = 340
 
@@ -88,6 +89,7 @@ class GrataDock(QWidget):
         self.adapt = AdaptSection(context)
         self.decide = DecideBar(context)
         self.correct = CorrectSection(context)
+        self.weigh = WeighSection(context, self.correct)
         self.export = ExportSection(context)
         self.cases = Cases(context)
         self.view_control = ViewControl(context)
@@ -97,6 +99,7 @@ class GrataDock(QWidget):
         self.timeline.add_tab("Slices", SliceTable(context), only_stacks=True)
         self.measures = MeasureSection(context)
         self.timeline.add_tab("Measures", self.measures)
+        self.timeline.add_tab("Weighing", self.weigh.page, only_stacks=True)
         self.help_button = button("?", "Keys and help", small=True, clicked=self._show_help)
         self.first_buttons = OpenButtons()
         self.progress = ProgressLine(context)
@@ -106,7 +109,7 @@ class GrataDock(QWidget):
             Step.SCAN: self.scan,
             Step.MODEL: self.model,
             Step.ADAPT: self.adapt,
-            Step.CORRECT: column(self.correct, self.decide.notes, spacing=6),
+            Step.CORRECT: column(self.correct, self.weigh, self.decide.notes, spacing=6),
             Step.TAKE_OUT: self.export,
         }
         self.steps = {step: StepSection(step.value, body) for step, body in bodies.items()}
@@ -188,6 +191,10 @@ class GrataDock(QWidget):
         context.session_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._open_timeline)
         self.timeline.docked.connect(self._canvas_is_lower)
+        self.weigh.weighed.connect(self._show_weighing)
+        # There is room for one thing at a time.
+        self.weigh.unfolded.connect(self.correct.teaching.setHidden)
+        self.weigh.unfolded.connect(self.decide.notes.setHidden)
         self.first_buttons.open_requested.connect(context.open_requested)
         context.recent_lists_changed.connect(self.first_buttons.set_recent)
         for step, section in self.steps.items():
@@ -273,6 +280,10 @@ class GrataDock(QWidget):
         if session is not None and session.can_compare and not self._timeline_offered:
             self._timeline_offered = True
             self.timeline.open_below()
+
+    def _show_weighing(self) -> None:
+        self.timeline.open_below()
+        self.timeline.show_tab("Weighing")
 
     def _canvas_is_lower(self) -> None:
         """Once the windows have their sizes, all of the scan should be in view again."""

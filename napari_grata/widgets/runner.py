@@ -25,13 +25,14 @@ class Runner(QObject):
 
     Attributes
     ----------
-    kind : {"segment", "adapt", "masks", "task"} or None
-        What runs now. ``masks``: adapted masks of an earlier state; ``task``: anything else.
+    kind : {"segment", "adapt", "masks", "weigh", "task"} or None
+        What runs now. ``masks``: adapted masks of an earlier state, or as chosen; ``weigh``:
+        candidates for them are made or weighed; ``task``: anything else.
     session : Session or None
         What it works on; captured at the start.
     pausing, paused, cancelling : bool
     results : list
-        What a ``task`` yielded.
+        What the job yielded beside what is known here.
     closing : callable
         Whether the window is being closed: no layers are made then.
 
@@ -175,6 +176,8 @@ class Runner(QObject):
                 self._clock = _Clock()
             elif isinstance(item, tasks.Notice):
                 self.noticed.emit(item.text)
+            elif isinstance(item, tasks.Progress):
+                done, total, words, count = item.done, item.total, item.text, ""
             elif session is None:
                 self.results.append(item)
             elif isinstance(item, tasks.Started):

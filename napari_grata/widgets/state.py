@@ -41,7 +41,7 @@ class Facts:
         Slices of the scan; with a source mask, with an adapted mask, flagged, painted on.
     noun : str
         "slice" or "photograph".
-    running : {"segment", "adapt", "masks", "task"} or None
+    running : {"segment", "adapt", "masks", "weigh", "task"} or None
         What the job does now.
     pausing, paused, cancelling : bool
     unfinished : bool
@@ -193,6 +193,7 @@ def dock_state(facts: Facts) -> DockState:
 
 def _running(facts: Facts) -> DockState:
     words = {"segment": "Segmenting …", "adapt": "Adapting: the model gets used to this scan …"}
+    words["weigh"] = "Weighing masks; yours stay as they are …"
     message = words.get(facts.running or "", "Working …")
     if facts.cancelling:
         message = "Cancelling: ends with the step in progress …"
@@ -200,12 +201,13 @@ def _running(facts: Facts) -> DockState:
         message = "Paused. Resume to go on, or Cancel to keep what is finished."
     elif facts.pausing:
         message = "Pausing after the step in progress …"
+    choosing = facts.running in ("weigh", "masks")
     can_pause = facts.running in ("segment", "adapt") and not facts.cancelling
     resume = NextStep("resume", "Resume", "Go on from where the run stands.")
     return DockState(
         message,
         steps=_steps(facts, ""),
-        open_step=Step.ADAPT if facts.scan else None,
+        open_step=None if not facts.scan else Step.CORRECT if choosing else Step.ADAPT,
         next=resume if facts.paused else None,
         may_choose=False,
         why_not="Wait until the work in progress has ended, or cancel it.",

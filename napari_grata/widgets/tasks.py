@@ -55,6 +55,15 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far something is that changes no mask, in parts of what ``text`` says."""
+
+    text: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Started:
     """The adaptation's run, for going back to its steps later."""
 

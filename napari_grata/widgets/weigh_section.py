@@ -1,0 +1,489 @@
+"""*A few reviewed slices decide*: propose slices, weigh candidates on them, use what is better."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QListWidget,
+    QListWidgetItem,
+    QScrollArea,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from napari_grata.review.choosing import Rule
+from napari_grata.review.proposing import FEWEST, MOST
+from napari_grata.widgets.background import Outcome
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import Sentence, button, column, row
+from napari_grata.widgets.session import Session, Undoable
+from napari_grata.widgets.state import counted
+from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.weigh_picture import WeighPicture
+from napari_grata.widgets.weigh_tasks import (
+    Changed,
+    Found,
+    Pool,
+    Work,
+    change_back,
+    choose_masks,
+    propose_slices,
+    step_in_use,
+    weigh_slices,
+)
+
+if TYPE_CHECKING:
+    from napari_grata.widgets.correct_section import CorrectSection
+
+TITLE = "A few reviewed slices decide"
+_BUSY = "A run is going on; wait for its end, or cancel it."
+_NO_MASK = "Adapt first: then there is something to weigh."
+_ABOUT = (
+    "The program proposes slices; you say what is right there; then it shows which mask, if any, "
+    "is better than the mask before."
+)
+_CHANGED = "Your reviewed slices are others than those weighed: weigh again."
+
+
+class WeighSection(QWidget):
+    """Propose slices, list them, weigh, and use what is recommended for the other slices.
+
+    Attributes
+    ----------
+    page : QScrollArea
+        With the `picture`; placed by the dock.
+    picture : WeighPicture
+
+    Signals
+    -------
+    weighed()
+        There is a new picture to look at.
+    unfolded(bool)
+        The user opened the section, or folded it.
+    """
+
+    weighed = Signal()
+    unfolded = Signal(bool)
+
+    def __init__(
+        self, context: Context, correct: CorrectSection, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._context, self._correct = context, correct
+        self._found: weakref.WeakKeyDictionary[Session, Found] = weakref.WeakKeyDictionary()
+        # The session that a job works on, what its note was, and what is to be done at its end.
+        self._working: tuple[Session, str, Any] | None = None
+        self._build()
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(100)
+        self._soon.timeout.connect(self.refresh)
+        self._wire()
+        self.refresh()
+
+    def _build(self) -> None:
+        self.words = Sentence(7)
+        self.words.setObjectName("grata_small")
+        self.propose_button = button("Propose slices", clicked=self.propose)
+        self.count = QSpinBox()
+        self.count.setRange(FEWEST, MOST)
+        self.count.setSuffix(" slices")
+        self.count.setAccessibleName("How many slices to review")
+        self.count.setToolTip("How many slices to look at in all. More decide more surely.")
+        self.list = QListWidget()
+        self.list.setAccessibleName("Slices to review")
+        self.list.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.setToolTip("Slices proposed (○) and called right (✓). A click goes there.")
+        self.list.setFixedHeight(62)
+        self.weigh_button = button("Weigh", clicked=self.weigh)
+        self.use_button = button("Use for the other slices", clicked=self.use)
+        self.fold = QCollapsible(TITLE)
+        self.fold.addWidget(
+            column(
+                self.words,
+                row("", self.propose_button, self.count),
+                self.list,
+                row("", self.weigh_button, self.use_button),
+            )
+        )
+        self.picture = WeighPicture(self._context.theme)
+        self.page = QScrollArea()
+        self.page.setWidget(self.picture)
+        self.page.setWidgetResizable(True)
+        self.page.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.fold)
+
+    def _wire(self) -> None:
+        context = self._context
+        self.list.itemClicked.connect(self._on_item)
+        self.list.itemActivated.connect(self._on_item)
+        self.fold.toggled.connect(self.unfolded)
+        self.picture.slice_requested.connect(context.go_to)
+        self.count.valueChanged.connect(self._look_soon)
+        self._correct.right_changed.connect(self._look_soon)
+        for signal in (
+            context.changed,
+            context.session_changed,
+            context.decisions_changed,
+            context.masks_changed,
+            context.drawn,
+            context.undo.changed,
+        ):
+            signal.connect(self._look_soon)
+        context.theme_changed.connect(self._show_theme)
+        context.runner.ended.connect(self._on_ended)
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    def found(self, session: Session) -> Found:
+        """Return what is known of a session so far."""
+        return self._found.setdefault(session, Found())
+
+    def _slices(self, session: Session) -> tuple[int, ...]:
+        """Return the slices that candidates are made of: those that have both masks."""
+        return tuple(sorted(session.segmented_slices & session.adapted_slices))
+
+    def _decided(self) -> set[int | None] | None:
+        """Return the slices that are decided on (None among them: all); None if not known yet."""
+        if self._context.decision_list is None:
+            return None
+        caselist, key = self._context.decision_list
+        return set(caselist.decisions(key))
+
+    def _targets(self, session: Session) -> list[int]:
+        """Return the slices whose masks may be changed: nobody has said or drawn anything there."""
+        kept = {*self._correct.reviewed(session), *session.drawn_slices, *(self._decided() or ())}
+        pool = self.found(session).pool
+        return [index for index in (pool.slices if pool is not None else ()) if index not in kept]
+
+    def _stale(self, session: Session) -> bool:
+        """Whether the reviewed masks are others than those that were weighed with."""
+        weighed, now = self.found(session).reviewed, self._correct.reviewed(session)
+        return weighed.keys() != now.keys() or any(weighed[i] is not now[i] for i in now)
+
+    # --- why not ---------------------------------------------------------------------------------
+
+    def _why_not(self, session: Session | None) -> str:
+        context = self._context
+        if session is None or not session.adapted_slices:
+            return _NO_MASK
+        if session.busy or context.busy:
+            return _BUSY
+        if session.run is None:
+            return "The run's model is not there any more: adapt again, then weigh."
+        if context.unfinished():
+            return "The run was cancelled: go on with it, or finish it, first."
+        return ""
+
+    def _why_no_propose(self, session: Session | None) -> str:
+        reason = self._why_not(session)
+        if reason or session is None:
+            return reason
+        done = len(self._correct.reviewed(session))
+        if done >= self.count.value():
+            reviewed = counted(done, session.scan.noun)
+            return f"{reviewed} reviewed already: weigh, or choose a higher number."
+        return ""
+
+    def _why_no_weigh(self, session: Session | None) -> str:
+        reason = self._why_not(session)
+        if reason or session is None:
+            return reason
+        noun, done = session.scan.noun, len(self._correct.reviewed(session))
+        if done < Rule().fewest:
+            return (
+                f"Say of at least {Rule().fewest} {noun}s, better three, that they are right: tick "
+                f"“This {noun} is right now”."
+            )
+        return ""
+
+    def _why_no_use(self, session: Session | None) -> str:
+        reason = self._why_not(session)
+        if reason or session is None:
+            return reason
+        found, decided = self.found(session), self._decided()
+        if found.choice is None:
+            return "Weigh first."
+        if self._stale(session):
+            return _CHANGED
+        if not found.choice.changes:
+            return "Nothing is recommended: the mask before stays (Keep before)."
+        if found.used:
+            return "In use already; Undo takes it back."
+        if decided is None:
+            return "The decisions so far are being read."
+        if None in decided:
+            return "This case is decided on; take the decision back first."
+        if not self._targets(session):
+            return "Every slice is reviewed, drawn on or decided: there are no others."
+        return ""
+
+    # --- what the user does ----------------------------------------------------------------------
+
+    def _work(self, session: Session) -> Work | None:
+        context = self._context
+        if context.entry is None:
+            return None
+        return Work(
+            context.runner.engine,
+            context.entry.folder,
+            context.device,
+            session,
+            self._slices(session),
+            context.runner.job.abandoned,
+            self.found(session).pool,
+        )
+
+    def _start(
+        self, session: Session, make: Any, title: str, ended: Any, *, kind: str = "weigh"
+    ) -> None:
+        context = self._context
+        if context.runner.kind is not None:
+            context.say(_BUSY)
+            return
+        context.look_back(None)
+        self._working = session, session.note, ended
+        context.start(kind, session, make, title)
+
+    def propose(self) -> None:
+        """Make the candidates and propose slices on which they differ."""
+        session = self._context.session
+        work = None if session is None or self._why_no_propose(session) else self._work(session)
+        if session is not None and work is not None:
+            reviewed = self._correct.reviewed(session)
+            left_out = {i for i in (self._decided() or ()) if i is not None} | reviewed.keys()
+            make = partial(propose_slices, work, self.count.value() - len(reviewed), left_out)
+            self._start(session, make, "Looking for slices to review", self._proposed)
+
+    def _proposed(self, session: Session, results: list[Any]) -> None:
+        proposed = self.found(session).proposed = results[1]
+        if proposed and session is self._context.session:
+            self._context.show_mode("adapted")
+            self._context.go_to(proposed[0])
+
+    def weigh(self) -> None:
+        """Measure all candidates on the slices that are called right."""
+        session = self._context.session
+        work = None if session is None or self._why_no_weigh(session) else self._work(session)
+        if session is not None and work is not None:
+            reviewed = dict(self._correct.reviewed(session))
+            make = partial(weigh_slices, work, reviewed, self.found(session).proposed)
+            ended = partial(self._weighed, reviewed=reviewed)
+            self._start(session, make, "Weighing", ended)
+
+    def _weighed(
+        self, session: Session, results: list[Any], reviewed: dict[int, np.ndarray]
+    ) -> None:
+        found = self.found(session)
+        _, found.weighing, found.choice = results
+        found.reviewed, found.used = reviewed, False
+        if session is self._context.session:
+            self._show_picture(session)
+            self.weighed.emit()
+
+    def use(self) -> None:
+        """Have the choice take the place of the masks after, where nobody has said anything."""
+        session = self._context.session
+        work = None if session is None or self._why_no_use(session) else self._work(session)
+        if session is not None and work is not None:
+            # What was drawn is on the disk before anything beside it changes.
+            problem = self._context.save_drawings()
+            if problem:
+                self._context.fail(problem)
+                return
+            found = replace(self.found(session))
+            make = partial(choose_masks, work, found, self._targets(session))
+            ended = partial(self._used, found=found, step=session.run.taken)
+            self._start(session, make, "Using what your slices say", ended, kind="masks")
+
+    def _used(self, session: Session, results: list[Any], found: Found, step: int | None) -> None:
+        after: Changed = results[0]
+        now_at = step_in_use(session.run)
+        before = self._put(session, after, now_at)
+        self.found(session).used = True
+        back = partial(self._change, session, found, before, step, used=False)
+        again = partial(self._change, session, found, after, now_at, used=True)
+        self._context.undo.push(
+            Undoable(
+                f"using the choice of {counted(len(found.reviewed), session.scan.noun)}",
+                back,
+                again,
+                owner=session,
+                why_not=self._why_busy,
+            )
+        )
+        session.note = f"Chosen masks are in use on {session.scan.counts(len(after.masks))}."
+        session.note_tone = "good"
+
+    def _why_busy(self) -> str:
+        return _BUSY if self._context.busy else ""
+
+    def _change(
+        self, session: Session, found: Found, changed: Changed, step: int | None, *, used: bool
+    ) -> None:
+        """Take the choice back, or use it again."""
+        make = partial(change_back, found, session.run, changed, step, used)
+        ended = partial(self._changed, step=step, used=used)
+        self._start(session, make, "Changing the masks", ended, kind="masks")
+
+    def _changed(
+        self, session: Session, results: list[Any], step: int | None, *, used: bool
+    ) -> None:
+        self._put(session, results[0], step)
+        self.found(session).used = used
+        session.note = "" if used else "The masks after are as they were."
+
+    def _put(self, session: Session, changed: Changed, step: int | None) -> Changed:
+        """Put masks in place where nobody has drawn; returns those that were there.
+
+        ``step``: with which the run keeps them now; None: it is its own result.
+        """
+        scan, adapted = session.scan, session.adapted
+        stack = adapted.stack
+        before = Changed(
+            {i: np.array(scan.get_mask(stack, i)) for i in changed.masks},
+            {i: session.flags.get(i, ()) for i in changed.masks},
+        )
+        session.hide_difference()
+        for index, mask in changed.masks.items():
+            if adapted.drawn_on(index):  # since: the drawing stays, over the other mask
+                scan.put_mask(stack, index, mask)
+            else:
+                session.put_adapted(index, mask)
+            session.flags[index] = changed.flags[index]
+        session.saved, session.taken_step = False, step
+        session.settle()
+        session.redraw()
+        session.masks_changed.emit(set(changed.masks))
+        for index in sorted(session.drawn_slices)[:1]:
+            # A drawing is kept with what it was drawn over, and that is another mask now.
+            session.drawn.emit(index)
+        return before
+
+    def _on_ended(self, kind: str, outcome: Outcome) -> None:
+        context, working = self._context, self._working
+        self._working = None
+        if working is not None and context.runner.session is working[0]:
+            session, note, ended = working
+            session.note = note
+            results = list(context.runner.results)
+            if results and isinstance(results[0], Pool):
+                self.found(session).pool = results[0]  # not to be made again
+            # Masks that are kept with the run are there, even if Cancel was pressed just then.
+            if outcome.kind == "done" or isinstance(next(iter(results), None), Changed):
+                ended(session, results)
+            elif outcome.kind == "cancelled":
+                context.say("Cancelled: nothing is changed.")
+            if session is context.session:
+                context.apply_plain_mode(session)
+                context.take_results()
+        elif kind == "adapt" and context.runner.session is not None:
+            found = self.found(context.runner.session)
+            found.weighing = found.choice = None
+            found.used = False
+        self._look_soon()
+
+    def _on_item(self, item: QListWidgetItem) -> None:
+        self._context.go_to(int(item.data(Qt.ItemDataRole.UserRole)))
+
+    # --- what is shown ---------------------------------------------------------------------------
+
+    def _look_soon(self, *_: object) -> None:
+        if not self._soon.isActive():
+            self._soon.start()
+
+    def refresh(self) -> None:
+        """Bring the section in line."""
+        session = self._context.session
+        there = session is not None and session.scan.n_slices >= FEWEST
+        self.setVisible(there and bool(session and session.adapted_slices))
+        noun = session.scan.noun if session is not None else "slice"
+        self.propose_button.setText(f"Propose {noun}s")
+        self.count.setSuffix(f" {noun}s")
+        done = len(self._correct.reviewed(session)) if session is not None else 0
+        self.weigh_button.setText(f"Weigh {counted(done, noun)}" if done else "Weigh")
+        self.use_button.setText(f"Use for the other {noun}s")
+        for made, reason, words in (
+            (
+                self.propose_button,
+                self._why_no_propose(session),
+                "Run other methods on the scan, from the model as it was trained, and find where "
+                "they differ most. The first time takes as long as these runs; nothing of yours "
+                "is changed.",
+            ),
+            (
+                self.weigh_button,
+                self._why_no_weigh(session),
+                f"Compare all methods with your masks on the {noun}s that you call right.",
+            ),
+            (
+                self.use_button,
+                self._why_no_use(session),
+                f"Put the recommended masks on the {noun}s that you have neither reviewed, drawn "
+                "on nor decided. Undo takes it back.",
+            ),
+        ):
+            made.setEnabled(not reason)
+            made.setToolTip(tip(reason or words))
+        if session is not None:
+            self._show_list(session)
+            self.words.say(*self._sentence(session))
+            if self.found(session).weighing is not self.picture.weighing:
+                self._show_picture(session)
+        elif self.picture.weighing is not None:
+            self.picture.clear()
+
+    def _sentence(self, session: Session) -> tuple[str, str]:
+        found, noun = self.found(session), session.scan.noun
+        reviewed = self._correct.reviewed(session)
+        if found.choice is not None:
+            if self._stale(session):
+                return _CHANGED, "warning"
+            words = f"{'In use. ' if found.used else ''}{found.choice.words}"
+            left_out = found.pool.left_out if found.pool is not None else ""
+            return f"{words} {left_out}", "good" if found.choice.changes else ""
+        if not found.proposed and not reviewed:
+            return _ABOUT, ""
+        left = [i for i in found.proposed if i not in reviewed]
+        if not left:
+            return f"{counted(len(reviewed), noun)} reviewed: weigh, or review more.", ""
+        return (
+            f"Go to each {noun}, correct what is wrong, and tick “This {noun} is right now”: "
+            f"{len(left)} to go.",
+            "",
+        )
+
+    def _show_list(self, session: Session) -> None:
+        reviewed, found = self._correct.reviewed(session), self.found(session)
+        lines = []
+        for index in sorted({*reviewed, *found.proposed}):
+            sign = "✓" if index in reviewed else "○"
+            lines.append((index, f"{sign}  {session.scan.slice_name(index)}"))
+        self.list.setVisible(bool(lines))
+        shown = [self.list.item(n) for n in range(self.list.count())]
+        if [item.text() for item in shown if item is not None] == [text for _, text in lines]:
+            return
+        self.list.clear()
+        for index, text in lines:
+            item = QListWidgetItem(text)
+            item.setData(Qt.ItemDataRole.UserRole, index)
+            self.list.addItem(item)
+
+    def _show_picture(self, session: Session) -> None:
+        found = self.found(session)
+        self.picture.show_weighing(found.weighing, found.choice, session.card, session.scan)
+
+    def _show_theme(self, colours: ThemeColours) -> None:
+        self.picture.colours = colours
+        self.picture.update()

@@ -1,0 +1,274 @@
+"""What the jobs of a weighing do: make candidates, propose slices, weigh, take the choice over.
+
+Without Qt; see `napari_grata.widgets.tasks`. What the user calls right comes to `weigh_slices`
+alone, when all candidates are finished.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_grata.adaptation.run_files import now
+from napari_grata.adaptation.settings import preset
+from napari_grata.review.candidates import SOURCE, USUAL, Candidate, CandidateRuns
+from napari_grata.review.choice_record import record_choice
+from napari_grata.review.choosing import Choice, Weighing, chosen_masks, recommend, weigh_stepwise
+from napari_grata.review.proposing import propose
+from napari_grata.scans.files import FileError, write_json
+from napari_grata.widgets import tasks
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.records import Flag
+    from napari_grata.adaptation.run import AdaptationRun
+    from napari_grata.widgets.session import Session
+
+RECORD_FILE = "choice.json"
+AT_HAND = "at-hand"
+_TAUGHT = "The run at hand learned from your corrections, so it is not weighed against them."
+Masks = Mapping[int, np.ndarray]
+
+
+@dataclass
+class Pool:
+    """All candidates of a session, finished; their runs stay open for their probabilities.
+
+    Attributes
+    ----------
+    slices : tuple of int
+    region : (row0, col0, row1, col1) or None
+    segmenter : Segmenter
+    runs : CandidateRuns
+    at_hand : AdaptationRun or None
+        The run whose masks are among the candidates, or were left out.
+    candidates : list of Candidate
+    left_out : str
+        Why the run at hand is not among them, if that has to be said.
+    """
+
+    slices: tuple[int, ...]
+    region: tasks.Region | None
+    segmenter: Any
+    runs: CandidateRuns
+    at_hand: AdaptationRun | None
+    candidates: list[Candidate]
+    left_out: str = ""
+
+
+@dataclass
+class Found:
+    """What is known of a session so far.
+
+    Attributes
+    ----------
+    proposed : list of int
+        Slices to look at.
+    pool : Pool or None
+    weighing : Weighing or None
+    choice : Choice or None
+    reviewed : dict of int to ndarray
+        The masks that were weighed with.
+    used : bool
+        Whether the choice is in use.
+    """
+
+    proposed: list[int] = field(default_factory=list)
+    pool: Pool | None = None
+    weighing: Weighing | None = None
+    choice: Choice | None = None
+    reviewed: dict[int, np.ndarray] = field(default_factory=dict)
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job works on, captured when it begins."""
+
+    engine: tasks.Engine
+    model: Path
+    device: str
+    session: Session
+    slices: tuple[int, ...]
+    abandoned: threading.Event
+    pool: Pool | None
+
+    def pooled(self) -> Generator[Any, None, Pool]:
+        """Return the candidates; those that are there from before are not made again."""
+        session, pool = self.session, self.pool
+        if pool is None or (pool.slices, pool.region) != (self.slices, session.region):
+            pool = yield from self._made()
+        if pool.at_hand is not session.run:
+            pool = self._with_run_at_hand(pool)
+        return pool
+
+    def _made(self) -> Generator[Any, None, Pool]:
+        if not self.engine.holds(self.model, self.device):
+            yield tasks.Stage("Loading the model …")
+        segmenter = self.engine.get(self.model, self.device)
+        yield tasks.Stage("Trying what could be better …")
+        session, names = self.session, (SOURCE, *USUAL)
+        # From the source model each time, and without any correction: what the user says is right
+        # must not have taught what is weighed against it.
+        runs = CandidateRuns(
+            segmenter,
+            session.scan,
+            USUAL,
+            slices=list(self.slices),
+            region=session.region,
+            source_masks=session.source_masks(self.slices, session.region),
+            seed=session.run.settings.seed,
+        )
+        records: Any = runs.records()
+        finished = False
+        try:
+            for done, _ in enumerate(records, 1):
+                name = names[min(len(runs.candidates), len(names) - 1)]
+                yield tasks.Progress(f"Trying {preset(name).title}", done, runs.total)
+            finished = not self.abandoned.is_set()
+        finally:
+            records.close()
+            if not finished:
+                runs.close()
+        for text in runs.notices:
+            yield tasks.Notice(text)
+        found = [
+            replace(one, title="Mask before") if one.name == SOURCE else one
+            for one in runs.candidates
+        ]
+        return Pool(self.slices, session.region, segmenter, runs, None, found)
+
+    def _with_run_at_hand(self, pool: Pool) -> Pool:
+        """Add the masks of the run at hand, unless a candidate is the same or it was taught."""
+        run, scan, stack = self.session.run, self.session.scan, self.session.adapted.stack
+        found = [one for one in pool.candidates if one.name != AT_HAND]
+        taught = bool(run.corrections.slices)
+        if not taught and not _usual(run):
+            # Without probabilities: those of a run that stands elsewhere fit other masks.
+            masks = {i: np.array(scan.get_mask(stack, i), dtype=np.uint8) for i in self.slices}
+            found.append(Candidate(AT_HAND, "Run at hand", masks, region=pool.region))
+        return replace(pool, at_hand=run, candidates=found, left_out=_TAUGHT if taught else "")
+
+
+def _usual(run: AdaptationRun) -> bool:
+    """Return whether a run is one of those that are made in any case."""
+    as_planned = run.taken is None and run.cut is None and not run.continued
+    return as_planned and any(
+        run.settings == preset(name).settings.but(seed=run.settings.seed) for name in USUAL
+    )
+
+
+def propose_slices(work: Work, count: int, leave_out: set[int]) -> Iterator[Any]:
+    """Make the candidates and yield them with the slices to look at."""
+    with tasks.leave_room_for_the_interface():
+        pool = yield from work.pooled()
+        yield pool
+        yield tasks.Stage("Looking where they differ …")
+        scan = work.session.scan
+        yield propose(
+            work.session.card, pool.candidates, count, stack=scan.is_stack, leave_out=leave_out
+        )
+
+
+def weigh_slices(work: Work, reviewed: Masks, proposed: list[int]) -> Iterator[Any]:
+    """Weigh the candidates on reviewed masks; yields them, the weighing and what it comes to."""
+    with tasks.leave_room_for_the_interface():
+        pool = yield from work.pooled()
+        yield pool
+        session = work.session
+        steps = weigh_stepwise(
+            pool.segmenter, pool.candidates, reviewed, stack=session.scan.is_stack
+        )
+        while True:
+            try:
+                yield tasks.Progress("Weighing", *next(steps))
+            except StopIteration as stop:
+                weighing: Weighing = stop.value
+                break
+        choice = recommend(weighing)
+        yield from _write(session.run, Found(proposed, pool, weighing, choice), [])
+        yield weighing
+        yield choice
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Masks after that take the place of others, with their flags."""
+
+    masks: Masks
+    flags: Mapping[int, tuple[Flag, ...]]
+
+
+def choose_masks(work: Work, found: Found, slices: list[int]) -> Iterator[Any]:
+    """Make the masks as chosen, keep them with the run, and yield them."""
+    session, pool = work.session, work.pool
+    assert pool is not None
+    assert found.choice is not None
+    masks: dict[int, np.ndarray] = {}
+    flags: dict[int, tuple[Flag, ...]] = {}
+    with tasks.leave_room_for_the_interface():
+        stream = chosen_masks(pool.segmenter, found.choice, pool.candidates, slices)
+        for done, (index, mask) in enumerate(stream, 1):
+            masks[index] = mask
+            flags[index] = session.flag(index, pool.candidates[0].masks[index], mask)
+            yield tasks.Progress("Taking over", done, len(slices))
+    changed = Changed(masks, flags)
+    _keep(session.run, changed, step_in_use(session.run))
+    told = list(_write(session.run, found, slices))
+    yield changed
+    yield from told
+
+
+def change_back(
+    found: Found, run: AdaptationRun, changed: Changed, step: int | None, used: bool
+) -> Iterator[Any]:
+    """Take a choice back, or use it again (``used``); ``step`` None: the run's own result."""
+    yield tasks.Stage("Changing the masks …")
+    _keep(run, changed, step)
+    told = list(_write(run, found, sorted(changed.masks) if used else []))
+    yield changed
+    yield from told
+
+
+def step_in_use(run: AdaptationRun) -> int:
+    return run.step if run.taken is None else run.taken
+
+
+def _keep(run: AdaptationRun, changed: Changed, step: int | None) -> None:
+    """Keep masks as the run's result, so that they come back with it."""
+    masks = {**run.adapted_masks, **changed.masks}
+    if step is None and run.settings.learns:
+        run.rollback(run.past.last_step)
+    else:
+        run.take(run.step if step is None else step, masks)
+
+
+def _write(run: AdaptationRun, found: Found, used: list[int]) -> Iterator[tasks.Notice]:
+    """Keep a weighing in the run's folder, if it has one, as `read_choice` reads it.
+
+    ``used``: the slices on which the choice is in use. What fails is said, no more: the masks are
+    kept by the run itself.
+    """
+    if run.folder is None or found.weighing is None:
+        return
+    names = {row.candidate for row in found.weighing.rows}
+    settings = {name: preset(name).settings for name in (SOURCE, *USUAL)}
+    settings = {name: one.but(seed=run.settings.seed) for name, one in settings.items()}
+    settings[AT_HAND] = run.settings
+    record = record_choice(
+        run.segmenter.card,
+        run.scan,
+        found.weighing,
+        {name: one for name, one in settings.items() if name in names},
+        found.choice,
+    )
+    more = {"time": now(), "proposed": found.proposed, "used_on": used}
+    try:
+        write_json(run.folder / RECORD_FILE, {**record.to_dict(), **more})
+    except (FileError, ValueError) as error:
+        why = getattr(error, "what", None) or error
+        yield tasks.Notice(f"The weighing could not be kept with the run: {why}.")

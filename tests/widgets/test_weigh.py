@@ -1,0 +1,352 @@
+"""A few reviewed slices decide: proposed, called right, weighed, used for the others, undone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+
+from napari_grata.adaptation.settings import preset
+from napari_grata.scans.files import read_json
+from napari_grata.widgets.state import Step
+from napari_grata.widgets.weigh_picture import points, ticks
+from napari_grata.widgets.weigh_tasks import RECORD_FILE
+
+Start = Callable[..., Any]
+BETTER = "as-published"
+
+
+class Reviewer:
+    """A user who has adapted, and knows how it should be: as one of the candidates says."""
+
+    def __init__(self, user: Any) -> None:
+        self.user, self.weigh, self.correct = user, user.dock.weigh, user.dock.correct
+        user.adapt()
+        user.decisions_are_known()
+
+    @property
+    def found(self) -> Any:
+        return self.weigh.found(self.user.session)
+
+    def propose(self) -> list[int]:
+        self.user.press(self.weigh.propose_button)
+        self.user.finish()
+        assert not self.user.context.problem, self.user.context.problem
+        return list(self.found.proposed)
+
+    def candidate(self, name: str) -> Any:
+        return next(one for one in self.found.pool.candidates if one.name == name)
+
+    def draw(self, index: int, mask: np.ndarray) -> None:
+        """Draw a whole mask."""
+        user = self.user
+        user.context.go_to(index)
+        layer = user.session.adapted.layer
+        data = np.array(layer.data)
+        user.context.scan.put_mask(data, index, mask)
+        layer.data = data
+        user.settle()
+
+    def confirm(self, index: int) -> None:
+        self.user.context.go_to(index)
+        self.user.settle()
+        self.user.press(self.correct.right)
+        assert index in self.correct.reviewed(self.user.session)
+
+    def review_as(self, name: str, slices: list[int]) -> None:
+        for index in slices:
+            self.draw(index, self.candidate(name).masks[index])
+            self.confirm(index)
+
+    def press(self, button: Any) -> None:
+        self.user.press(button)
+        self.user.finish()
+        assert not self.user.context.problem, self.user.context.problem
+
+    def shown(self) -> dict[int, np.ndarray]:
+        session = self.user.session
+        stack = session.adapted.as_shown()
+        return {i: session.scan.get_mask(stack, i) for i in sorted(session.adapted_slices)}
+
+
+@pytest.fixture
+def review(start: Start, volume: Path) -> Callable[..., Reviewer]:
+    """Return a function that opens an adapted volume of which the user will review slices."""
+
+    def make(**changes: Any) -> Reviewer:
+        return Reviewer(start(volume, **changes))
+
+    return make
+
+
+def test_slices_are_proposed_and_nothing_of_the_users_is_touched(
+    review: Callable[..., Reviewer], qtbot: Any
+) -> None:
+    one = review()
+    user, weigh = one.user, one.weigh
+    assert user.dock.steps[Step.CORRECT].is_open
+    assert not weigh.fold.isExpanded()
+    user.paint(2, 5, 5, value=2)
+    before, run = one.shown(), user.session.run
+    weigh.propose()
+    assert user.dock.steps[Step.CORRECT].is_open
+    user.finish()
+    proposed = one.found.proposed
+    assert len(proposed) == 3
+    assert [weigh.list.item(n).text()[3:] for n in range(3)] == [
+        user.context.scan.slice_name(index) for index in proposed
+    ]
+    assert user.context.in_view() == proposed[0]
+    weigh.list.itemClicked.emit(weigh.list.item(2))
+    assert user.context.in_view() == proposed[2]
+    after = one.shown()
+    assert all(np.array_equal(before[index], after[index]) for index in before)
+    assert user.session.run is run
+    assert user.session.drawn_slices == {2}
+    # What was painted is in no candidate: each began with the source model and saw no label.
+    for candidate in one.found.pool.candidates:
+        assert candidate.masks[2][5, 5] == 0
+        assert not candidate.taught_by
+    assert all(not each.corrections.slices for each in one.found.pool.runs._runs)
+
+
+def test_a_slice_called_right_is_so_until_it_is_drawn_on(review: Callable[..., Reviewer]) -> None:
+    one = review()
+    user = one.user
+    user.context.go_to(1)
+    user.context.show_mode("source")
+    user.settle()
+    assert not one.correct.right.isEnabled()  # the mask before is in view, not what is called right
+    user.context.show_mode("adapted")
+    user.settle()
+    one.confirm(1)
+    user.context.go_to(4)
+    user.settle()
+    assert 1 in one.correct.reviewed(user.session)
+    assert "at least 2" in one.weigh.weigh_button.toolTip()
+    # Another run: what was called right is shown, and is right, all the same.
+    user.paint(3, 20, 20, value=2)
+    one.confirm(3)
+    right = one.shown()
+    user.adapt()
+    assert one.correct.reviewed(user.session).keys() == {1, 3}
+    assert np.array_equal(one.shown()[3], right[3])
+    assert 3 in user.session.drawn_slices
+    assert user.context.save_drawings() == ""
+    user.paint(3, 5, 5)
+    user.paint(1, 5, 5, value=2)
+    assert not one.correct.reviewed(user.session)
+    assert not one.correct.right.isChecked()
+    assert user.context.scan.slice_name(1) in user.dock.hint.said()
+
+
+def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
+    review: Callable[..., Reviewer], tmp_path: Path
+) -> None:
+    from napari_grata.adaptation import reopen
+
+    one = review()
+    user, weigh, session = one.user, one.weigh, one.user.session
+    user.context.run_parent = str(tmp_path / "runs")
+    user.context.choose_settings("careful", preset("careful").settings)
+    user.adapt()
+    one.propose()
+    reviewed = [0, 3, 5]
+    one.review_as(BETTER, reviewed)
+    user.paint(1, 5, 5, value=2)
+    user.context.go_to(2)
+    user.do("accept")
+    before = one.shown()
+    assert not weigh.use_button.isEnabled()
+    one.press(weigh.weigh_button)
+    choice = one.found.choice
+    assert choice.changes
+    assert weigh.words.said().startswith("Recommended. disc")
+    now = one.shown()
+    assert all(np.array_equal(now[i], before[i]) for i in now)  # nothing without a click
+    kept = read_json(session.run.folder / RECORD_FILE)
+    assert kept["weighing"]["slices"] == reviewed
+    assert kept["used_on"] == []
+
+    one.press(weigh.use_button)
+    after = one.shown()
+    assert [i for i in after if not np.array_equal(after[i], before[i])] == [4]
+    pick = next(pick for pick in choice.picks if pick.structure == "disc")
+    disc = one.candidate(pick.candidate).masks[4] > 0
+    assert np.array_equal(after[4] > 0, disc)
+    assert user.context.decision_marks == {2: "✓"}  # its mask is the one decided on
+    assert read_json(session.run.folder / RECORD_FILE)["used_on"] == [4]
+    saved = reopen(session.run.folder, user.context.scan)
+    assert np.array_equal(saved.adapted_masks[4], after[4])
+    saved.close()
+    assert "In use" in weigh.use_button.toolTip()
+
+    user.do("undo")
+    user.finish()
+    again = one.shown()
+    assert all(np.array_equal(again[i], before[i]) for i in again)
+    saved = reopen(session.run.folder, user.context.scan)
+    assert saved.taken is None
+    assert np.array_equal(saved.adapted_masks[4], before[4])
+    saved.close()
+    user.do("redo")
+    user.finish()
+    assert np.array_equal(one.shown()[4], after[4])
+
+    # What is painted since is left alone, whatever becomes of the mask below it.
+    user.paint(4, 5, 5, value=2)
+    painted = one.shown()
+    user.do("undo")
+    user.finish()
+    again = one.shown()
+    assert np.array_equal(again[4], painted[4])
+    assert 4 in session.drawn_slices
+    assert np.array_equal(session.scan.get_mask(session.adapted.stack, 4), before[4])
+    assert user.context.save_drawings() == ""
+
+
+def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "list"
+    folder.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(volume, folder / f"{name}.nii.gz")
+    user = start()
+    user.context.choose_settings("careful", preset("careful").settings)
+    cases = user.dock.cases
+
+    def come_to(key: str) -> None:
+        user.wait(lambda: cases.current.key == key and cases._wanted is None, 30)
+        user.wait(lambda: user.dock.decide.decisions.place is not None, 30)
+        user.settle()
+
+    cases.open_list([str(folder)])
+    come_to("case-0001")
+    one = Reviewer(user)
+    one.propose()
+    one.review_as(BETTER, [0, 3, 5])
+    one.press(one.weigh.weigh_button)
+    one.press(one.weigh.use_button)
+    chosen = one.shown()
+    user.do("next_case")
+    come_to("case-0002")
+    assert one.weigh.picture.weighing is None
+    user.do("previous_case")
+    come_to("case-0001")
+    user.wait(lambda: user.session is not None and user.session.drawn_slices, 30)
+    back = one.shown()
+    assert all(np.array_equal(back[index], chosen[index]) for index in chosen)
+    user.wait(lambda: not (cases.queue.busy or cases.runs.busy or cases.prefetch.queue.busy), 30)
+
+
+def test_where_nothing_is_better_the_mask_before_stays_and_it_is_said(
+    review: Callable[..., Reviewer],
+) -> None:
+    one = review()
+    one.propose()
+    one.review_as("source", [1, 3, 4])
+    one.press(one.weigh.weigh_button)
+    assert not one.found.choice.changes
+    assert "not show that anything is better" in one.weigh.words.said()
+    assert not one.weigh.use_button.isEnabled()
+    assert "Nothing is recommended" in one.weigh.use_button.toolTip()
+    # Another stroke, and what was weighed counts no more.
+    one.user.paint(3, 5, 5, value=2)
+    assert "weigh again" in one.weigh.words.said()
+
+
+def test_a_decided_case_is_not_touched(review: Callable[..., Reviewer]) -> None:
+    one = review()
+    user = one.user
+    one.propose()
+    one.review_as(BETTER, [0, 3, 5])
+    one.press(one.weigh.weigh_button)
+    assert one.weigh.use_button.isEnabled()
+    user.dock.decide.scope.setCurrentIndex(1)
+    user.do("accept")
+    assert not one.weigh.use_button.isEnabled()
+    assert "decided" in one.weigh.use_button.toolTip()
+
+
+def test_cancelled_or_left_nothing_lands_elsewhere(
+    review: Callable[..., Reviewer], volume: Path
+) -> None:
+    one = review()
+    user, first = one.user, one.user.session
+    before = one.shown()
+    one.weigh.propose()
+    user.context.runner.cancel()
+    user.finish()
+    assert one.found.pool is None
+    assert not one.found.proposed
+    assert one.weigh.propose_button.isEnabled()
+    one.weigh.propose()
+    user.viewer.add_image(np.zeros((4, 32, 32), np.float32), name="another")
+    user.settle()
+    assert user.session is not first
+    user.finish()
+    assert len(one.weigh.found(first).proposed) == 3
+    assert user.session is None or not one.weigh.found(user.session).proposed
+    shown = first.adapted.as_shown()
+    assert all(np.array_equal(first.scan.get_mask(shown, i), before[i]) for i in before)
+
+
+def test_a_run_that_learned_from_corrections_is_left_out(review: Callable[..., Reviewer]) -> None:
+    one = review()
+    user = one.user
+    user.paint(2, 20, 20, value=2)
+    user.press(one.correct.teach_button)
+    user.finish()
+    assert user.session.run.corrections.slices
+    one.propose()
+    names = [candidate.name for candidate in one.found.pool.candidates]
+    assert "at-hand" not in names
+    assert "source" in names
+    for index in (0, 3):
+        one.confirm(index)
+    one.press(one.weigh.weigh_button)
+    assert "learned from your corrections" in one.weigh.words.said()
+
+
+def test_the_picture_says_what_lies_under_the_mouse_and_a_click_goes_there(
+    review: Callable[..., Reviewer], qtbot: Any
+) -> None:
+    one = review()
+    user, picture = one.user, one.weigh.picture
+    one.propose()
+    one.review_as(BETTER, [0, 3, 5])
+    one.press(one.weigh.weigh_button)
+    tabs = user.dock.timeline.tabs
+    assert tabs.tabText(tabs.currentIndex()) == "Weighing"
+    images = []
+    for theme in ("dark", "light"):
+        user.viewer.theme = theme
+        picture.resize(640, 160)
+        images.append(picture.grab().toImage())
+    assert images[0] != images[1]
+    dots = [spot for spot in picture.spots() if spot[1] is not None]
+    assert {slice_index for _, slice_index, _ in dots} == {0, 3, 5}
+    place, index, words = next(spot for spot in dots if spot[1] == 3 and "Careful" in spot[2])
+    assert user.context.scan.slice_name(3) in words
+    assert "over the mask before" in words
+    user.context.go_to(1)
+    qtbot.mouseClick(
+        picture,
+        Qt.MouseButton.LeftButton,
+        pos=QPoint(int(place.center().x()), int(place.center().y())),
+    )
+    assert user.context.in_view() == index
+    rows = [words for _, index, words in picture.spots() if index is None]
+    assert any("expected on the other slices" in words for words in rows)
+
+
+def test_axis_and_figures() -> None:
+    assert ticks(-4.2, 4.2, 5) == [-4, -2, 0, 2, 4]
+    assert 0 in ticks(-130, 20, 4)
+    assert points(0.0141) == "+1.4"
+    assert points(-0.0141) == "−1.4"
+    assert points(-0.0001) == "0.0"
