@@ -362,7 +362,7 @@ class WeighSection(QWidget):
             else:
                 session.put_adapted(index, mask)
             session.flags[index] = changed.flags[index]
-        session.saved, session.taken_step = False, step
+        session.saved, session.taken_step = "", step
         session.settle()
         session.redraw()
         session.masks_changed.emit(set(changed.masks))
