@@ -13,7 +13,7 @@ from torch import nn
 from napari_grata.scans import open_scan, scan_from_array
 from napari_grata.segmenters import Segmenter, Structure, load_segmenter
 from napari_grata.segmenters.extent import Extent, anchor, implausible
-from napari_grata.segmenters.framing import find_frame
+from napari_grata.segmenters.framing import find_frame, home_steadiness
 from tools.generators.discs import EYE, USUAL, Bright, photograph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +71,22 @@ def test_what_follows_the_frame_is_not_believed() -> None:
     assert (found.region, found.settled) == (None, False)
     assert "follows the frame" in found.words
     assert found.words.endswith("Draw a region.")
+
+
+def test_a_model_that_knows_its_own_frame_alone_is_held_to_what_its_card_says() -> None:
+    """Of the first look alone: what only a search finds has to be surer."""
+    extent, wide = EYE.extents[0], photograph((200, 200), (100, 100), 50)
+    habit = eye(Expecting())
+    steady = home_steadiness(habit, [photograph((100, 100), (50, 50), 60)])
+    assert steady is not None
+    assert 0.4 < steady < 0.75
+    home = replace(extent, steadiness=steady)
+    fits = find_frame(eye(Expecting(), extents=(home,)), wide)
+    assert (fits.region, fits.settled) == (None, True)
+    # As steady as any model is: what is believed of others is enough of it too.
+    sure = find_frame(eye(extents=(replace(extent, steadiness=0.99),)), wide)
+    assert sure.settled
+    assert sure.region is not None
 
 
 def test_where_nothing_is_found_the_whole_picture_is_read_and_it_is_said() -> None:

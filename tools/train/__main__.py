@@ -20,7 +20,7 @@ from napari_grata.scans import open_scan
 from napari_grata.segmenters import find_model, load_card, load_segmenter, write_card
 from napari_grata.segmenters.extent import measure_extents
 from tools.train.data import find_cases, labelled_scans, split_cases
-from tools.train.evaluate import evaluate
+from tools.train.evaluate import evaluate, write_steadiness
 from tools.train.loop import Progress, train
 from tools.train.recipes import RECIPES, home_scans
 
@@ -87,7 +87,7 @@ def extent(
     hint: Annotated[str, typer.Option(help="what to do where a structure is otherwise")] = "",
     seed: Seed = 0,
 ) -> None:
-    """Measure extent, place and shape of the structures in the training masks; into the card.
+    """Measure the structures' extent, place, shape and steadiness in training; into the card.
 
     Takes the training cases of a bundled model's recipe; for any other model, images/ and masks/
     of the folder, with the values of its card in the masks.
@@ -104,6 +104,7 @@ def extent(
         cases = find_cases(data, "")
     extents = measure_extents(card, labelled_scans(cases, labels), hint)
     write_card(folder, replace(card, extents=extents))
+    write_steadiness(folder, cases)
     for each in extents:
         typer.echo(f"{each.structure}: {each.cases} cases")
     typer.echo(f"written to {folder}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_grata.evaluation.metrics import dice
-from napari_grata.segmenters.card import Card, load_card, structure_mask
+from napari_grata.segmenters.card import Card, load_card, structure_mask, write_card
+from napari_grata.segmenters.extent import anchor
 
 from .data import LabelledCase, find_cases, labelled_scans, split_cases
 
@@ -63,6 +65,24 @@ def evaluate_model(
                     100 * dice(f, t) for f, t in zip(found, true, strict=True) if t.sum() >= 20
                 ]
     return [_row(card, name, by_case[name], by_slice[name]) for name in by_case]
+
+
+def write_steadiness(model: str | Path, cases: Sequence[LabelledCase]) -> None:
+    """Write into a model's card how steady its own pictures are; see `framing`.
+
+    Nothing changes for volumes, and for models that cannot be framed.
+    """
+    from napari_grata.scans import open_scan
+    from napari_grata.segmenters.framing import home_steadiness
+    from napari_grata.segmenters.segmenter import load_segmenter
+
+    segmenter = load_segmenter(str(model), device="cpu")
+    card, known = segmenter.card, anchor(segmenter.card)
+    steady = home_steadiness(segmenter, (open_scan(case.image) for case in cases))
+    if known is not None and steady is not None:
+        measured = replace(known, steadiness=float(f"{steady:.4g}"))
+        extents = tuple(measured if one == known else one for one in card.extents)
+        write_card(Path(model), replace(card, extents=extents))
 
 
 def _row(card: Card, name: str, cases: list[float], slices: list[float]) -> dict[str, Any]:

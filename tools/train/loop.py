@@ -26,7 +26,7 @@ from .data import (
     labelled_scans,
     split_cases,
 )
-from .evaluate import evaluate_model
+from .evaluate import evaluate_model, write_steadiness
 from .recipes import Recipe, find_recipe
 
 
@@ -125,6 +125,7 @@ def train(
     _write(
         replace(recipe, card=replace(recipe.card, extents=extents)), network, held_out, out, command
     )
+    write_steadiness(out, cases)
     for file in checkpoint.iterdir():
         file.unlink()
     checkpoint.rmdir()
