@@ -136,7 +136,7 @@ def _memory_ran_out(error: Exception) -> bool:
     """Whether an error says so, also one of PyTorch, if that was loaded at all."""
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from napari_grata.segmenters.segmenter import is_out_of_memory
+    from napari_grata.segmenters.devices import is_out_of_memory
 
     return is_out_of_memory(error)
 

@@ -121,7 +121,7 @@ def framed(image: torch.Tensor, frame: tuple[int, int]) -> torch.Tensor:
 
 
 def _pass(segmenter: Segmenter, image: torch.Tensor) -> dict[str, LayerStatistics]:
-    from napari_grata.segmenters.segmenter import is_out_of_memory
+    from napari_grata.segmenters.devices import is_out_of_memory
 
     try:
         with torch.inference_mode(), _listening(segmenter.network) as heard:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as fn
 
-from napari_grata.segmenters.segmenter import OutOfMemoryError, is_out_of_memory
+from napari_grata.segmenters.devices import is_out_of_memory
+from napari_grata.segmenters.segmenter import OutOfMemoryError
 
 from .corrections import Corrections
 from .methods.base import Method, Output, Snapshot, StepRecord, method_for

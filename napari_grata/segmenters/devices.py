@@ -183,3 +183,14 @@ def _choice(choices: list[DeviceChoice], key: str) -> DeviceChoice:
 def size_words(n_bytes: float) -> str:
     """Say an amount of memory: ``"22.1 GB"``."""
     return f"{n_bytes / 1e9:.1f} GB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a device's or the machine's memory ran out."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    said = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    return any(words in text for words in said)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .card import Card, CardError
 from .card_fields import shortened
+from .devices import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +82,8 @@ def build_network(card: Card) -> nn.Module:
     except ImportError as error:
         raise CardError(f"The network of {card.name!r} cannot be built: {error}") from error
     except Exception as error:  # of a function that we do not know, whatever it meets
+        if is_out_of_memory(error):
+            raise
         raise CardError(
             f"The card of {card.name!r} gives {card.architecture!r} arguments that it does not "
             f"take: {str(error)[:300]}"
@@ -114,6 +117,8 @@ def check_answer(card: Card, network: nn.Module) -> None:
         with torch.inference_mode():
             answer: Any = network(torch.zeros(1, card.channels, rows, columns))
     except Exception as error:  # of code that we do not know, whatever it meets
+        if is_out_of_memory(error):
+            raise
         raise CardError(
             f"The network of {card.name!r} does not take a picture of {card.channels} × {rows} × "
             f"{columns} (channels, rows, columns), as its card says: {_last_line(error)}"

@@ -17,7 +17,7 @@ from torch import nn
 
 from . import preprocessing
 from .card import CARD_FILE, Card, ModelError
-from .devices import free_bytes, lay_out, resolve_device, size_words
+from .devices import free_bytes, is_out_of_memory, lay_out, resolve_device, size_words
 from .loaders import loader_for, model_path
 from .preprocessing import Frame, PredictionError, Prepared, Region, frame_for
 from .registry import find_model
@@ -307,14 +307,6 @@ def _copy_on(network: nn.Module, device: torch.device) -> nn.Module:
             there = nn.Parameter(there, requires_grad=tensor.requires_grad)
         moved[id(tensor)] = there
     return copy.deepcopy(network, moved)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device's or the machine's memory ran out."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "alloc_failed" in text
 
 
 def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Segmenter:

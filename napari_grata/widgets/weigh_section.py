@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from qtpy.QtCore import Qt, QTimer, Signal
@@ -40,9 +41,6 @@ from napari_grata.widgets.weigh_tasks import (
     weigh_slices,
 )
 
-if TYPE_CHECKING:
-    from napari_grata.widgets.correct_section import CorrectSection
-
 TITLE = "A few reviewed slices decide"
 _BUSY = "A run is going on; wait for its end, or cancel it."
 _NO_MASK = "Adapt first: then there is something to weigh."
@@ -51,6 +49,15 @@ _ABOUT = (
     "is better than the mask before."
 )
 _CHANGED = "Your reviewed slices are others than those weighed: weigh again."
+
+
+class Reviewer(Protocol):
+    """What knows which masks the user calls right."""
+
+    right_changed: Any
+
+    def reviewed(self, session: Session) -> Mapping[int, np.ndarray]:
+        """Return the masks that the user calls right, (H, W) label maps by slice."""
 
 
 class WeighSection(QWidget):
@@ -73,9 +80,7 @@ class WeighSection(QWidget):
     weighed = Signal()
     unfolded = Signal(bool)
 
-    def __init__(
-        self, context: Context, correct: CorrectSection, parent: QWidget | None = None
-    ) -> None:
+    def __init__(self, context: Context, correct: Reviewer, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context, self._correct = context, correct
         self._found: weakref.WeakKeyDictionary[Session, Found] = weakref.WeakKeyDictionary()

@@ -61,7 +61,7 @@ def test_a_device_that_lacks_it_is_told_apart() -> None:
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [one for one in METHODS if METHODS[one].learns != "weights"])
 @pytest.mark.parametrize("name", ["careful", "as-published"])
 def test_predictions_are_close_to_those_in_float32(shipped, method: str, name: str) -> None:
     settings = PRESETS[name].settings.but(method=method)
