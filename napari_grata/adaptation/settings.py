@@ -141,6 +141,11 @@ class Settings:
         "(Decay of the teacher's running mean.)",
         between=(0, 0.9999),
     )
+    certain: bool = _setting(
+        True,
+        "Certain targets",
+        "The copy learns the mask that the views agree on, and not how sure they are of it.",
+    )
     batch: int = _setting(
         8,
         "Together",
@@ -442,7 +447,7 @@ _CHOSEN = (
         Settings(
             method="mean-teacher",
             blend=0.0,
-            learning_rate=5e-4,
+            learning_rate=1e-4,
             learning_rate_rule="fixed",
             passes=10,
             predict="final",

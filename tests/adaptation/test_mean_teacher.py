@@ -33,11 +33,20 @@ def toy() -> nn.Sequential:
     return network
 
 
-def test_a_step_is_that_of_adam_on_the_student_and_a_running_mean_for_the_teacher() -> None:
+@pytest.mark.parametrize("certain", [False, True])
+def test_a_step_is_that_of_adam_on_the_student_and_a_running_mean_for_the_teacher(
+    certain: bool,
+) -> None:
     """Views and the strong view change nothing here, so that the target is the teacher's answer."""
     x = torch.rand(4, 2, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     method = MeanTeacher(
-        toy(), 0.05, decay=0.6, blend=0.0, views=["identity"], strong_view=lambda x: 1 - x
+        toy(),
+        0.05,
+        decay=0.6,
+        certain=certain,
+        blend=0.0,
+        views=["identity"],
+        strong_view=lambda x: 1 - x,
     )
     theta = method.snapshot().theta.numpy()  # two weights, scale, shift
     teacher, student = theta.copy(), theta.copy()
@@ -55,6 +64,8 @@ def test_a_step_is_that_of_adam_on_the_student_and_a_running_mean_for_the_teache
 
     for step in (1, 2, 3):
         target = answer(teacher, data)
+        if certain:
+            target = (target >= 0.5).astype(float)
         gradients = []
         for half in (slice(0, 2), slice(2, 4)):
             moves = np.eye(4) * 1e-6
