@@ -251,7 +251,10 @@ def inspect(path: Path) -> PhotographInfo:
         return _inspect_tiff(path, size)
     with _guard("it cannot be read as a photograph", path), _open(path) as image:
         width, height = image.size
-        _check_pixels(height, width, len(image.getbands()), size, _MOST_PACKED, path)
+        # Bytes 24 and 25 of a PNG file: bits a sample, and its type of colour. Of masks it is 1.
+        bits = head[24] if image.format == "PNG" and 0 < head[24] < 8 else 8
+        pixel_bytes = len(image.getbands()) * bits / 8
+        _check_pixels(height, width, pixel_bytes, size, _MOST_PACKED, path)
         if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
             raise ScanError("it holds several pictures, one after another", path, _AS_RGB)
         orientation = _orientation(image)
@@ -261,7 +264,6 @@ def inspect(path: Path) -> PhotographInfo:
         raise ScanError(f"its colours are of a kind that is not read ({mode})", path, _AS_RGB)
     # 16-bit grey PNG files are "I" in older versions of Pillow.
     wide = mode.startswith("I")
-    # Bytes 24 and 25 of a PNG file: bits a sample, and its type of colour.
     narrowed = png and head[24] == 16 and not wide
     return PhotographInfo(
         path,

@@ -761,7 +761,7 @@ class Context(QObject):
             session.note_tone = ""
             session.note = f"Cancelled; {counted(len(done), session.scan.noun)} finished and kept."
         elif outcome.kind == "done" and kind == "adapt":
-            session.note, session.note_tone = self._result_words(session)
+            self._tell_result(session)
         if outcome.kind == "done" and self.runner.seconds_a_slice is not None:
             self.store.set_pace(self._pace_key(kind), self.runner.seconds_a_slice)
         if kind == "segment":
@@ -803,7 +803,18 @@ class Context(QObject):
     def describe_result(self, session: Session) -> None:
         """Say of a session what came of its adaptation."""
         if session.adapted_slices:
-            session.note, session.note_tone = self._result_words(session)
+            self._tell_result(session)
+
+    def _note(self, session: Session | None) -> str:
+        if session is None:
+            return ""
+        if session.note and session.note == session.result_note and session.can_compare:
+            self._tell_result(session)  # a correction may have changed what is flagged
+        return session.note
+
+    def _tell_result(self, session: Session) -> None:
+        session.note, session.note_tone = self._result_words(session)
+        session.result_note = session.note
 
     def _result_words(self, session: Session) -> tuple[str, str]:
         adapted = counted(len(session.adapted_slices), session.scan.noun)
@@ -876,7 +887,7 @@ class Context(QObject):
             cancelling=runner.cancelling,
             unfinished=self.unfinished(),
             problem=self.problem,
-            note=session.note if session is not None else "",
+            note=self._note(session),
             note_tone=session.note_tone if session is not None else "",
             decided=self.decided,
             done=self.done,

@@ -188,6 +188,8 @@ class Session(QObject):
         self.expected_steps: int | None = None
         self.busy = False
         self.note, self.note_tone = "", ""
+        # Words on what a run came to, which go on to tell how many slices are flagged.
+        self.result_note = ""
         self.saved = ""
         self.reopened: str | None = None
 

@@ -84,6 +84,14 @@ def test_palette_and_black_and_white_pictures_open(tmp_path, palette_grey):
     assert np.array_equal(open_scan(tmp_path / "eye.png").data, expected)
 
 
+def test_a_large_mask_of_one_bit_a_pixel_packs_well_and_is_whole(tmp_path):
+    mask = np.zeros((2848, 4288), bool)
+    mask[900:1300, 3100:3500] = True
+    Image.fromarray(mask).save(tmp_path / "mask.png", optimize=True)
+    assert mask.size / (tmp_path / "mask.png").stat().st_size > 2500
+    assert np.array_equal(open_scan(tmp_path / "mask.png").read_slice(0) > 0, mask)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [0, 3, 4])
 @pytest.mark.parametrize("planar", ["contig", "separate"])

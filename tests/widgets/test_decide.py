@@ -108,6 +108,15 @@ def test_a_decision_on_a_mask_that_changes_says_look_again(adapted: Callable[...
     assert user.context.decision_marks[2] == "✓!"
 
 
+def test_what_a_stroke_flags_is_counted_in_every_sentence(adapted: Callable[..., Any]) -> None:
+    user = adapted()
+    before = len(user.session.flagged())
+    user.paint(2, 1, 1, value=2)  # a cup outside of any disc
+    user.wait(lambda: len(user.session.flagged()) == before + 1, 20)
+    user.settle()
+    assert f"{before + 1} flagged" in user.dock.message.said()
+
+
 def test_a_drawing_is_saved_by_itself_and_comes_back(
     start: Start, adapted: Callable[..., Any]
 ) -> None:
