@@ -770,11 +770,15 @@ class Context(QObject):
             else:
                 self._adapt_then = False
         if kind == "adapt" and session is self.session and session.can_compare:
-            self.mode = "difference" if outcome.kind == "done" else "adapted"
+            finished = outcome.kind == "done"
+            index = self._most_worth_a_look(session) if finished else self.in_view()
+            # Beside a mask of the whole picture, one within a frame differs nearly everywhere.
+            compares = finished and session.frame_of(index) is None
+            self.mode = "difference" if compares else "adapted"
             self.apply_plain_mode(session)
             self.mode_changed.emit(self.mode)
-            if outcome.kind == "done":
-                self.go_to(self._most_worth_a_look(session))
+            if finished:
+                self.go_to(index)
 
     def _look_at_extent(self, session: Session) -> None:
         """Look in the background whether the source masks can be right, then go on."""

@@ -331,6 +331,7 @@ def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
     user.adapt()
     frame = user.session.frame_of(0)
     assert frame is not None
+    assert user.context.mode == "adapted", "the difference to the whole picture shows nothing"
     assert "as found" in user.dock.message.said()
     (layer,) = (one for one in user.viewer.layers if one.name == "Frame found")
     assert layer.data[0].min(axis=0) == pytest.approx(np.array(frame[:2]) - 0.5)
