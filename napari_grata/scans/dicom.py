@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from napari_grata.scans import dicom_headers
-from napari_grata.scans.dicom_headers import AGAIN, Frame, guard, is_dicom, library, read_header
+from napari_grata.scans.dicom_headers import Frame, guard, is_dicom, library, read_header
 from napari_grata.scans.dicom_series import (
     Series,
     grid_of,
@@ -23,6 +23,7 @@ from napari_grata.scans.dicom_series import (
 )
 from napari_grata.scans.geometry import Geometry
 from napari_grata.scans.scan import (
+    AGAIN,
     LARGEST,
     Kind,
     Label,

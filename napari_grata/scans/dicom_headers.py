@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans.scan import ScanError
+from napari_grata.scans.scan import AGAIN, ScanError
 
 SUFFIXES: tuple[str, ...] = (".dcm", ".dicom", ".ima")
-AGAIN = "The file is damaged or not complete: copy or export it again."
 _MAGIC = b"DICM"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 #: Objects with rows and columns that are no scans.

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans.dicom_headers import AGAIN, guard, is_dicom, library, read_header
+from napari_grata.scans.dicom_headers import guard, is_dicom, library, read_header
 from napari_grata.scans.dicom_series import Series, is_choice, series_at
 from napari_grata.scans.files import write_bytes
-from napari_grata.scans.scan import Label, Scan, ScanError, check_size, times
+from napari_grata.scans.scan import AGAIN, Label, Scan, ScanError, check_size, times
 
 _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _HINT = "Write the mask as .nii.gz (of a photograph: .png) instead."

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from napari_grata.scans.dicom_headers import (
-    AGAIN,
     APART,
     NO_SCANS,
     Frame,
@@ -24,7 +23,7 @@ from napari_grata.scans.dicom_headers import (
     read_header,
     text_of,
 )
-from napari_grata.scans.scan import ScanError, counted, times
+from napari_grata.scans.scan import AGAIN, ScanError, counted, times
 
 MOST_FILES = 20_000
 """More files than this are no folder of one patient's series."""

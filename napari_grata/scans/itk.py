@@ -15,16 +15,17 @@ from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import Geometry, is_usable
 from napari_grata.scans.photographs import DEFAULT_COLOURS
 from napari_grata.scans.scan import (
+    AGAIN,
     Label,
     Scan,
     ScanError,
     check_content,
     check_size,
+    guard,
 )
 
 SUFFIXES: tuple[str, ...] = (".nrrd", ".mha", ".mhd")
 WORDS = "NRRD and MetaImage files (.nrrd, .mha, .mhd)"
-_AGAIN = "The file is damaged or not complete: copy or export it again."
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SEGMENTS = ".seg.nrrd"
 _MOST_HEADER = 1 << 20
@@ -44,24 +45,14 @@ def _library(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _guard(what: str, path: Path) -> Iterator[None]:
+def _quietly(what: str, path: Path) -> Iterator[None]:
     """Turn ITK's pages of words into a sentence, and keep it from printing them."""
     itk = _library(path)
     loud = itk.ProcessObject.GetGlobalWarningDisplay()
     itk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        yield
-    except (ScanError, PermissionError):
-        raise
-    except MemoryError as error:
-        raise ScanError(
-            "this machine has too little free memory for it",
-            path,
-            "Close other programs, or crop or downsample the scan first.",
-        ) from error
-    except Exception as error:
-        # Beside ITK's own RuntimeError: texts of a header that are none.
-        raise ScanError(what, path, _AGAIN) from error
+        with guard(what, path):
+            yield
     finally:
         itk.ProcessObject.SetGlobalWarningDisplay(loud)
 
@@ -101,9 +92,9 @@ def _open(path: Path) -> Any:
     """SimpleITK's reader of a file, its header read."""
     itk = _library(path)
     if path.stat().st_size == 0:
-        raise ScanError("the file is empty (0 bytes)", path, _AGAIN)
+        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
     _check_parts(path)
-    with _guard("it cannot be read", path):
+    with _quietly("it cannot be read", path):
         reader = itk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
@@ -115,7 +106,7 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Values of (x, y, z), their affine to (right, anterior, superior), and what was peculiar."""
     itk = _library(path)
     reader = _open(path)
-    with _guard("it cannot be read", path):
+    with _quietly("it cannot be read", path):
         shape = tuple(int(n) for n in reader.GetSize())
         parts, pixel = reader.GetNumberOfComponents(), reader.GetPixelID()
         kinds = {
@@ -141,7 +132,7 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
             f"it has {len(shape)} axes, not two or three", path, "Split it into volumes first."
         )
     check_size(shape, dtype.itemsize, path)
-    with _guard("its voxels cannot be read", path):
+    with _quietly("its voxels cannot be read", path):
         image = reader.Execute()
         values = itk.GetArrayFromImage(image).T
     values.flags.writeable = False
@@ -218,7 +209,7 @@ def write_mask(
     else:
         matrix = _RAS @ geometry.affine
     source = source.reshape(*source.shape, *(1,) * (3 - source.ndim))
-    with _guard("the mask cannot be written", path), tempfile.TemporaryDirectory() as folder:
+    with _quietly("the mask cannot be written", path), tempfile.TemporaryDirectory() as folder:
         image = itk.GetImageFromArray(np.ascontiguousarray(source.T))
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         image.SetSpacing(spacing.tolist())

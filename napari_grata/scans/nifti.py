@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import Geometry, is_usable
 from napari_grata.scans.scan import (
+    AGAIN,
     DEFLATE_LIMIT,
     LARGEST,
     Kind,
@@ -33,7 +34,6 @@ SUFFIXES: tuple[str, ...] = (".nii", ".nii.gz")
 WORDS = "NIfTI files (.nii, .nii.gz)"
 _TO_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 _TIME = {"sec": "second", "msec": "millisecond", "usec": "microsecond", "hz": "hertz"}
-_AGAIN = "The file is damaged or not complete: copy or export it again."
 _BLOCK = 1 << 24
 #: Voxels thinner or thicker than this, in mm, are none: the header is damaged.
 _VOXEL_SIZES = (1e-6, 1e4)
@@ -87,7 +87,7 @@ def read(path: Path) -> Scan:
 def load_nifti(path: Path) -> Any:
     """Load a NIfTI header and check it; no voxel is read yet."""
     if path.stat().st_size == 0:
-        raise ScanError("the file is empty (0 bytes)", path, _AGAIN)
+        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
     try:
         image: Any = nib.load(path, mmap="c")
         if not isinstance(image, nib.Nifti1Pair):
@@ -98,7 +98,7 @@ def load_nifti(path: Path) -> Any:
     except ScanError:
         raise
     except _BROKEN as error:
-        raise ScanError("it cannot be read as NIfTI", path, _AGAIN) from error
+        raise ScanError("it cannot be read as NIfTI", path, AGAIN) from error
     check_dtype(dtype, path)
     check_size(shape, dtype.itemsize, path)
     long_axes = [n for n in shape[3:] if n > 1]
@@ -116,7 +116,7 @@ def load_nifti(path: Path) -> Any:
             f"it is cut short: the header promises {needed:,} bytes of voxels and the file "
             f"{'can hold at most' if packed else 'has'} {max(there - offset, 0):,}",
             path,
-            _AGAIN,
+            AGAIN,
         )
     return image
 
@@ -177,7 +177,7 @@ def read_values(image: Any, path: Path) -> Any:
             "Close other programs, or crop or downsample the scan first.",
         ) from error
     except _BROKEN as error:
-        raise ScanError("its voxels cannot be read", path, _AGAIN) from error
+        raise ScanError("its voxels cannot be read", path, AGAIN) from error
     raw.flags.writeable = False
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
     if (slope, inter) == (1.0, 0.0):

@@ -25,12 +25,14 @@ from PIL import Image
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import Geometry
 from napari_grata.scans.scan import (
+    AGAIN,
     Label,
     Scan,
     ScanError,
     check_content,
     check_dtype,
     check_size,
+    guard,
     times,
 )
 
@@ -56,7 +58,6 @@ _PLAIN = (1, 32773, *_DEFLATE)
 _MOST_PACKED = 2500
 #: … and those without such a bound: CCITT, LZMA, Zstandard, WebP, JPEG 2000.
 _UNBOUNDED = (2, 3, 4, 34712, 34925, 50000, 50001)
-_AGAIN = "The file is damaged or not complete: copy or export it again."
 _AS_RGB = "Export it as plain 8-bit RGB or grey."
 _NARROWED = "Of its 16 bits a colour, the upper 8 are read."
 #: Photographs of a list are all decoded once when opened, up to this many pixels together; of
@@ -244,12 +245,12 @@ def inspect(path: Path) -> PhotographInfo:
     """
     size = path.stat().st_size
     if size == 0:
-        raise ScanError("the file is empty (0 bytes)", path, _AGAIN)
+        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
     with path.open("rb") as file:
         head = file.read(26)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _inspect_tiff(path, size)
-    with _guard("it cannot be read as a photograph", path), _open(path) as image:
+    with guard("it cannot be read as a photograph", path), _open(path) as image:
         width, height = image.size
         # Bytes 24 and 25 of a PNG file: bits a sample, and its type of colour. Of masks it is 1.
         bits = head[24] if image.format == "PNG" and 0 < head[24] < 8 else 8
@@ -275,7 +276,7 @@ def inspect(path: Path) -> PhotographInfo:
 
 
 def _inspect_tiff(path: Path, size: int) -> PhotographInfo:
-    with _guard("it cannot be read as TIFF", path), tifffile.TiffFile(path) as file:
+    with guard("it cannot be read as TIFF", path), tifffile.TiffFile(path) as file:
         series: Any = file.series[0]
         page: Any = file.pages.first
         sides = dict(zip(series.axes, (int(n) for n in series.shape), strict=True))
@@ -396,7 +397,7 @@ def _check_pixels(
         raise ScanError(
             f"it is cut short: a file of {size:,} bytes cannot hold {height} × {width} pixels",
             path,
-            _AGAIN,
+            AGAIN,
         )
 
 
@@ -411,7 +412,7 @@ def _parts(page: Any) -> list[tuple[int, int]]:
 def _check_parts(parts: Sequence[tuple[int, int]], size: int, path: Path) -> None:
     """Refuse TIFF files in which parts of a picture are missing: they would be black."""
     if any(count < 1 or offset < 8 or offset + count > size for offset, count in parts):
-        raise ScanError("it breaks off: parts of the picture are missing", path, _AGAIN)
+        raise ScanError("it breaks off: parts of the picture are missing", path, AGAIN)
 
 
 # -- pixels --------------------------------------------------------------------------------
@@ -433,10 +434,10 @@ def decode(info: PhotographInfo, *, as_labels: bool = False) -> np.ndarray:
     """
     if as_labels and info.white_is_zero:
         raise ScanError("0 is stored for white in it", info.path, "Export it with 0 for black.")
-    with _guard("it breaks off or is damaged inside", info.path):
+    with guard("it breaks off or is damaged inside", info.path):
         shown = _by_tifffile(info) if info.by_tifffile else _by_pillow(info, as_labels)
         if shown.shape[: len(info.geometry.axes)] != info.geometry.displayed_shape:
-            raise ScanError("its size is not the one in its header", info.path, _AGAIN)
+            raise ScanError("its size is not the one in its header", info.path, AGAIN)
     if as_labels:
         return shown
     if info.bits == 12:
@@ -472,7 +473,7 @@ def _check_inflated(file: Any, series: Any, path: Path) -> None:
             file.filehandle.seek(offset)
             unpacked = zlib.decompressobj().decompress(file.filehandle.read(count), whole + 1)
             if len(unpacked) > whole:
-                raise ScanError("parts of it unpack to more than the picture", path, _AGAIN)
+                raise ScanError("parts of it unpack to more than the picture", path, AGAIN)
 
 
 def _by_pillow(info: PhotographInfo, as_labels: bool) -> np.ndarray:
@@ -528,23 +529,6 @@ def _whole(value: object) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-@contextlib.contextmanager
-def _guard(what: str, path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes the libraries raise into a sentence."""
-    try:
-        yield
-    except (ScanError, PermissionError):
-        raise
-    except MemoryError as error:
-        raise ScanError(
-            "this machine has too little free memory for it",
-            path,
-            "Close other programs, or crop or downsample it first.",
-        ) from error
-    except Exception as error:
-        raise ScanError(what, path, _AGAIN) from error
-
-
 def _check_end(path: Path) -> None:
     """Refuse PNG and JPEG files whose end is missing, without decoding them."""
     ends = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
@@ -552,7 +536,7 @@ def _check_end(path: Path) -> None:
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 4096, 0))
         if end is not None and end not in file.read():
-            raise ScanError("it breaks off before its end", path, _AGAIN)
+            raise ScanError("it breaks off before its end", path, AGAIN)
 
 
 # -- masks ---------------------------------------------------------------------------------

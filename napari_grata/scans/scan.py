@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,9 @@ FORMATS = {
 """Formats of masks that may be asked for, and the ending of each."""
 
 
+AGAIN = "The file is damaged or not complete: copy or export it again."
+
+
 class ScanError(ValueError):
     """A scan or mask cannot be read, written or used.
 
@@ -63,6 +67,23 @@ class ScanError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.what, self.where or None, self.hint)
+
+
+@contextlib.contextmanager
+def guard(what: str, path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes a library raise into a sentence."""
+    try:
+        yield
+    except (ScanError, PermissionError):
+        raise
+    except MemoryError as error:
+        raise ScanError(
+            "this machine has too little free memory for it",
+            path,
+            "Close other programs, or crop or downsample the scan first.",
+        ) from error
+    except Exception as error:
+        raise ScanError(what, path, AGAIN) from error
 
 
 @dataclass(frozen=True)
