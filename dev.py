@@ -44,7 +44,10 @@ NNUNET = "dynamic-network-architectures"
 WALK = ("tests/widgets/test_dock.py", "tests/widgets/test_layer_commands.py")
 # Not the oldest that we name: 2.6 wants another sympy than its own index of CPU builds has.
 OLDER_TORCH = "torch==2.8.0"
-OTHER_BINDINGS = ("pyqt5", "pyside6")
+OTHER_BINDINGS = ("pyqt5",)
+# napari's own layouts leave PySide6 handles on items that are gone, and a widget that comes to lie
+# at such an address ends the process (6.8.3, 6.10.3: most runs that open several viewers).
+ONE_A_PROCESS = "pyside6"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
@@ -153,7 +156,7 @@ def test(arguments: list[str]) -> None:
     what a user does on one scan.
     """
     install_system_packages()
-    set_up(",".join(("test", "pyqt6", *OTHER_BINDINGS)))
+    set_up(",".join(("test", "pyqt6", *OTHER_BINDINGS, ONE_A_PROCESS)))
     # Without what it names for networks that nnU-Net has none of, torchvision among it.
     run(PYTHON, "-m", "pip", "install", "-q", "-c", "constraints.txt", "--no-deps", NNUNET)
     run(PYTHON, "-m", "ruff", "check", ".")
@@ -172,11 +175,37 @@ def test(arguments: list[str]) -> None:
         try:
             command = pytest_on("pyqt6", 90, "tests", f"--ignore={WINDOWS}", *arguments)
             first = run(*command, check=False, env=pytest_environment("pyqt6"))
+            third = one_by_one(ONE_A_PROCESS, 190, WALK[0], *arguments)
             second = others.wait()
         finally:
             others.terminate()
     print("== windows ==", logs.read_text(encoding="utf-8"), sep="\n", flush=True)
-    sys.exit(first or second)
+    sys.exit(first or second or third)
+
+
+def one_by_one(binding: str, display: int, path: str, *arguments: str) -> int:
+    """Run each test of a file in a process of its own, as a user has one viewer in one.
+
+    A process that a signal ends has shown nothing of the test: it is run once more.
+    """
+    listing = subprocess.run(
+        [str(PYTHON), "-m", "pytest", "--collect-only", "-q", path],
+        cwd=HERE,
+        env=pytest_environment("pyqt6"),
+        capture_output=True,
+        text=True,
+    ).stdout
+    tests = [line for line in listing.splitlines() if "::" in line]
+    codes = []
+    for test in tests:
+        command = pytest_on(binding, display, test, *arguments)
+        code = run(*command, check=False, env=pytest_environment(binding))
+        if not 0 <= code <= 5:  # none of pytest's own
+            print(f"A signal ended {binding} ({code}); once more.", flush=True)
+            code = run(*command, check=False, env=pytest_environment(binding))
+        codes.append(code)
+    # A process that a signal has ended has a negative one.
+    return max(codes, key=abs, default=1)
 
 
 def windows(arguments: list[str]) -> None:
@@ -190,7 +219,7 @@ def windows(arguments: list[str]) -> None:
         )
         for binding, paths in parts
     ]
-    sys.exit(max(codes))
+    sys.exit(max(codes, key=abs))
 
 
 def walk(arguments: list[str], napari: str) -> None:

@@ -10,7 +10,7 @@ from superqt import QCollapsible
 
 from napari_grata.adaptation.settings import PRESETS, Settings
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, row
+from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, row
 from napari_grata.widgets.settings_form import SettingsForm
 from napari_grata.widgets.state import ADAPT_WORDS
 
@@ -87,15 +87,13 @@ class AdaptSection(QWidget):
             "its mask from what the model has learned so far.",
             clicked=self._finish,
         )
-        buttons = QHBoxLayout()
-        buttons.setSpacing(4)
-        buttons.addWidget(self.finish_button, 2)
-        buttons.addWidget(self.go_on_button, 1)
         column = QVBoxLayout(line)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
         column.addWidget(self.unfinished_words)
-        column.addLayout(buttons)
+        buttons = line_in(column)
+        buttons.addWidget(self.finish_button, 2)
+        buttons.addWidget(self.go_on_button, 1)
         return line
 
     # --- what the user does ----------------------------------------------------------------

@@ -9,7 +9,7 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QToolButton, QVBoxLayout, QWidget
 
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, button
+from napari_grata.widgets.qt_parts import Sentence, button, line_in
 from napari_grata.widgets.state import DockState, NextStep
 from napari_grata.widgets.theme import mark, swatch
 
@@ -35,17 +35,14 @@ class ProgressLine(QWidget):
             "End after the step in progress and keep what is finished.",
             clicked=context.runner.cancel,
         )
-        line = QHBoxLayout()
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(4)
-        line.addWidget(self.bar, 1)
-        line.addWidget(self.pause_button)
-        line.addWidget(self.cancel_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
         layout.addWidget(self.text)
-        layout.addLayout(line)
+        line = line_in(layout)
+        line.addWidget(self.bar, 1)
+        line.addWidget(self.pause_button)
+        line.addWidget(self.cancel_button)
         context.runner.progressed.connect(self.follow)
 
     def follow(self, done: int, total: int, text: str) -> None:
@@ -136,10 +133,7 @@ class Legend(QWidget):
         self._arranged = lines
         for number, chips in enumerate(lines):
             if number == self._lines.count():
-                line = QHBoxLayout()
-                line.setSpacing(self._lines.spacing())
-                line.addStretch(1)
-                self._lines.addLayout(line)
+                line_in(self._lines, self._lines.spacing()).addStretch(1)
             found: Any = self._lines.itemAt(number)  # lines stay, empty they take no room
             for place, chip in enumerate(chips):
                 found.insertWidget(place, chip)

@@ -13,7 +13,6 @@ from qtpy.QtGui import QColor, QFont, QFontMetrics, QImage, QPainter, QPen, QPix
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QAction,
-    QHBoxLayout,
     QLineEdit,
     QListView,
     QMenu,
@@ -29,7 +28,7 @@ from napari_grata.review.cases import CaseState
 from napari_grata.scans.photographs import is_photograph
 from napari_grata.widgets.background import Found, Queue
 from napari_grata.widgets.cases_model import FILTERS, ORDERS, ROW_ROLE, CaseModel, CaseRow
-from napari_grata.widgets.qt_parts import Sentence, button, choice
+from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in
 from napari_grata.widgets.theme import ThemeColours, blend, sheet, theme_colours, tip
 
 if TYPE_CHECKING:
@@ -473,11 +472,9 @@ class CasePanel(QWidget):
             ((self.previous_button, 1), (self.next_button, 1), (self.batch_button, 1)),
             ((self.said, 1),),
         ):
-            line = QHBoxLayout()
-            line.setSpacing(4)
+            line = line_in(column, stretch=1 if widgets[0][0] is self.view else 0)
             for widget, stretch in widgets:
                 line.addWidget(widget, stretch)
-            column.addLayout(line, 1 if widgets[0][0] is self.view else 0)
         self.setMinimumWidth(240)
         self.setAcceptDrops(True)
 

@@ -27,7 +27,7 @@ from napari_grata.review.cases import STATE_OF_VERDICT
 from napari_grata.widgets import keys
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.decisions import Decisions, Drawings
-from napari_grata.widgets.qt_parts import Sentence, button, choice, notify, row
+from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in, notify, row
 from napari_grata.widgets.session import Undoable
 from napari_grata.widgets.theme import ThemeColours, mark, tip
 
@@ -184,9 +184,11 @@ class DecideBar(QWidget):
         self.sentence = Sentence(2)
         self.sentence.setObjectName("grata_small")
         self.buttons: dict[str, QPushButton] = {}
-        line = QHBoxLayout()
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(3)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        below = line_in(layout)
+        line = line_in(layout, spacing=3)
         for verdict, title, action, _ in BUTTONS:
             made = self.buttons[verdict] = button(
                 title, clicked=partial(self._context.actions.perform, action)
@@ -214,18 +216,10 @@ class DecideBar(QWidget):
             small=True,
             clicked=partial(self._context.actions.perform, "use_state"),
         )
-        below = QHBoxLayout()
-        below.setContentsMargins(0, 0, 0, 0)
-        below.setSpacing(4)
         below.addWidget(self.scope)
         below.addWidget(self.sentence, 1)
         for widget in (self.use_button, self.retry_button, self.undo_button, self.redo_button):
             below.addWidget(widget, 0, Qt.AlignmentFlag.AlignTop)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addLayout(below)
-        layout.addLayout(line)
 
     def _wire(self) -> None:
         context = self._context

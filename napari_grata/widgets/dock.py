@@ -140,7 +140,9 @@ class GrataDock(QWidget):
 
     def _full_page(self) -> QWidget:
         page = QWidget()
-        head = QHBoxLayout()
+        top = QWidget()
+        head = QHBoxLayout(top)
+        head.setContentsMargins(8, 4, 8, 0)
         head.addWidget(self.message, 1)
         head.addWidget(self.details_button, 0, Qt.AlignmentFlag.AlignTop)
         head.addWidget(self.help_button, 0, Qt.AlignmentFlag.AlignTop)
@@ -167,9 +169,6 @@ class GrataDock(QWidget):
         layout = QVBoxLayout(page)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        top = QWidget()
-        top.setLayout(head)
-        head.setContentsMargins(8, 4, 8, 0)
         layout.addWidget(top)
         layout.addWidget(area, 1)
         layout.addWidget(bar)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices, QGuiApplication
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QMessageBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
 from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Outcome
 from napari_grata.widgets.case_loading import revive, show_saved_run
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button
+from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, line_in
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -125,12 +125,10 @@ class ExportSection(QWidget):
             (self.names, None),
             (self.said, self.show_button),
         ):
-            line = QHBoxLayout()
-            line.setSpacing(4)
+            line = line_in(layout)
             line.addWidget(first, 1)
             if second is not None:
                 line.addWidget(second, 0 if second is self.show_button else 1)
-            layout.addLayout(line)
 
     def refresh(self) -> None:
         """Switch buttons on where there is something to take out."""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from napari.layers import Labels
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_grata.review.measurements import (
     SHOWN,
@@ -31,7 +31,7 @@ from napari_grata.review.truth import Truth, as_truth
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, notify
+from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, notify
 from napari_grata.widgets.scan_layer import KEY
 from napari_grata.widgets.session import Session
 
@@ -275,18 +275,15 @@ class MeasureSection(QWidget):
         self.table.setAccessibleName("Measurements")
         self.note = Sentence(1)
         self.note.setObjectName("grata_small")
-        line = QHBoxLayout()
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(4)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        line = line_in(layout)
         line.addWidget(self.scope)
         line.addWidget(self.truth_button)
         line.addStretch(1)
         line.addWidget(self.copy_button)
         line.addWidget(self.save_button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addLayout(line)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.note)
 

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFileDialog,
-    QHBoxLayout,
     QLabel,
     QTextBrowser,
     QVBoxLayout,
@@ -21,7 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import button
+from napari_grata.widgets.qt_parts import button, line_in
 from napari_grata.widgets.theme import ThemeColours
 
 if TYPE_CHECKING:
@@ -246,7 +245,10 @@ class AddModel(QWidget):
         self.words.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.words.setMinimumHeight(90)
         self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        buttons = QHBoxLayout()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.words, 1)
+        buttons = line_in(layout)
         buttons.addWidget(button("Folder …", "Choose a model folder.", clicked=self._ask_folder))
         buttons.addWidget(
             button(
@@ -256,10 +258,6 @@ class AddModel(QWidget):
             )
         )
         buttons.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.words, 1)
-        layout.addLayout(buttons)
         self._frame(over=False)
 
     def add(self, path: Path) -> None:

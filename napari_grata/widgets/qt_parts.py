@@ -84,6 +84,19 @@ def row(label: str, *widgets: QWidget, tip: str = "") -> QWidget:
     return line
 
 
+def line_in(column: QVBoxLayout, spacing: int = 4, stretch: int = 0) -> QHBoxLayout:
+    """Return a new line at the end of a column, to be filled.
+
+    In this order: a layout that is filled before it has a parent leaves PySide6 handles on its
+    items that outlive them, and the next widget at the same address is taken for one of them.
+    """
+    line = QHBoxLayout()
+    column.addLayout(line, stretch)
+    line.setContentsMargins(0, 0, 0, 0)
+    line.setSpacing(spacing)
+    return line
+
+
 def choice(tip: str = "", name: str = "") -> QComboBox:
     """Return a combo box that never forces the dock to grow wider than its entries fit."""
     box = QComboBox()
@@ -218,15 +231,12 @@ class StepSection(QFrame):
         self.header.clicked.connect(self.open_requested)
         self.summary = Sentence(1)
         self.summary.setObjectName("grata_muted")
-        line = QHBoxLayout()
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(6)
-        line.addWidget(self.header)
-        line.addWidget(self.summary, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 2)
         layout.setSpacing(2)
-        layout.addLayout(line)
+        line = line_in(layout, spacing=6)
+        line.addWidget(self.header)
+        line.addWidget(self.summary, 1)
         layout.addWidget(body)
         self.show_state(is_open=False, summary="", waiting="")
 

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_grata.adaptation.records import Flag
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable, frame_of
-from napari_grata.widgets.qt_parts import Sentence, button, choice
+from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.slice_figures import AreaUnit, SliceRow, percent, pixel_area
 from napari_grata.widgets.state import counted
@@ -175,17 +175,14 @@ class SliceTable(QWidget):
         self.copy_button = button("Copy", words, small=True, clicked=self._copy)
         words = "Write all slices and structures to a CSV file."
         self.export_button = button("Export …", words, small=True, clicked=self._export)
-        head = QHBoxLayout()
-        head.setContentsMargins(0, 0, 0, 0)
-        head.setSpacing(6)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        head = line_in(layout, spacing=6)
         head.addWidget(self.structure)
         head.addWidget(self.totals, 1)
         for widget in (self.columns_button, self.copy_button, self.export_button):
             head.addWidget(widget)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addLayout(head)
         layout.addWidget(self.table, 1)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)

@@ -18,7 +18,7 @@ from napari_grata.widgets.background import Found, Outcome, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.curves import ABOUT, PAIRS, Curves
 from napari_grata.widgets.mask_layer import SliceLayer
-from napari_grata.widgets.qt_parts import Sentence, button, choice
+from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
 from napari_grata.widgets.slice_figures import AreaUnit, pixel_area
 from napari_grata.widgets.theme import ThemeColours, tip
@@ -173,27 +173,25 @@ class StepsSection(QWidget):
             self.jumps[name] = menu.addAction(f"{text}\t{keys.BY_NAME[name].key}")
             self.jumps[name].triggered.connect(partial(self._perform, name))
         self.go_button.setMenu(menu)
-        left, right = QVBoxLayout(), QVBoxLayout()
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        left = QVBoxLayout()
+        layout.addLayout(left, 1)
         left.setSpacing(0)
         left.addWidget(self.curves, 1)
         left.addWidget(self.slider)
-        buttons = QHBoxLayout()
-        buttons.setSpacing(4)
-        buttons.addWidget(self.use_button, 1)
-        buttons.addWidget(self.go_button)
         side = QWidget()
         side.setFixedWidth(_SIDE_WIDTH)
-        side.setLayout(right)
+        right = QVBoxLayout(side)
         right.setContentsMargins(0, 0, 0, 0)
         right.setSpacing(3)
         right.addWidget(self.pair)
         right.addWidget(self.words)
         right.addStretch(1)
-        right.addLayout(buttons)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addLayout(left, 1)
+        buttons = line_in(right)
+        buttons.addWidget(self.use_button, 1)
+        buttons.addWidget(self.go_button)
         layout.addWidget(side)
 
     def _wire(self) -> None:

@@ -12,7 +12,6 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QColor, QPainter, QPolygonF
 from qtpy.QtWidgets import (
     QDockWidget,
-    QHBoxLayout,
     QLabel,
     QMainWindow,
     QSizePolicy,
@@ -24,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import line_in
 from napari_grata.widgets.theme import STRUCTURE_COLOURS, ThemeColours, blend, sheet
 
 NAME = "Timeline"
@@ -220,20 +220,16 @@ class Timeline(QWidget):
         self.strip = SliceStrip(context)
         self.slice_name = QLabel()
         self.slice_name.setObjectName("grata_small")
-        self._header = QHBoxLayout()
-        self._header.setSpacing(8)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 2, 6, 4)
+        layout.setSpacing(3)
+        self._header = line_in(layout, spacing=8)
         self._header.addStretch(1)
-        line = QHBoxLayout()
-        line.setSpacing(6)
+        line = line_in(layout, spacing=6)
         line.addWidget(self.tabs)
         line.addWidget(self.strip, 1)
         line.addWidget(self.slice_name)
         line.addStretch()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 2, 6, 4)
-        layout.setSpacing(3)
-        layout.addLayout(self._header)
-        layout.addLayout(line)
         layout.addWidget(self.stack, 1)
         self.setMinimumHeight(_LEAST_HEIGHT)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
