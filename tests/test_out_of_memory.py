@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 from napari_grata.cli import main
+from napari_grata.scans import scan_from_array
+from napari_grata.segmenters import load_segmenter
+from napari_grata.segmenters.segmenter import OutOfMemoryError
 from tools.generators import attempt
 from tools.generators.memory import ERRORS, RunsOut
 from tools.generators.models import write_tiny
@@ -24,6 +27,24 @@ def test_a_run_that_memory_runs_out_in_keeps_its_steps_and_can_go_on(quick_disk:
         assert outcome.result in ("right", "refused"), (number, outcome.detail)
         outcomes[outcome.result] += 1
     assert outcomes["refused"] > 15
+
+
+def test_loading_and_segmenting_in_python_say_in_a_sentence_that_memory_ran_out(
+    tmp_path: Path,
+) -> None:
+    model = write_tiny(tmp_path / "model")
+    pixels = np.random.default_rng(0).random((2, 32, 32))
+    scan = scan_from_array(pixels, name="volume", affine=np.eye(4))
+
+    def work() -> None:
+        list(load_segmenter(model, "cpu").predict(scan))
+
+    with RunsOut(0) as count:
+        work()
+    for at in range(1, count.calls + 1, 7):
+        said = pytest.raises(OutOfMemoryError, match="not enough memory")
+        with said, RunsOut(at, ERRORS[at % 3], for_good=True):
+            work()
 
 
 def test_the_command_line_says_in_a_sentence_that_memory_ran_out_wherever_it_did(

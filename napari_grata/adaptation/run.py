@@ -17,6 +17,7 @@ from napari_grata.segmenters.card import CARD_FILE, write_card
 from napari_grata.segmenters.extent import implausible
 from napari_grata.segmenters.framing import Framing, find_frame
 from napari_grata.segmenters.preprocessing import PredictionError
+from napari_grata.segmenters.segmenter import memory_in_words
 
 from .corrections import Corrections
 from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
@@ -26,7 +27,7 @@ from .run_files import describe_scan, now, versions, write_masks, write_tables, 
 from .run_store import RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
-from .stepper import Stepper, memory_in_words
+from .stepper import TO_ADAPT, Stepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -196,7 +197,7 @@ class AdaptationRun:
         self.continued = start is not None
         self.position = 0
         self._lock = threading.RLock()
-        with memory_in_words():
+        with memory_in_words(TO_ADAPT):
             self._adapter = Stepper(
                 segmenter, scan, self.settings, self.region, self.notices, self.corrections
             )
@@ -205,7 +206,7 @@ class AdaptationRun:
             first = self._adapter.snapshot() if store is None else None
         if store is None:
             self.folder = None if folder is None else fresh_folder(folder)
-            with memory_in_words():
+            with memory_in_words(TO_ADAPT):
                 self.past = RunStore(self.folder, first)
         else:
             self.folder, self.past = store.folder, store
@@ -276,11 +277,11 @@ class AdaptationRun:
         self._forget_taken()
         state = "failed"
         try:
-            with self._lock, memory_in_words():
+            with self._lock, memory_in_words(TO_ADAPT):
                 self._adapter.restore(self.past.state(self.step))
                 self._begin()
             while self.position < len(self.plan):
-                with self._lock, memory_in_words():
+                with self._lock, memory_in_words(TO_ADAPT):
                     record = self._event(self.plan[self.position])
                 yield record
             state = "finished"
@@ -339,7 +340,7 @@ class AdaptationRun:
             state = self.past.state(reached)
             if not self.active:
                 self.past.stand(position=position, step=reached, taken=None)
-            with memory_in_words():
+            with memory_in_words(TO_ADAPT):
                 self._adapter.restore(state)
             self.position, self.taken, self._mean = position, None, None
             self.adapted_masks = self.past.latest_masks(position)
@@ -383,7 +384,7 @@ class AdaptationRun:
         theta = None
         if self.settings.learns:
             theta = self.past.theta(step) if step is not None else self.theta_of(slice_index)
-        with memory_in_words():
+        with memory_in_words(TO_ADAPT):
             prediction = self._adapter.predict(slice_index, theta)
         if prediction is None:
             raise PredictionError(

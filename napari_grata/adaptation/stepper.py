@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch.nn import functional as fn
 
 from napari_grata.segmenters.devices import is_out_of_memory
-from napari_grata.segmenters.segmenter import OutOfMemoryError
+from napari_grata.segmenters.segmenter import memory_in_words
 
 from .corrections import Corrections
 from .methods.base import Method, Output, Snapshot, StepRecord, method_for
@@ -29,22 +28,8 @@ if TYPE_CHECKING:
 IMAGE_BYTES = 2**30
 """So much of a stack is kept prepared while a model learns from all of it."""
 _Result = TypeVar("_Result")
-_NO_ROOM = (
-    "There is not enough memory to adapt on this slice. Close other programs, or draw a region "
-    "over the part that matters."
-)
+TO_ADAPT = "to adapt on this slice"
 _log = logging.getLogger(__name__)
-
-
-@contextmanager
-def memory_in_words() -> Iterator[None]:
-    """Say in words that memory ran out, wherever it did: an `OutOfMemoryError`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(_NO_ROOM) from error
 
 
 class Stepper:
@@ -275,7 +260,8 @@ class Stepper:
                     for method in methods:
                         method.objectives.batch_views = False
                 elif worker().device.type == "cpu":
-                    raise OutOfMemoryError(_NO_ROOM) from error
+                    with memory_in_words(TO_ADAPT):
+                        raise
                 else:
                     moves = True
             # Outside the handler: the error's traceback holds on to what did not fit.

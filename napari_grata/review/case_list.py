@@ -68,8 +68,8 @@ _CHANGED = (
     "case again."
 )
 _MISSING = (
-    "The file of this case is not where it was. Connect its drive or put it back; what was done "
-    "on the case is kept."
+    "The file of this case is not where it was. Connect its drive, put it back, or say where the "
+    "scans lie now (Lists, The scans have moved); what was done on the case is kept."
 )
 _open: weakref.WeakValueDictionary[str, CaseList] = weakref.WeakValueDictionary()
 _opening = threading.RLock()

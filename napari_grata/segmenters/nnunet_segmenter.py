@@ -32,7 +32,7 @@ from .preprocessing import (
     clip_region,
     with_channels,
 )
-from .segmenter import Prediction, Segmenter
+from .segmenter import Prediction, Segmenter, memory_in_words
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -379,10 +379,12 @@ class NNUNetSegmenter(Segmenter):
         known: tuple[int, torch.Tensor] | None = None
         for i in range(scan.n_slices) if slices is None else slices:
             case = scan.case_of(i)
-            if known is None or known[0] != case:
-                known = case, self._volume(scan, i, region)
-            maps = self._slice_of(known[1], scan, i, region)
-            yield Prediction(i, self.label_map(maps), maps)
+            with memory_in_words("for this volume"):
+                if known is None or known[0] != case:
+                    known = case, self._volume(scan, i, region)
+                maps = self._slice_of(known[1], scan, i, region)
+                labels = self.label_map(maps)
+            yield Prediction(i, labels, maps)
 
     def _volume(self, scan: Scan, i: int, region: Region | None) -> torch.Tensor:
         """Predict the volume that slice `i` belongs to; logits (S, a, b, c) on the plan's grid."""

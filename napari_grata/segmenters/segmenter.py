@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -28,10 +30,32 @@ if TYPE_CHECKING:
 
 #: Pixels of the network's input that are predicted at once, over all slices of a batch.
 BATCH_PIXELS = 2048 * 2048
+_TO_SEGMENT = "for a single slice"
 
 
 class OutOfMemoryError(PredictionError, MemoryError):
     """Not even a single slice fits into memory."""
+
+
+@contextmanager
+def memory_in_words(
+    work: str, way: str = "Close other programs, or draw a region over the part that matters."
+) -> Iterator[None]:
+    """Say in words that memory ran out, wherever it did: an `OutOfMemoryError`.
+
+    Parameters
+    ----------
+    work : str
+        What there is not enough for: "to load this model".
+    way : str
+        What can be done about it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"There is not enough memory {work}. {way}") from error
 
 
 @dataclass(frozen=True)
@@ -226,8 +250,8 @@ class Segmenter:
         Raises
         ------
         PredictionError
-            The model does not fit the scan, a slice is too large, or what came out of the
-            network are no numbers.
+            The model does not fit the scan, a slice is too large, memory runs out
+            (`OutOfMemoryError`), or what came out of the network are no numbers.
         """
         misfit = self.fits(scan)
         if misfit is not None:
@@ -236,11 +260,12 @@ class Segmenter:
         remaining = iter(range(scan.n_slices) if slices is None else slices)
         while batch := list(islice(remaining, size)):
             # They wait on the CPU: a device that fails must not take them along.
-            prepared = [self._prepare(scan, i, region) for i in batch]
+            with memory_in_words(_TO_SEGMENT):
+                prepared = [self._prepare(scan, i, region) for i in batch]
             for group in _same_shape(prepared):
                 start = 0
                 while start < len(group):
-                    fits = BATCH_PIXELS // group[0].image[0, 0].numel()
+                    fits = BATCH_PIXELS // math.prod(group[0].image.shape[2:])
                     part = group[start : start + max(1, min(size, fits))]
                     try:
                         outputs = self._forward(part)
@@ -249,16 +274,19 @@ class Segmenter:
                         continue
                     start += len(part)
                     for item, output in zip(part, outputs, strict=True):
-                        restored = self.restore(output, item)
-                        yield Prediction(item.slice_index, self.label_map(restored), restored)
+                        with memory_in_words(_TO_SEGMENT):
+                            restored = self.restore(output, item)
+                            labels = self.label_map(restored)
+                        yield Prediction(item.slice_index, labels, restored)
 
-    def _forward(self, items: list[Prepared]) -> torch.Tensor:
+    def _forward(self, items: list[Prepared]) -> list[torch.Tensor]:
         with torch.inference_mode():
             images = torch.cat([item.image for item in items]).to(self.device)
             logits = self._network_logits(images)
             probabilities = self.probabilities(logits).float().cpu()
+            each = list(probabilities)
         self._check_finite(logits)
-        return probabilities
+        return each
 
     def _network_logits(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(images)
@@ -281,10 +309,8 @@ class Segmenter:
         if tried > 1:
             return tried // 2
         if self.device.type == "cpu":
-            raise OutOfMemoryError(
-                "There is not enough memory for a single slice. Close other programs, or draw a "
-                "region over the part that matters."
-            ) from error
+            with memory_in_words(_TO_SEGMENT):
+                raise error
         self._notice(
             f"The graphics card ({self.device}) ran out of memory; the CPU goes on from here, "
             "more slowly."
@@ -323,11 +349,14 @@ def load_segmenter(model: str | Path, device: str | torch.device = "auto") -> Se
     ------
     ModelError, DeviceError
         Both are ValueErrors whose message says what to do.
+    OutOfMemoryError
+        The model does not fit into memory.
     """
     target = resolve_device(device)
     path = _place(model)
-    loaded = loader_for(path).load(path)
-    segmenter = _kind_of(loaded.card)(loaded.card, loaded.network, target)
+    with memory_in_words("to load this model", "Close other programs, or choose a smaller one."):
+        loaded = loader_for(path).load(path)
+        segmenter = _kind_of(loaded.card)(loaded.card, loaded.network, target)
     segmenter.folder, segmenter.standing = path, loaded.notices
     return segmenter
 

@@ -34,7 +34,7 @@ from napari_grata.widgets.cases_model import progress_words, row_of
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
-from napari_grata.widgets.qt_parts import notify
+from napari_grata.widgets.qt_parts import ask_folder, notify
 from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of, remove_layers
 from napari_grata.widgets.session import Session
 
@@ -254,9 +254,18 @@ class Cases(QObject):
             action.triggered.connect(partial(_emit, context.open_requested, key))
         menu.addSeparator()
         menu.addAction(self.panel.carry)
-        self._close_action = menu.addAction("Close the list")
-        assert self._close_action is not None
-        self._close_action.triggered.connect(self.close_list)
+        self._move_action = menu.addAction("The scans have moved …")
+        assert self._move_action is not None
+        self._move_action.triggered.connect(self._ask_where)
+        close = menu.addAction("Close the list")
+        assert close is not None
+        close.triggered.connect(self.close_list)
+        self._of_a_list = (self._move_action, close)
+        menu.aboutToShow.connect(self._allow)
+
+    def _allow(self) -> None:
+        for action in self._of_a_list:
+            action.setEnabled(self.caselist is not None)
 
     def _wire(self) -> None:
         context, panel = self._context, self.panel
@@ -389,6 +398,14 @@ class Cases(QObject):
         context.list_changed.emit()
         context.case_changed.emit()
         context.touch()
+
+    def _ask_where(self) -> None:
+        """Ask which folder holds the scans now; decisions and masks stay as they are."""
+        cases = self.caselist
+        folder = ask_folder(self.panel, "", "Choose the folder that holds the scans now")
+        if cases is not None and folder:
+            self.panel.say("Looking for the scans …")
+            self.queue.ask("move", partial(cases.relocate, folder))
 
     def _take_list(self, cases: CaseList) -> None:
         context, panel = self._context, self.panel
@@ -700,6 +717,10 @@ class Cases(QObject):
         elif found.key == "open":
             self._take_list(found.result)
             self._look_for_recent()
+        elif found.key == "move":
+            self.prefetch.forget()
+            self._show_all()
+            self.panel.say("The scans were found at their new place.")
         elif found.key == "recent":
             self._context.recent_lists_changed.emit(found.result)
         elif isinstance(found.key, tuple) and found.key[0] == "keep":

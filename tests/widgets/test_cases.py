@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseState
@@ -356,6 +356,25 @@ def test_source_masks_alone_are_there_again_on_coming_back(listed: Any) -> None:
     assert user.session.segmented_slices == {0, 1, 2}
     np.testing.assert_array_equal(user.session.source.layer.data, made)
     assert names(user) == {"p1", "p1 source"}
+
+
+def test_scans_that_have_moved_are_found_where_the_user_says(
+    listed: Any, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = listed()
+    cases = user.dock.cases
+    moved = scans.rename(tmp_path / "another disk")
+    here = user.context.caselist
+    here.refresh()
+    assert "The scans have moved" in here.missing("case-0004")
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(moved))
+    (action,) = (one for one in cases.panel.menu.actions() if "moved" in one.text())
+    action.trigger()
+    user.wait(lambda: "new place" in cases.panel.said.said(), 20)
+    assert here.missing("case-0004") is None
+    cases.open_case("case-0004")
+    in_view(user, "case-0004")
+    assert names(user) == {"p4"}
 
 
 def test_the_list_that_was_closed_with_its_cross_comes_back_where_it_was(
