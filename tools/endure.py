@@ -1,6 +1,7 @@
 """Let a scripted review go through what a disk, a power switch and a long day do to it.
 
     python tools/endure.py kill --n 1000      # kill -9 at random moments
+    python tools/endure.py power --n 1000     # the same, and what was not synced is gone
     python tools/endure.py faults             # every call below SQLite fails once, and for good
     python tools/endure.py soak --minutes 60  # memory and open files must not grow
 
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.scripted_review import Review, Workers, check, make
 
-SOURCE = Path(__file__).with_name("disk_faults.c")
+SOURCES = Path(__file__).parent
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
 TURNS = 3
 KILLS_A_LIST = 40
@@ -40,16 +41,17 @@ MOST_GROWTH = 16 * 2**20
 """A process that does the same again may need so many bytes more, and no more open files."""
 
 
-def kill(folder: Path, count: int, seed: int = 4) -> dict[str, int]:
+def kill(folder: Path, count: int, seed: int = 4, power: Path | None = None) -> dict[str, int]:
     """Kill workers at random moments; return the acts of each kind that were acknowledged.
 
+    With the library of ``disk_power.c`` the power goes too: the list is then what the disk held.
     An AssertionError says what was lost. The last list is left in ``folder/list``.
     """
     rng = random.Random(seed)
     found: Counter[str] = Counter()
     for begun in range(0, count, KILLS_A_LIST):
         shutil.rmtree(folder, ignore_errors=True)
-        for number in _killed(folder, min(KILLS_A_LIST, count - begun), rng):
+        for number in _killed(folder, min(KILLS_A_LIST, count - begun), rng, power):
             found["killed"] += 1
             if number % KILLS_A_LIST == 0 and begun:
                 print(json.dumps(found), file=sys.stderr, flush=True)
@@ -58,19 +60,23 @@ def kill(folder: Path, count: int, seed: int = 4) -> dict[str, int]:
     return dict(found)
 
 
-def _killed(folder: Path, count: int, rng: random.Random) -> Iterator[int]:
+def _killed(folder: Path, count: int, rng: random.Random, power: Path | None) -> Iterator[int]:
     """Kill so many workers on one list."""
-    cases = make(folder)
-    workers = Workers(cases, folder / "acks")
+    cases, kept = make(folder), folder / "kept"
+    workers = Workers(cases, folder / "acks", {} if power is None else {"LD_PRELOAD": str(power)})
+    options = {} if power is None else {"power": str(kept)}
     try:
         for number in range(count):
             before = len(workers.told)
-            worker = workers.begin(number)
+            worker = workers.begin(number, **options)
             # Somewhere among its first dozen acknowledged acts, whatever the machine's speed.
             _wait_for(workers, before + rng.randint(1, 12))
             time.sleep(rng.uniform(0, 0.06))
             os.kill(worker, signal.SIGKILL)
             assert os.WIFSIGNALED(workers.end()), "the worker failed before it was killed"
+            if power is not None:
+                shutil.rmtree(cases)
+                shutil.copytree(kept / "tree", cases)
             check(cases, workers.told, everything=number % 5 == 4)
             yield number
     finally:
@@ -84,13 +90,13 @@ def _wait_for(workers: Workers, count: int) -> None:
         time.sleep(0.002)
 
 
-def compile_faults(folder: Path) -> Path | None:
-    """Compile ``disk_faults.c``; None where that cannot be done."""
+def compiled(name: str, folder: Path) -> Path | None:
+    """Compile ``disk_faults`` or ``disk_power``; None where that cannot be done."""
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), "")
     if not compiler or not sys.platform.startswith("linux"):
         return None
-    made = folder / "disk_faults.so"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(made), str(SOURCE), "-ldl"]
+    made, source = folder / f"{name}.so", SOURCES / f"{name}.c"
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(made), str(source), "-ldl"]
     return None if subprocess.run(command, capture_output=True).returncode else made
 
 
@@ -221,7 +227,7 @@ def _now(seconds: float, lists: int, acts: int, seen: tuple[int, int, int]) -> d
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("kill", "faults", "soak"))
+    parser.add_argument("what", choices=("kill", "power", "faults", "soak"))
     parser.add_argument("--n", type=int, default=1000, help="kills (1000)")
     parser.add_argument("--seed", type=int, default=4, help="of the moments of kills")
     parser.add_argument("--every", type=int, default=1, help="only every so-manieth call fails")
@@ -238,10 +244,13 @@ def main() -> int:
             elif options.what == "soak":
                 found = soak(folder, options.minutes, options.interval)
             else:
-                library = compile_faults(folder)
+                library = compiled(f"disk_{options.what}", folder)
                 if library is None:
                     sys.exit("There is no C compiler here, or no Linux.")
-                found = faults(folder / "faults", library, options.every)
+                if options.what == "power":
+                    found = kill(folder / "power", options.n, options.seed, library)
+                else:
+                    found = faults(folder / "faults", library, options.every)
         except AssertionError as error:
             print(f"{options.what}: {error}", file=sys.stderr)
             return 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -265,9 +266,11 @@ def _review(
     turns: int | None = None,
     fault: Fault | None = None,
     count_to: str | None = None,
+    power: str | None = None,
 ) -> None:
     """Review a list for so many turns, or until killed.
 
+    ``power`` is a folder for what the disk would hold if the power went; see ``disk_power.c``.
     With a fault errors of ours are what is expected, and any other is not.
     """
     report = os.open(acks, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -277,6 +280,8 @@ def _review(
 
     if fault is not None:
         _let_fail(folder, *fault)
+    if power is not None:
+        _keep_what_is_synced(folder, Path(power))
     expected = () if fault is None else (ListError, RunFolderError, FileError)
     try:
         review = Review(folder, done, number)
@@ -343,6 +348,17 @@ def _let_fail(folder: Path, at: int = 0, code: int = 0, for_good: bool = False) 
     """Let a call below a folder fail; see ``disk_faults.c``."""
     disk = ctypes.CDLL(None)
     disk.disk_faults(os.fsencode(folder), ctypes.c_long(at), code, int(for_good))
+
+
+def _keep_what_is_synced(folder: Path, kept: Path) -> None:
+    """Keep what the disk would hold below a folder, from all that is there now on."""
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(folder, kept / "tree")
+    (kept / "files").mkdir()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            shutil.copyfile(path, kept / "files" / str(path.stat().st_ino))
+    ctypes.CDLL(None).disk_power(os.fsencode(folder), os.fsencode(kept))
 
 
 def _count_to(path: str | None) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tools.endure import Faults, compile_faults
+from tools.endure import Faults, compiled, kill
 
 
 @pytest.fixture
 def faults(quick_disk: Path) -> Iterator[Faults]:
-    library = compile_faults(quick_disk)
+    library = compiled("disk_faults", quick_disk)
     if library is None:
         pytest.skip("needs Linux and a C compiler")
     made = Faults(quick_disk / "faults", library)
@@ -34,3 +34,12 @@ def test_after_any_call_that_fails_all_that_was_acknowledged_is_there_and_it_goe
             code = (errno.ENOSPC, errno.EIO)[place % 2]
             acknowledged.append(faults.fail(what, at, code, for_good=place % 4 < 2))
         assert acknowledged[0] < max(acknowledged)
+
+
+def test_after_the_power_went_what_was_acknowledged_is_there(quick_disk: Path) -> None:
+    library = compiled("disk_power", quick_disk)
+    if library is None:
+        pytest.skip("needs Linux and a C compiler")
+    found = kill(quick_disk / "power", 10, power=library)
+    assert found["killed"] == 10
+    assert found["decision"] > 10
