@@ -81,8 +81,9 @@ class Benchmark:
 
     @property
     def text(self) -> str:
-        """The table for a terminal."""
-        return as_text(self.tables.lines())
+        """The tables for a terminal."""
+        ranking = self.tables.ranking_lines()
+        return as_text(self.tables.lines()) + (f"\n\n{as_text(ranking)}" if ranking else "")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def run_benchmark(
     limit: int | None = None,
     seed: int = 0,
     jobs: int = 1,
+    share: tuple[int, int] = (1, 1),
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> Benchmark:
@@ -148,6 +150,9 @@ def run_benchmark(
     jobs : int
         Worker processes; the streams of different centres and methods are independent. Needs
         ``model`` as a name or path.
+    share : (int, int)
+        ``(i, n)``: only every n-th stream from the i-th on, for n machines that write to one
+        folder. Whoever comes last, or the same call without it, has all of them in its tables.
     progress : callable, optional
         Called in this process with a `Progress`.
 
@@ -160,6 +165,9 @@ def run_benchmark(
         raise CohortError(f"jobs ({jobs}) and limit ({limit}) are at least 1")
     if jobs > 1 and isinstance(model, Segmenter):
         raise CohortError("several jobs each load the model", hint="Give its name or folder.")
+    part, of = share
+    if not 1 <= part <= of:
+        raise CohortError(f"part {part} of {of} is none", hint="Parts go from 1 to their number.")
     cohort = open_cohort(data, centres)
     chosen = _settings(methods, seed)
     table = parse_labels(labels) if isinstance(labels, str) else labels
@@ -188,7 +196,7 @@ def run_benchmark(
     write_json(folder / "benchmark.json", _description(segmenter, tasks, table, seed, limit))
     pending = [
         replace(task, events=count_events(task.centre, task.settings))
-        for task in tasks
+        for task in tasks[part - 1 :: of]
         if task.rows() is None
     ]
     done, total = 0, sum(task.events for task in pending)
@@ -222,7 +230,10 @@ def run_benchmark(
             add(task, task.events)
             written()
     tables = written()
-    assert tables is not None
+    if tables is None:
+        raise CohortError(
+            f"part {part} of {of} holds no stream of {len(tasks)}", hint="Take fewer parts."
+        )
     plot_benchmark(tables, folder / "dice.png")
     notes = [*cohort.notes, *segmenter.notices]
     few = dict.fromkeys(task.centre.name for task in tasks if len(task.centre.cases) < FEW)
@@ -231,9 +242,13 @@ def run_benchmark(
             f"Fewer than {FEW} cases in {', '.join(few)}: their intervals are narrower than what "
             "is not known."
         )
+    missing = sum(task.rows() is None for task in tasks)
+    if missing:
+        notes.append(f"{missing} of {len(tasks)} streams are other parts' and not there yet.")
     result = Benchmark(tables, folder, tuple(notes), reused=len(tasks) - len(pending))
     write_text(folder / "table.txt", result.text + "\n")
-    write_text(folder / "table.md", as_markdown(tables.lines(full=True)) + "\n")
+    pages = [tables.lines(full=True), *filter(None, [tables.ranking_lines()])]
+    write_text(folder / "table.md", "\n\n".join(map(as_markdown, pages)) + "\n")
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from napari_grata.scans.files import csv_text, write_bytes, write_json, write_te
 
 BASELINE = "source"
 RESAMPLES = 10_000
+HARM = -0.003
+"""A cell in which a method loses so much of mean Dice, or more, is one in which it does harm."""
+LEVEL = 0.05
 COLUMNS = ("centre", "case", "structure", "method", "dice", "hd95", "assd", "area")
 #: Okabe and Ito's colours, told apart with any colour vision.
 _COLOURS = ("#000000", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00")
@@ -157,6 +160,30 @@ def paired_interval(
     return Interval(mean, float(found.low), float(found.high), n)
 
 
+def signed_rank(
+    values: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray
+) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test of paired cases; 1 where none differ.
+
+    Cases without a difference are ranked and then left out (Pratt, JASA 1959).
+    """
+    first, second = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    if first.size < 2 or not (first - second).any():
+        return 1.0
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(first, second, zero_method="pratt").pvalue)
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Return p values corrected for being several (Holm, Scandinavian J. Statistics 1979)."""
+    found, largest = [1.0] * len(chances), 0.0
+    for rank, place in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[place]))
+        found[place] = largest
+    return found
+
+
 class Tables:
     """Everything said about a set of case rows, computed once.
 
@@ -170,7 +197,10 @@ class Tables:
     Attributes
     ----------
     summary, details, differences : dict
-        ``{method: {centre: {structure: figures}}}``; `differences` are those to the baseline.
+        ``{method: {centre: {structure: figures}}}``; `differences` are those to the baseline. Their
+        ``p`` is Wilcoxon's, ``p_holm`` corrected over all cells of the table.
+    ranking : list of dict
+        Methods over all cells, a cell being a centre's structure: the best mean difference first.
     """
 
     def __init__(self, rows: Sequence[CaseRow], *, seed: int = 0) -> None:
@@ -195,6 +225,17 @@ class Tables:
             ):
                 if figures is not None:
                     table.setdefault(method, {}).setdefault(centre, {})[structure] = figures
+        apart_from = [*_cells_of(self.differences)]
+        for cell_, chance in zip(apart_from, holm([one["p"] for one in apart_from]), strict=True):
+            cell_["p_holm"] = chance
+        self.ranking = sorted(
+            (
+                _ranked(method, [*_cells_of({method: self.differences[method]})])
+                for method in self.methods
+                if method in self.differences
+            ),
+            key=lambda one: -one["mean"],
+        )
 
     def cell(self, method: str, centre: str, structure: str) -> list[CaseRow]:
         """Return the rows of one cell of the table, cases in stream order."""
@@ -215,6 +256,7 @@ class Tables:
         return {
             "dice_mean": paired_interval(mine, theirs, seed=seed).to_dict(),
             "dice_worst_tenth": worst.to_dict(),
+            "p": signed_rank(mine, theirs),
             "better": int((mine > theirs).sum()),
             "worse": int((mine < theirs).sum()),
         }
@@ -244,6 +286,42 @@ class Tables:
                         }
                         table.append([write(figures) for write in shown.values()])
         return table
+
+    def ranking_lines(self) -> list[list[str]]:
+        """Return the ranking for people; empty where nothing stands beside the source."""
+        if not self.ranking:
+            return []
+        table = [
+            ["method", "to source", "worst cell", "worst tenth", "harm", "worse *", "better *"]
+        ]
+        for one in self.ranking:
+            points = (f"{100 * one[name]:+.1f}" for name in ("mean", "worst_cell", "worst_tenth"))
+            of = f" of {one['cells']}"
+            counts = (f"{one[name]}{of}" for name in ("harm", "surely_worse", "surely_better"))
+            table.append([one["method"], *points, *counts])
+        return table
+
+
+def _cells_of(differences: Nested) -> Iterator[Cell]:
+    for centres in differences.values():
+        for structures in centres.values():
+            yield from structures.values()
+
+
+def _ranked(method: str, cells: Sequence[Cell]) -> Cell:
+    """Return what is said of a method over its cells; Dice as a fraction."""
+    means = [cell["dice_mean"]["mean"] for cell in cells]
+    sure = [mean for mean, cell in zip(means, cells, strict=True) if cell["p_holm"] < LEVEL]
+    return {
+        "method": method,
+        "cells": len(cells),
+        "mean": float(np.mean(means)),
+        "worst_cell": min(means),
+        "worst_tenth": float(np.mean([cell["dice_worst_tenth"]["mean"] for cell in cells])),
+        "harm": sum(mean <= HARM for mean in means),
+        "surely_worse": sum(mean < 0 for mean in sure),
+        "surely_better": sum(mean > 0 for mean in sure),
+    }
 
 
 def _figures(rows: Sequence[CaseRow]) -> Cell:
@@ -329,23 +407,29 @@ def as_markdown(table: Sequence[Sequence[str]]) -> str:
 def write_tables(tables: Tables, folder: Path) -> None:
     """Write what other programs read; Dice as a fraction, an empty cell where there is no distance.
 
-    ``cases.csv``, ``summary.json``, ``details.json``, ``differences.json`` and, flat, ``.csv``.
+    ``cases.csv``, ``summary.json``, ``details.json``, ``ranking.json``, ``differences.json`` and,
+    flat, ``.csv``.
     """
     cases = [[_number(getattr(row, column)) for column in COLUMNS] for row in tables.rows]
     # Without the mark that spreadsheets like: these are read by programs.
     write_text(folder / "cases.csv", csv_text(COLUMNS, cases))
     figures = ("mean", "low", "high", "n")
     flat = [
-        [method, centre, structure, name, *(found[name][figure] for figure in figures)]
+        [
+            *(method, centre, structure, name),
+            *(found[name][figure] for figure in figures),
+            *((found["p"], found["p_holm"]) if name == "dice_mean" else (None, None)),
+        ]
         for method, centres in tables.differences.items()
         for centre, structures in centres.items()
         for structure, found in structures.items()
         for name in ("dice_mean", "dice_worst_tenth")
     ]
-    columns = ("method", "centre", "structure", "figure", *figures)
+    columns = ("method", "centre", "structure", "figure", *figures, "p", "p_holm")
     write_text(folder / "differences.csv", csv_text(columns, flat))
     write_json(folder / "summary.json", tables.summary)
     write_json(folder / "details.json", tables.details)
+    write_json(folder / "ranking.json", {"harm": HARM, "level": LEVEL, "methods": tables.ranking})
     write_json(folder / "differences.json", tables.differences)
 
 

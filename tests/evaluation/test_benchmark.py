@@ -263,6 +263,28 @@ def test_workers_give_the_numbers_of_one_process(fundus, eyes, tmp_path):
     assert states[-1].done == states[-1].total == 10
 
 
+def test_parts_on_several_machines_give_the_numbers_of_one(fundus, eyes, tmp_path):
+    def run(out: str, **share):
+        found = run_benchmark(
+            eyes, fundus, ["source", "batch-norm"], "255:0,128:1,0:2", tmp_path / out, **share
+        )
+        return found, (tmp_path / out / "cases.csv").read_text()
+
+    _, whole = run("one")
+    first, part = run("many", share=(1, 3))
+    assert len(part) < len(whole)
+    assert "not there yet" in first.notes[-1]
+    run("many", share=(2, 3))
+    last, part = run("many", share=(3, 3))
+    assert part == whole
+    assert not any("not there yet" in note for note in last.notes)
+    assert run("many")[0].reused == 4
+    with pytest.raises(CohortError, match="part 4 of 3"):
+        run("many", share=(4, 3))
+    with pytest.raises(CohortError, match="no stream"):
+        run("fresh", share=(9, 9))
+
+
 def test_the_state_lives_on_over_the_volumes_of_a_centre(brain, heads, tmp_path):
     # A method and a rate that move masks by a third: no rounding of any processor does.
     settings = preset("tent").settings.but(learning_rate=0.05)

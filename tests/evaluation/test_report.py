@@ -15,6 +15,7 @@ from napari_grata.evaluation.report import (
     as_markdown,
     as_text,
     difference_text,
+    holm,
     paired_interval,
     worst_tenth,
     write_tables,
@@ -186,3 +187,30 @@ def test_a_lift_of_every_case_lifts_the_worst_tenth_alike():
     baseline = np.random.default_rng(1).random(30)
     found = paired_interval(baseline + 0.05, baseline, of_worst_tenth=True)
     assert (found.low, found.mean, found.high) == pytest.approx((0.05, 0.05, 0.05))
+
+
+def test_the_ranking_says_in_how_many_cells_a_method_does_harm():
+    rows = []
+    for number in range(12):
+        for centre, gain in (("Here", 0.02), ("There", -0.01)):
+            case, dice = f"{centre}-{number}", 0.5 + 0.01 * number
+            for method, more in (("source", 0.0), ("bold", gain * (1 + number / 40)), ("shy", 0.0)):
+                rows.append(row(case, method, dice + more, centre=centre))
+    tables = Tables(rows)
+    bold, shy = tables.ranking
+    assert (bold["method"], bold["cells"], bold["harm"]) == ("bold", 2, 1)
+    assert bold["mean"] == pytest.approx(0.005 * (1 + 5.5 / 40))
+    assert bold["worst_cell"] == pytest.approx(-0.01 * (1 + 5.5 / 40))
+    assert (bold["surely_worse"], bold["surely_better"]) == (1, 1)
+    assert (shy["harm"], shy["surely_worse"], shy["surely_better"]) == (0, 0, 0)
+    # All twelve pairs on one side: 2 of the 2^12 signs; four cells are looked at.
+    found = tables.difference("bold", "Here", "disc")
+    assert found["p"] == pytest.approx(2 / 2**12)
+    assert found["p_holm"] == pytest.approx(4 * 2 / 2**12)
+    assert tables.difference("shy", "Here", "disc")["p"] == 1
+
+
+def test_several_p_values_are_corrected_as_holm_says():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.5]) == [1, 1]
+    assert holm([]) == []
