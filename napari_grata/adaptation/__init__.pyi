@@ -1,10 +1,13 @@
 from .corrections import Corrections as Corrections
 from .corrections import CorrectionsError as CorrectionsError
 from .methods import METHODS as METHODS
+from .methods import SAR as SAR
 from .methods import BatchNorm as BatchNorm
 from .methods import CentreStatistics as CentreStatistics
 from .methods import Consistency as Consistency
+from .methods import CoTTA as CoTTA
 from .methods import GraTa as GraTa
+from .methods import InTEnt as InTEnt
 from .methods import MeanTeacher as MeanTeacher
 from .methods import Source as Source
 from .methods import Tent as Tent

@@ -6,6 +6,7 @@ Notation: z logits, p probabilities, S structures (or classes), B images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -59,6 +60,26 @@ def entropy_loss(logits: Tensor, activation: str = "sigmoid", symmetric: bool = 
         return (fn.softplus(logits) - logits * torch.sigmoid(logits)).sum(1).mean()
     p = probabilities(logits, activation)
     return -(p * torch.log(p + 1e-6)).sum(1).mean()
+
+
+def pixel_entropy(p: Tensor, activation: str = "sigmoid") -> Tensor:
+    """Return the Shannon entropy of each pixel as a share of the largest there can be.
+
+    Parameters
+    ----------
+    p : Tensor, shape (B, S, H, W)
+        Probabilities: exclusive classes sum to 1 over S, structures are independent.
+
+    Returns
+    -------
+    Tensor, shape (B, H, W)
+        0 … 1.
+    """
+    largest = math.log(p.shape[1]) if activation == "softmax" else p.shape[1] * math.log(2)
+    found = -torch.xlogy(p, p.clamp_min(1e-12)).sum(1)
+    if activation == "sigmoid":
+        found = found - torch.xlogy(1 - p, (1 - p).clamp_min(1e-12)).sum(1)
+    return found / largest
 
 
 def consistency_loss(logits: Tensor, target: Tensor, activation: str = "sigmoid") -> Tensor:

@@ -13,6 +13,7 @@ from napari_grata.adaptation import (
     METHODS,
     BatchNorm,
     Consistency,
+    CoTTA,
     GraTa,
     MeanTeacher,
     Source,
@@ -114,7 +115,7 @@ def test_one_seed_gives_the_same_numbers_and_another_does_not(kind) -> None:
         return [figures(method.step(images(seed=step))) for step in range(3)]
 
     assert run(4) == run(4)
-    assert (run(4) != run(5)) is (kind in (GraTa, Consistency, MeanTeacher)), (
+    assert (run(4) != run(5)) is (kind in (GraTa, Consistency, MeanTeacher, CoTTA)), (
         "the others draw nothing"
     )
 
@@ -352,7 +353,7 @@ def test_settings_build_the_method_they_name(method: str) -> None:
     built = make_method(settings, tiny(), "softmax")
     assert built.name == method
     assert built.learns is settings.learns
-    assert built.blend == (0.0 if method in ("source", "centre-statistics") else 0.25)
+    assert built.blend == (0.0 if method in ("source", "centre-statistics", "intent") else 0.25)
     assert (built.seed, built.activation, built.six_views) == (9, "softmax", True)
     if isinstance(built, Learner):
         assert built.learning_rate == 3e-3

@@ -35,8 +35,8 @@ def test_a_method_is_a_preset_and_a_choice_by_itself() -> None:
             assert found.settings == Settings(method=name)
             assert (found.title, found.summary) == (info.title, info.summary)
             assert found is PRESETS[name]
-    learning = ["centre-statistics", "consistency", "grata", "mean-teacher", "tent"]
-    assert list(METHODS) == [*learning, "batch-norm", "source"]
+    learning = ["centre-statistics", "consistency", "cotta", "grata", "mean-teacher", "sar", "tent"]
+    assert list(METHODS) == [*learning, "batch-norm", "intent", "source"]
 
 
 @pytest.mark.parametrize("page", ["how-it-works.md", "command-line.md"])

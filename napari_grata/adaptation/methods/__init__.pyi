@@ -7,10 +7,13 @@ from .base import make_method as make_method
 from .batch_norm import BatchNorm as BatchNorm
 from .centre_statistics import CentreStatistics as CentreStatistics
 from .consistency import Consistency as Consistency
+from .cotta import CoTTA as CoTTA
 from .grata import GraTa as GraTa
+from .intent import InTEnt as InTEnt
 from .mean_teacher import MeanTeacher as MeanTeacher
 from .register import METHODS as METHODS
 from .register import MethodInfo as MethodInfo
 from .register import register as register
+from .sar import SAR as SAR
 from .source import Source as Source
 from .tent import Tent as Tent

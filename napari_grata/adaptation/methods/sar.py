@@ -1,0 +1,115 @@
+"""SAR: entropy of reliable pixels alone, and a step that looks for flat places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_grata.adaptation.objectives import pixel_entropy
+
+from .base import Learner, Snapshot
+from .register import register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from typing_extensions import Unpack
+
+    from .base import Common
+
+RELIABLE = 0.4
+"""A pixel counts while its entropy is below this share of the largest."""
+RADIUS = 0.05
+KEPT = 0.9
+COLLAPSE = 0.2 / (0.4 * 6.907755)
+"""The published 0.2 as a share of the published limit, 0.4·ln 1000."""
+
+
+@register(
+    name="sar",
+    title="Reliable entropy (SAR)",
+    summary="Learns to be sure where it is fairly sure already, looks for flat places, and starts "
+    "over where it grows too sure.",
+    learns="theta",
+    settings_used=("learning_rate", "blend"),
+)
+class SAR(Learner):
+    """Sharpness-aware and reliable entropy minimisation (Niu et al., ICLR 2023, 2302.12400).
+
+    L(θ) is the mean entropy over the reliable pixels, those whose entropy is below 0.4 of the
+    largest. With g = ∇L(θ) the gradient is taken at θ + 0.05·g/‖g‖, over pixels that are reliable
+    there too. Where the moving mean of the second loss (0.9 of it is kept) falls below a limit,
+    θ and its moments start over from the source.
+
+    The paper is about the classes of whole images; ours is this: entropies are of pixels and
+    shares of the largest there can be (ln C of exclusive classes, S·ln 2 of independent
+    structures); the limit of a collapse is that share of the first step's loss which the
+    published one is of the published limit of reliability, 7 %, for most pixels of a slice are
+    sure from the start; the optimiser is Adam as in the other methods, not SGD. Where no pixel is
+    reliable θ stays. A run that is reopened begins its moving mean anew. Parameters are those of
+    `Learner`.
+    """
+
+    def __init__(
+        self, network: nn.Module, learning_rate: float = 1e-4, **common: Unpack[Common]
+    ) -> None:
+        super().__init__(network, learning_rate, **common)
+        self._losses = torch.zeros(0)
+
+    def _state(self, device: torch.device) -> Snapshot:
+        one = super()._state(device)
+        return Snapshot(
+            one.theta, one.first_moment, one.second_moment, one.steps, one.generator, self._losses
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        super().restore(snapshot)
+        self._losses = snapshot.student
+
+    def reset(self) -> None:
+        super().reset()
+        self._losses = torch.zeros(0)
+
+    def _learn(self, images: Tensor) -> dict[str, Tensor]:
+        theta, adam = self._flat.values, self._adam
+        here, reliable = self._loss(images, None)
+        rate = torch.full_like(here.detach(), self.learning_rate)
+        figures = {"learning_rate": rate, "pseudo_loss": here.detach(), "pseudo_norm": 0 * rate}
+        if not reliable.any():
+            adam.count += 1
+            return figures
+        gradient, _ = self._flat.gradient(here)
+        norm = torch.linalg.vector_norm(gradient)
+        before = theta.clone()
+        try:
+            theta.add_(gradient, alpha=RADIUS / max(float(norm), 1e-12))
+            there, still = self._loss(images, reliable)
+            if still.any():
+                gradient, _ = self._flat.gradient(there)
+        finally:
+            theta.copy_(before)
+        adam.step(theta, gradient, rate)
+        figures["pseudo_norm"] = torch.linalg.vector_norm(gradient)
+        if still.any():
+            self._start_over_if_collapsed(float(there.detach()))
+        return figures
+
+    def _loss(self, images: Tensor, among: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the mean entropy over reliable pixels, and which those are, (B, H, W)."""
+        logits = self.objectives.logits(images)
+        share = pixel_entropy(self.objectives.probabilities(logits), self.activation)
+        reliable = share.detach() < RELIABLE
+        if among is not None:
+            reliable &= among
+        return (share * reliable).sum() / reliable.sum().clamp_min(1), reliable
+
+    def _start_over_if_collapsed(self, loss: float) -> None:
+        # First loss and moving mean; the tensor is a new one, for snapshots hold on to the old.
+        first, mean = self._losses.tolist() if len(self._losses) else (loss, loss)
+        mean = KEPT * mean + (1 - KEPT) * loss
+        self._losses = torch.tensor([first, mean], dtype=torch.float64)
+        if mean < COLLAPSE * first:
+            self._flat.values.copy_(self._source)
+            self._adam.first.zero_()
+            self._adam.second.zero_()
+            self._losses = torch.zeros(0)
