@@ -70,6 +70,7 @@ def examine(*, speed: bool = True) -> Iterator[Finding]:
         return
     yield from devices()
     yield from models()
+    yield from methods()
     if speed:
         yield from speeds()
 
@@ -91,6 +92,17 @@ def versions() -> Iterator[Finding]:
             level = NOTE if name == "napari" else PROBLEM
             why = "the window does not open" if name == "napari" else "models do not run"
             yield Finding(about, level, f"{name} is missing: {why}.", f"pip install {name}")
+
+
+def methods() -> Iterator[Finding]:
+    """Whether methods of other packages are taken."""
+    from napari_grata.adaptation.methods.register import METHODS, REFUSED
+
+    for info in METHODS.values():
+        if info.package:
+            yield Finding("Methods", GOOD, f"{info.name}, of the package {info.package}")
+    for words in REFUSED.values():
+        yield Finding("Methods", NOTE, words, "Mend or remove that package.")
 
 
 def window() -> Iterator[Finding]:

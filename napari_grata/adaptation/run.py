@@ -486,7 +486,7 @@ class AdaptationRun:
             region=self.region,
             continued=self.continued,
             started=now(),
-            versions=versions(),
+            versions=versions(self.settings.method),
             model={
                 "name": card.name,
                 "version": card.version,

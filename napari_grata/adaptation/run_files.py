@@ -27,6 +27,7 @@ import numpy as np
 
 from napari_grata.scans.files import read_json, write_csv, write_json
 
+from .methods.register import METHODS
 from .records import Record
 from .run_store import RunInfo, ScanInfo
 
@@ -51,8 +52,8 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+def versions(method: str) -> dict[str, str]:
+    """Versions of what decides the numbers, with the package that brings the method."""
     import torch
 
     from napari_grata import __version__
@@ -63,6 +64,7 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
+        **({"method": METHODS[method].package} if METHODS[method].package else {}),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from .methods.register import METHODS
+from .methods.register import METHODS, REFUSED
 
 OBJECTIVES = (
     "entropy",
@@ -484,7 +484,8 @@ def preset(name: str) -> Preset:
         found = _of_method(name)
     if found is None:
         names = ", ".join([*PRESETS, *ALIASES])
-        raise SettingsError(f"There is no method called {name!r}. Choose one of: {names}.")
+        said = f"There is no method called {name!r}. Choose one of: {names}."
+        raise SettingsError(" ".join([said, *REFUSED.values()]))
     return found
 
 

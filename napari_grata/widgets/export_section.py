@@ -275,7 +275,7 @@ class ExportSection(QWidget):
         if not info and session.settings is not None:
             info = {
                 "settings": session.settings.to_dict(),
-                "versions": versions(),
+                "versions": versions(session.settings.method),
                 "model": {
                     "name": card.name,
                     "version": card.version,

@@ -2,15 +2,18 @@
 
 A method is one file of this folder with a class under `@register`. What the decorator says is
 read from the text of the files, so that a list of methods loads no torch; the file itself is
-imported when its method is first used.
+imported when its method is first used. The same holds for a module that another package names
+under the entry point ``napari_grata.methods``.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -25,6 +28,7 @@ class Registered(Protocol):
     adapts: ClassVar[Learns]
 
 
+ENTRY_POINTS = "napari_grata.methods"
 _Kind = TypeVar("_Kind", bound=type[Registered])
 
 
@@ -44,6 +48,8 @@ class MethodInfo:
         Fields of `Settings` that the method takes, beside those that all take.
     module : str
         Dotted name of the module that holds the class.
+    package : str
+        Name and version of the package that brings it; "" of ours.
     """
 
     name: str
@@ -52,15 +58,32 @@ class MethodInfo:
     learns: Learns
     settings_used: tuple[str, ...]
     module: str
+    package: str = ""
 
     def load(self) -> type[Any]:
-        """Return the class, which is a `Method`."""
-        importlib.import_module(self.module)
-        return _CLASSES[self.name]
+        """Return the class, which is a `Method`.
+
+        Raises
+        ------
+        ValueError
+            If the package that brings it does not bring it after all, or fails.
+        """
+        try:
+            importlib.import_module(self.module)
+            return _CLASSES[self.name]
+        except Exception as error:
+            if not self.package:
+                raise
+            raise ValueError(
+                f"The method {self.name!r} of the package {self.package} cannot be loaded "
+                f"({type(error).__name__}: {error}). Mend the package, or choose another method."
+            ) from error
 
 
 METHODS: dict[str, MethodInfo] = {}
 """Methods by name, those that learn first."""
+REFUSED: dict[str, str] = {}
+"""Why an entry point brings no method, a sentence each."""
 _CLASSES: dict[str, type[Any]] = {}
 
 
@@ -79,7 +102,7 @@ def register(
 
     def decorate(kind: _Kind) -> _Kind:
         info = MethodInfo(name, title, summary, learns, settings_used, kind.__module__)
-        if METHODS.setdefault(name, info) != info:
+        if replace(METHODS.setdefault(name, info), package="") != info:
             raise ValueError(f"There are two methods called {name!r}; give one another name.")
         kind.name, kind.learns = name, learns != "nothing"
         kind.adapts = learns
@@ -89,7 +112,7 @@ def register(
     return decorate
 
 
-def _written_in(path: Path) -> Iterator[MethodInfo]:
+def _written_in(path: Path, module: str, package: str = "") -> Iterator[MethodInfo]:
     """Yield what the decorators in a file say."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
@@ -98,13 +121,52 @@ def _written_in(path: Path) -> Iterator[MethodInfo]:
                     str(one.arg): ast.literal_eval(one.value) for one in call.keywords
                 }
                 said.setdefault("settings_used", ())
-                yield MethodInfo(**said, module=f"{__package__}.{path.stem}")
+                yield MethodInfo(**said, module=module, package=package)
+
+
+def _file_of(module: str) -> Path:
+    """Find the file of a module; neither it nor the packages round it are imported."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        raise ValueError(f"there is no package {top!r}")
+    if not rest and spec.origin is not None:
+        return Path(spec.origin)
+    for place in spec.submodule_search_locations or ():
+        base = Path(place, *rest)
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    raise ValueError(f"there is no module {module!r}")
+
+
+def _take(point: EntryPoint) -> None:
+    """Register what another package offers, or note why not."""
+    whose = f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.module
+    try:
+        found = list(_written_in(_file_of(point.module), point.module, whose))
+        if not found:
+            raise ValueError("it has no class under @register(...)")
+        for info in found:
+            if info.name in METHODS:
+                raise ValueError(f"there is a method called {info.name!r} already")
+            METHODS[info.name] = info
+    except Exception as error:
+        REFUSED[point.name] = (
+            f"The method {point.name!r} of the package {whose} is left out: {error}."
+        )
 
 
 METHODS.update(
     (info.name, info)
     for info in sorted(
-        (info for path in Path(__file__).parent.glob("*.py") for info in _written_in(path)),
+        (
+            info
+            for path in Path(__file__).parent.glob("*.py")
+            for info in _written_in(path, f"{__package__}.{path.stem}")
+        ),
         key=lambda info: (info.learns == "nothing", info.name),
     )
 )
+for _point in sorted(entry_points(group=ENTRY_POINTS)):
+    _take(_point)
