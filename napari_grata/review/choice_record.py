@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
+RECORD_FILE = "choice.json"
+"""Of a run's folder, where masks of the run were weighed."""
 COLUMNS = (
     "structure",
     "candidate",
@@ -145,6 +147,29 @@ def read_choice(path: str | Path) -> ChoiceRecord:
     except (OSError, ValueError) as error:
         raise ChoosingError(f"The record of a choice cannot be read ({error}).") from None
     return ChoiceRecord.from_dict(values)
+
+
+@dataclass(frozen=True)
+class InUse:
+    """A choice whose masks are in use in a run: counts of slices, and the choice in words."""
+
+    reviewed: int
+    used: int
+    words: str
+
+
+def choice_in_use(folder: str | Path) -> InUse | None:
+    """Return the choice whose masks a run holds; None where they are those of its own steps.
+
+    A record that cannot be read is none: the masks themselves are kept by the run.
+    """
+    try:
+        values = read_json(Path(folder) / RECORD_FILE)
+        used, reviewed = len(values["used_on"]), len(values["weighing"]["slices"])
+        words = str(values["chosen"]["words"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return InUse(reviewed, used, words) if used else None
 
 
 @cache

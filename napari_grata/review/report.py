@@ -22,6 +22,7 @@ import numpy as np
 from napari_grata.scans.files import FileError, make_folder, nameless, whole_file
 from napari_grata.scans.scan import counted
 
+from .choice_record import InUse, choice_in_use
 from .compare import StructureChange, Summary, flagged_slices, latest_flags, summarise
 from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
 
@@ -93,6 +94,8 @@ class ReportCase:
         What the run's store says of it: settings, versions, device, weights.
     shift : str
         How far the scan is from the source centre, in words.
+    chosen : InUse or None
+        Where a few reviewed slices decided whose masks are used.
     problem : str
         What went wrong with this case.
     close : callable
@@ -112,6 +115,7 @@ class ReportCase:
     decisions: tuple[ReportDecision, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     shift: str = ""
+    chosen: InUse | None = None
     problem: str = ""
     close: Callable[[], None] = lambda: None
 
@@ -166,6 +170,7 @@ def case_of_run(
         records=run.records,
         flags=latest_flags(run.records),
         info=run.info,
+        chosen=choice_in_use(folder) if run.taken is not None else None,
         problem=" ".join(run.missing),
         close=run.close,
         **more,
@@ -383,6 +388,11 @@ def _facts(case: ReportCase) -> str:
         f"of {_place(index, case.scan)}, as found."
         for index, (row0, column0, row1, column1) in _frames(case.records).items()
     )
+    if case.chosen is not None:
+        said.append(
+            f"The masks of {case.counts(case.chosen.used)} were chosen on "
+            f"{case.counts(case.chosen.reviewed)} that a person had reviewed: {case.chosen.words}"
+        )
     if case.edited_masks:
         said.append(f"A person drew on {case.counts(len(case.edited_masks))}.")
     return " ".join(part for part in said if part)

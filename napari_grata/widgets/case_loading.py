@@ -17,6 +17,7 @@ from napari_grata.review.cases import ListError
 from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets.background import Found, Queue
 from napari_grata.widgets.cases_panel import small_picture
+from napari_grata.widgets.state import chosen_words
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -55,6 +56,8 @@ class LoadedRun:
         What was not found, a sentence each.
     step : int or None
         The step whose masks are in use, where the run was taken back to one.
+    chosen_on : int
+        On how many reviewed slices its masks were chosen; 0 where they were not.
     """
 
     folder: Path | None
@@ -68,6 +71,7 @@ class LoadedRun:
     flags: dict[int, tuple[Flag, ...]]
     missing: tuple[str, ...] = ()
     step: int | None = None
+    chosen_on: int = 0
 
     def fill(self, session: Session) -> None:
         """Make these the results of a fresh session."""
@@ -79,6 +83,8 @@ class LoadedRun:
         session.segmented_slices, session.adapted_slices = set(self.source), set(self.adapted)
         session.records, session.flags = list(self.records), dict(self.flags)
         session.taken_step = self.step
+        if self.chosen_on and self.step is not None:
+            session.chosen = chosen_words(self.chosen_on, scan.noun)
         session.saved = "kept" if self.folder is not None else ""
         for mask, found in ((session.source, self.source), (session.adapted, self.adapted)):
             if found:
@@ -158,8 +164,10 @@ def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
         If it is no run folder, is damaged, or its scan cannot be found.
     """
     from napari_grata.adaptation.reopening import reopen
+    from napari_grata.review.choice_record import choice_in_use
     from napari_grata.review.compare import latest_flags
 
+    chosen = choice_in_use(folder)
     run = reopen(folder, scan)
     try:
         if run.scan is None:
@@ -177,6 +185,7 @@ def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
             flags=dict(latest_flags(records)),
             missing=tuple(run.missing),
             step=_step(run, records),
+            chosen_on=0 if chosen is None else chosen.reviewed,
         )
     finally:
         run.close()

@@ -386,7 +386,7 @@ class CorrectSection(QWidget):
             session.scan.put_mask(session.adapted.stack, index, session.scan.get_mask(shown, index))
         session.records.clear()
         session.drawn_slices.clear()
-        session.taken_step, session.reopened = None, None
+        session.taken_step, session.chosen, session.reopened = None, "", None
 
     def _on_ended(self, kind: str, outcome: Outcome) -> None:
         teaching, self._teaching = self._teaching, None

@@ -33,7 +33,10 @@ _NO_MASK = np.zeros((0, 0), dtype=np.uint8)
 CONTOUR_PIXELS = 2_500_000
 
 
-_KEPT = ("run", "settings", "records", "flags", "taken_step", "note", "note_tone", "reopened")
+_KEPT = (
+    *("run", "settings", "records", "flags", "taken_step", "chosen"),
+    *("note", "note_tone", "reopened"),
+)
 
 
 class MaskSnapshot:
@@ -130,6 +133,8 @@ class Session(QObject):
     region : (row0, col0, row1, col1) or None
     taken_step : int or None
         The step whose masks are in use; None: the run's result.
+    chosen : str
+        How the masks in use were chosen, where a few reviewed slices decided.
     drawn_slices : set of int
         Where the user has painted since the masks were made.
     busy : bool
@@ -184,6 +189,7 @@ class Session(QObject):
         self.run: Any = None
         self.settings: Settings | None = None
         self.taken_step: int | None = None
+        self.chosen = ""
         self.drawn_slices: set[int] = set()
         self.expected_steps: int | None = None
         self.busy = False
@@ -237,7 +243,7 @@ class Session(QObject):
         self.adapted.restart()
         self.adapted_slices.clear()
         self.flags.clear()
-        self.taken_step = None
+        self.taken_step, self.chosen = None, ""
         self.drawn_slices.clear()
         self.records.clear()
         self.close_run()

@@ -169,6 +169,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def chosen_words(reviewed: int, noun: str) -> str:
+    """Say whose masks are in use where they were chosen on slices that a person reviewed."""
+    return f"chosen on {counted(reviewed, f'reviewed {noun}')}"
+
+
 def dock_state(facts: Facts) -> DockState:
     """Return what the dock shows for these facts."""
     if not facts.scan:

@@ -252,6 +252,7 @@ class StepsSection(QWidget):
         elif step is None:
             taken = session.taken_step
             words = "Result of the run" if taken is None else f"In use: {_words(taken)} of {last}"
+            words = f"In use: {session.chosen}" if session.chosen else words
             words = " · ".join(part for part in (words, curves.marks()) if part)
         else:
             words, row = f"After step {step} of {last}", curves.data.at(step)
@@ -404,7 +405,7 @@ class StepsSection(QWidget):
             for before in kept:
                 before.put_back(session)
             return
-        session.taken_step = step
+        session.taken_step, session.chosen = step, ""
         # What was drawn is in a layer of its own now, unless its slice has no adapted mask.
         session.drawn_slices = {i for i in kept[0].drawn if session.adapted.drawn_on(i)}
         states: list[MaskSnapshot | None] = [kept[0], None]

@@ -26,7 +26,7 @@ from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, button, column, row
 from napari_grata.widgets.session import Session, Undoable
-from napari_grata.widgets.state import counted
+from napari_grata.widgets.state import chosen_words, counted
 from napari_grata.widgets.theme import ThemeColours, tip
 from napari_grata.widgets.weigh_picture import WeighPicture
 from napari_grata.widgets.weigh_tasks import (
@@ -317,6 +317,7 @@ class WeighSection(QWidget):
         now_at = step_in_use(session.run)
         before = self._put(session, after, now_at)
         self.found(session).used = True
+        session.chosen = chosen_words(len(found.reviewed), session.scan.noun)
         back = partial(self._change, session, found, before, step, used=False)
         again = partial(self._change, session, found, after, now_at, used=True)
         self._context.undo.push(
@@ -346,7 +347,9 @@ class WeighSection(QWidget):
         self, session: Session, results: list[Any], step: int | None, *, used: bool
     ) -> None:
         self._put(session, results[0], step)
-        self.found(session).used = used
+        found = self.found(session)
+        found.used = used
+        session.chosen = chosen_words(len(found.reviewed), session.scan.noun) if used else ""
         session.note = "" if used else "The masks after are as they were."
 
     def _put(self, session: Session, changed: Changed, step: int | None) -> Changed:

@@ -17,7 +17,7 @@ import numpy as np
 from napari_grata.adaptation.run_files import now
 from napari_grata.adaptation.settings import preset
 from napari_grata.review.candidates import SOURCE, USUAL, Candidate, CandidateRuns
-from napari_grata.review.choice_record import record_choice
+from napari_grata.review.choice_record import RECORD_FILE, record_choice
 from napari_grata.review.choosing import Choice, Weighing, chosen_masks, recommend, weigh_stepwise
 from napari_grata.review.proposing import propose
 from napari_grata.scans.files import FileError, write_json
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from napari_grata.adaptation.run import AdaptationRun
     from napari_grata.widgets.session import Session
 
-RECORD_FILE = "choice.json"
 AT_HAND = "at-hand"
 _TAUGHT = "The run at hand learned from your corrections, so it is not weighed against them."
 Masks = Mapping[int, np.ndarray]

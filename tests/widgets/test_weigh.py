@@ -12,13 +12,20 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 
 from napari_grata.adaptation.settings import preset
+from napari_grata.review.choice_record import RECORD_FILE
+from napari_grata.review.report import report_cases, write_report
 from napari_grata.scans.files import read_json
 from napari_grata.widgets.state import Step
+from napari_grata.widgets.steps import StepsSection
 from napari_grata.widgets.weigh_picture import points, ticks
-from napari_grata.widgets.weigh_tasks import RECORD_FILE
 
 Start = Callable[..., Any]
 BETTER = "as-published"
+
+
+def in_use(user: Any) -> str:
+    """Return what the curves say of the masks that are shown."""
+    return str(user.dock.timeline.findChild(StepsSection).words.said())
 
 
 class Reviewer:
@@ -185,6 +192,7 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     assert np.array_equal(saved.adapted_masks[4], after[4])
     saved.close()
     assert "In use" in weigh.use_button.toolTip()
+    assert in_use(user).startswith("In use: chosen on 3 reviewed slices")
 
     user.do("undo")
     user.finish()
@@ -192,6 +200,7 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     assert all(np.array_equal(again[i], before[i]) for i in again)
     saved = reopen(session.run.folder, user.context.scan)
     assert saved.taken is None
+    assert "chosen" not in in_use(user)
     assert np.array_equal(saved.adapted_masks[4], before[4])
     saved.close()
     user.do("redo")
@@ -240,6 +249,10 @@ def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path:
     user.wait(lambda: user.session is not None and user.session.drawn_slices, 30)
     back = one.shown()
     assert all(np.array_equal(back[index], chosen[index]) for index in chosen)
+    user.wait(lambda: in_use(user).startswith("In use: chosen on 3 reviewed slices"), 30)
+    (told,) = report_cases(cases.caselist, ["case-0001"])
+    page = write_report(tmp_path / "report.html", [told]).read_text(encoding="utf-8")
+    assert "chosen on 3 slices that a person had reviewed: Recommended. disc" in page
     user.wait(lambda: not (cases.queue.busy or cases.runs.busy or cases.prefetch.queue.busy), 30)
 
 
