@@ -524,6 +524,7 @@ def again(
         "slices": found.slices,
         "different_pixels": found.different_pixels,
         "only_one": found.only_one,
+        "chosen": found.chosen,
     }
 
 

@@ -151,10 +151,10 @@ def read_choice(path: str | Path) -> ChoiceRecord:
 
 @dataclass(frozen=True)
 class InUse:
-    """A choice whose masks are in use in a run: counts of slices, and the choice in words."""
+    """A choice whose masks are in use in a run: on how many reviewed slices, where, in words."""
 
     reviewed: int
-    used: int
+    used: tuple[int, ...]
     words: str
 
 
@@ -165,7 +165,8 @@ def choice_in_use(folder: str | Path) -> InUse | None:
     """
     try:
         values = read_json(Path(folder) / RECORD_FILE)
-        used, reviewed = len(values["used_on"]), len(values["weighing"]["slices"])
+        used = tuple(int(index) for index in values["used_on"])
+        reviewed = len(values["weighing"]["slices"])
         words = str(values["chosen"]["words"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -390,7 +390,7 @@ def _facts(case: ReportCase) -> str:
     )
     if case.chosen is not None:
         said.append(
-            f"The masks of {case.counts(case.chosen.used)} were chosen on "
+            f"The masks of {case.counts(len(case.chosen.used))} were chosen on "
             f"{case.counts(case.chosen.reviewed)} that a person had reviewed: {case.chosen.words}"
         )
     if case.edited_masks:

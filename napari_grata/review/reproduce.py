@@ -14,6 +14,8 @@ import numpy as np
 from napari_grata.adaptation.plan import describe_slices
 from napari_grata.adaptation.settings import PRESETS, Settings
 
+from .choice_record import choice_in_use
+
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record, ReopenedRun
     from napari_grata.adaptation.run import AdaptationRun
@@ -130,11 +132,14 @@ class Comparison:
         Pixels whose label differs, over all of them.
     only_one : int
         Slices that have a mask only once.
+    chosen : int
+        Slices that are left out, for a few reviewed ones decided whose masks are used there.
     """
 
     slices: int
     different_pixels: int
     only_one: int
+    chosen: int = 0
 
     @property
     def same(self) -> bool:
@@ -143,7 +148,13 @@ class Comparison:
 
     def __str__(self) -> str:
         if self.same:
-            return f"The same masks as the first time, on all {self.slices} of {self.slices}."
+            said = f"The same masks as the first time, on all {self.slices} of {self.slices}."
+            if self.chosen:
+                said += (
+                    f" {self.chosen} more were chosen on reviewed slices and are not compared: "
+                    "this run did not make them, and choice.json says how they were chosen."
+                )
+            return said
         said = f"{self.different_pixels} pixels differ on {self.slices} masks"
         if self.only_one:
             said += f"; {self.only_one} are there only once"
@@ -214,8 +225,13 @@ class Again:
             run.take(taken, {i: run.predict(i, taken).label_map for i in run.adapted_masks})
 
     def compare(self) -> Comparison:
-        """Compare the masks after with those of the first time."""
-        first, second = self.saved.adapted_masks, self.run.adapted_masks
+        """Compare the masks after with those of the first time, where the run made them."""
+        found = choice_in_use(self.saved.folder) if self.saved.taken is not None else None
+        chosen = set() if found is None else set(found.used)
+        first, second = (
+            {i: mask for i, mask in masks.items() if i not in chosen}
+            for masks in (self.saved.adapted_masks, self.run.adapted_masks)
+        )
         both = first.keys() & second.keys()
         different = sum(int(np.count_nonzero(first[i] != second[i])) for i in both)
-        return Comparison(len(both), different, len(first.keys() ^ second.keys()))
+        return Comparison(len(both), different, len(first.keys() ^ second.keys()), len(chosen))

@@ -135,6 +135,32 @@ def test_a_run_whose_scan_is_gone_says_so(model: Path, file: Path, tmp_path: Pat
         Again(reopen(tmp_path / "run"), load_segmenter(model, device="cpu"))
 
 
+def test_masks_that_were_chosen_are_neither_compared_nor_called_different(
+    model: Path, file: Path, tmp_path: Path
+) -> None:
+    run = run_once(model, file, tmp_path / "run", Settings(learning_rate=0.02, predict="final"))
+    masks = dict(run.adapted_masks)
+    masks[3] = np.full_like(masks[3], 1)
+    run.take(run.step, masks)
+    run.close()
+    record = {
+        "used_on": [3],
+        "weighing": {"slices": [0, 1, 2]},
+        "chosen": {"words": "Recommended. disc: six views"},
+    }
+    for words, chosen in (("no record", 0), (json.dumps(record), 1)):
+        (tmp_path / "run" / "choice.json").write_text(words)
+        saved = reopen(tmp_path / "run")
+        again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / f"again {chosen}")
+        for _ in again.records():
+            pass
+        found = again.compare()
+        again.run.close()
+        saved.close()
+        assert (found.same, found.chosen) == (bool(chosen), chosen)
+        assert ("choice.json" in str(found)) is bool(chosen)
+
+
 def test_a_run_that_learned_from_corrections_is_done_again_with_them(
     model: Path, file: Path, tmp_path: Path
 ) -> None:
