@@ -497,7 +497,14 @@ def teaching_settings(base: Settings) -> Settings:
     Where all weights learnt, all go on learning, and the masks follow at once.
     """
     if base.learns_from_stack:
-        return base.but(scribble="both", decay=0.0, hold=0.2, passes=1, uncorrected_learn=False)
+        return base.but(
+            method="mean-teacher",
+            scribble="both",
+            decay=0.0,
+            hold=0.2,
+            passes=1,
+            uncorrected_learn=False,
+        )
     return base.but(
         method="grata",
         auxiliary="consistency",

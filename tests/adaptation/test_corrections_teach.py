@@ -22,6 +22,7 @@ from napari_grata.adaptation import (
 from napari_grata.adaptation.methods import GraTa, make_method
 from napari_grata.adaptation.objectives import Supervision, scribble_loss
 from napari_grata.adaptation.plan import make_plan
+from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans import Scan, open_scan, scan_from_array
 from napari_grata.segmenters import Segmenter, load_segmenter
 from tools.generators.models import Small, small_card, write_tiny
@@ -144,6 +145,13 @@ def test_plain_fine_tuning_lowers_the_loss_on_the_corrected_pixels():
 
 
 # --- settings and plan ---------------------------------------------------------------------------
+
+
+def test_after_any_method_corrections_can_teach() -> None:
+    for one in PRESETS.values():
+        taught = teaching_settings(one.settings)
+        assert taught.scribble != "none", one.name
+        assert taught.learns_from_stack is one.settings.learns_from_stack
 
 
 @pytest.mark.parametrize(
