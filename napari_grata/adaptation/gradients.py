@@ -125,12 +125,14 @@ class FlatAdam:
         self.first = torch.zeros_like(values)
         self.second = torch.zeros_like(values)
         self.count = 0
+        self.since = 0  # the count at which the moments began anew
 
     def step(self, values: Tensor, gradient: Tensor, rate: Tensor) -> None:
         """Change ``values`` in place by one step along −``gradient``."""
         first_beta, second_beta = self.betas
         self.count += 1
+        taken = self.count - self.since
         self.first.lerp_(gradient, 1 - first_beta)
         self.second.mul_(second_beta).addcmul_(gradient, gradient, value=1 - second_beta)
-        deviation = self.second.sqrt() / math.sqrt(1 - second_beta**self.count) + self.eps
-        values.sub_(rate / (1 - first_beta**self.count) * self.first / deviation)
+        deviation = self.second.sqrt() / math.sqrt(1 - second_beta**taken) + self.eps
+        values.sub_(rate / (1 - first_beta**taken) * self.first / deviation)

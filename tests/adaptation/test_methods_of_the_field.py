@@ -97,6 +97,22 @@ def test_sar_starts_over_once_it_grew_too_sure_and_stays_where_nothing_is_reliab
     method.restore(kept)
     method.step(x)
     assert not torch.equal(method.theta(), source)
+    # After starting over, and after a step that was not taken, Adam begins anew.
+    monkeypatch.setattr(sar, "COLLAPSE", 10.0)
+    method.step(x)
+    monkeypatch.undo()
+    fresh = SAR(toy(3, sure=3.0), 0.1)
+    for one in (method, fresh):
+        one.step(x)
+    np.testing.assert_allclose(method.theta(), fresh.theta(), atol=1e-6)
+    assert method.steps == 6
+    monkeypatch.setattr(sar, "RELIABLE", 0.0)
+    late = SAR(toy(3, sure=3.0), 0.1)
+    assert late.step(x).pseudo_norm == 0
+    monkeypatch.undo()
+    late.restore(late.snapshot())
+    late.step(x)
+    np.testing.assert_allclose(late.theta(), fresh.theta(), atol=1e-6)
     unsure = SAR(toy(3, sure=0.1), 0.1)
     source = unsure.theta()
     assert unsure.step(x).pseudo_norm == 0

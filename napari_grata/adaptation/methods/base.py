@@ -106,8 +106,9 @@ class Snapshot:
         Optimiser steps taken.
     generator : Tensor of uint8
         State of the random generator.
-    student : Tensor, shape (n,) or (0,)
-        What learns, where that is another θ than the one that predicts.
+    student : Tensor, shape (m,)
+        What else a method has to know: what learns, where that is another θ than the one that
+        predicts (m = n), or a few numbers. Empty for most.
     """
 
     theta: Tensor
@@ -277,7 +278,7 @@ class Method:
         self._flat.values.copy_(self._source)
         self._adam.first.zero_()
         self._adam.second.zero_()
-        self._adam.count = 0
+        self._adam.count = self._adam.since = 0
         self.generator.manual_seed(self.seed)
 
     # Work -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from .base import Common
 
+NAN = math.nan
 RELIABLE = 0.4
 """A pixel counts while its entropy is below this share of the largest."""
 RADIUS = 0.05
@@ -46,52 +48,69 @@ class SAR(Learner):
     structures); the limit of a collapse is that share of the first step's loss which the
     published one is of the published limit of reliability, 7 %, for most pixels of a slice are
     sure from the start; the optimiser is Adam as in the other methods, not SGD. Where no pixel is
-    reliable θ stays. A run that is reopened begins its moving mean anew. Parameters are those of
-    `Learner`.
+    reliable, here or uphill, θ and its moments stay. Parameters are those of `Learner`.
     """
 
     def __init__(
         self, network: nn.Module, learning_rate: float = 1e-4, **common: Unpack[Common]
     ) -> None:
         super().__init__(network, learning_rate, **common)
-        self._losses = torch.zeros(0)
+        self._set_course()
 
     def _state(self, device: torch.device) -> Snapshot:
         one = super()._state(device)
         return Snapshot(
-            one.theta, one.first_moment, one.second_moment, one.steps, one.generator, self._losses
+            one.theta, one.first_moment, one.second_moment, one.steps, one.generator, self._course
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         super().restore(snapshot)
-        self._losses = snapshot.student
+        self._set_course(*snapshot.student.tolist())
 
     def reset(self) -> None:
         super().reset()
-        self._losses = torch.zeros(0)
+        self._set_course()
+
+    def _set_course(self, first: float = NAN, mean: float = NAN, since: float = 0) -> None:
+        """Note first loss and moving mean since θ began, and the count of steps at that time."""
+        # A new tensor each time, for snapshots hold on to the old one.
+        self._course = torch.tensor([first, mean, since], dtype=torch.float64)
+        self._adam.since = int(since)
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
         theta, adam = self._flat.values, self._adam
         here, reliable = self._loss(images, None)
         rate = torch.full_like(here.detach(), self.learning_rate)
         figures = {"learning_rate": rate, "pseudo_loss": here.detach(), "pseudo_norm": 0 * rate}
-        if not reliable.any():
+        first, mean, since = self._course.tolist()
+        there, still = here, reliable
+        if reliable.any():
+            gradient, _ = self._flat.gradient(here)
+            norm = torch.linalg.vector_norm(gradient)
+            before = theta.clone()
+            try:
+                theta.add_(gradient, alpha=RADIUS / max(float(norm), 1e-12))
+                there, still = self._loss(images, reliable)
+                if still.any():
+                    gradient, _ = self._flat.gradient(there)
+            finally:
+                theta.copy_(before)
+        if not still.any():
+            # A step that is counted and not taken.
             adam.count += 1
+            self._set_course(first, mean, since + 1)
             return figures
-        gradient, _ = self._flat.gradient(here)
-        norm = torch.linalg.vector_norm(gradient)
-        before = theta.clone()
-        try:
-            theta.add_(gradient, alpha=RADIUS / max(float(norm), 1e-12))
-            there, still = self._loss(images, reliable)
-            if still.any():
-                gradient, _ = self._flat.gradient(there)
-        finally:
-            theta.copy_(before)
         adam.step(theta, gradient, rate)
         figures["pseudo_norm"] = torch.linalg.vector_norm(gradient)
-        if still.any():
-            self._start_over_if_collapsed(float(there.detach()))
+        loss = float(there.detach())
+        first = loss if math.isnan(first) else first
+        mean = loss if math.isnan(mean) else KEPT * mean + (1 - KEPT) * loss
+        if mean < COLLAPSE * first:
+            theta.copy_(self._source)
+            adam.first.zero_()
+            adam.second.zero_()
+            first, mean, since = NAN, NAN, adam.count
+        self._set_course(first, mean, since)
         return figures
 
     def _loss(self, images: Tensor, among: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -102,14 +121,3 @@ class SAR(Learner):
         if among is not None:
             reliable &= among
         return (share * reliable).sum() / reliable.sum().clamp_min(1), reliable
-
-    def _start_over_if_collapsed(self, loss: float) -> None:
-        # First loss and moving mean; the tensor is a new one, for snapshots hold on to the old.
-        first, mean = self._losses.tolist() if len(self._losses) else (loss, loss)
-        mean = KEPT * mean + (1 - KEPT) * loss
-        self._losses = torch.tensor([first, mean], dtype=torch.float64)
-        if mean < COLLAPSE * first:
-            self._flat.values.copy_(self._source)
-            self._adam.first.zero_()
-            self._adam.second.zero_()
-            self._losses = torch.zeros(0)
