@@ -56,9 +56,12 @@ class InTEnt(Method):
             for blend in BLENDS:
                 for layer in self._layers:
                     layer.blend = blend
-                found = super().predict(images).probabilities
-                weight = torch.exp(-self._balanced_entropy(found))[:, None, None, None]
-                total, weights = total + weight * found, weights + weight
+                found = super().predict(images)
+                if not found.is_finite:
+                    return found  # a probability of 1 would hide it
+                weight = torch.exp(-self._balanced_entropy(found.probabilities))
+                weight = weight[:, None, None, None]
+                total, weights = total + weight * found.probabilities, weights + weight
         finally:
             for layer in self._layers:
                 layer.blend = self.blend
