@@ -81,6 +81,11 @@ def test_packages_that_bring_no_method_are_told_and_the_rest_works(tmp_path: Pat
     assert len(bad) == 5, findings
     assert any("there is a method called 'tent' already" in text for text in bad)
     assert any("no package 'theirs_gone'" in text for text in bad)
+    # Where Python itself cannot read what a package offers.
+    broken = tmp_path / "broken-1.0.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (broken / "entry_points.txt").write_text("[napari_grata.methods]\nno equals sign\n")
     help_ = run(tmp_path, "adapt", "--help")
     assert help_.returncode == 0
     assert "careful,learn-from-stack" in "".join(help_.stdout.split())

@@ -13,9 +13,9 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 Learns = Literal["nothing", "statistics", "theta", "weights"]
 
@@ -148,11 +148,14 @@ def _take(point: EntryPoint) -> None:
         if not found:
             raise ValueError("it has no class under @register(...)")
         for info in found:
-            if info.name in METHODS:
+            known = METHODS.get(info.name)
+            if known is not None and known.module != info.module:
                 raise ValueError(f"there is a method called {info.name!r} already")
-            METHODS[info.name] = info
+            if info.learns not in get_args(Learns):
+                raise ValueError(f"learns is {info.learns!r}, not one of {get_args(Learns)}")
+        METHODS.update((info.name, info) for info in found)
     except Exception as error:
-        REFUSED[point.name] = (
+        REFUSED[f"{whose}: {point.name}"] = (
             f"The method {point.name!r} of the package {whose} is left out: {error}."
         )
 
@@ -168,5 +171,13 @@ METHODS.update(
         key=lambda info: (info.learns == "nothing", info.name),
     )
 )
-for _point in sorted(entry_points(group=ENTRY_POINTS)):
-    _take(_point)
+for _package in distributions():
+    try:
+        _points = sorted(_package.entry_points.select(group=ENTRY_POINTS))
+    except Exception as error:  # one damaged package must not take down the rest
+        REFUSED[str(_package)] = (
+            f"What the package {_package.name} offers cannot be read ({error})."
+        )
+        continue
+    for _point in _points:
+        _take(_point)
