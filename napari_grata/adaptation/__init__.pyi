@@ -2,6 +2,7 @@ from .corrections import Corrections as Corrections
 from .corrections import CorrectionsError as CorrectionsError
 from .methods import METHODS as METHODS
 from .methods import SAR as SAR
+from .methods import VPTTA as VPTTA
 from .methods import BatchNorm as BatchNorm
 from .methods import CentreStatistics as CentreStatistics
 from .methods import Consistency as Consistency

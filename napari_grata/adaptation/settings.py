@@ -322,8 +322,10 @@ class Settings:
     @property
     def predicts_afterwards(self) -> bool:
         """Whether the masks are made once the model has learnt, not as the slices go by."""
-        return self.learns and (
-            self.predict != "stream" or METHODS[self.method].learns in ("statistics", "weights")
+        learns = METHODS[self.method].learns
+        # A prompt is of one slice: another slice cannot be shown with it.
+        return learns in ("statistics", "weights") or (
+            learns == "theta" and self.predict != "stream"
         )
 
     def uses(self, name: str) -> bool:
@@ -337,7 +339,7 @@ class Settings:
             return False
         if name == "steps_per_slice" and self.learns_from_stack:
             return False
-        if name == "predict" and METHODS[self.method].learns in ("statistics", "weights"):
+        if name == "predict" and METHODS[self.method].learns != "theta":
             return False
         if used == "teaching" and self.scribble == "none":
             return False
@@ -414,7 +416,8 @@ class Preset:
 
 
 def _of_method(name: str) -> Preset:
-    return Preset(name, METHODS[name].title, METHODS[name].summary, Settings(method=name))
+    info = METHODS[name]
+    return Preset(name, info.title, info.summary, Settings(method=name, **info.defaults))
 
 
 _CHOSEN = (
@@ -514,7 +517,7 @@ def teaching_settings(base: Settings) -> Settings:
         scribble="pseudo",
         learning_rate=3e-3,
         learning_rate_rule="quadratic",
-        blend=0.0 if base.method == "source" else base.blend,
+        blend=base.blend if base.uses("blend") else 0.0,
         correction_steps=10,
         uncorrected_learn=False,
         soft_labels=0.0,

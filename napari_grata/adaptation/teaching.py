@@ -9,6 +9,7 @@ import torch
 
 from .corrections import Corrections, CorrectionsError
 from .methods.base import Snapshot
+from .methods.register import METHODS
 from .reopening import ReopenedRun
 from .run import AdaptationRun
 from .settings import Settings, teaching_settings
@@ -28,9 +29,10 @@ def correct_run(
     """Make a run that goes on from an earlier one and learns from a reviewer's corrections.
 
     The earlier run is not changed: it is the way back. The new one starts with the θ that drew the
-    masks which the reviewer corrected, with a fresh optimiser; its history holds every step from
-    there. Corrected pixels stay as they were drawn; corrections that the earlier run had been given
-    stay and teach as well, where they were not drawn over.
+    masks which the reviewer corrected (after a method that learns something else, with the source
+    model's), with a fresh optimiser; its history holds every step from there. Corrected pixels stay
+    as they were drawn; corrections that the earlier run had been given stay and teach as well,
+    where they were not drawn over.
 
     Parameters
     ----------
@@ -66,6 +68,8 @@ def correct_run(
         )
     chosen = settings if settings is not None else teaching_settings(live.settings)
     first = next(index for index in drawn.slices if index in set(live.slices))
+    # Statistics or a prompt are no scale and shift, even where they are as many numbers.
+    same = METHODS[chosen.method].learns == METHODS[live.settings.method].learns
     return AdaptationRun(
         live.segmenter,
         live.scan,
@@ -74,7 +78,7 @@ def correct_run(
         region=live.region,
         folder=folder,
         source_masks=live.source_masks,
-        start=taught_state(live, first),
+        start=taught_state(live, first) if same or not live.settings.learns else None,
         corrections=drawn,
     )
 

@@ -275,6 +275,15 @@ def test_what_is_drawn_outside_the_region_teaches_nothing(segmenter, scan):
     assert not np.array_equal(half.past.theta(3), half.past.theta(0))
 
 
+@pytest.mark.parametrize("name", ["centre-statistics", "vptta"])
+def test_after_statistics_or_a_prompt_corrections_teach_the_source_model(segmenter, scan, name):
+    base = finished(AdaptationRun(segmenter, scan, Settings(method=name)))
+    taught = correct_run(base, strokes(1))
+    source = make_method(Settings(method="source"), segmenter.network).theta()
+    np.testing.assert_array_equal(taught.past.theta(0), source)
+    assert taught.settings.blend == 0.0
+
+
 def test_without_a_corrected_slice_nothing_is_started(segmenter, scan):
     old = finished(AdaptationRun(segmenter, scan, BASE, slices=[0, 1]))
     for corrections in (Corrections.none(), strokes(4)):

@@ -353,7 +353,7 @@ def test_settings_build_the_method_they_name(method: str) -> None:
     built = make_method(settings, tiny(), "softmax")
     assert built.name == method
     assert built.learns is settings.learns
-    assert built.blend == (0.0 if method in ("source", "centre-statistics", "intent") else 0.25)
+    assert built.blend == (0.25 if "blend" in METHODS[method].settings_used else 0.0)
     assert (built.seed, built.activation, built.six_views) == (9, "softmax", True)
     if isinstance(built, Learner):
         assert built.learning_rate == 3e-3

@@ -23,7 +23,7 @@ def test_what_a_file_says_of_its_method_is_what_it_registers() -> None:
         kind = info.load()
         assert kind.name == info.name
         assert kind.learns is (info.learns != "nothing")
-        assert issubclass(kind, Learner) is (info.learns in ("theta", "weights"))
+        assert issubclass(kind, Learner) is (info.learns in ("theta", "weights", "prompt"))
     assert said == METHODS
 
 
@@ -32,11 +32,12 @@ def test_a_method_is_a_preset_and_a_choice_by_itself() -> None:
         found = preset(name)
         assert found.settings.method == name
         if name not in ALIASES:  # those have settings and words of their own
-            assert found.settings == Settings(method=name)
+            assert found.settings == Settings(method=name, **info.defaults)
             assert (found.title, found.summary) == (info.title, info.summary)
             assert found is PRESETS[name]
-    learning = ["centre-statistics", "consistency", "cotta", "grata", "mean-teacher", "sar", "tent"]
+    learning = [name for name, info in METHODS.items() if info.learns != "nothing"]
     assert list(METHODS) == [*learning, "batch-norm", "intent", "source"]
+    assert learning == sorted(learning)
 
 
 @pytest.mark.parametrize("page", ["how-it-works.md", "command-line.md"])

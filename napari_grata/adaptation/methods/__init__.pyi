@@ -17,3 +17,4 @@ from .register import register as register
 from .sar import SAR as SAR
 from .source import Source as Source
 from .tent import Tent as Tent
+from .vptta import VPTTA as VPTTA

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
 from napari_grata.adaptation.normalisation import (
+    BlendedNorm,
     adaptable_copy,
     all_parameters,
     norm_parameters,
@@ -108,7 +109,7 @@ class Snapshot:
         State of the random generator.
     student : Tensor, shape (m,)
         What else a method has to know: what learns, where that is another θ than the one that
-        predicts (m = n), or a few numbers. Empty for most.
+        predicts (m = n), or what it remembers, which may grow. Empty for most.
     """
 
     theta: Tensor
@@ -195,7 +196,7 @@ class Method:
         low = checked("precision", precision) == "bfloat16" and has_bfloat16(self.device)
         self.precision = "bfloat16" if low else "float32"
         by_hand = None
-        if self.adapts in ("nothing", "theta"):
+        if self.adapts in ("nothing", "theta", "prompt"):
             # Arranged by hand, with gradients of scale and shift alone.
             by_hand = use_cpu_pass(self.network, torch.bfloat16 if low else None)
         self.generator = torch.Generator().manual_seed(self.seed)
@@ -209,7 +210,7 @@ class Method:
             batch_views=self.device.type != "cpu" if batch_views is None else batch_views,
             autocast=low and by_hand is None,
         )
-        self._flat = FlatParameters(_ADAPTED[self.adapts](self.network))
+        self._flat = FlatParameters(self._adapted())
         if self.learns and not self._flat.names:
             what = "statistics of batch" if self.adapts == "statistics" else "scale and shift of"
             raise ValueError(
@@ -218,6 +219,10 @@ class Method:
             )
         self._adam = FlatAdam(self._flat.values)
         self._source = self._flat.values.clone()
+
+    def _adapted(self) -> Sequence[tuple[str, Tensor]]:
+        """Return names and tensors of what θ is."""
+        return _ADAPTED[self.adapts](self.network)
 
     # State ----------------------------------------------------------------------------------
 
@@ -313,6 +318,39 @@ class Method:
             return Output(*self.objectives.mean_of_views(images))
         logits = self.objectives.logits(images)
         return Output(logits, self.objectives.probabilities(logits))
+
+    def _norms(self) -> list[BlendedNorm]:
+        """Return the layers with source statistics; ValueError if there are none."""
+        found = [
+            layer
+            for layer in self.network.modules()
+            if isinstance(layer, BlendedNorm) and layer.running_mean is not None
+        ]
+        if not found:
+            raise ValueError(
+                f"{type(self).__name__} needs the statistics of batch normalisation layers, and "
+                "this network has none. Choose another model or another method."
+            )
+        return found
+
+    def _watched(
+        self, layers: Sequence[BlendedNorm], images: Tensor, see: Callable[[Any, Tensor], None]
+    ) -> Tensor:
+        """Return the logits; ``see`` is told of each layer what comes to it."""
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, inputs: see(layer, inputs[0]))
+            for layer in layers
+        ]
+        by_hand = getattr(self.network, "runner", None)  # it would pass the layers by
+        try:
+            if by_hand is not None:
+                setattr(self.network, "runner", None)  # noqa: B010 (a module's own, no tensor)
+            return self.objectives.logits(images)
+        finally:
+            if by_hand is not None:
+                setattr(self.network, "runner", by_hand)  # noqa: B010
+            for hook in hooks:
+                hook.remove()
 
     def _images(self, images: Tensor) -> Tensor:
         if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:

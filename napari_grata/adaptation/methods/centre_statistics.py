@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_grata.adaptation.normalisation import BlendedNorm, batch_statistics
+from napari_grata.adaptation.normalisation import batch_statistics
 from napari_grata.adaptation.settings import checked
 
 from .base import Method, StepRecord
@@ -48,11 +48,7 @@ class CentreStatistics(Method):
     def __init__(self, network: nn.Module, *, reserve: float = 32.0, **common: Any) -> None:
         super().__init__(network, **{**common, "blend": 0.0})
         self.reserve = float(checked("reserve", reserve))
-        self._layers = [
-            layer
-            for layer in self.network.modules()
-            if isinstance(layer, BlendedNorm) and layer.running_mean is not None
-        ]
+        self._layers = self._norms()
         halves = [torch.zeros_like(one) for one in self._flat.values.split(self._flat.sizes)]
         for one in halves[::2]:
             one.fill_(1)
@@ -78,15 +74,10 @@ class CentreStatistics(Method):
         """Count one image in."""
         found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-        def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found[layer] = batch_statistics(inputs[0])
+        def see(layer: nn.Module, x: Tensor) -> None:
+            found[layer] = batch_statistics(x)
 
-        hooks = [layer.register_forward_pre_hook(watch) for layer in self._layers]
-        try:
-            self.objectives.logits(image)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        self._watched(self._layers, image, see)
         # In the order of θ, mean and variance by layer. Adam has nothing to do here: its vectors
         # hold the running means of x and of x².
         statistics = [found[layer] for layer in self._layers]

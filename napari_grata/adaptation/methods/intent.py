@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_grata.adaptation.normalisation import BlendedNorm
 from napari_grata.adaptation.objectives import pixel_entropy
 
 from .base import Method, Output
@@ -37,16 +36,7 @@ class InTEnt(Method):
 
     def __init__(self, network: nn.Module, **common: Any) -> None:
         super().__init__(network, **{**common, "blend": 0.0})
-        self._layers = [
-            layer
-            for layer in self.network.modules()
-            if isinstance(layer, BlendedNorm) and layer.running_mean is not None
-        ]
-        if not self._layers:
-            raise ValueError(
-                "InTEnt mixes the statistics of batch normalisation layers, and this network has "
-                "none. Choose another model or another method."
-            )
+        self._layers = self._norms()
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Output:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
-Learns = Literal["nothing", "statistics", "theta", "weights"]
+Learns = Literal["nothing", "statistics", "theta", "weights", "prompt"]
 
 
 class Registered(Protocol):
@@ -40,12 +40,14 @@ class MethodInfo:
     ----------
     name, title, summary : str
         As settings and command line name it, as a menu does, and in a sentence.
-    learns : {"nothing", "statistics", "theta", "weights"}
+    learns : {"nothing", "statistics", "theta", "weights", "prompt"}
         What a step changes: the statistics of every batch normalisation, scale and shift of every
-        normalisation layer, or every weight. A method that changes all weights takes its steps on
-        batches drawn from the whole stack.
+        normalisation layer, every weight, or nothing of the model but how it is shown each slice.
+        A method that changes all weights takes its steps on batches drawn from the whole stack.
     settings_used : tuple of str
         Fields of `Settings` that the method takes, beside those that all take.
+    defaults : mapping of str to value
+        What its preset sets, where that is not the default of `Settings`.
     module : str
         Dotted name of the module that holds the class.
     package : str
@@ -59,6 +61,7 @@ class MethodInfo:
     settings_used: tuple[str, ...]
     module: str
     package: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> type[Any]:
         """Return the class, which is a `Method`.
@@ -88,7 +91,13 @@ _CLASSES: dict[str, type[Any]] = {}
 
 
 def register(
-    *, name: str, title: str, summary: str, learns: Learns, settings_used: tuple[str, ...] = ()
+    *,
+    name: str,
+    title: str,
+    summary: str,
+    learns: Learns,
+    settings_used: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[_Kind], _Kind]:
     """Register the method that a class is; arguments are those of `MethodInfo`.
 
@@ -101,7 +110,8 @@ def register(
     """
 
     def decorate(kind: _Kind) -> _Kind:
-        info = MethodInfo(name, title, summary, learns, settings_used, kind.__module__)
+        said = (name, title, summary, learns, settings_used, kind.__module__)
+        info = MethodInfo(*said, defaults=defaults or {})
         if replace(METHODS.setdefault(name, info), package="") != info:
             raise ValueError(f"There are two methods called {name!r}; give one another name.")
         kind.name, kind.learns = name, learns != "nothing"
