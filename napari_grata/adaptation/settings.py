@@ -424,9 +424,8 @@ _CHOSEN = (
     Preset(
         "careful",
         "Careful",
-        "Keeps the model's own statistics, finds the frame of photographs, learns gently where two "
-        "signals agree, and predicts with the average over the whole stack and over six views. "
-        "Recommended.",
+        "Finds the frame of photographs, keeps the model's own statistics, learns gently where two "
+        "signals agree, and predicts over the whole stack and all views. Recommended.",
         Settings(
             method="grata",
             auxiliary="consistency",
@@ -445,8 +444,7 @@ _CHOSEN = (
         "learn-from-stack",
         "Learn from the stack",
         "All weights learn from the whole stack, in several passes, what the model says of all "
-        "views of a slice. Gains most where the model is unsure, and can move masks the wrong way: "
-        "look at some before you accept.",
+        "views. Gains most, and can move masks the wrong way: look before you accept.",
         Settings(
             method="mean-teacher",
             blend=0.0,

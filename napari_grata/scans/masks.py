@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,16 @@ def mask_target(scan: Scan, folder: Path, name: str, kind: str = "") -> Path:
         raise scan.wrong_mask_type(path)
     _writer(scan, path)
     return path
+
+
+def formats_for(scan: Scan) -> list[str]:
+    """Return the `FORMATS` in which this scan's masks can be written here."""
+    found = []
+    for kind in FORMATS:
+        with suppress(ScanError):
+            mask_target(scan, Path(), "mask", kind)
+            found.append(kind)
+    return found
 
 
 def _writer(scan: Scan, path: Path) -> Reader:

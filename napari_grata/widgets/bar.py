@@ -93,6 +93,7 @@ class Legend(QWidget):
 
     def _fill(self) -> None:
         for chip in self.chips.values():
+            chip.hide()  # at once; what is deleted later would stand beside the new ones till then
             chip.deleteLater()
         self.chips, self._arranged = {}, []
         entry = self._context.entry

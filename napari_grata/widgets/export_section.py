@@ -13,30 +13,41 @@ from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices, QGuiApplication
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
 
+from napari_grata.review.export import legend_of
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
+from napari_grata.scans.masks import formats_for, mask_target
 from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Outcome
 from napari_grata.widgets.case_loading import revive, show_saved_run
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, line_in
+from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, row
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
     from napari_grata.review.case_list import CaseList
     from napari_grata.review.report import ReportCase
     from napari_grata.scans import Scan
+    from napari_grata.scans.scan import Label
 
 REPORT_ENDINGS = (".html", ".htm")
+_FORMATS = {
+    "nifti": "NIfTI (.nii.gz)",
+    "dicom-seg": "DICOM segmentation (.dcm)",
+    "nrrd": "NRRD (.nrrd)",
+    "seg-nrrd": "3D Slicer (.seg.nrrd)",
+    "mha": "MetaImage (.mha)",
+    "png": "PNG (.png)",
+}
 
 
 def save_masks(
-    stacks: Mapping[Path, np.ndarray], scan: Scan, colours: dict[int, str], overwrite: bool
+    stacks: Mapping[Path, np.ndarray], scan: Scan, legend: Mapping[int, Label], overwrite: bool
 ) -> Iterator[Path]:
     """Write each stack to its path, on the scan's own grid."""
     from napari_grata.scans import write_mask
 
     for path, stack in stacks.items():
-        yield from write_mask(stack, scan, path, colours=colours, overwrite=overwrite)
+        yield from write_mask(stack, scan, path, legend=legend, overwrite=overwrite)
 
 
 def write_list_report(path: Path, caselist: CaseList, overwrite: bool) -> Iterator[Any]:
@@ -56,11 +67,11 @@ def write_case_report(path: Path, case: ReportCase, overwrite: bool) -> Iterator
     yield write_report(path, [case], overwrite=overwrite)
 
 
-def write_decided_masks(folder: Path, caselist: CaseList, names: bool) -> Iterator[Any]:
+def write_decided_masks(folder: Path, caselist: CaseList, names: bool, kind: str) -> Iterator[Any]:
     """Write the decided masks of a list; yields one result a case."""
     from napari_grata.review.export import export_masks
 
-    for found in export_masks(caselist, folder, scan_names=names):
+    for found in export_masks(caselist, folder, scan_names=names, mask_format=kind):
         yield tasks.Stage(f"Writing the decided masks: {found.key} …")
         yield found
 
@@ -73,6 +84,7 @@ class ExportSection(QWidget):
         self._context = context
         self._waiting: tuple[str, Session | None] | None = None
         self._written: Path | None = None
+        self._offered: Scan | None = None
         self._build()
         context.changed.connect(self.refresh)
         context.list_changed.connect(self.refresh)
@@ -112,6 +124,8 @@ class ExportSection(QWidget):
             "Name masks after their scans, which may name patients; otherwise they are named "
             "case-0001 …"
         )
+        self.format = choice(name="Format")
+        self.format.addItem("As the scan", "")
         self.said = Sentence(2)
         self.said.setObjectName("grata_small")
         self.show_button = button("Show", "Open what was written.", small=True, clicked=self._show)
@@ -119,6 +133,7 @@ class ExportSection(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
+        layout.addWidget(row("Format", self.format, tip="What masks are written as."))
         for first, second in (
             (self.save_button, self.report_button),
             (self.masks_button, self.command_button),
@@ -133,6 +148,7 @@ class ExportSection(QWidget):
     def refresh(self) -> None:
         """Switch buttons on where there is something to take out."""
         context, session = self._context, self._context.session
+        self._offer_formats(session.scan if session is not None else None)
         at_rest, listed = context.runner.kind is None, context.caselist is not None
         there = session is not None and bool(session.segmented_slices or session.adapted_slices)
         adapted = session is not None and bool(session.adapted_slices)
@@ -141,6 +157,21 @@ class ExportSection(QWidget):
         self.masks_button.setVisible(listed)
         self.masks_button.setEnabled(at_rest)
         self.command_button.setEnabled(adapted)
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Only now look which formats there are: asking for them loads what writes them."""
+        super().showEvent(event)
+        self.refresh()
+
+    def _offer_formats(self, scan: Scan | None) -> None:
+        """Offer what can keep the masks of the scan in view."""
+        if scan is self._offered or (scan is not None and not self.isVisible()):
+            return
+        self._offered = scan
+        while self.format.count() > 1:
+            self.format.removeItem(1)
+        for kind in formats_for(scan) if scan is not None else ():
+            self.format.addItem(_FORMATS[kind], kind)
 
     def say(self, text: str, written: Path | None = None) -> None:
         """Say what became of it."""
@@ -166,14 +197,15 @@ class ExportSection(QWidget):
         scan = session.scan
         case = context.case
         stem = scan.name if self.names.isChecked() else case.key if case else "case-0001"
+        kind = str(self.format.currentData())
         stacks = {
-            scan.mask_path(folder, f"{stem} {role}"): stack
+            mask_target(scan, folder, f"{stem} {role}", kind): stack
             for role, stack in session.stacks_to_save().items()
         }
         there = [path for path in stacks if path.exists()]
         if there and not self._may_replace(there):
             return
-        make = partial(save_masks, stacks, scan, session.colours, bool(there))
+        make = partial(save_masks, stacks, scan, legend_of(session.card), bool(there))
         self._start("save", make, "Saving masks", session)
 
     def _may_replace(self, paths: list[Path]) -> bool:
@@ -196,7 +228,8 @@ class ExportSection(QWidget):
         """Write the decided masks of the list into a folder that holds none yet."""
         caselist = self._context.caselist
         if caselist is not None and self._drawings_are_safe():
-            make = partial(write_decided_masks, folder, caselist, self.names.isChecked())
+            kind = str(self.format.currentData())
+            make = partial(write_decided_masks, folder, caselist, self.names.isChecked(), kind)
             self._start("masks", make, "Writing the decided masks")
 
     # --- the report --------------------------------------------------------------------------

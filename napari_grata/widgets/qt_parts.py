@@ -100,12 +100,17 @@ def line_in(column: QVBoxLayout, spacing: int = 4, stretch: int = 0) -> QHBoxLay
 def choice(tip: str = "", name: str = "") -> QComboBox:
     """Return a combo box that never forces the dock to grow wider than its entries fit."""
     box = QComboBox()
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(8)
+    keep_narrow(box)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     box.setToolTip(tip)
     box.setAccessibleName(name)
     return box
+
+
+def keep_narrow(box: QComboBox) -> None:
+    """Let a combo box cut its entries short rather than force the dock to be as wide as they."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)
 
 
 def button(

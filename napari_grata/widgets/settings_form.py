@@ -7,10 +7,11 @@ from typing import Any
 
 from magicgui.widgets import Container, create_widget
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.settings import Settings, SettingsError
+from napari_grata.widgets.qt_parts import keep_narrow
 
 # How corrections teach is chosen in the step that corrects.
 SHOWN = [field for field in fields(Settings) if field.metadata["used"] != "teaching"]
@@ -62,6 +63,8 @@ class SettingsForm(QWidget):
         )
         self.fields.margins = (0, 0, 0, 0)
         self.fields.changed.connect(self._edited)
+        for box in self.fields.native.findChildren(QComboBox):
+            keep_narrow(box)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.fields.native)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 from PIL import Image
-from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QScrollArea
 
 from napari_grata.segmenters import registry
+from napari_grata.widgets.dock import WIDTH
 from napari_grata.widgets.state import Step
 
 Start = Callable[..., Any]
@@ -47,7 +48,11 @@ def test_two_clicks_lead_from_the_start_to_an_adapted_sample(start: Start) -> No
 def test_adapt_segments_first_and_both_masks_are_there(start: Start, volume: Path) -> None:
     user = start(volume)
     assert user.dock.next.button.text() == "Adapt"
+    areas = user.dock.findChildren(QScrollArea)
+    (inner,) = (a.widget() for a in areas if a.widget().isAncestorOf(user.dock.adapt))
+    assert inner.minimumSizeHint().width() <= WIDTH, "what is wider would be cut off"
     user.adapt()
+    assert inner.minimumSizeHint().width() <= WIDTH
     session = user.session
     assert session.segmented_slices == session.adapted_slices == set(range(6))
     names = [layer.name for layer in user.viewer.layers]

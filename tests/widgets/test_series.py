@@ -11,7 +11,9 @@ from qtpy.QtWidgets import QInputDialog
 
 pytest.importorskip("pydicom")
 
+from napari_grata.widgets.state import Step
 from tools.generators.dicom import classic
+from tools.generators.nnunet import write_trained
 
 
 def voxels(slices: int) -> np.ndarray:
@@ -55,3 +57,63 @@ def test_a_folder_without_series_is_answered_in_words(start: Any, tmp_path: Path
     user.wait(lambda: user.context.problem)
     assert "no DICOM series" in user.context.problem
     assert user.context.scan is None
+
+
+def test_from_a_trained_folder_and_a_series_to_a_segmentation(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All the way: open, add the model, adapt, review, weigh, choose, correct, accept, take out."""
+    pytest.importorskip("highdicom")
+    pytest.importorskip("dynamic_network_architectures")
+    from napari_grata.scans import read_mask
+    from napari_grata.widgets.model_card import add_model_dialog
+
+    trained = write_trained(tmp_path / "nnUNetTrainer__nnUNetPlans__2d")
+    rows, columns = np.mgrid[:32, :32]
+    blob = 800 * np.exp(-((rows - 16) ** 2 + (columns - 14) ** 2) / 40)
+    study = blob + np.random.default_rng(0).integers(0, 200, (8, 32, 32))
+    classic(
+        study.astype(np.uint16), tmp_path / "study", pixel=(1, 1), step=(0, 0, 1), modality="MR"
+    )
+    user = start()
+    dock, context, weigh = user.dock, user.context, user.dock.weigh
+    dock.scan.open_series(str(tmp_path / "study"))
+    user.wait(lambda: context.scan is not None)
+    dialog = add_model_dialog(context, [trained])
+    user.wait(lambda: context.entry is not None and "nnU-Net" in context.entry.title)
+    dialog.close()
+    user.adapt()
+    assert user.session.adapted_slices == set(range(8))
+    user.press(weigh.propose_button)
+    user.finish()
+    proposed = weigh.found(user.session).proposed
+    for index in proposed:
+        user.paint(index, 16, 14)
+        user.press(dock.correct.right)
+    user.press(weigh.weigh_button)
+    user.finish()
+    assert weigh.found(user.session).weighing is not None
+    if weigh.use_button.isEnabled():
+        user.press(weigh.use_button)
+        user.finish()
+    others = sorted(set(range(8)) - set(proposed))
+    user.paint(others[0], 4, 4, value=2)
+    user.decisions_are_known()
+    user.do("accept")
+    assert "accepted" in user.decision()
+    dock.window().show()
+    user.press(dock.steps[Step.TAKE_OUT].header)
+    user.settle()
+    export, out = dock.export, tmp_path / "out"
+    offered = [export.format.itemData(n) for n in range(export.format.count())]
+    assert offered[0] == ""
+    assert {"nifti", "dicom-seg", "seg-nrrd"} <= set(offered)
+    assert "png" not in offered
+    export.format.setCurrentIndex(offered.index("dicom-seg"))
+    out.mkdir()
+    export.save_to(out)
+    user.finish()
+    assert not context.problem, context.problem
+    back = read_mask(out / "case-0001 adapted.dcm", context.scan)
+    np.testing.assert_array_equal(back, user.session.adapted.as_shown())
+    assert back[others[0], 4, 4] == 2
