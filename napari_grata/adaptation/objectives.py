@@ -82,6 +82,55 @@ def pixel_entropy(p: Tensor, activation: str = "sigmoid") -> Tensor:
     return found / largest
 
 
+def entropy_slope(logits: Tensor, activation: str = "sigmoid") -> Tensor:
+    """Return ∂H/∂z of each pixel's entropy H, in the shape of the logits (B, S, …).
+
+    −p_k·(log p_k + H) of exclusive classes, −z·p·(1 − p) of an independent structure.
+    """
+    p = probabilities(logits, activation)
+    if activation == "sigmoid":
+        return -logits * p * (1 - p)
+    log_p = torch.log_softmax(logits, 1)
+    return -p * (log_p - (p * log_p).sum(1, keepdim=True))
+
+
+def gradient_disagreement(
+    logits: Tensor, weight: Tensor, bias: Tensor, activation: str = "sigmoid"
+) -> Tensor:
+    """Return 1 − cos(g, a) of each pixel, (B, …): how far its entropy's gradient is from typical.
+
+    g = Σ_k ∂H/∂z_k·w_k is the gradient of the pixel's entropy with respect to its feature, in
+    closed form, for the last layer is linear, z = W·f + b; a is the same expression at the feature
+    w_ŷ of the class ŷ that the pixel is called (stAG, arXiv 2402.09004). Only the products
+    ⟨w_j, w_k⟩ are needed, no feature. For independent structures, of which the paper does not
+    speak, the feature is Σ_k ±w_k with the signs of the pixel's mask; a single structure has one
+    direction only, and nothing changes.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, S, …)
+    weight, bias : Tensor, shape (S, C), (S,)
+        Of the last layer.
+    """
+    gram = weight @ weight.T
+
+    def times_gram(x: Tensor) -> Tensor:
+        return torch.einsum("st,bt...->bs...", gram, x)
+
+    def length(x: Tensor) -> Tensor:
+        return (x * times_gram(x)).sum(1).clamp_min(1e-30).sqrt()
+
+    slope = entropy_slope(logits, activation)
+    if activation == "softmax":
+        typical = entropy_slope(gram + bias, activation)[logits.argmax(1)].movedim(-1, 1)
+    else:
+        signs = torch.where(logits >= 0, 1.0, -1.0).to(logits)
+        of_mask = times_gram(signs) + bias.reshape(-1, *[1] * (logits.ndim - 2))
+        typical = entropy_slope(of_mask, activation)
+    product = (slope * times_gram(typical)).sum(1)
+    return 1 - product / (length(slope) * length(typical))
+
+
 def consistency_loss(logits: Tensor, target: Tensor, activation: str = "sigmoid") -> Tensor:
     """Return the cross-entropy between a prediction and soft targets, the mean over all.
 
@@ -258,6 +307,8 @@ class Objectives:
         Images to images, in place of the seeded augmentation.
     views : sequence of str
         What consistency and the mean over views take; the identity is among them.
+    stag : float
+        Weight λ of `gradient_disagreement` beside an entropy; 0: none.
     autocast : bool
         Whether the network runs in bfloat16 where PyTorch thinks it safe. Logits are float32
         again; auxiliary heads always are.
@@ -273,6 +324,7 @@ class Objectives:
         strong_view: Callable[[Tensor], Tensor] | None = None,
         views: Sequence[str] = VIEWS,
         batch_views: bool = False,
+        stag: float = 0.0,
         autocast: bool = False,
     ) -> None:
         if activation not in ACTIVATIONS:
@@ -293,6 +345,8 @@ class Objectives:
         self.strong_view = strong_view
         self.batch_views = batch_views
         self.supervision: Supervision | None = None
+        self.stag = stag
+        self._last = _last_layer(network) if stag else None
 
     def check(self, name: str) -> None:
         """Raise ValueError if there is no such objective, or the network lacks its head."""
@@ -344,8 +398,17 @@ class Objectives:
             return nullcontext()
         return torch.autocast(images.device.type, torch.bfloat16)
 
+    def disagreement(self, logits: Tensor) -> Tensor:
+        """Return λ·(1 − cos) of each pixel (`gradient_disagreement`); one zero where λ is 0."""
+        if self._last is None:
+            return logits.new_zeros(())
+        weight, bias = (one.to(logits) for one in self._last)
+        return self.stag * gradient_disagreement(logits, weight, bias, self.activation)
+
     def _entropy(self, images: Tensor) -> Tensor:
-        return entropy_loss(self.logits(images), self.activation, self.symmetric_entropy)
+        logits = self.logits(images)
+        entropy = entropy_loss(logits, self.activation, self.symmetric_entropy)
+        return entropy + self.disagreement(logits).mean()
 
     def _consistency(self, images: Tensor) -> Tensor:
         target = self.mean_of_views(images)[1]
@@ -405,3 +468,16 @@ class Objectives:
                 f"{tuple(strong.shape)}; it must keep the shape."
             )
         return strong.detach().to(images)
+
+
+def _last_layer(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight (S, C) and bias (S,) of the 1 × 1 convolution that gives the logits."""
+    # ResUNet's auxiliary heads come after it; other networks make their last layer last.
+    head: Any = getattr(network, "seg_head", None) or list(network.modules())[-1]
+    if not isinstance(head, (nn.Conv2d, nn.Conv3d)) or head.weight[0, 0].numel() > 1:
+        raise ValueError(
+            "stag reads the last layer of the network, and this one does not end in a 1 × 1 "
+            "convolution. Set stag to 0, or choose another model."
+        )
+    weight = head.weight.detach().flatten(1)
+    return weight, weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach()

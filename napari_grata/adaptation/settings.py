@@ -126,6 +126,13 @@ class Settings:
         "Uncertain pixels are pulled to neither side. (Bernoulli entropy instead of the published "
         "one-sided form; for structures that may overlap.)",
     )
+    stag: float = _setting(
+        0.0,
+        "Align entropy",
+        "Beside an entropy: pixels of one class learn along one direction. 0 is off; 0.1 is a "
+        "start. (λ of stAG, our reading: the paper's is not public.)",
+        between=(0, 100),
+    )
     perturbation: float | None = _setting(
         None,
         "Move",
@@ -343,7 +350,7 @@ class Settings:
             return False
         if used == "teaching" and self.scribble == "none":
             return False
-        if name == "symmetric_entropy":
+        if name == "symmetric_entropy" or (name == "stag" and self.method == "grata"):
             return "entropy" in (self.auxiliary, self.pseudo)
         return name != "reset_every" or self.mode == "every-n"
 

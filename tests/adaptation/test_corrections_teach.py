@@ -284,6 +284,12 @@ def test_after_statistics_or_a_prompt_corrections_teach_the_source_model(segment
     assert taught.settings.blend == 0.0
 
 
+def test_after_a_method_that_notes_more_scales_and_shifts_go_on(segmenter, scan):
+    base = finished(AdaptationRun(segmenter, scan, Settings(method="osuda", learning_rate=1e-2)))
+    taught = correct_run(base, strokes(1))
+    np.testing.assert_array_equal(taught.past.theta(0), base.theta_of(1)[:-1])
+
+
 def test_without_a_corrected_slice_nothing_is_started(segmenter, scan):
     old = finished(AdaptationRun(segmenter, scan, BASE, slices=[0, 1]))
     for corrections in (Corrections.none(), strokes(4)):

@@ -11,6 +11,7 @@ from .cotta import CoTTA as CoTTA
 from .grata import GraTa as GraTa
 from .intent import InTEnt as InTEnt
 from .mean_teacher import MeanTeacher as MeanTeacher
+from .osuda import OSUDA as OSUDA
 from .register import METHODS as METHODS
 from .register import MethodInfo as MethodInfo
 from .register import register as register

@@ -130,6 +130,7 @@ class Common(TypedDict, total=False):
     views: Sequence[str]
     batch_views: bool | None
     symmetric_entropy: bool
+    stag: float
     strong_view: Callable[[Tensor], Tensor] | None
     precision: str
 
@@ -157,6 +158,8 @@ class Method:
         small batches keep to the cache and are faster.
     symmetric_entropy : bool
         Bernoulli entropy in place of the published one-sided form (sigmoid only).
+    stag : float
+        λ of the alignment of entropy gradients, which goes with every entropy; 0: none.
     strong_view : callable, optional
         Images to images; None for the seeded augmentation.
     precision : {"float32", "bfloat16"}
@@ -180,6 +183,7 @@ class Method:
         views: Sequence[str] = VIEWS,
         batch_views: bool | None = None,
         symmetric_entropy: bool = False,
+        stag: float = 0.0,
         strong_view: Callable[[Tensor], Tensor] | None = None,
         precision: str = "float32",
     ) -> None:
@@ -205,6 +209,7 @@ class Method:
             generator=self.generator,
             activation=activation,
             symmetric_entropy=symmetric_entropy,
+            stag=float(checked("stag", stag)),
             strong_view=strong_view,
             views=views,
             batch_views=self.device.type != "cpu" if batch_views is None else batch_views,

@@ -40,6 +40,7 @@ _TAUGHT = {
         "learning_rate_rule",
         "blend",
         "symmetric_entropy",
+        "stag",
         "perturbation",
         "scribble",
     ),

@@ -33,7 +33,7 @@ COLLAPSE = 0.2 / (0.4 * 6.907755)
     summary="Learns to be sure where it is fairly sure already, looks for flat places, and starts "
     "over where it grows too sure.",
     learns="theta",
-    settings_used=("learning_rate", "blend"),
+    settings_used=("learning_rate", "blend", "stag"),
 )
 class SAR(Learner):
     """Sharpness-aware and reliable entropy minimisation (Niu et al., ICLR 2023, 2302.12400).
@@ -120,4 +120,5 @@ class SAR(Learner):
         reliable = share.detach() < RELIABLE
         if among is not None:
             reliable &= among
-        return (share * reliable).sum() / reliable.sum().clamp_min(1), reliable
+        loss = share + self.objectives.disagreement(logits)
+        return (loss * reliable).sum() / reliable.sum().clamp_min(1), reliable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     title="Entropy only (Tent)",
     summary="Learns to be sure of its answers, with intensity statistics from the new scan.",
     learns="theta",
-    settings_used=("learning_rate", "blend"),
+    settings_used=("learning_rate", "blend", "stag"),
 )
 class Tent(Learner):
     """One Adam step at a fixed rate on the entropy H of the prediction at θ.
@@ -30,4 +30,5 @@ class Tent(Learner):
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
         logits = self.objectives.logits(images)
-        return self._descend(entropy_loss(logits, self.activation, symmetric=True))
+        entropy = entropy_loss(logits, self.activation, symmetric=True)
+        return self._descend(entropy + self.objectives.disagreement(logits).mean())
