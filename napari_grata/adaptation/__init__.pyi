@@ -8,6 +8,7 @@ from .methods import BatchNorm as BatchNorm
 from .methods import CentreStatistics as CentreStatistics
 from .methods import Consistency as Consistency
 from .methods import CoTTA as CoTTA
+from .methods import DyNA as DyNA
 from .methods import GraTa as GraTa
 from .methods import InTEnt as InTEnt
 from .methods import MeanTeacher as MeanTeacher

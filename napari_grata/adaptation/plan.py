@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .methods.register import METHODS
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Region = tuple[int, int, int, int]
 """(row0, col0, row1, col1) in displayed pixels of a slice, half-open."""
+NIGHT = 10
+"""Rounds of batches between two days, of methods that have nights."""
 _RANGE = re.compile(r"^(\d+)(?:\s*(?:-|–|\.\.)\s*(\d+))?$")
 
 
@@ -281,6 +284,8 @@ def _visits(settings: Settings, members: Sequence[int], taught: Sequence[int]) -
     plain: list[Visit]
     if settings.learns_from_stack:
         plain = [visit for number in range(passes) for visit in _batches(settings, others, number)]
+    elif METHODS[settings.method].learns == "days":
+        plain = _days(settings, others)
     else:
         plain = [
             (index, number, ())
@@ -298,6 +303,17 @@ def _visits(settings: Settings, members: Sequence[int], taught: Sequence[int]) -
         for index in taught:
             yield index, number, ()
         yield from plain[number * len(plain) // rounds : (number + 1) * len(plain) // rounds]
+
+
+def _days(settings: Settings, members: Sequence[int]) -> list[Visit]:
+    """Each slice by itself, then some rounds of batches, and so on; the last is a day."""
+    visits: list[Visit] = []
+    for day in range(settings.passes):
+        first = day * (NIGHT + 1)
+        for number in range(first - NIGHT if day else first, first):
+            visits += _batches(settings, members, number)
+        visits += [(index, first, ()) for index in members]
+    return visits
 
 
 def _batches(settings: Settings, members: Sequence[int], pass_index: int) -> Iterator[Visit]:
@@ -326,10 +342,11 @@ def cut_short(plan: tuple[Event, ...], position: int, settings: Settings) -> tup
     tuple of Event
         The events done, then one prediction for each slice without a result. In episodic mode
         each case learns by itself, so that those that had not begun are left out. Where nothing
-        was learnt there is nothing to finish with: the plan stays as it is.
+        was learnt there is nothing to finish with: the plan stays as it is, and so it does where
+        every slice has to learn a prompt of its own.
     """
     done = plan[:position]
-    if not done or done[-1].step == 0 or not settings.learns:
+    if not done or done[-1].step == 0 or not settings.learns or settings.prompts:
         return plan
     last = done[-1]
     have = {event.slice_index for event in done if event.final}

@@ -327,10 +327,14 @@ class Settings:
         return METHODS[self.method].learns == "weights"
 
     @property
+    def prompts(self) -> bool:
+        """Whether each slice is shown to the model in a way that was learnt for it alone."""
+        return METHODS[self.method].learns in ("prompt", "days")
+
+    @property
     def predicts_afterwards(self) -> bool:
         """Whether the masks are made once the model has learnt, not as the slices go by."""
         learns = METHODS[self.method].learns
-        # A prompt is of one slice: another slice cannot be shown with it.
         return learns in ("statistics", "weights") or (
             learns == "theta" and self.predict != "stream"
         )
@@ -342,9 +346,10 @@ class Settings:
             return False
         if used in ("learning", "teaching") and not self.learns:
             return False
-        if used == "stack" and not self.learns_from_stack:
+        by_batches = METHODS[self.method].learns in ("weights", "days")
+        if used == "stack" and not by_batches:
             return False
-        if name == "steps_per_slice" and self.learns_from_stack:
+        if name == "steps_per_slice" and by_batches:
             return False
         if name == "predict" and METHODS[self.method].learns != "theta":
             return False

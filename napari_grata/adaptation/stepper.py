@@ -169,7 +169,9 @@ class Stepper:
                 for one in images
             ]
             record = self._with_room(
-                lambda: self._method, lambda: self._method.step(torch.cat(alike)), self._move
+                lambda: self._method,
+                lambda: self._method.step_on_batch(torch.cat(alike)),
+                self._move,
             )
         if record is None or is_blank(first.image):
             return record, None

@@ -1,7 +1,8 @@
-"""VPTTA against the same arithmetic in NumPy, with differences for its gradient."""
+"""VPTTA and DyNA against the same arithmetic written anew, in NumPy and by hand."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from napari_grata.adaptation import VPTTA, Settings, preset
+from napari_grata.adaptation import VPTTA, DyNA, Settings, preset
 from napari_grata.adaptation.methods import vptta
+from napari_grata.adaptation.plan import cut_short, make_plan
 
 RATE = 0.05
 
@@ -154,6 +156,71 @@ def test_volumes_are_prompted_along_three_axes_and_other_norms_are_refused() -> 
     plain = nn.Sequential(nn.Conv2d(2, 3, 1), nn.InstanceNorm2d(3, affine=True))
     with pytest.raises(ValueError, match="VPTTA needs the statistics of batch normalisation"):
         VPTTA(plain)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_a_night_moves_three_models_and_the_next_day_has_the_teachers(activation: str) -> None:
+    network, stream = toy(), slices(4)
+
+    def same(x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    method = DyNA(network, RATE, activation=activation, strong_view=same, views=("identity",))
+    day = VPTTA(network, RATE, activation=activation)
+    for x in stream[:2]:
+        assert torch.equal(method.step(x).logits, day.step(x).logits)
+    # By hand: the slope of the loss, Adam's first step (the rate, whatever the slope), two means.
+    logits = network(stream[2])
+    if activation == "softmax":
+        target = torch.nn.functional.one_hot(logits.argmax(1), 3).movedim(-1, 1).double()
+        loss = -(target * logits.log_softmax(1)).sum(1).mean()
+    else:
+        loss = (torch.nn.functional.softplus(logits) - logits * (logits >= 0)).mean()
+    slopes = torch.autograd.grad(loss, list(network.parameters()))
+    taught = copy.deepcopy(network)
+    for one, slope in zip(taught.parameters(), slopes, strict=True):
+        student = one - 1e-4 * slope / (slope.abs() + 1e-8)
+        shared = 0.9 * one + 0.1 * student
+        one.data = 0.98 * one.data + 0.02 * shared.data
+    record = method.step_on_batch(stream[2])
+    assert record.pseudo_loss == pytest.approx(loss.item(), rel=1e-9)
+    assert method.steps == 3
+    weights = torch.cat([one.detach().flatten() for one in taught.parameters()])
+    np.testing.assert_allclose(method.snapshot().theta[129:], weights, atol=1e-11)
+    morning = VPTTA(taught, RATE, activation=activation)
+    morning.restore(day.snapshot())
+    np.testing.assert_allclose(method.step(stream[3]).logits, morning.step(stream[3]).logits)
+
+
+def test_days_and_nights_are_part_of_the_state() -> None:
+    stream = slices(4)
+    method, other = DyNA(toy(), RATE, seed=3), DyNA(toy(), RATE)
+    for step in (method.step, method.step_on_batch):
+        step(stream[0])
+    kept = method.snapshot()
+
+    def on(one: DyNA) -> list[torch.Tensor]:
+        steps = (one.step_on_batch, one.step, one.step_on_batch, one.step)
+        return [step(x).logits for step, x in zip(steps, stream, strict=True)]
+
+    expected = on(method)
+    other.restore(kept)
+    assert all(torch.equal(*both) for both in zip(on(other), expected, strict=True))
+    broken = stream[0].clone()
+    broken[0, 0, 5, 5] = torch.nan
+    before = method.snapshot()
+    assert method.step_on_batch(broken).undone
+    after = method.snapshot()
+    assert all(torch.equal(getattr(before, n), getattr(after, n)) for n in ("theta", "student"))
+
+
+def test_the_last_day_makes_the_masks() -> None:
+    settings = preset("dyna").settings.but(batch=2, pass_slices=4)
+    plan = make_plan(settings, range(5), lambda index: index)
+    assert [event.slice_index for event in plan if event.final] == [0, 1, 2, 3, 4]
+    assert [bool(event.batch) for event in plan] == [False] * 5 + [True] * 20 + [False] * 5
+    assert all(event.phase == "adapt" for event in plan)
+    assert cut_short(plan, 12, settings) == plan
 
 
 def test_its_preset_has_the_published_rate_and_masks_as_the_slices_go_by() -> None:

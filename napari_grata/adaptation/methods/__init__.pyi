@@ -8,6 +8,7 @@ from .batch_norm import BatchNorm as BatchNorm
 from .centre_statistics import CentreStatistics as CentreStatistics
 from .consistency import Consistency as Consistency
 from .cotta import CoTTA as CoTTA
+from .dyna import DyNA as DyNA
 from .grata import GraTa as GraTa
 from .intent import InTEnt as InTEnt
 from .mean_teacher import MeanTeacher as MeanTeacher

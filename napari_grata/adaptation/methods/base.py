@@ -315,6 +315,10 @@ class Method:
         output = self.predict(images)
         return StepRecord(*output, undone=not output.is_finite)
 
+    def step_on_batch(self, images: Tensor) -> StepRecord:
+        """Adapt on several slices of a stack at once; as `step`, where that is no matter."""
+        return self.step(images)
+
     @torch.no_grad()
     def predict(self, images: Tensor) -> Output:
         """Predict ``images``, as for `step`, with the present θ and without learning."""

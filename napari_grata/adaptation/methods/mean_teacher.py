@@ -127,7 +127,7 @@ class MeanTeacher(Learner):
             self._adam.step(self._student, (first + second) / 2, rate)
         finally:
             theta.copy_(teacher)
-        theta.lerp_(self._student, 1 - self.decay)
+        self._follow()
         return {
             "cosine": cosine,
             "learning_rate": rate,
@@ -136,6 +136,10 @@ class MeanTeacher(Learner):
             "auxiliary_norm": first_norm,
             "pseudo_norm": second_norm,
         }
+
+    def _follow(self) -> None:
+        """Move the teacher towards the student."""
+        self._flat.values.lerp_(self._student, 1 - self.decay)
 
     def _as_mask(self, probabilities: Tensor) -> Tensor:
         """Return 0 and 1 for the structures, or the class, that probabilities decide for."""

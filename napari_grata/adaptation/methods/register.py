@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
-Learns = Literal["nothing", "statistics", "theta", "weights", "prompt"]
+Learns = Literal["nothing", "statistics", "theta", "weights", "prompt", "days"]
 
 
 class Registered(Protocol):
@@ -40,10 +40,11 @@ class MethodInfo:
     ----------
     name, title, summary : str
         As settings and command line name it, as a menu does, and in a sentence.
-    learns : {"nothing", "statistics", "theta", "weights", "prompt"}
+    learns : {"nothing", "statistics", "theta", "weights", "prompt", "days"}
         What a step changes: the statistics of every batch normalisation, scale and shift of every
-        normalisation layer, every weight, or nothing of the model but how it is shown each slice.
-        A method that changes all weights takes its steps on batches drawn from the whole stack.
+        normalisation layer, every weight (on batches drawn from the whole stack), nothing of the
+        model but how it is shown each slice, or this by day and every weight by night: a pass over
+        the slices is a day, and between two of them batches are drawn as for every weight.
     settings_used : tuple of str
         Fields of `Settings` that the method takes, beside those that all take.
     defaults : mapping of str to value

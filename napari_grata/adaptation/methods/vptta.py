@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as fn
+
+from napari_grata.adaptation.gradients import FlatAdam
 
 from .base import Learner, Output, Snapshot
 from .register import register
@@ -60,6 +63,8 @@ class VPTTA(Learner):
         common["blend"] = 0.0
         super().__init__(network, learning_rate, **common)
         self._layers = self._norms()
+        self._size = self._prompt.numel()
+        self._adam = FlatAdam(self._flat.values[: self._size])
         self._adam.betas = 0.9, 0.99
         self._memory = self._forgotten()
 
@@ -69,20 +74,16 @@ class VPTTA(Learner):
         if first is None:
             raise ValueError("VPTTA needs a network that begins with a convolution.")
         self._prompt = first.new_ones(first.shape[1], *[MOST] * (first.ndim - 2))
-        mixture = first.new_ones(1)
-        return [("prompt", self._prompt.requires_grad_()), ("m", mixture.requires_grad_())]
+        return [("prompt", self._prompt.requires_grad_()), ("m", first.new_ones(1))]
 
     def _forgotten(self) -> Tensor:
-        return self._flat.values.new_zeros(0, 2 * self._prompt.numel())
+        return self._flat.values.new_zeros(0, 2 * self._size)
 
     # State ------------------------------------------------------------------------------------
 
     def _state(self, device: torch.device) -> Snapshot:
-        one = super()._state(device)
         memory = self._memory.flatten().to(device, copy=True)
-        return Snapshot(
-            one.theta, one.first_moment, one.second_moment, one.steps, one.generator, memory
-        )
+        return replace(super()._state(device), student=memory)
 
     def restore(self, snapshot: Snapshot) -> None:
         super().restore(snapshot)
@@ -100,31 +101,39 @@ class VPTTA(Learner):
         shown = self._shown(self._images(images))
         try:
             for layer in self._layers:
-                layer.blend = float(self._flat.values[-1])
+                layer.blend = float(self._flat.values[self._size])
             return super().predict(shown)
         finally:
             for layer in self._layers:
                 layer.blend = 0.0
 
     def _learn(self, images: Tensor) -> dict[str, Tensor]:
-        values, key = self._flat.values, self._amplitudes(images)
-        values.fill_(1.0)
+        key = self._amplitudes(images)
+        prompt = self._flat.values[: self._size].fill_(1.0)
         if len(self._memory) >= NEIGHBOURS:
             keys, prompts = self._memory.chunk(2, 1)
             likeness, which = fn.cosine_similarity(key, keys).topk(NEIGHBOURS)
-            values[:-1] = torch.softmax(likeness / TEMPERATURE, 0) @ prompts[which]
-        values[-1] = 1 / (math.sqrt(self.steps + 1) / WARM + 1)
-        figures = self._descend(self._distance(self._shown(images)))
-        entry = torch.cat([key, values[None, :-1]], 1)
+            prompt.copy_(torch.softmax(likeness / TEMPERATURE, 0) @ prompts[which])
+        images_seen = self._adam.count - self._adam.since + 1
+        self._flat.values[self._size] = 1 / (math.sqrt(images_seen) / WARM + 1)
+        loss = self._distance(self._shown(images))
+        (gradient,) = torch.autograd.grad(loss, self._prompt)
+        rate = torch.full_like(loss.detach(), self.learning_rate)
+        self._adam.step(prompt, gradient.flatten(), rate)
+        entry = torch.cat([key, prompt[None]], 1)
         self._memory = torch.cat([self._memory, entry])[-KEPT:]
-        return figures
+        return {
+            "learning_rate": rate,
+            "pseudo_loss": loss.detach(),
+            "pseudo_norm": torch.linalg.vector_norm(gradient),
+        }
 
     def _distance(self, shown: Tensor) -> Tensor:
         """Return how far the statistics of images are from the mixture that layers work with."""
         source: dict[Any, Any] = {
             layer: (layer.running_mean, layer.running_var) for layer in self._layers
         }
-        share = float(self._flat.values[-1])
+        share = float(self._flat.values[self._size])
         found: list[Tensor] = []
 
         def see(layer: Any, x: Tensor) -> None:
