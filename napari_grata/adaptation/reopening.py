@@ -15,7 +15,7 @@ from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 from .corrections import Corrections
 from .plan import Region
 from .run_files import fingerprint, read_whereabouts
-from .run_store import ModelInfo, RunFolderError, RunInfo, RunStore
+from .run_store import ChosenInfo, ModelInfo, RunFolderError, RunInfo, RunStore
 from .settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class ReopenedRun:
     taken : int or None
         The step of an earlier state whose masks were taken as the result; then all records are
         there, and the adapted masks are those.
+    chosen : list of ChosenInfo
+        How those of the adapted masks were chosen that the run did not make.
     missing : tuple of str
         What was not found or is damaged, one sentence each; what is left is there all the same.
     corrections : Corrections or None
@@ -74,6 +76,7 @@ class ReopenedRun:
     model_folder: Path | None
     corrections: Corrections | None = field(default_factory=Corrections.none)
     taken: int | None = None
+    chosen: list[ChosenInfo] = field(default_factory=list)
 
     def close(self) -> None:
         """Close the folder's file."""
@@ -224,6 +227,12 @@ def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
             )
         else:
             adapted.update(kept)
+    laid_over, chosen = store.chosen_masks(), info.get("chosen", [])
+    if laid_over is None:
+        chosen = []
+        missing.append("The masks that were chosen cannot be read; those of the run are shown.")
+    else:
+        adapted.update(laid_over)
     return ReopenedRun(
         folder=folder,
         settings=settings,
@@ -240,6 +249,7 @@ def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
         model_folder=model_folder,
         corrections=corrections,
         taken=taken,
+        chosen=chosen,
     )
 
 

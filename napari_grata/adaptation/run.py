@@ -24,7 +24,7 @@ from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
 from .records import Record, figures, measure
 from .run_files import describe_scan, now, versions, write_masks, write_tables, write_whereabouts
-from .run_store import RunFolderError, RunStore, fresh_folder
+from .run_store import ChosenInfo, RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
 from .stepper import TO_ADAPT, Stepper
@@ -147,6 +147,10 @@ class AdaptationRun:
         The run folder.
     taken : int or None
         The step whose masks, of the whole stack, were made the result by `take`.
+    chosen : tuple of ChosenInfo
+        How masks were chosen that lie over the run's own since `choose`.
+    beneath : dict of int to ndarray of uint8, shape (H, W)
+        The run's own masks of those slices.
     cut : int or None
         After how many events the run was cut short by `finish`.
     active : bool
@@ -192,6 +196,8 @@ class AdaptationRun:
         if cut is not None:
             self.plan = cut_short(self.plan, cut, self.settings)
         self.taken: int | None = None
+        self.chosen: tuple[ChosenInfo, ...] = ()
+        self.beneath: dict[int, np.ndarray] = {}
         self.notices: list[str] = []
         self.active = False
         self.continued = start is not None
@@ -229,6 +235,8 @@ class AdaptationRun:
             if taken is not None:
                 self.taken = store.info["taken"]
                 self.adapted_masks.update(taken)
+        if store is not None:
+            self._lay_over(store.chosen_masks() or {}, store.info.get("chosen", ()))
 
     def _check_plan(self, store: RunStore) -> None:
         planned = [event.slice_index for event in self.plan]
@@ -339,10 +347,11 @@ class AdaptationRun:
             reached = self.plan[position - 1].step if position else 0
             state = self.past.state(reached)
             if not self.active:
-                self.past.stand(position=position, step=reached, taken=None)
+                self.past.stand(position=position, step=reached, taken=None, chosen=[])
             with memory_in_words(TO_ADAPT):
                 self._adapter.restore(state)
             self.position, self.taken, self._mean = position, None, None
+            self.chosen, self.beneath = (), {}
             self.adapted_masks = self.past.latest_masks(position)
             if not self.active:
                 self._rest()
@@ -363,9 +372,42 @@ class AdaptationRun:
             if not self.active:
                 self.past.take(step, masks)
             self.taken = step
+            self._lay_over({}, ())
             self.adapted_masks.update(masks)
             if not self.active:
                 self._rest()
+
+    def choose(self, masks: Mapping[int, np.ndarray], chosen: Sequence[ChosenInfo]) -> None:
+        """Lay masks that others made over the run's own, in memory and in the run folder.
+
+        In place of all that lay there before, so that without any the run's own are the result
+        again. What takes the run to another state, or lets it go on, takes them away.
+
+        Parameters
+        ----------
+        masks : mapping of int to ndarray of uint8, shape (H, W)
+        chosen : sequence of ChosenInfo
+            How they were chosen; together they name the slices of ``masks``.
+
+        Raises
+        ------
+        RunError
+            If the run is going on.
+        RunFolderError
+            If they cannot be kept; then nothing has changed.
+        """
+        if self.active:
+            raise RunError("This run is going on; wait for its end before masks are chosen.")
+        with self._lock:
+            self.past.choose(masks, chosen)
+            self._lay_over(masks, chosen)
+            self._rest()
+
+    def _lay_over(self, masks: Mapping[int, np.ndarray], chosen: Sequence[ChosenInfo]) -> None:
+        self.adapted_masks.update(self.beneath)
+        self.beneath = {i: mask for i, mask in self.adapted_masks.items() if i in masks}
+        self.adapted_masks.update(masks)
+        self.chosen = tuple(chosen) if masks else ()
 
     def predict(self, slice_index: int, step: int | None = None) -> Prediction:
         """Predict a slice's mask with the model as it was after some step.
@@ -458,6 +500,7 @@ class AdaptationRun:
             "total": self.total,
             "cut": self.cut,
             "taken": self.taken,
+            "chosen": list(self.chosen),
             "ended": None if state == "running" else now(),
             "device": str(self.segmenter.device),
             "notices": list(self.notices),
@@ -531,9 +574,9 @@ class AdaptationRun:
     # -- one event -------------------------------------------------------------------------
 
     def _forget_taken(self) -> None:
-        """The run goes on: its own masks are the result again."""
-        if self.taken is not None:
-            self.taken = None
+        """The run goes on: the masks of its own steps are the result again."""
+        if self.taken is not None or self.chosen:
+            self.taken, self.chosen, self.beneath = None, (), {}
             self.adapted_masks = self.past.latest_masks(self.position)
 
     def _event(self, event: Event) -> Record:

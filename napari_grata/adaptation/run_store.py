@@ -2,9 +2,10 @@
 
 ``info`` holds what the run is and how it stands, as JSON; ``events`` a row an event, with its
 figures as JSON, its mask, and θ and the optimiser's state after it; ``masks`` the source masks,
-the corrections and the masks of an earlier state that was taken as the result. A step is in the
-file, forced to the disk, before anyone is told of it; a crash at any moment leaves the steps
-before. The journal is a plain one, never a write-ahead log, which network shares do not bear.
+the corrections, the masks of an earlier state that was taken as the result, and those that were
+chosen in place of the run's own. A step is in the file, forced to the disk, before anyone is told
+of it; a crash at any moment leaves the steps before. The journal is a plain one, never a
+write-ahead log, which network shares do not bear.
 
 Everything in the file is sealed with a checksum, for SQLite itself notices only damage to its own
 structure. What does not match is told in words and left out, the rest can be looked at, and
@@ -31,7 +32,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import NonNegativeInt, TypeAdapter
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from napari_grata.scans.files import make_folder, sync_folder
 from napari_grata.scans.sqlite_file import cause, connect, seal
@@ -102,13 +103,26 @@ class CorrectionsInfo(TypedDict):
     sha256: str
 
 
+class ChosenInfo(TypedDict):
+    """Which slices' masks are in use that the run did not make, and how they were chosen.
+
+    ``reviewed`` are the slices that decided, ``words`` what was recommended, ``record`` all of it.
+    """
+
+    used_on: list[int]
+    reviewed: list[int]
+    words: str
+    record: dict[str, Any]
+
+
 class RunInfo(TypedDict):
     """What a run is, and how it stands.
 
     ``state`` is ``running``, ``finished``, ``cancelled`` or ``failed``; ``position`` the events
     done, as rolled back to, ``step`` the optimiser steps of those, ``count`` the events kept;
     ``cut`` after how many events the run was cut short; ``taken`` the step whose masks were taken
-    as the result, ``taken_slices`` of how many slices. Times are in UTC.
+    as the result, ``taken_slices`` of how many slices; ``chosen`` whose masks lie over those of the
+    run, an entry a choice, no slice in two. Times are in UTC.
     """
 
     settings: dict[str, Any]
@@ -130,6 +144,7 @@ class RunInfo(TypedDict):
     cut: int | None
     taken: int | None
     taken_slices: int
+    chosen: NotRequired[list[ChosenInfo]]
     ended: str | None
     device: str
     notices: list[str]
@@ -335,9 +350,20 @@ class RunStore(Sequence[Record]):
         with self._transaction():
             self._connection.execute("DELETE FROM masks WHERE kind = 'taken'")
             self._put_masks("taken", masks)
-            self._put_info(taken=step, taken_slices=len(masks))
+            self._put_info(taken=step, taken_slices=len(masks), chosen=[])
 
-    def masks(self, kind: Literal["source", "taken", "correction"]) -> dict[int, np.ndarray]:
+    def choose(self, masks: Mapping[int, np.ndarray], chosen: Sequence[ChosenInfo]) -> None:
+        """Keep masks that were chosen, with how, in place of any that were kept before."""
+        if not self.begun:
+            return
+        with self._transaction():
+            self._connection.execute("DELETE FROM masks WHERE kind = 'chosen'")
+            self._put_masks("chosen", masks)
+            self._put_info(chosen=list(chosen))
+
+    def masks(
+        self, kind: Literal["source", "taken", "chosen", "correction"]
+    ) -> dict[int, np.ndarray]:
         """Return the masks of a kind that can be read, (H, W) label maps by slice."""
         found = {}
         height, width = self._info["scan"]["mask_shape"][-2:]
@@ -355,6 +381,12 @@ class RunStore(Sequence[Record]):
         """Return the masks of an earlier state that was taken; None if they are damaged."""
         found = self.masks("taken")
         return found if len(found) == self._info["taken_slices"] else None
+
+    def chosen_masks(self) -> dict[int, np.ndarray] | None:
+        """Return the masks that were chosen; None if they are damaged."""
+        wanted = {index for one in self._info.get("chosen", ()) for index in one["used_on"]}
+        found = self.masks("chosen") if wanted else {}
+        return found if found.keys() == wanted else None
 
     def corrections(self) -> Corrections | None:
         """Return what a reviewer had drawn; None if it is damaged."""

@@ -654,7 +654,7 @@ class CaseWork:
             return known.but(edited=True), None
         try:
             info = read_info(folder)
-            which = (folder, info["position"], info["taken"])
+            which = (folder, info["position"], info["taken"], info.get("chosen"))
             if self._list._drawn_over is None or self._list._drawn_over[0] != which:
                 with contextlib.closing(reopen(folder, scan)) as run:
                     masks = CaseMasks(run.scan or scan, run.source_masks, run.adapted_masks)

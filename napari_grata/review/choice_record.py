@@ -13,12 +13,16 @@ from napari_grata.scans.files import read_json, write_csv, write_json
 from .choosing import Choice, ChoosingError, Weighing, recommend
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_grata.adaptation import AdaptationRun
+    from napari_grata.adaptation.run_store import ChosenInfo
     from napari_grata.adaptation.settings import Settings
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
 RECORD_FILE = "choice.json"
-"""Of a run's folder, where masks of the run were weighed."""
+"""Of a run's folder: what was weighed last. What is in use the run's store tells."""
 COLUMNS = (
     "structure",
     "candidate",
@@ -149,28 +153,33 @@ def read_choice(path: str | Path) -> ChoiceRecord:
     return ChoiceRecord.from_dict(values)
 
 
-@dataclass(frozen=True)
-class InUse:
-    """A choice whose masks are in use in a run: on how many reviewed slices, where, in words."""
+def use_choice(
+    run: AdaptationRun, record: ChoiceRecord, masks: Mapping[int, np.ndarray]
+) -> ChosenInfo:
+    """Put masks that were chosen in the place of a run's own; return what the run tells of them.
 
-    reviewed: int
-    used: tuple[int, ...]
-    words: str
+    Masks and what they are go to the run's store together. Earlier choices stay in use where this
+    one has no mask.
 
-
-def choice_in_use(folder: str | Path) -> InUse | None:
-    """Return the choice whose masks a run holds; None where they are those of its own steps.
-
-    A record that cannot be read is none: the masks themselves are kept by the run.
+    Raises
+    ------
+    RunFolderError
+        If they cannot be kept; then nothing has changed.
     """
-    try:
-        values = read_json(Path(folder) / RECORD_FILE)
-        used = tuple(int(index) for index in values["used_on"])
-        reviewed = len(values["weighing"]["slices"])
-        words = str(values["chosen"]["words"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return InUse(reviewed, used, words) if used else None
+    told: ChosenInfo = {
+        "used_on": sorted(masks),
+        "reviewed": list(record.weighing.slices),
+        "words": record.chosen.words,
+        "record": record.to_dict(),
+    }
+    earlier: list[ChosenInfo] = [
+        {**one, "used_on": left}
+        for one in run.chosen
+        if (left := [index for index in one["used_on"] if index not in masks])
+    ]
+    before = {i: run.adapted_masks[i] for one in earlier for i in one["used_on"]}
+    run.choose({**before, **masks}, [*earlier, told])
+    return told
 
 
 @cache

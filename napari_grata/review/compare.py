@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_grata.adaptation.flags import FAR_CODE, FRAME_CODE, flag_slice
 from napari_grata.segmenters.card import structure_mask
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation import Flag, Record
+    from napari_grata.adaptation import Flag, Record, ReopenedRun
+    from napari_grata.adaptation.plan import Region
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
@@ -253,3 +255,42 @@ def latest_flags(records: Iterable[Record]) -> dict[int, tuple[Flag, ...]]:
         if flag not in found[index]:
             found[index] = (flag, *found[index])
     return found
+
+
+def flags_of_run(run: ReopenedRun) -> dict[int, tuple[Flag, ...]]:
+    """Flags of the masks of a run as they are in use, those that were chosen included."""
+    records = run.records.without_masks()
+    found = latest_flags(records)
+    frames = {record.slice_index: record.frame for record in records}
+    for index in (index for one in run.chosen for index in one["used_on"]):
+        found[index] = flag_again(
+            run.card,
+            (run.source_masks[index], run.adapted_masks[index]),
+            found[index],
+            frames[index],
+            run.region,
+            photograph="photograph" in run.info["scan"]["kind"],
+        )
+    return found
+
+
+def flag_again(
+    card: Card,
+    masks: tuple[np.ndarray, np.ndarray],
+    told: Iterable[Flag],
+    frame: Region | None,
+    region: Region | None,
+    *,
+    photograph: bool,
+) -> tuple[Flag, ...]:
+    """Flag another mask after, (source, adapted); what was ``told`` of the scan still holds."""
+    texts = {flag.code: flag.text for flag in told}
+    return flag_slice(
+        card,
+        *masks,
+        region=frame or region,
+        expected=photograph,
+        far=texts.get(FAR_CODE),
+        framed=frame is not None,
+        unsure=texts.get(FRAME_CODE, ""),
+    )

@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,14 +22,14 @@ import numpy as np
 from napari_grata.scans.files import FileError, make_folder, nameless, whole_file
 from napari_grata.scans.scan import counted
 
-from .choice_record import InUse, choice_in_use
-from .compare import StructureChange, Summary, flagged_slices, latest_flags, summarise
+from .compare import StructureChange, Summary, flagged_slices, flags_of_run, summarise
 from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
 
 if TYPE_CHECKING:
     import jinja2
 
     from napari_grata.adaptation import Flag, Record
+    from napari_grata.adaptation.run_store import ChosenInfo
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
@@ -115,7 +115,7 @@ class ReportCase:
     decisions: tuple[ReportDecision, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     shift: str = ""
-    chosen: InUse | None = None
+    chosen: Sequence[ChosenInfo] = ()
     problem: str = ""
     close: Callable[[], None] = lambda: None
 
@@ -168,9 +168,9 @@ def case_of_run(
         edited_masks={} if masks is None else masks.drawn(),
         masks=masks,
         records=run.records,
-        flags=latest_flags(run.records),
+        flags=flags_of_run(run),
         info=run.info,
-        chosen=choice_in_use(folder) if run.taken is not None else None,
+        chosen=run.chosen,
         problem=" ".join(run.missing),
         close=run.close,
         **more,
@@ -388,11 +388,12 @@ def _facts(case: ReportCase) -> str:
         f"of {_place(index, case.scan)}, as found."
         for index, (row0, column0, row1, column1) in _frames(case.records).items()
     )
-    if case.chosen is not None:
-        said.append(
-            f"The masks of {case.counts(len(case.chosen.used))} were chosen on "
-            f"{case.counts(case.chosen.reviewed)} that a person had reviewed: {case.chosen.words}"
-        )
+    for one in case.chosen:
+        if left := [index for index in one["used_on"] if index not in case.edited_masks]:
+            said.append(
+                f"The masks of {case.counts(len(left))} were chosen on "
+                f"{case.counts(len(one['reviewed']))} that a person had reviewed: {one['words']}"
+            )
     if case.edited_masks:
         said.append(f"A person drew on {case.counts(len(case.edited_masks))}.")
     return " ".join(part for part in said if part)

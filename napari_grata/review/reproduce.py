@@ -14,8 +14,6 @@ import numpy as np
 from napari_grata.adaptation.plan import describe_slices
 from napari_grata.adaptation.settings import PRESETS, Settings
 
-from .choice_record import choice_in_use
-
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record, ReopenedRun
     from napari_grata.adaptation.run import AdaptationRun
@@ -152,7 +150,7 @@ class Comparison:
             if self.chosen:
                 said += (
                     f" {self.chosen} more were chosen on reviewed slices and are not compared: "
-                    "this run did not make them, and choice.json says how they were chosen."
+                    "this run did not make them, and run.json says how they were chosen."
                 )
             return said
         said = f"{self.different_pixels} pixels differ on {self.slices} masks"
@@ -226,8 +224,7 @@ class Again:
 
     def compare(self) -> Comparison:
         """Compare the masks after with those of the first time, where the run made them."""
-        found = choice_in_use(self.saved.folder) if self.saved.taken is not None else None
-        chosen = set() if found is None else set(found.used)
+        chosen = {index for one in self.saved.chosen for index in one["used_on"]}
         first, second = (
             {i: mask for i, mask in masks.items() if i not in chosen}
             for masks in (self.saved.adapted_masks, self.run.adapted_masks)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_grata.adaptation.records import Flag, Record
+    from napari_grata.adaptation.run_store import ChosenInfo
     from napari_grata.adaptation.settings import Settings
     from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
@@ -56,8 +57,8 @@ class LoadedRun:
         What was not found, a sentence each.
     step : int or None
         The step whose masks are in use, where the run was taken back to one.
-    chosen_on : int
-        On how many reviewed slices its masks were chosen; 0 where they were not.
+    chosen : tuple of ChosenInfo
+        How masks were chosen that the run did not make.
     """
 
     folder: Path | None
@@ -71,7 +72,7 @@ class LoadedRun:
     flags: dict[int, tuple[Flag, ...]]
     missing: tuple[str, ...] = ()
     step: int | None = None
-    chosen_on: int = 0
+    chosen: tuple[ChosenInfo, ...] = ()
 
     def fill(self, session: Session) -> None:
         """Make these the results of a fresh session."""
@@ -83,8 +84,7 @@ class LoadedRun:
         session.segmented_slices, session.adapted_slices = set(self.source), set(self.adapted)
         session.records, session.flags = list(self.records), dict(self.flags)
         session.taken_step = self.step
-        if self.chosen_on and self.step is not None:
-            session.chosen = chosen_words(self.chosen_on, scan.noun)
+        session.chosen = chosen_words(self.chosen, scan.noun)
         session.saved = "kept" if self.folder is not None else ""
         for mask, found in ((session.source, self.source), (session.adapted, self.adapted)):
             if found:
@@ -164,10 +164,8 @@ def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
         If it is no run folder, is damaged, or its scan cannot be found.
     """
     from napari_grata.adaptation.reopening import reopen
-    from napari_grata.review.choice_record import choice_in_use
-    from napari_grata.review.compare import latest_flags
+    from napari_grata.review.compare import flags_of_run
 
-    chosen = choice_in_use(folder)
     run = reopen(folder, scan)
     try:
         if run.scan is None:
@@ -182,10 +180,10 @@ def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
             source={i: np.array(mask) for i, mask in run.source_masks.items()},
             adapted={i: np.array(mask) for i, mask in run.adapted_masks.items()},
             records=records,
-            flags=dict(latest_flags(records)),
+            flags=flags_of_run(run),
             missing=tuple(run.missing),
             step=_step(run, records),
-            chosen_on=0 if chosen is None else chosen.reviewed,
+            chosen=tuple(run.chosen),
         )
     finally:
         run.close()

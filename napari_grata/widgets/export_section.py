@@ -353,7 +353,11 @@ class ExportSection(QWidget):
         folder = run.folder if run is not None else None
         # What one command line can say: a run from the source model to its end.
         alone = run is None or not (
-            run.continued or run.corrections.slices or run.cut or run.taken is not None
+            run.continued
+            or run.corrections.slices
+            or run.cut
+            or run.chosen
+            or run.taken is not None
         )
         if settings is None or not alone:
             if folder is None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_grata.adaptation.flags import FAR_CODE, FRAME_CODE, flag_slice
-from napari_grata.review.compare import DIFFERENCE_COLOURS, difference_map
+from napari_grata.review.compare import DIFFERENCE_COLOURS, difference_map, flag_again
 from napari_grata.scans import ScanError
 from napari_grata.segmenters.card import Card
 from napari_grata.widgets.mask_layer import MaskLayer
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
     from napari_grata.adaptation.records import Flag, Record
+    from napari_grata.adaptation.run_store import ChosenInfo
     from napari_grata.adaptation.settings import Settings
     from napari_grata.scans import Scan
     from napari_grata.segmenters import ModelEntry
@@ -50,13 +50,17 @@ class MaskSnapshot:
     step : int or None
         After which step of ``run`` the masks were; None: its result.
     run : AdaptationRun or None
+    chosen, beneath : tuple of ChosenInfo, dict of int to ndarray
+        Of the run: how masks were chosen that lie over its own, and its own there.
     drawn : frozenset of int
         Slices on which the user had drawn.
     """
 
     def __init__(self, session: Session) -> None:
         self.step = session.taken_step
-        self.run = session.run
+        self.run = run = session.run
+        self.chosen: tuple[ChosenInfo, ...] = () if run is None else run.chosen
+        self.beneath: dict[int, np.ndarray] = {} if run is None else run.beneath
         self.drawn = frozenset(session.drawn_slices)
         self._values = {name: getattr(session, name) for name in _KEPT}
         self._values["records"] = list(session.records)
@@ -412,19 +416,13 @@ class Session(QObject):
 
     def flag(self, index: int, source: np.ndarray, adapted: np.ndarray) -> tuple[Flag, ...]:
         """Return what is to be looked at on a slice with these masks, each of shape (H, W)."""
-        # What was said of the scan, not of the masks, still holds.
-        told = self.flags.get(index, ())
-        texts = {flag.code: flag.text for flag in told}
-        frame = self.frame_of(index)
-        return flag_slice(
+        return flag_again(
             self.card,
-            source,
-            adapted,
-            region=frame or self.region,
-            expected=self.scan.noun == "photograph",
-            far=texts.get(FAR_CODE),
-            framed=frame is not None,
-            unsure=texts.get(FRAME_CODE, ""),
+            (source, adapted),
+            self.flags.get(index, ()),
+            self.frame_of(index),
+            self.region,
+            photograph=self.scan.noun == "photograph",
         )
 
     def frame_of(self, index: int) -> tuple[int, int, int, int] | None:

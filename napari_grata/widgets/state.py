@@ -5,8 +5,13 @@ No Qt here, so that every state of the interface can be read and tested by itsel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.run_store import ChosenInfo
 
 
 class Step(Enum):
@@ -169,9 +174,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def chosen_words(reviewed: int, noun: str) -> str:
-    """Say whose masks are in use where they were chosen on slices that a person reviewed."""
-    return f"chosen on {counted(reviewed, f'reviewed {noun}')}"
+def chosen_words(chosen: Sequence[ChosenInfo], noun: str) -> str:
+    """Say which masks are in use where they were chosen on slices that a person reviewed."""
+    reviewed = len(chosen[-1]["reviewed"]) if chosen else 0
+    return f"chosen on {counted(reviewed, f'reviewed {noun}')}" if chosen else ""
 
 
 def dock_state(facts: Facts) -> DockState:

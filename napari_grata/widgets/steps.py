@@ -235,7 +235,7 @@ class StepsSection(QWidget):
         if last != self.slider.last():
             self._cache.clear()
             self.slider.offer(last, step)
-        back = step is None and session is not None and session.taken_step is not None
+        back = step is None and session is not None and not _is_own(session)
         self.use_button.setText("Use the result" if back else "Use this state")
         self.use_button.setEnabled(not self._why_no_use())
         self.go_button.setEnabled(not self._why_no_jump())
@@ -376,7 +376,7 @@ class StepsSection(QWidget):
         session = self.session()
         if session is None:
             return self._why_busy() or "There are no steps to go back to."
-        if self._context.step is None and session.taken_step is None:
+        if self._context.step is None and _is_own(session):
             return "The result of the run is in use; move the slider to a step first."
         return self._why_busy()
 
@@ -528,6 +528,11 @@ def _words(step: int | None) -> str:
     return "the result of the run" if step is None else f"the state after step {step}"
 
 
+def _is_own(session: Session) -> bool:
+    """Return whether the masks in use are the run's result."""
+    return session.taken_step is None and not session.chosen
+
+
 def _last_step(session: Session) -> int:
     """Return the last step that a session's run can be taken to, 0 where it learns nothing."""
     run = session.run
@@ -564,7 +569,9 @@ def _give_back(session: Session, wanted: MaskSnapshot, kept: list[MaskSnapshot])
 
 
 def _put_run(state: MaskSnapshot) -> None:
-    run, step = state.run, state.step
+    run, step, masks = state.run, state.step, dict(state.masks())
     run.rollback(run.past.last_step if step is None else step)
     if step is not None:
-        run.take(step, dict(state.masks()))
+        run.take(step, {**masks, **state.beneath})
+    if state.chosen:
+        run.choose({i: mask for i, mask in masks.items() if i in state.beneath}, state.chosen)

@@ -32,12 +32,13 @@ from napari_grata.widgets.weigh_picture import WeighPicture
 from napari_grata.widgets.weigh_tasks import (
     Changed,
     Found,
+    Over,
     Pool,
     Work,
     change_back,
     choose_masks,
+    lies_over,
     propose_slices,
-    step_in_use,
     weigh_slices,
 )
 
@@ -169,8 +170,14 @@ class WeighSection(QWidget):
     def _targets(self, session: Session) -> list[int]:
         """Return the slices whose masks may be changed: nobody has said or drawn anything there."""
         kept = {*self._correct.reviewed(session), *session.drawn_slices, *(self._decided() or ())}
+        kept.update(session.run.corrections.slices)  # drawn, and learned from since
         pool = self.found(session).pool
         return [index for index in (pool.slices if pool is not None else ()) if index not in kept]
+
+    def _in_use(self, session: Session) -> bool:
+        """Whether masks are in use as they were chosen."""
+        told = self.found(session).told
+        return session.run is not None and any(one is told for one in session.run.chosen)
 
     def _stale(self, session: Session) -> bool:
         """Whether the reviewed masks are others than those that were weighed with."""
@@ -224,7 +231,7 @@ class WeighSection(QWidget):
             return _CHANGED
         if not found.choice.changes:
             return "Nothing is recommended: the mask before stays (Keep before)."
-        if found.used:
+        if self._in_use(session):
             return "In use already; Undo takes it back."
         if decided is None:
             return "The decisions so far are being read."
@@ -292,7 +299,7 @@ class WeighSection(QWidget):
     ) -> None:
         found = self.found(session)
         _, found.weighing, found.choice = results
-        found.reviewed, found.used = reviewed, False
+        found.reviewed, found.told = reviewed, None
         if session is self._context.session:
             self._show_picture(session)
             self.weighed.emit()
@@ -307,24 +314,21 @@ class WeighSection(QWidget):
             if problem:
                 self._context.fail(problem)
                 return
-            found = replace(self.found(session))
+            found, before = replace(self.found(session)), lies_over(session.run)
             make = partial(choose_masks, work, found, self._targets(session))
-            ended = partial(self._used, found=found, step=session.run.taken)
+            ended = partial(self._used, found=found, before=before)
             self._start(session, make, "Using what your slices say", ended, kind="masks")
 
-    def _used(self, session: Session, results: list[Any], found: Found, step: int | None) -> None:
+    def _used(self, session: Session, results: list[Any], found: Found, before: Over) -> None:
         after: Changed = results[0]
-        now_at = step_in_use(session.run)
-        before = self._put(session, after, now_at)
-        self.found(session).used = True
-        session.chosen = chosen_words(len(found.reviewed), session.scan.noun)
-        back = partial(self._change, session, found, before, step, used=False)
-        again = partial(self._change, session, found, after, now_at, used=True)
+        self.found(session).told = after.told
+        there = self._put(session, after)
+        noun = session.scan.noun
         self._context.undo.push(
             Undoable(
-                f"using the choice of {counted(len(found.reviewed), session.scan.noun)}",
-                back,
-                again,
+                f"using the choice of {counted(len(found.reviewed), noun)}",
+                partial(self._change, session, there, before, "The masks after are as they were."),
+                partial(self._change, session, after, lies_over(session.run), ""),
                 owner=session,
                 why_not=self._why_busy,
             )
@@ -335,28 +339,18 @@ class WeighSection(QWidget):
     def _why_busy(self) -> str:
         return _BUSY if self._context.busy else ""
 
-    def _change(
-        self, session: Session, found: Found, changed: Changed, step: int | None, *, used: bool
-    ) -> None:
+    def _change(self, session: Session, changed: Changed, over: Over, note: str) -> None:
         """Take the choice back, or use it again."""
-        make = partial(change_back, found, session.run, changed, step, used)
-        ended = partial(self._changed, step=step, used=used)
+        make = partial(change_back, session.run, changed, over)
+        ended = partial(self._changed, note=note)
         self._start(session, make, "Changing the masks", ended, kind="masks")
 
-    def _changed(
-        self, session: Session, results: list[Any], step: int | None, *, used: bool
-    ) -> None:
-        self._put(session, results[0], step)
-        found = self.found(session)
-        found.used = used
-        session.chosen = chosen_words(len(found.reviewed), session.scan.noun) if used else ""
-        session.note = "" if used else "The masks after are as they were."
+    def _changed(self, session: Session, results: list[Any], note: str) -> None:
+        self._put(session, results[0])
+        session.note = note
 
-    def _put(self, session: Session, changed: Changed, step: int | None) -> Changed:
-        """Put masks in place where nobody has drawn; returns those that were there.
-
-        ``step``: with which the run keeps them now; None: it is its own result.
-        """
+    def _put(self, session: Session, changed: Changed) -> Changed:
+        """Put masks in place where nobody has drawn; returns those that were there."""
         scan, adapted = session.scan, session.adapted
         stack = adapted.stack
         before = Changed(
@@ -370,7 +364,7 @@ class WeighSection(QWidget):
             else:
                 session.put_adapted(index, mask)
             session.flags[index] = changed.flags[index]
-        session.saved, session.taken_step = "", step
+        session.saved, session.chosen = "", chosen_words(session.run.chosen, scan.noun)
         session.settle()
         session.redraw()
         session.masks_changed.emit(set(changed.masks))
@@ -386,8 +380,10 @@ class WeighSection(QWidget):
             session, note, ended = working
             session.note = note
             results = list(context.runner.results)
-            if results and isinstance(results[0], Pool):
-                self.found(session).pool = results[0]  # not to be made again
+            found = self.found(session)
+            if results and isinstance(results[0], Pool) and results[0] is not found.pool:
+                found.pool = results[0]  # not to be made again
+                found.weighing = found.choice = None  # they were of other candidates
             # Masks that are kept with the run are there, even if Cancel was pressed just then.
             if outcome.kind == "done" or isinstance(next(iter(results), None), Changed):
                 ended(session, results)
@@ -399,7 +395,6 @@ class WeighSection(QWidget):
         elif kind == "adapt" and context.runner.session is not None:
             found = self.found(context.runner.session)
             found.weighing = found.choice = None
-            found.used = False
         self._look_soon()
 
     def _on_item(self, item: QListWidgetItem) -> None:
@@ -458,7 +453,7 @@ class WeighSection(QWidget):
         if found.choice is not None:
             if self._stale(session):
                 return _CHANGED, "warning"
-            words = f"{'In use. ' if found.used else ''}{found.choice.words}"
+            words = f"{'In use. ' if self._in_use(session) else ''}{found.choice.words}"
             left_out = found.pool.left_out if found.pool is not None else ""
             return f"{words} {left_out}", "good" if found.choice.changes else ""
         if not found.proposed and not reviewed:

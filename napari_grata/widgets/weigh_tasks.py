@@ -17,7 +17,12 @@ import numpy as np
 from napari_grata.adaptation.run_files import now
 from napari_grata.adaptation.settings import preset
 from napari_grata.review.candidates import SOURCE, USUAL, Candidate, CandidateRuns
-from napari_grata.review.choice_record import RECORD_FILE, record_choice
+from napari_grata.review.choice_record import (
+    RECORD_FILE,
+    ChoiceRecord,
+    record_choice,
+    use_choice,
+)
 from napari_grata.review.choosing import Choice, Weighing, chosen_masks, recommend, weigh_stepwise
 from napari_grata.review.proposing import propose
 from napari_grata.scans.files import FileError, write_json
@@ -26,11 +31,13 @@ from napari_grata.widgets import tasks
 if TYPE_CHECKING:
     from napari_grata.adaptation.records import Flag
     from napari_grata.adaptation.run import AdaptationRun
+    from napari_grata.adaptation.run_store import ChosenInfo
     from napari_grata.widgets.session import Session
 
 AT_HAND = "at-hand"
 _TAUGHT = "The run at hand learned from your corrections, so it is not weighed against them."
 Masks = Mapping[int, np.ndarray]
+Over = tuple[Masks, "tuple[ChosenInfo, ...]"]
 
 
 @dataclass
@@ -43,8 +50,9 @@ class Pool:
     region : (row0, col0, row1, col1) or None
     segmenter : Segmenter
     runs : CandidateRuns
-    at_hand : AdaptationRun or None
-        The run whose masks are among the candidates, or were left out.
+    at_hand : (AdaptationRun, int or None) or None
+        The run, and the step that it was taken to, whose masks are among the candidates or were
+        left out.
     candidates : list of Candidate
     left_out : str
         Why the run at hand is not among them, if that has to be said.
@@ -54,7 +62,7 @@ class Pool:
     region: tasks.Region | None
     segmenter: Any
     runs: CandidateRuns
-    at_hand: AdaptationRun | None
+    at_hand: tuple[AdaptationRun, int | None] | None
     candidates: list[Candidate]
     left_out: str = ""
 
@@ -72,8 +80,8 @@ class Found:
     choice : Choice or None
     reviewed : dict of int to ndarray
         The masks that were weighed with.
-    used : bool
-        Whether the choice is in use.
+    told : ChosenInfo or None
+        What the run was told of the choice when it was used.
     """
 
     proposed: list[int] = field(default_factory=list)
@@ -81,7 +89,7 @@ class Found:
     weighing: Weighing | None = None
     choice: Choice | None = None
     reviewed: dict[int, np.ndarray] = field(default_factory=dict)
-    used: bool = False
+    told: ChosenInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Work:
         session, pool = self.session, self.pool
         if pool is None or (pool.slices, pool.region) != (self.slices, session.region):
             pool = yield from self._made()
-        if pool.at_hand is not session.run:
+        if pool.at_hand != (session.run, session.run.taken):
             pool = self._with_run_at_hand(pool)
         return pool
 
@@ -149,8 +157,15 @@ class Work:
         if not taught and not _usual(run):
             # Without probabilities: those of a run that stands elsewhere fit other masks.
             masks = {i: np.array(scan.get_mask(stack, i), dtype=np.uint8) for i in self.slices}
-            found.append(Candidate(AT_HAND, "Run at hand", masks, region=pool.region))
-        return replace(pool, at_hand=run, candidates=found, left_out=_TAUGHT if taught else "")
+            masks.update(run.beneath)  # its own, not what was chosen in their place
+            title = "Run at hand" + ("" if run.taken is None else f", after step {run.taken}")
+            found.append(Candidate(AT_HAND, title, masks, region=pool.region))
+        return replace(
+            pool,
+            at_hand=(run, run.taken),
+            candidates=found,
+            left_out=_TAUGHT if taught else "",
+        )
 
 
 def _usual(run: AdaptationRun) -> bool:
@@ -189,17 +204,18 @@ def weigh_slices(work: Work, reviewed: Masks, proposed: list[int]) -> Iterator[A
                 weighing: Weighing = stop.value
                 break
         choice = recommend(weighing)
-        yield from _write(session.run, Found(proposed, pool, weighing, choice), [])
+        yield from _write(session.run, Found(proposed, pool, weighing, choice))
         yield weighing
         yield choice
 
 
 @dataclass(frozen=True)
 class Changed:
-    """Masks after that take the place of others, with their flags."""
+    """Masks after that take the place of others, with their flags, and how they were chosen."""
 
     masks: Masks
     flags: Mapping[int, tuple[Flag, ...]]
+    told: ChosenInfo | None = None
 
 
 def choose_masks(work: Work, found: Found, slices: list[int]) -> Iterator[Any]:
@@ -215,59 +231,46 @@ def choose_masks(work: Work, found: Found, slices: list[int]) -> Iterator[Any]:
             masks[index] = mask
             flags[index] = session.flag(index, pool.candidates[0].masks[index], mask)
             yield tasks.Progress("Taking over", done, len(slices))
-    changed = Changed(masks, flags)
-    _keep(session.run, changed, step_in_use(session.run))
-    told = list(_write(session.run, found, slices))
-    yield changed
-    yield from told
+    yield Changed(masks, flags, use_choice(session.run, _record(session.run, found), masks))
 
 
-def change_back(
-    found: Found, run: AdaptationRun, changed: Changed, step: int | None, used: bool
-) -> Iterator[Any]:
-    """Take a choice back, or use it again (``used``); ``step`` None: the run's own result."""
+def change_back(run: AdaptationRun, changed: Changed, over: Over) -> Iterator[Any]:
+    """Take a choice back, or use it again: what lay, or is to lie, over the run's own masks."""
     yield tasks.Stage("Changing the masks …")
-    _keep(run, changed, step)
-    told = list(_write(run, found, sorted(changed.masks) if used else []))
+    run.choose(*over)
     yield changed
-    yield from told
 
 
-def step_in_use(run: AdaptationRun) -> int:
-    return run.step if run.taken is None else run.taken
+def lies_over(run: AdaptationRun) -> Over:
+    """Return the masks that lie over a run's own, and what is told of them."""
+    return {index: run.adapted_masks[index] for index in run.beneath}, run.chosen
 
 
-def _keep(run: AdaptationRun, changed: Changed, step: int | None) -> None:
-    """Keep masks as the run's result, so that they come back with it."""
-    masks = {**run.adapted_masks, **changed.masks}
-    if step is None and run.settings.learns:
-        run.rollback(run.past.last_step)
-    else:
-        run.take(run.step if step is None else step, masks)
-
-
-def _write(run: AdaptationRun, found: Found, used: list[int]) -> Iterator[tasks.Notice]:
-    """Keep a weighing in the run's folder, if it has one, as `read_choice` reads it.
-
-    ``used``: the slices on which the choice is in use. What fails is said, no more: the masks are
-    kept by the run itself.
-    """
-    if run.folder is None or found.weighing is None:
-        return
+def _record(run: AdaptationRun, found: Found) -> ChoiceRecord:
+    assert found.weighing is not None
     names = {row.candidate for row in found.weighing.rows}
     settings = {name: preset(name).settings for name in (SOURCE, *USUAL)}
     settings = {name: one.but(seed=run.settings.seed) for name, one in settings.items()}
     settings[AT_HAND] = run.settings
-    record = record_choice(
+    return record_choice(
         run.segmenter.card,
         run.scan,
         found.weighing,
         {name: one for name, one in settings.items() if name in names},
         found.choice,
     )
-    more = {"time": now(), "proposed": found.proposed, "used_on": used}
+
+
+def _write(run: AdaptationRun, found: Found) -> Iterator[tasks.Notice]:
+    """Keep a weighing in the run's folder, if it has one, as `read_choice` reads it.
+
+    What fails is said, no more: what is in use is kept by the run itself.
+    """
+    if run.folder is None:
+        return
+    more = {"time": now(), "proposed": found.proposed}
     try:
-        write_json(run.folder / RECORD_FILE, {**record.to_dict(), **more})
+        write_json(run.folder / RECORD_FILE, {**_record(run, found).to_dict(), **more})
     except (FileError, ValueError) as error:
         why = getattr(error, "what", None) or error
         yield tasks.Notice(f"The weighing could not be kept with the run: {why}.")

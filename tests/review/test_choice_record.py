@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset
+from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset, reopen
 from napari_grata.adaptation.settings import Preset
 from napari_grata.review.candidates import CandidateRuns, candidate_of_run
-from napari_grata.review.choice_record import read_choice, record_choice
+from napari_grata.review.choice_record import read_choice, record_choice, use_choice
 from napari_grata.review.choosing import ChoosingError, weigh
+from napari_grata.review.compare import flags_of_run
 from napari_grata.review.figures import gains
 from napari_grata.review.truth import TruthError, reviewed_masks
 from napari_grata.scans import Scan, open_scan, scan_from_array, write_mask
@@ -109,6 +110,51 @@ def test_a_record_is_read_as_it_was_written(segmenter, scan, tmp_path: Path) -> 
     assert blue > 200  # what was chosen
     for path in tmp_path.iterdir():
         assert b"Miller" not in path.read_bytes()
+    runs.close()
+
+
+def test_masks_in_use_and_how_they_were_chosen_are_kept_as_one(
+    segmenter, scan, tmp_path: Path
+) -> None:
+    runs = CandidateRuns(segmenter, scan, [LEARNS], folder=tmp_path)
+    list(runs.records())
+    weighing = weigh(segmenter, runs.candidates, {i: runs.candidates[1].masks[i] for i in (0, 5)})
+    record = record_choice(segmenter.card, scan, weighing, {})
+    run = runs._runs[1]
+    own, empty = dict(run.adapted_masks), np.zeros((40, 48), np.uint8)
+    use_choice(run, record, {1: empty, 2: empty, 4: empty})
+    told = use_choice(run, record, {2: empty + 1})
+    both = {1: empty, 2: empty + 1, 4: empty}
+
+    def kept() -> list[list[int]]:
+        saved = reopen(run.folder, scan)
+        for index, mask in saved.adapted_masks.items():
+            shown = run.adapted_masks[index]
+            np.testing.assert_array_equal(mask, shown)
+            chosen = any(index in one["used_on"] for one in saved.chosen)
+            np.testing.assert_array_equal(mask, both[index] if chosen else own[index])
+        assert saved.info["taken"] is None
+        saved.close()
+        return [one["used_on"] for one in saved.chosen]
+
+    assert kept() == [[1, 4], [2]]
+    assert told["reviewed"] == [0, 5]
+    # Flags, too, are of the mask in use, not of the one that the run made there.
+    assert {flag.code for flag in flags_of_run(reopen(run.folder, scan))[1]} >= {"disc-empty"}
+    run.close()
+    run = reopen(run.folder, scan).run(segmenter)
+    run.choose({1: empty}, [{**told, "used_on": [1]}])
+    assert kept() == [[1]]
+    # What takes the run elsewhere, or has it go on, leaves nothing that was chosen behind.
+    run.rollback(3)
+    assert not reopen(run.folder, scan).chosen
+    run.choose({1: empty}, [{**told, "used_on": [1]}])
+    run.take(3, {i: own[i] for i in range(6)})
+    assert not reopen(run.folder, scan).chosen
+    run.choose({1: empty}, [{**told, "used_on": [1]}])
+    list(run.records())
+    assert kept() == []
+    run.close()
     runs.close()
 
 

@@ -139,26 +139,31 @@ def test_masks_that_were_chosen_are_neither_compared_nor_called_different(
     model: Path, file: Path, tmp_path: Path
 ) -> None:
     run = run_once(model, file, tmp_path / "run", Settings(learning_rate=0.02, predict="final"))
-    masks = dict(run.adapted_masks)
-    masks[3] = np.full_like(masks[3], 1)
-    run.take(run.step, masks)
+    # The others stay as their own steps made them, each with the θ of its turn.
+    told = {"used_on": [3], "reviewed": [0, 1, 2], "words": "Recommended.", "record": {}}
+    run.choose({3: np.full_like(run.adapted_masks[3], 1)}, [told])
     run.close()
-    record = {
-        "used_on": [3],
-        "weighing": {"slices": [0, 1, 2]},
-        "chosen": {"words": "Recommended. disc: six views"},
-    }
-    for words, chosen in (("no record", 0), (json.dumps(record), 1)):
-        (tmp_path / "run" / "choice.json").write_text(words)
-        saved = reopen(tmp_path / "run")
-        again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / f"again {chosen}")
-        for _ in again.records():
-            pass
-        found = again.compare()
-        again.run.close()
-        saved.close()
-        assert (found.same, found.chosen) == (bool(chosen), chosen)
-        assert ("choice.json" in str(found)) is bool(chosen)
+    saved = reopen(tmp_path / "run")
+    assert (saved.adapted_masks[3] == 1).all()
+    again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / "again")
+    for _ in again.records():
+        pass
+    found = again.compare()
+    again.run.close()
+    assert (found.same, found.slices, found.chosen) == (True, len(saved.adapted_masks) - 1, 1)
+    assert "run.json" in str(found)
+    # Taken to a state of its own, it is compared again, everywhere.
+    live = saved.run(load_segmenter(model, device="cpu"))
+    live.take(1, {i: live.predict(i, 1).label_map for i in live.adapted_masks})
+    live.close()
+    saved = reopen(tmp_path / "run")
+    again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / "again")
+    for _ in again.records():
+        pass
+    found = again.compare()
+    again.run.close()
+    saved.close()
+    assert (found.same, found.slices, found.chosen) == (True, len(saved.adapted_masks), 0)
 
 
 def test_a_run_that_learned_from_corrections_is_done_again_with_them(

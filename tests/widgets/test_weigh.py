@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
+from napari_grata.adaptation import reopen
 from napari_grata.adaptation.settings import preset
 from napari_grata.review.choice_record import RECORD_FILE
 from napari_grata.review.report import report_cases, write_report
@@ -26,6 +27,15 @@ BETTER = "as-published"
 def in_use(user: Any) -> str:
     """Return what the curves say of the masks that are shown."""
     return str(user.dock.timeline.findChild(StepsSection).words.said())
+
+
+def told(session: Any) -> list[list[int]]:
+    """Return the slices on which a run's folder says that masks were chosen."""
+    saved = reopen(session.run.folder, session.scan)
+    for index, mask in saved.adapted_masks.items():
+        assert np.array_equal(mask, session.scan.get_mask(session.adapted.stack, index))
+    saved.close()
+    return [one["used_on"] for one in saved.chosen]
 
 
 class Reviewer:
@@ -155,8 +165,6 @@ def test_a_slice_called_right_is_so_until_it_is_drawn_on(review: Callable[..., R
 def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     review: Callable[..., Reviewer], tmp_path: Path
 ) -> None:
-    from napari_grata.adaptation import reopen
-
     one = review()
     user, weigh, session = one.user, one.weigh, one.user.session
     user.context.run_parent = str(tmp_path / "runs")
@@ -178,7 +186,7 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     assert all(np.array_equal(now[i], before[i]) for i in now)  # nothing without a click
     kept = read_json(session.run.folder / RECORD_FILE)
     assert kept["weighing"]["slices"] == reviewed
-    assert kept["used_on"] == []
+    assert told(session) == []
 
     one.press(weigh.use_button)
     after = one.shown()
@@ -187,7 +195,7 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     disc = one.candidate(pick.candidate).masks[4] > 0
     assert np.array_equal(after[4] > 0, disc)
     assert user.context.decision_marks == {2: "✓"}  # its mask is the one decided on
-    assert read_json(session.run.folder / RECORD_FILE)["used_on"] == [4]
+    assert told(session) == [[4]]
     saved = reopen(session.run.folder, user.context.scan)
     assert np.array_equal(saved.adapted_masks[4], after[4])
     saved.close()
@@ -198,6 +206,7 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     user.finish()
     again = one.shown()
     assert all(np.array_equal(again[i], before[i]) for i in again)
+    assert told(session) == []
     saved = reopen(session.run.folder, user.context.scan)
     assert saved.taken is None
     assert "chosen" not in in_use(user)
@@ -217,6 +226,49 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     assert 4 in session.drawn_slices
     assert np.array_equal(session.scan.get_mask(session.adapted.stack, 4), before[4])
     assert user.context.save_drawings() == ""
+
+
+def test_what_is_said_of_the_masks_in_use_is_true_whatever_comes_after(
+    review: Callable[..., Reviewer], tmp_path: Path
+) -> None:
+    one = review()
+    user, weigh, session = one.user, one.weigh, one.user.session
+    user.context.run_parent = str(tmp_path / "runs")
+    user.context.choose_settings("careful", preset("careful").settings)
+    user.adapt()
+    own = one.shown()
+    one.propose()
+    one.review_as(BETTER, [0, 3, 5])
+    one.press(weigh.weigh_button)
+    one.press(weigh.use_button)
+    chosen = one.shown()
+    # Weighed once more, and two more slices called right: the first choice is still in use.
+    for index in (1, 2):
+        one.confirm(index)
+    one.press(weigh.weigh_button)
+    assert told(session) == [[1, 2, 4]]
+    assert in_use(user).startswith("In use: chosen on 3 reviewed slices")
+    assert not weigh.words.said().startswith("In use")
+    one.press(weigh.use_button)
+    assert told(session) == [[1, 2], [4]]
+    assert in_use(user).startswith("In use: chosen on 5 reviewed slices")
+    # Another state of the model instead: nothing of the choices is in use any more.
+    steps = user.dock.timeline.findChild(StepsSection)
+    user.context.look_back(2)
+    one.press(steps.use_button)
+    assert told(session) == []
+    assert "chosen" not in in_use(user)
+    assert not weigh.words.said().startswith("In use")
+    for _ in range(2):
+        user.do("undo")
+        user.finish()
+    assert told(session) == [[1, 2, 4]]
+    assert all(np.array_equal(one.shown()[i], chosen[i]) for i in chosen)
+    # And back to the run's own masks, by the slider's right end: also after it was reopened.
+    assert steps.use_button.text() == "Use the result"
+    one.press(steps.use_button)
+    assert told(session) == []
+    assert all(np.array_equal(one.shown()[i], own[i]) for i in (1, 2, 4))
 
 
 def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path: Path) -> None:
@@ -319,10 +371,13 @@ def test_a_run_that_learned_from_corrections_is_left_out(review: Callable[..., R
     names = [candidate.name for candidate in one.found.pool.candidates]
     assert "at-hand" not in names
     assert "source" in names
-    for index in (0, 3):
-        one.confirm(index)
+    one.review_as(BETTER, [0, 3, 5])
     one.press(one.weigh.weigh_button)
     assert "learned from your corrections" in one.weigh.words.said()
+    one.press(one.weigh.use_button)
+    # What was drawn stays, though it is a part of the run's own masks by now.
+    assert [one["used_on"] for one in user.session.run.chosen] == [[1, 4]]
+    assert one.shown()[2][20, 20] == 2
 
 
 def test_the_picture_says_what_lies_under_the_mouse_and_a_click_goes_there(
