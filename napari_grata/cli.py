@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_grata import __version__
+from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError, preset
 from napari_grata.cli_lists import benchmark, cases, masks, report, shift
@@ -271,6 +272,14 @@ def adapt(
     frames = {index: run.frame_of(index) for index in run.source_masks}
     whole = {i: mask for i, mask in run.source_masks.items() if frames[i] == box}
     _doubt(console, card, whole, opened, box)
+    undone = sum(record.undone for record in run.past.without_masks())
+    if undone:
+        console.warn(
+            [
+                f"{undone} of {run.total} events gave values that are no numbers, and their steps "
+                f"were undone. They come from the {METHODS[settings.method].described}."
+            ]
+        )
     final = [record for record in records if record.final]
     flagged = flagged_slices(latest_flags(records))
     agreement = {

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from napari_grata.adaptation.settings import preset
+from napari_grata.adaptation.settings import PRESETS, preset
 from napari_grata.console import (
     Console,
     Device,
@@ -101,7 +101,7 @@ def benchmark(
     model: Model,
     out: Out,
     methods: Annotated[
-        str, option("separated by commas")
+        str, option(f"separated by commas, of: {', '.join(PRESETS)}")
     ] = "source,batch-norm,consistency,grata,careful",
     labels: Annotated[str | None, option("e.g. 255:0,128:1,0:2", metavar="FILE:LABEL,…")] = None,
     centres: Annotated[str | None, option("only these, separated by commas")] = None,

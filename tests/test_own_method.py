@@ -52,7 +52,10 @@ def test_the_example_adapts_and_the_run_says_whose_it_is(installed: Path, tmp_pa
     assert list(out.rglob("*adapted*"))
     said = "".join(path.read_text() for path in out.rglob("*.json")) + told.stdout
     assert "my-method 1.0" in said
-    # Without the package the method is not known, and that is said.
+    # Without the package the method is not known, and that is said; of its run, whose it was.
+    again = run(tmp_path, "again", out / "run", "--out", tmp_path / "again")
+    assert again.returncode == 2
+    assert "the method 'margin' of the package my-method 1.0, which is not here" in again.stderr
     gone = run(tmp_path, "adapt", tmp_path / "scan.png", *options, "--out", tmp_path / "more")
     assert gone.returncode == 2
     assert "margin" in gone.stderr
@@ -66,6 +69,7 @@ def test_packages_that_bring_no_method_are_told_and_the_rest_works(tmp_path: Pat
         "theirs_taken": '@register(name="tent"' + rest,
         "theirs_computed": 'NAME = "x"\n@register(name=NAME' + rest,
         "theirs_none": "x = 1\n",
+        "theirs_unset": '@register(name="unset", settings_used=("rate",)' + rest,
     }
     points = ["[napari_grata.methods]", "gone = theirs_gone.methods"]
     for name, text in modules.items():
@@ -78,7 +82,8 @@ def test_packages_that_bring_no_method_are_told_and_the_rest_works(tmp_path: Pat
     told = run(tmp_path, "doctor", "--json", "--no-speed")
     findings = [one["text"] for one in json.loads(told.stdout)["findings"]]
     bad = [text for text in findings if "of the package theirs 3.1 is left out" in text]
-    assert len(bad) == 5, findings
+    assert len(bad) == 6, findings
+    assert any("there is no setting rate" in text for text in bad)
     assert any("there is a method called 'tent' already" in text for text in bad)
     assert any("no package 'theirs_gone'" in text for text in bad)
     # Where Python itself cannot read what a package offers.

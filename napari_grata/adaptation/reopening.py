@@ -13,6 +13,7 @@ from napari_grata.scans.files import sha256_of
 from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 
 from .corrections import Corrections
+from .methods.register import METHODS
 from .plan import Region
 from .run_files import fingerprint, read_whereabouts
 from .run_store import ChosenInfo, ModelInfo, RunFolderError, RunInfo, RunStore
@@ -195,6 +196,12 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
 
 def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
     info, missing = store.info, list(store.damage)
+    method, package = info["settings"].get("method"), info["versions"].get("method")
+    if package and method not in METHODS:
+        raise RunFolderError(
+            f"The run in {folder} was made with the method {method!r} of the package {package}, "
+            "which is not here. Install it, then open the run again."
+        )
     try:
         settings = Settings.from_dict(info["settings"])
         card = load_card(folder)

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from napari_grata.adaptation import METHODS, Settings, SettingsError, preset
+from napari_grata.adaptation import METHODS, Settings, SettingsError, Tent, make_method, preset
 from napari_grata.adaptation.methods import Learner, register
 from napari_grata.adaptation.methods.register import _CLASSES
 from napari_grata.adaptation.settings import ALIASES, PRESETS, checked
@@ -48,9 +49,10 @@ def test_the_pages_name_every_preset(page: str) -> None:
         assert one.title in text or page == "command-line.md"
 
 
-def test_the_command_line_offers_every_preset(capsys, monkeypatch) -> None:
+@pytest.mark.parametrize("verb", ["adapt", "benchmark"])
+def test_the_command_line_offers_every_preset(verb: str, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    assert main(["adapt", "--help"]) == 0
+    assert main([verb, "--help"]) == 0
     told = "".join(capsys.readouterr().out.split())  # lines may break within a name
     assert ",".join(PRESETS) in told
 
@@ -71,6 +73,23 @@ def test_a_method_of_the_user_can_be_chosen_and_a_taken_name_cannot() -> None:
     finally:
         METHODS.pop("mine")
         _CLASSES.pop("mine")
+
+
+@pytest.mark.parametrize("where", ["__init__", "_learn"])
+def test_a_method_of_another_package_that_fails_is_named_with_its_package(where: str) -> None:
+    def fail(self: object, *_: object, **__: object) -> None:
+        raise KeyError("layer9")
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+    kind = type("Theirs", (Tent,), {where: fail})
+    try:
+        register(name="theirs", title="a", summary="b", learns="theta")(kind)
+        METHODS["theirs"] = dataclasses.replace(METHODS["theirs"], package="theirs 3.1")
+        with pytest.raises(ValueError, match=r"'theirs' of the package theirs 3.1 failed.*layer9"):
+            make_method(Settings(method="theirs"), network).step(torch.rand(1, 3, 8, 8))
+    finally:
+        METHODS.pop("theirs")
+        _CLASSES.pop("theirs")
 
 
 @pytest.mark.parametrize("ask", [lambda name: Settings(method=name), preset])

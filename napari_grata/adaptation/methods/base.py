@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
@@ -23,9 +24,9 @@ from napari_grata.adaptation.objectives import Objectives, Supervision
 from napari_grata.adaptation.resunet_cpu import use_cpu_pass
 from napari_grata.adaptation.settings import Settings, checked
 from napari_grata.segmenters.card import VIEWS
-from napari_grata.segmenters.devices import has_bfloat16, lay_out
+from napari_grata.segmenters.devices import has_bfloat16, is_out_of_memory, lay_out
 
-from .register import METHODS, Learns
+from .register import METHODS, Learns, MethodInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -436,6 +437,24 @@ class Learner(Method, ABC):
         }
 
 
+class MethodError(ValueError):
+    """A method of another package failed; the message names both."""
+
+
+@contextmanager
+def _naming(info: MethodInfo) -> Iterator[None]:
+    """Say whose method failed, where another package brings it."""
+    try:
+        yield
+    except Exception as error:
+        if not info.package or isinstance(error, MethodError) or is_out_of_memory(error):
+            raise
+        raise MethodError(
+            f"The {info.described} failed ({type(error).__name__}: {error}). Mend the package, or "
+            "choose another method."
+        ) from error
+
+
 def make_method(
     settings: Settings,
     network: nn.Module,
@@ -447,11 +466,16 @@ def make_method(
     Raises
     ------
     ValueError
-        If the network cannot serve the settings (a head or every normalisation layer missing).
+        If the network cannot serve the settings (a head or every normalisation layer missing), or
+        the package that brings the method fails; so do its steps then.
     """
     info = METHODS[settings.method]
     chosen = {name: getattr(settings, name) for name in (*_BY_ALL, *info.settings_used)}
-    built: Method = info.load()(network, activation=activation, views=views, **chosen)
+    kind = info.load()
+    with _naming(info):
+        built: Method = kind(network, activation=activation, views=views, **chosen)
+        for work in ("step", "step_on_batch", "predict") if info.package else ():
+            setattr(built, work, _naming(info)(getattr(built, work)))
     return built
 
 

@@ -64,6 +64,11 @@ class MethodInfo:
     package: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def described(self) -> str:
+        """Say which method it is, and whose, for a sentence."""
+        return f"method {self.name!r}" + (f" of the package {self.package}" * bool(self.package))
+
     def load(self) -> type[Any]:
         """Return the class, which is a `Method`.
 
@@ -79,8 +84,8 @@ class MethodInfo:
             if not self.package:
                 raise
             raise ValueError(
-                f"The method {self.name!r} of the package {self.package} cannot be loaded "
-                f"({type(error).__name__}: {error}). Mend the package, or choose another method."
+                f"The {self.described} cannot be loaded ({type(error).__name__}: {error}). Mend "
+                "the package, or choose another method."
             ) from error
 
 
@@ -151,6 +156,18 @@ def _file_of(module: str) -> Path:
     raise ValueError(f"there is no module {module!r}")
 
 
+def _settings() -> set[str]:
+    """Names of all settings; read from the text, for that module needs the list of methods."""
+    text = (Path(__file__).parents[1] / "settings.py").read_text(encoding="utf-8")
+    return {
+        field.target.id
+        for node in ast.parse(text).body
+        if isinstance(node, ast.ClassDef) and node.name == "Settings"
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }
+
+
 def _take(point: EntryPoint) -> None:
     """Register what another package offers, or note why not."""
     whose = f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.module
@@ -164,6 +181,9 @@ def _take(point: EntryPoint) -> None:
                 raise ValueError(f"there is a method called {info.name!r} already")
             if info.learns not in get_args(Learns):
                 raise ValueError(f"learns is {info.learns!r}, not one of {get_args(Learns)}")
+            unknown = {*info.settings_used, *info.defaults} - _settings()
+            if unknown:
+                raise ValueError(f"there is no setting {', '.join(sorted(unknown))}")
         METHODS.update((info.name, info) for info in found)
     except Exception as error:
         REFUSED[f"{whose}: {point.name}"] = (
