@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
-_FLIPS = {"left-right": (-1,), "up-down": (-2,)}
+_FLIPS = {
+    "left-right": (-1,),
+    "up-down": (-2,),
+    "through": (-3,),
+    "through-left-right": (-3, -1),
+    "through-up-down": (-3, -2),
+    "through-rotation-180": (-3, -2, -1),
+}
 _TURNS = {"identity": 0, "rotation-90": 1, "rotation-180": 2, "rotation-270": 3}
 _BLUR_RADIUS = 6  # four deviations of the widest kernel
 _TINY = 1e-7
 
 
 def view(x: Tensor, name: str) -> Tensor:
-    """Return a view (see `card.VIEWS`) of ``x``, shape (…, H, W).
+    """Return a view (see `card.VIEWS`, `card.THROUGH`) of ``x``, shape (…, H, W), (…, D, H, W).
 
     Rotations are anticlockwise; by 90° and 270° they swap height and width.
     """
@@ -47,8 +54,8 @@ class StrongView:
         Factors and exponent per channel; 1 leaves the channel as it is.
     noise_deviation : Tensor, shape (B, C)
         Standard deviation of the additive noise; 0 adds none.
-    noise : Tensor, shape (B, C, H, W)
-        Standard normal numbers.
+    noise : Tensor, shape (B, C, …)
+        Standard normal numbers, of the images' shape.
     blur : Tensor, shape (B, C)
         Standard deviation of the Gaussian blur in pixels; 0 leaves the channel sharp.
     """
@@ -62,7 +69,7 @@ class StrongView:
 
 
 def draw_strong_view(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> StrongView:
-    """Draw the parameters of a strong view of images of ``shape`` (B, C, H, W).
+    """Draw the parameters of a strong view of images of ``shape`` (B, C, …).
 
     Every number is drawn whether it is used or not, so that the generator moves on by the same
     amount at each step.
@@ -96,28 +103,30 @@ def apply_strong_view(images: Tensor, view: StrongView) -> Tensor:
 
     Parameters
     ----------
-    images : Tensor, shape (B, C, H, W)
+    images : Tensor, shape (B, C, H, W) or (B, C, D, H, W)
     view : StrongView
         Drawn for the same shape.
 
     Returns
     -------
-    Tensor, shape (B, C, H, W)
+    Tensor, of the images' shape
         On the images' device and of their type, in [0, 1].
     """
 
+    inner = tuple(range(2, images.ndim))
+
     def spread(values: Tensor) -> Tensor:
-        return values.to(images)[:, :, None, None]
+        return values.to(images).reshape(*values.shape, *(1 for _ in inner))
 
     x = images
     if (view.brightness != 1).any():
         x = x * spread(view.brightness)
     if (view.contrast != 1).any():
-        low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        mean = x.mean((2, 3), keepdim=True)
+        low, high = x.amin(inner, keepdim=True), x.amax(inner, keepdim=True)
+        mean = x.mean(inner, keepdim=True)
         x = torch.lerp(mean.expand_as(x), x, spread(view.contrast)).clamp(low, high)
     if (view.gamma != 1).any():
-        low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        low, high = x.amin(inner, keepdim=True), x.amax(inner, keepdim=True)
         span = high - low
         inverted = (high - x) / span.clamp_min(_TINY)
         x = high - span * inverted.pow(spread(view.gamma))
@@ -125,29 +134,29 @@ def apply_strong_view(images: Tensor, view: StrongView) -> Tensor:
         x = x + view.noise.to(images) * spread(view.noise_deviation)
     if (view.blur != 0).any():
         x = _blur(x, view.blur)
-    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    low, high = x.amin((1, *inner), keepdim=True), x.amax((1, *inner), keepdim=True)
     return (x - low) / (high - low).clamp_min(_TINY)
 
 
 def strong_view(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw and apply a strong view of ``images``, shape (B, C, H, W)."""
+    """Draw and apply a strong view of ``images``, shape (B, C, …)."""
     return apply_strong_view(images, draw_strong_view(images.shape, generator))
 
 
 def _blur(x: Tensor, deviation: Tensor) -> Tensor:
     """Blur the channels whose ``deviation`` (B, C) is above 0; borders repeat their last pixel."""
-    batch, channels, height, width = x.shape
+    sides = x.shape[2:]
     chosen = (deviation.flatten() > 0).nonzero().squeeze(1)
     offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, dtype=torch.float32)
     kernels = torch.exp(-0.5 * (offsets / deviation.flatten()[chosen, None]) ** 2)
     kernels = (kernels / kernels.sum(1, keepdim=True)).to(x)
     chosen = chosen.to(x.device)
-    planes = x.reshape(1, batch * channels, height, width)
-    some = planes[:, chosen]
-    n_planes, radius = some.shape[1], _BLUR_RADIUS
-    some = fn.pad(some, (radius, radius, radius, radius), mode="replicate")
-    some = fn.conv2d(some, kernels[:, None, :, None], groups=n_planes)
-    some = fn.conv2d(some, kernels[:, None, None, :], groups=n_planes)
-    planes = planes.clone()
-    planes[:, chosen] = some
-    return planes.reshape(x.shape)
+    each = x.reshape(1, -1, *sides)
+    some = fn.pad(each[:, chosen], (_BLUR_RADIUS,) * 2 * len(sides), mode="replicate")
+    convolve = fn.conv3d if len(sides) == 3 else fn.conv2d
+    for axis in range(len(sides)):
+        along = [-1 if other == axis else 1 for other in range(len(sides))]
+        some = convolve(some, kernels.reshape(len(kernels), 1, *along), groups=len(kernels))
+    each = each.clone()
+    each[:, chosen] = some
+    return each.reshape(x.shape)

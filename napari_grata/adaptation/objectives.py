@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from napari_grata.segmenters.card import VIEWS
+from napari_grata.segmenters.card import THROUGH, VIEWS
 
 from .augmentation import strong_view as draw_and_apply
 from .augmentation import unview, view
@@ -331,7 +331,7 @@ class Objectives:
             raise ValueError(
                 f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}."
             )
-        if "identity" not in views or not set(views) <= set(VIEWS):
+        if "identity" not in views or not set(views) <= {*VIEWS, *THROUGH}:
             raise ValueError(
                 f"views are {', '.join(views) or 'none'}; choose identity and any of "
                 f"{', '.join(VIEWS[1:])}."

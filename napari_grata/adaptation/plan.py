@@ -235,6 +235,8 @@ def make_plan(
     slices: Sequence[int],
     case_of: Callable[[int], int],
     corrected: Collection[int] = (),
+    *,
+    volumes: bool = False,
 ) -> tuple[Event, ...]:
     """List every event of a run, in order.
 
@@ -248,14 +250,17 @@ def make_plan(
         Slices whose corrections teach: they take turns for ``correction_steps`` rounds, the
         others as the settings say, and all slices of the episode are predicted afterwards, the
         corrected ones first.
+    volumes : bool
+        Whether the model reads whole volumes: no slice is finished before the model has learnt,
+        and each pass takes its steps on as many slices as ``pass_slices`` says, evenly spaced.
     """
-    afterwards = settings.predicts_afterwards
+    afterwards = settings.predicts_afterwards or (volumes and settings.learns)
     events: list[Event] = []
     step = 0
     for episode, members in enumerate(episodes(settings, slices, case_of)):
         first_step = step + 1
         taught = [index for index in members if index in corrected]
-        visits = list(_visits(settings, members, taught))
+        visits = list(_visits(settings, members, taught, volumes))
         last = {visit[0]: number for number, visit in enumerate(visits)}
         for number, (index, pass_index, batch) in enumerate(visits):
             step += settings.learns
@@ -276,7 +281,9 @@ Visit = tuple[int, int, tuple[int, ...]]
 """(slice, pass, batch) of one step."""
 
 
-def _visits(settings: Settings, members: Sequence[int], taught: Sequence[int]) -> Iterator[Visit]:
+def _visits(
+    settings: Settings, members: Sequence[int], taught: Sequence[int], volumes: bool
+) -> Iterator[Visit]:
     """Yield the visits of an episode."""
     passes = settings.passes if settings.learns else 1
     repeats = settings.steps_per_slice if settings.learns else 1
@@ -287,6 +294,9 @@ def _visits(settings: Settings, members: Sequence[int], taught: Sequence[int]) -
     elif METHODS[settings.method].learns == "days":
         plain = _days(settings, others)
     else:
+        if volumes and settings.learns and len(others) > settings.pass_slices:
+            count = settings.pass_slices
+            others = [others[(2 * n + 1) * len(others) // (2 * count)] for n in range(count)]
         plain = [
             (index, number, ())
             for number in range(passes)

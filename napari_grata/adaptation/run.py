@@ -28,6 +28,7 @@ from .run_store import ChosenInfo, RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
 from .stepper import TO_ADAPT, Stepper
+from .volume_stepper import VolumeStepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -191,7 +192,11 @@ class AdaptationRun:
         self.corrections = corrections if corrections is not None else Corrections.none()
         self.corrections.check(segmenter.card, scan)
         taught = self.corrections.slices if self.settings.scribble != "none" else ()
-        self.plan: tuple[Event, ...] = make_plan(self.settings, self.slices, scan.case_of, taught)
+        volumes = segmenter.card.patch is not None
+        self.plan: tuple[Event, ...] = make_plan(
+            self.settings, self.slices, scan.case_of, taught, volumes=volumes
+        )
+        self._afterwards = volumes or self.settings.predicts_afterwards
         self.cut = cut
         if cut is not None:
             self.plan = cut_short(self.plan, cut, self.settings)
@@ -204,7 +209,7 @@ class AdaptationRun:
         self.position = 0
         self._lock = threading.RLock()
         with memory_in_words(TO_ADAPT):
-            self._adapter = Stepper(
+            self._adapter: Stepper = (VolumeStepper if volumes else Stepper)(
                 segmenter, scan, self.settings, self.region, self.notices, self.corrections
             )
             if start is not None:
@@ -456,7 +461,7 @@ class AdaptationRun:
             return self.past.theta(0)
         if not own:
             return self._theta_at(done[-1])
-        if not self.settings.predicts_afterwards:
+        if not self._afterwards:
             return self.past.theta(own[-1].step)
         return self._theta_at([event for event in done if event.episode == own[-1].episode][-1])
 

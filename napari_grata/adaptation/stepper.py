@@ -81,7 +81,8 @@ class Stepper:
 
     def _make(self) -> None:
         learner = self._settings
-        if learner.learns_from_stack or (self._corrections and learner.predicts_afterwards):
+        afterwards = self._corrections and learner.predicts_afterwards
+        if learner.learns_from_stack or self.segmenter.card.patch is not None or afterwards:
             # Many steps: what the slices look like in between is worth one view, not six.
             learner = learner.but(six_views=False)
         self._method = method_for(learner, self.segmenter)
@@ -163,9 +164,10 @@ class Stepper:
         images = [one for one in (first.image, *others) if not is_blank(one)]
         record = None
         if images:
-            size = images[0].shape[-2:]
+            size = images[0].shape[2:]
+            mode = "bilinear" if len(size) == 2 else "trilinear"
             alike = [
-                one if one.shape[-2:] == size else fn.interpolate(one, size, mode="bilinear")
+                one if one.shape[2:] == size else fn.interpolate(one, size, mode=mode)
                 for one in images
             ]
             record = self._with_room(

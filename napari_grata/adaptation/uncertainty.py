@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
 
+    from .plan import Region
     from .run import AdaptationRun
 
 KINDS = ("disagreement", "margin")
@@ -129,6 +130,8 @@ class Uncertainty:
         if kind not in KINDS:
             raise ValueError(f"Uncertainty is one of {', '.join(KINDS)}, not {kind!r}.")
         region = self._region if self._run is None else self._run.frame_of(slice_index)
+        if self._segmenter.card.patch is not None:
+            return self._of_volume(slice_index, kind, region)
         prepared = self._segmenter.prepare(self._scan, slice_index, region)
         if is_blank(prepared.image):
             return np.zeros(self._scan.slice_shape(slice_index), np.float32)
@@ -141,6 +144,19 @@ class Uncertainty:
         fine = self._segmenter.restore(self._probabilities(prepared.image)[0], prepared)
         found = margin(torch.from_numpy(fine)[None], self._activation)
         return np.asarray(found[0]).clip(0, HIGHEST[kind])
+
+    def _of_volume(self, slice_index: int, kind: str, region: Region | None) -> np.ndarray:
+        if kind == "disagreement":
+            raise PredictionError(
+                "How far views disagree is measured slice by slice, and this model reads whole "
+                "volumes. Show where it could as well have decided otherwise instead."
+            )
+        if self._run is not None:
+            found = self._run.predict(slice_index)
+        else:
+            (found,) = self._segmenter.predict(self._scan, [slice_index], region)
+        maps = torch.from_numpy(found.probabilities)[None]
+        return np.asarray(margin(maps, self._activation)[0]).clip(0, HIGHEST[kind])
 
     @torch.no_grad()
     def _probabilities(self, images: Tensor) -> Tensor:

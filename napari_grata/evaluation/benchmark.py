@@ -194,8 +194,9 @@ def run_benchmark(
         for method, settings in chosen.items()
     ]
     write_json(folder / "benchmark.json", _description(segmenter, tasks, table, seed, limit))
+    volumes = segmenter.card.patch is not None
     pending = [
-        replace(task, events=count_events(task.centre, task.settings))
+        replace(task, events=count_events(task.centre, task.settings, volumes))
         for task in tasks[part - 1 :: of]
         if task.rows() is None
     ]
@@ -375,10 +376,11 @@ def evaluate_centre(
                 )
 
 
-def count_events(centre: Centre, settings: Settings) -> int:
+def count_events(centre: Centre, settings: Settings, volumes: bool) -> int:
     """Return how many events one method's stream over a centre has."""
     return sum(
-        len(make_plan(settings, range(scan.n_slices), scan.case_of)) for scan, _ in _scans(centre)
+        len(make_plan(settings, range(scan.n_slices), scan.case_of, volumes=volumes))
+        for scan, _ in _scans(centre)
     )
 
 

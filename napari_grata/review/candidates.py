@@ -187,8 +187,9 @@ class CandidateRuns:
         self._slices, self._region = checked_slices(slices, scan), region
         self._folder, self._source_masks = folder, dict(source_masks or {})
         self._runs: list[AdaptationRun] = []
+        volumes = segmenter.card.patch is not None
         self.total = sum(
-            len(make_plan(one.settings, self._slices, scan.case_of))
+            len(make_plan(one.settings, self._slices, scan.case_of, volumes=volumes))
             for one in self._presets.values()
         )
 

@@ -47,8 +47,12 @@ COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 #: A card of some hundred lines has a few thousand characters.
 LARGEST_CARD = 128 * 1024
 
-View = Literal["identity", "left-right", "up-down", "rotation-90", "rotation-180", "rotation-270"]
-VIEWS: tuple[View, ...] = get_args(View)
+Plane = Literal["identity", "left-right", "up-down", "rotation-90", "rotation-180", "rotation-270"]
+Through = Literal["through", "through-left-right", "through-up-down", "through-rotation-180"]
+View = Literal[Plane, Through]
+VIEWS: tuple[View, ...] = get_args(Plane)
+#: Views of a volume whose planes run the other way, for networks that read volumes.
+THROUGH: tuple[View, ...] = get_args(Through)
 
 # Fields without which a card in a file is of no use, though a card in memory has defaults.
 _REQUIRED = [
@@ -160,7 +164,8 @@ class Card:
     weights_sha256 : str or None
         SHA-256 of ``weights.safetensors`` (64 hexadecimal digits); None before they are written.
     views : tuple of str
-        Flips and rotations of an image that the model is used to, out of `VIEWS`.
+        Flips and rotations of an image that the model is used to, out of `VIEWS`, and `THROUGH`
+        where it reads volumes.
     extents : tuple of Extent
         Usual extent, place and shape of the structures, measured on the training masks.
     shift : ShiftReference or None
@@ -215,6 +220,11 @@ class Card:
     def outputs(self) -> int:
         """Output channels of the network: one per structure, and background with softmax."""
         return _outputs(self.structures, self.activation)
+
+    @property
+    def patch(self) -> tuple[int, ...] | None:
+        """Sides of the part of a volume that the network reads at once; None: it reads slices."""
+        return _patch(self.arguments)
 
     @property
     def colours(self) -> dict[int, str]:
@@ -272,6 +282,12 @@ class Card:
         return f"This model reads {self.reads()}; this scan is {_says(scan)}."
 
 
+def _patch(arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    plan = arguments.get("plan")
+    sides = plan.get("patch", ()) if isinstance(plan, Mapping) else ()
+    return tuple(sides) if len(sides) == 3 else None
+
+
 def _outputs(structures: tuple[Structure, ...], activation: str) -> int:
     return len(structures) + (activation == "softmax")
 
@@ -295,6 +311,8 @@ def _disagreements(card: dict[str, Any]) -> Iterator[str]:
     views, shift = card.get("views", VIEWS), card["shift"]
     if "identity" not in views or len(set(views)) < len(views):
         yield f"views is {shortened(views)}; it should name each view once, with identity."
+    if set(views) & set(THROUGH) and _patch(card.get("arguments", {})) is None:
+        yield "views through the planes are for networks that read volumes; take them out."
     named = [extent.structure for extent in card.get("extents", ())]
     if len(set(named)) < len(named) or (structures and set(named) - {s.name for s in structures}):
         yield f"extents name {shortened(named)}; each should be a structure of the card, once."

@@ -310,15 +310,19 @@ def _limits(plan: Plan, checkpoints: Mapping[str, Any]) -> str:
     trainers = ", ".join(sorted({str(one.get("trainer_name")) for one in checkpoints.values()}))
     said = f"Trained by {trainers}, {len(checkpoints)} fold(s); drafted from {PLANS}."
     if not plan.is_2d:
-        said += " Reads whole volumes: it predicts, and does not adapt slice by slice."
+        said += " Reads whole volumes, and adapts to parts of them."
     return said
 
 
 def _views(plan: Plan) -> tuple[Any, ...]:
     """Views that the network was trained with, as far as its checkpoint allows mirroring."""
-    flips = {0: "up-down", 1: "left-right"}
-    found = [flips[axis] for axis in plan.mirror] if plan.is_2d else []
-    return ("identity", *found, *(["rotation-180"] if len(found) == 2 else []))
+    last = len(plan.patch)
+    flips = {last - 2: "up-down", last - 1: "left-right"}
+    found = [flips[axis] for axis in plan.mirror if axis in flips]
+    found = ["identity", *found, *(["rotation-180"] if len(found) == 2 else [])]
+    if last == 3 and 0 in plan.mirror:
+        found += ["through", *(f"through-{name}" for name in found[1:])]
+    return tuple(found)
 
 
 def _plan(

@@ -2,7 +2,8 @@
 
 As nnU-Net does it: turn the axes as the plans say, crop to what is not 0, normalise, resample to
 the plan's grid, predict in windows, resample the logits back. A 2-D model whose slices are those of
-the scan reads slice by slice, so that it adapts like any other; all others predict whole volumes.
+the scan reads slice by slice, so that it adapts like any other; all others predict whole volumes,
+and those that read volumes adapt to patches of them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Where one axis is this many times as thick as another, it is resampled by itself.
 ANISOTROPY = 3.0
+#: So often a patch lies about a structure, if one is near; nnU-Net trains with a third.
+EXPECTED = 2 / 3
 _TINY = 1e-8
 #: Probabilities are brought back as logits; beyond this they are as good as certain.
 _CERTAIN = 1e-12
@@ -68,6 +71,55 @@ class Case:
     high: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A volume as the network reads it, and what the source model says of it; both on the CPU.
+
+    Attributes
+    ----------
+    image : Tensor, shape (C, a, b, c)
+        On the plan's grid, with its axes.
+    logits : Tensor, shape (S, a, b, c)
+    """
+
+    image: torch.Tensor
+    logits: torch.Tensor
+
+
+class Lie(NamedTuple):
+    """How a slice lies on the grid of its volume.
+
+    Attributes
+    ----------
+    frame : Frame
+        In its plane.
+    across : int
+        The axis of the grid that runs through the slices.
+    plane : int or None
+        Where on it this slice lies; None where it is outside what is not 0.
+    """
+
+    frame: Frame
+    across: int
+    plane: int | None
+
+
+@dataclass(frozen=True)
+class Patch(Prepared):
+    """A part of a volume that holds a piece of a slice; `image` is (1, C, a, b, c).
+
+    Attributes
+    ----------
+    place : tuple of slice
+        What the patch takes of each axis of the plan's grid.
+    lie : Lie or None
+        How the slice lies there; None where it shows nothing.
+    """
+
+    place: tuple[slice, slice, slice] = (slice(0), slice(0), slice(0))
+    lie: Lie | None = None
+
+
 class NNUNetSegmenter(Segmenter):
     """A model that nnU-Net trained, ready to predict; see `Segmenter`."""
 
@@ -80,6 +132,10 @@ class NNUNetSegmenter(Segmenter):
         self._cases: weakref.WeakKeyDictionary[Scan, dict[int, Case]]
         self._cases = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
+        # For as long as someone holds it: the next few slices are of the same volume.
+        self._volumes: weakref.WeakKeyDictionary[Scan, tuple[Any, weakref.ref[Volume]]]
+        self._volumes = weakref.WeakKeyDictionary()
+        self._reading = threading.Lock()
 
     # -- how the scan lies on the plan's axes ------------------------------------------------
 
@@ -260,8 +316,8 @@ class NNUNetSegmenter(Segmenter):
             return
         if not self.plan.is_2d:
             raise PredictionError(
-                f"This model reads whole volumes ({self.plan.configuration}): it predicts, but "
-                "adapting goes slice by slice. Choose the 2d configuration of the same training."
+                f"This model reads whole volumes ({self.plan.configuration}): of a single slice it "
+                "says nothing."
             )
         raise PredictionError(
             "This model reads slices in another direction than the scan is shown in, as its plans "
@@ -322,7 +378,7 @@ class NNUNetSegmenter(Segmenter):
         sides = (row1 - row0, column1 - column0)
         sides = sides[::-1] if frame.turn.swap else sides
         if tuple(maps.shape[1:]) != sides:
-            maps = self._activated(_linear(self._logits(maps), sides, (False, False)))
+            maps = self._activated(_linear(self.as_logits(maps), sides, (False, False)))
         found = frame.turn.back(maps.numpy())
         return self._placed(found, frame.shape, frame.region, prepared.invalid)
 
@@ -343,7 +399,7 @@ class NNUNetSegmenter(Segmenter):
             whole[:, invalid] = background[:, None]
         return whole
 
-    def _logits(self, maps: torch.Tensor) -> torch.Tensor:
+    def as_logits(self, maps: torch.Tensor) -> torch.Tensor:
         """Take back the activation: up to a constant a pixel, which softmax does not see."""
         maps = maps.clamp(_CERTAIN, 1 - 1e-7 if self.card.activation == "sigmoid" else 1)
         return maps.log() if self.card.activation == "softmax" else torch.logit(maps)
@@ -376,18 +432,33 @@ class NNUNetSegmenter(Segmenter):
             return
         for notice in self.standing:
             self._notice(notice)
-        known: tuple[int, torch.Tensor] | None = None
         for i in range(scan.n_slices) if slices is None else slices:
-            case = scan.case_of(i)
             with memory_in_words("for this volume"):
-                if known is None or known[0] != case:
-                    known = case, self._volume(scan, i, region)
-                maps = self._slice_of(known[1], scan, i, region)
+                volume = self.volume(scan, i, region)
+                maps = self.slice_of(volume.logits, scan, i, region)
                 labels = self.label_map(maps)
             yield Prediction(i, labels, maps)
 
-    def _volume(self, scan: Scan, i: int, region: Region | None) -> torch.Tensor:
-        """Predict the volume that slice `i` belongs to; logits (S, a, b, c) on the plan's grid."""
+    def volume(self, scan: Scan, i: int, region: Region | None = None) -> Volume:
+        """Read and predict the volume that slice `i` belongs to.
+
+        It is done once for as long as the answer is held.
+
+        Raises
+        ------
+        PredictionError
+            It does not fit into memory, or what comes out of the network are no numbers.
+        """
+        wanted = scan.case_of(i), region
+        with self._reading:
+            known = self._volumes.get(scan)
+            volume = known[1]() if known is not None and known[0] == wanted else None
+            if volume is None:
+                volume = self._volume(scan, i, region)
+                self._volumes[scan] = wanted, weakref.ref(volume)
+            return volume
+
+    def _volume(self, scan: Scan, i: int, region: Region | None) -> Volume:
         case = self._case(scan, i)
         rows, columns, _ = self._rectangle(scan, i, region, case)
         order, flips = self._axes(scan)
@@ -408,7 +479,7 @@ class NNUNetSegmenter(Segmenter):
         current, target = self._grids(scan)
         shape = _new_shape(values.shape[1:], current, target)
         _check_shape(values.shape[1:], shape)
-        self._check_memory(shape)
+        self.check_memory(shape, 2)
         grid = self._resampled(
             np.ascontiguousarray(values), shape, current, target, self._limits(case)
         )
@@ -426,10 +497,11 @@ class NNUNetSegmenter(Segmenter):
                     dim=1,
                 )
         self._check_finite(found)
-        return found
+        return Volume(image, found)
 
-    def _check_memory(self, shape: Sequence[int]) -> None:
-        needed = 4 * math.prod(shape) * (2 * self.card.outputs + 4 * self.card.channels)
+    def check_memory(self, shape: Sequence[int], answers: int) -> None:
+        """Refuse a volume of so many voxels of which so many answers have to be kept at once."""
+        needed = 4 * math.prod(shape) * (answers * self.card.outputs + 4 * self.card.channels)
         free = free_bytes(torch.device("cpu"))
         if free is not None and needed > free:
             raise PredictionError(
@@ -438,8 +510,8 @@ class NNUNetSegmenter(Segmenter):
                 "or close other programs."
             )
 
-    def _slice_of(
-        self, logits: torch.Tensor, scan: Scan, i: int, region: Region | None
+    def slice_of(
+        self, logits: torch.Tensor, scan: Scan, i: int, region: Region | None = None
     ) -> np.ndarray:
         """Bring one displayed slice out of a volume's logits; probabilities (S, H, W)."""
         case = self._case(scan, i)
@@ -467,6 +539,87 @@ class NNUNetSegmenter(Segmenter):
         turn = Turn(order[rest[0]] == 2, flips[rest[0]], flips[rest[1]])
         found = turn.back(self._activated(maps).numpy())
         return self._placed(found, scan.slice_shape(i), place, scan.invalid(i))
+
+    def lie(self, scan: Scan, i: int, region: Region | None = None) -> Lie:
+        """Say how slice `i` lies on the grid of its volume."""
+        case, grid = self._case(scan, i), self.volume(scan, i, region).image.shape[1:]
+        rows, columns, outside = self._rectangle(scan, i, region, case)
+        order, flips = self._axes(scan)
+        across = order.index(0)
+        first, second = (axis for axis in range(3) if axis != across)
+        frame = Frame(
+            scan.slice_shape(i),
+            (rows.start, columns.start, rows.stop, columns.stop),
+            (grid[first], grid[second]),
+            (0, 0),
+            (grid[first], grid[second]),
+            Turn(order[first] == 2, flips[first], flips[second]),
+        )
+        planes = case.box[0].stop - case.box[0].start
+        plane = i - scan.case_slices(scan.case_of(i)).start - case.box[0].start
+        plane = planes - 1 - plane if flips[across] else plane
+        return Lie(frame, across, None if outside else int((plane + 0.5) * grid[across] / planes))
+
+    def patch(
+        self,
+        scan: Scan,
+        i: int,
+        region: Region | None,
+        sides: Sequence[int],
+        chance: np.random.Generator,
+        about: np.ndarray | None = None,
+    ) -> Patch:
+        """Cut a patch of a volume that holds a piece of slice `i`.
+
+        Parameters
+        ----------
+        sides : sequence of int
+            Along the plan's axes; less where the volume is smaller.
+        chance : Generator
+            Draws the place: `EXPECTED` of all patches lie about a structure that the source
+            model sees, if one is near, the others anywhere.
+        about : ndarray of int, shape (n, 3), optional
+            Voxels of the plan's grid, on the slice, one of which it is to lie about.
+
+        Returns
+        -------
+        Patch
+            Of a slice outside what is not 0: one that shows nothing.
+        """
+        volume, lie = self.volume(scan, i, region), self.lie(scan, i, region)
+        if lie.plane is None:
+            return Patch(torch.zeros(1, len(volume.image), 1, 1, 1), lie.frame, i)
+        grid = np.array(volume.image.shape[1:])
+        size = np.minimum(sides, grid)
+        low, high = np.zeros_like(grid), grid - size
+        low[lie.across] = max(0, lie.plane - size[lie.across] + 1)
+        high[lie.across] = min(high[lie.across], lie.plane)
+        if about is None:
+            near: Any = [slice(None)] * 4
+            near[lie.across + 1] = slice(low[lie.across], high[lie.across] + size[lie.across])
+            about = self._foreground(volume.logits[tuple(near)]).nonzero().numpy()
+            about[:, lie.across] += low[lie.across]
+            if chance.random() >= EXPECTED:
+                about = about[:0]
+        if len(about):
+            start = np.clip(about[chance.integers(len(about))] - size // 2, low, high)
+        else:
+            start = chance.integers(low, high, endpoint=True)
+        place: Any = tuple(slice(int(s), int(s + n)) for s, n in zip(start, size, strict=True))
+        image = volume.image[(slice(None), *place)][None].contiguous()
+        return Patch(image, lie.frame, i, None, place, lie)
+
+    def _foreground(self, logits: torch.Tensor) -> torch.Tensor:
+        """Voxels (a, b, c) in which the source model sees some structure."""
+        return logits.argmax(0) > 0 if self.card.activation == "softmax" else logits.amax(0) >= 0
+
+    def with_patch(
+        self, probabilities: torch.Tensor, patch: Patch, scan: Scan, region: Region | None
+    ) -> np.ndarray:
+        """Return a slice as a patch (S, a, b, c) says, and beyond it the source model."""
+        logits = self.volume(scan, patch.slice_index, region).logits.clone()
+        logits[(slice(None), *patch.place)] = self.as_logits(probabilities.detach().float().cpu())
+        return self.slice_of(logits, scan, patch.slice_index, region)
 
 
 def _new_shape(

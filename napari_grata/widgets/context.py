@@ -667,7 +667,8 @@ class Context(QObject):
             return
         self.undo.forget([session])
         session.settings = self.settings
-        plan = make_plan(self.settings, slices, session.scan.case_of)
+        volumes = entry.card is not None and entry.card.patch is not None
+        plan = make_plan(self.settings, slices, session.scan.case_of, volumes=volumes)
         session.expected_steps = max((event.step for event in plan), default=0)
         folder = self.new_run_folder(session)
         self.runner.adapt(session, entry, self.device, self.settings, slices, self.region, folder)

@@ -299,7 +299,7 @@ class Method:
 
         Parameters
         ----------
-        images : Tensor, shape (B, C, H, W)
+        images : Tensor, shape (B, C, H, W), (B, C, D, H, W) for a network that reads volumes
             Floating point in [0, 1]; never written to. Moved to the network's device and type.
         supervision : Supervision, optional
             Corrected pixels of these images; used by methods with a ``scribble`` role.
@@ -363,7 +363,8 @@ class Method:
                 hook.remove()
 
     def _images(self, images: Tensor) -> Tensor:
-        if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4:
+        fits = isinstance(images, Tensor) and images.is_floating_point() and images.ndim in (4, 5)
+        if not fits:
             got = f"{tuple(images.shape)} {images.dtype}" if hasattr(images, "shape") else images
             raise ValueError(f"Images are a floating-point tensor (B, C, H, W); got {got}.")
         images = images.detach().to(self.device, self.dtype)

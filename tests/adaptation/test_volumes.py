@@ -1,0 +1,215 @@
+"""Models that read whole volumes adapt: patches teach, and masks come from stitched windows."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_grata.adaptation import AdaptationRun, Settings, adapt, reopen
+from napari_grata.adaptation.augmentation import _blur, strong_view, unview, view
+from napari_grata.adaptation.corrections import Corrections
+from napari_grata.adaptation.plan import make_plan
+from napari_grata.adaptation.uncertainty import Uncertainty
+from napari_grata.cli import main
+from napari_grata.scans import Scan, open_scan
+from napari_grata.segmenters.card import THROUGH, CardError
+from napari_grata.segmenters.segmenter import PredictionError, load_segmenter
+
+pytest.importorskip(
+    "dynamic_network_architectures", reason="the networks of nnU-Net are not installed"
+)
+
+from tests.segmenters.test_nnunet import SAGITTAL, STORED, write_scan
+from tools.generators.nnunet import plans_3d, write_trained
+
+LEARN = Settings(learning_rate=5e-2, learning_rate_rule="fixed", pass_slices=4)
+PLANS = {"plain": plans_3d(), "resampled": plans_3d(spacing=[4.0, 1.0, 1.2])}
+BATCH = "torch.nn.modules.batchnorm.BatchNorm3d"
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    return open_scan(write_scan(tmp_path / "s.nii.gz", SAGITTAL))
+
+
+@pytest.fixture
+def segmenter(tmp_path: Path):
+    return load_segmenter(write_trained(tmp_path / "m", PLANS["plain"], mirror=(0, 1, 2)), "cpu")
+
+
+def batch_normalised(folder: Path):
+    plans = copy.deepcopy(PLANS["plain"])
+    made = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    made["norm_op"] = BATCH
+    return load_segmenter(write_trained(folder, plans, mirror=(0,)), "cpu")
+
+
+@pytest.mark.parametrize("stored", [STORED["LPS"], STORED["ARS"], SAGITTAL, STORED["thick"]])
+@pytest.mark.parametrize("plans", PLANS)
+def test_a_patch_lies_where_its_slice_does(tmp_path, stored, plans):
+    model = load_segmenter(write_trained(tmp_path / "m", PLANS[plans]), "cpu")
+    scan = open_scan(write_scan(tmp_path / "s.nii.gz", stored))
+    volume = model.volume(scan, 0)
+    shown = [i for i in range(scan.n_slices) if model.lie(scan, i).plane is not None]
+    assert len(shown) < scan.n_slices
+    for i in shown[:: len(shown) // 3]:
+        patch = model.patch(scan, i, None, model.card.patch, np.random.default_rng(i))
+        assert patch.image.shape[2:] == tuple(np.minimum(model.card.patch, volume.image.shape[1:]))
+        same = torch.equal(patch.image[0], volume.image[(slice(None), *patch.place)])
+        assert same
+        assert patch.lie is not None
+        assert patch.lie.plane is not None
+        # What the source model says of the patch leaves the slice as it is, ...
+        own = model.probabilities(volume.logits[None])[0][(slice(None), *patch.place)]
+        before = model.slice_of(volume.logits, scan, i)
+        after = model.with_patch(own, patch, scan, None)
+        assert np.allclose(after, before, atol=1e-5)
+        # ... and other words on its plane show there, and on no slice far away.
+        plane = patch.lie.plane - patch.place[patch.lie.across].start
+        own.select(patch.lie.across + 1, plane).copy_(
+            own.flip(0).select(patch.lie.across + 1, plane)
+        )
+        assert np.abs(model.with_patch(own, patch, scan, None) - before).max() > 0.05
+    outside = min(set(range(scan.n_slices)) - set(shown))
+    air = model.patch(scan, outside, None, model.card.patch, np.random.default_rng(0))
+    assert air.lie is None
+    assert air.image.amax() == air.image.amin()
+
+
+def test_a_run_learns_from_patches_and_predicts_the_whole_volume(segmenter, scan):
+    run = AdaptationRun(segmenter, scan, LEARN)
+    records = list(run.records())
+    steps = [one for one in records if one.phase == "adapt"]
+    assert len(steps) == LEARN.pass_slices < scan.n_slices
+    assert not any(one.final for one in steps)
+    # On one of them there is nothing but air.
+    assert sum(one.cosine is not None and -1 <= one.cosine <= 1 for one in steps) >= 3
+    assert {one.slice_index for one in records if one.final} == set(range(scan.n_slices))
+    assert not np.array_equal(run.past.theta(0), run.past.theta(4))
+    # θ as it began: the source network's windows, not mirrored.
+    image = segmenter.volume(scan, 5).image[None]
+    with torch.inference_mode():
+        logits = segmenter.network(image)[0]
+    expected = segmenter.slice_of(logits, scan, 5)
+    assert np.allclose(run.predict(5, 0).probabilities, expected, atol=1e-5)
+    assert not np.allclose(run.predict(5).probabilities, expected, atol=1e-3)
+    assert np.array_equal(run.predict(5).label_map, run.adapted_masks[5])
+    assert "once it has learnt" in " ".join(run.notices)
+
+
+def test_a_run_is_rolled_back_reopened_and_done_again_with_the_same_numbers(
+    segmenter, scan, tmp_path
+):
+    run = AdaptationRun(segmenter, scan, LEARN.but(predict="average"), folder=tmp_path / "run")
+    straight = list(run.records())
+    run.rollback(2)
+    again = list(run.resume())
+    for one, other in zip(straight[2:], again, strict=True):
+        assert one.pseudo_loss == other.pseudo_loss
+        assert np.array_equal(one.adapted_mask, other.adapted_mask)
+    run.close()
+    saved = reopen(tmp_path / "run")
+    live = saved.run(segmenter, scan)
+    assert np.array_equal(live.predict(4).label_map, straight[-(scan.n_slices - 4)].adapted_mask)
+    live.close()
+    stream = adapt(segmenter, scan, settings=LEARN.but(predict="average"))
+    assert all(a.pseudo_loss == b.pseudo_loss for a, b in zip(straight, stream, strict=True))
+
+
+@pytest.mark.parametrize("method", ["consistency", "tent", "mean-teacher", "batch-norm", "source"])
+def test_methods_work_on_volumes(segmenter, scan, method):
+    settings = Settings(method=method, six_views=True, batch=2, pass_slices=4)
+    records = list(adapt(segmenter, scan, settings=settings))
+    assert len({one.slice_index for one in records if one.final}) == scan.n_slices
+    learnt = [one for one in records if one.learning_rate is not None]
+    assert bool(learnt) == settings.learns
+
+
+@pytest.mark.parametrize("method", ["batch-norm", "centre-statistics", "grata"])
+def test_batch_normalisation_of_volumes_adapts_its_statistics(tmp_path, scan, method):
+    model = batch_normalised(tmp_path / "bn")
+    run = AdaptationRun(model, scan, LEARN.but(method=method))
+    list(run.records())
+    before, after = run.predict(5, 0).probabilities, run.predict(5).probabilities
+    assert np.allclose(before, after) == (method == "batch-norm")
+    assert not np.allclose(model.slice_of(model.volume(scan, 5).logits, scan, 5), after, atol=1e-3)
+
+
+def test_corrections_of_a_slice_teach_the_volume(segmenter, scan):
+    source = {one.slice_index: one.label_map for one in segmenter.predict(scan)}
+    wanted = np.full(scan.slice_shape(5), -1, np.int16)
+    wanted[8:16, 3:7] = 1
+    settings = LEARN.but(
+        method="consistency", scribble="pseudo", predict="final", hold=0.2, learning_rate=5e-2
+    )
+    run = AdaptationRun(
+        segmenter, scan, settings, source_masks=source, corrections=Corrections({5: wanted})
+    )
+    records = list(run.records())
+    steps = [one for one in records if one.phase == "adapt"]
+    assert {one.slice_index for one in steps} == {5}
+    losses = [one.pseudo_loss for one in steps]
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    assert (run.adapted_masks[5][wanted == 1] == 1).all()
+
+
+def test_the_plan_of_a_volume_spreads_its_steps_and_predicts_afterwards():
+    plan = make_plan(Settings(pass_slices=3, passes=2), range(9), lambda _: 0, volumes=True)
+    steps = [event.slice_index for event in plan if event.phase == "adapt"]
+    assert steps == [1, 4, 7] * 2
+    assert [event.slice_index for event in plan if event.final] == list(range(9))
+    still = make_plan(Settings(method="source", pass_slices=3), range(9), lambda _: 0, volumes=True)
+    assert [event.phase for event in still] == ["adapt"] * 9
+
+
+def test_views_go_through_the_planes_and_back(segmenter):
+    assert segmenter.card.views == (
+        *("identity", "up-down", "left-right", "rotation-180", "through"),
+        *("through-up-down", "through-left-right", "through-rotation-180"),
+    )
+    x = torch.rand(1, 2, 3, 4, 5)
+    for name in THROUGH:
+        assert torch.equal(unview(view(x, name), name), x)
+        assert not torch.equal(view(x, name), x)
+    with pytest.raises(CardError, match="networks that read volumes"):
+        type(segmenter.card)(
+            name="flat",
+            title="Flat",
+            structures=segmenter.card.structures,
+            views=("identity", "through"),
+        )
+
+
+def test_the_strong_view_of_a_volume_blurs_along_all_three_axes():
+    x = torch.zeros(1, 1, 15, 15, 15)
+    x[..., 7, 7, 7] = 1
+    y = _blur(x, torch.ones(1, 1))[0, 0]
+    assert y.sum() == pytest.approx(1, abs=1e-4)
+    near = [float(y[8, 7, 7]), float(y[7, 8, 7]), float(y[7, 7, 8])]
+    assert near == pytest.approx([near[0]] * 3)
+    assert near[0] > 0.01
+    strong = strong_view(torch.rand(2, 1, 5, 6, 7), torch.Generator().manual_seed(0))
+    assert strong.shape == (2, 1, 5, 6, 7)
+    assert (float(strong.amin()), float(strong.amax())) == (0, 1)
+
+
+def test_how_sure_a_model_of_volumes_is(segmenter, scan):
+    found = Uncertainty(segmenter, scan).measure(5, "margin")
+    assert found.shape == scan.slice_shape(5)
+    assert 0 < found.max() <= 1
+    with pytest.raises(PredictionError, match="slice by slice"):
+        Uncertainty(segmenter, scan).measure(5, "disagreement")
+
+
+def test_the_command_line_adapts_a_model_of_volumes(tmp_path, scan, capsys):
+    model = write_trained(tmp_path / "m", PLANS["plain"], mirror=(0, 2))
+    write_scan(tmp_path / "v.nii.gz")
+    given = ("adapt", tmp_path / "v.nii.gz", "--model", model, "--out", tmp_path / "out", "--json")
+    assert main([*map(str, given), "--set", "pass_slices=2"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["steps"], told["slices"]) == (2, 11)
