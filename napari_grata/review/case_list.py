@@ -14,6 +14,7 @@ import io
 import os
 import threading
 import weakref
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,7 +42,7 @@ from napari_grata.scans.readers import KINDS, find_scans, is_scan_file
 from napari_grata.scans.scan import ScanError
 
 from .case_finding import find_sources
-from .case_store import CaseStore
+from .case_store import CaseStore, packed, unpacked
 from .cases import (
     STATE_OF_VERDICT,
     Case,
@@ -702,6 +703,48 @@ class CaseWork:
             else:
                 return labels
         return None
+
+    # -- masks called right --------------------------------------------------------------------
+
+    def keep_reviewed(self, model: str, masks: Mapping[int, np.ndarray]) -> None:
+        """Keep which masks the user calls right, in place of those kept before.
+
+        Parameters
+        ----------
+        model : str
+            Whose labels they have: each model's are kept by themselves.
+        masks : mapping of int to ndarray of int, shape (H, W)
+
+        Raises
+        ------
+        ListError
+            If they cannot be written; then those kept before are there.
+        """
+        told = {str(i): b64encode(packed(mask)).decode() for i, mask in sorted(masks.items())}
+        value = {"scan_sha256": self._scan_sha256, "masks": told}
+        self._list._keep(f"reviewed {self.key} {model}", value)
+
+    def reviewed(self, model: str, scan: Scan) -> dict[int, np.ndarray]:
+        """Return the masks that were called right; none of another version of the scan's file."""
+        kept = self._list.option(f"reviewed {self.key} {model}", {"scan_sha256": "", "masks": {}})
+        stale = self.summary is not None and bool(self.summary.stale)
+        stale |= kept["scan_sha256"] not in ("", self._scan_sha256)
+        if kept["masks"] and stale:
+            self._note(
+                f"What was called right on {self.key} was so of another version of the scan's "
+                "file and is not shown."
+            )
+            return {}
+        masks = {int(index): unpacked(b64decode(text)) for index, text in kept["masks"].items()}
+        return {
+            index: mask
+            for index, mask in masks.items()
+            if index < scan.n_slices and mask.shape == tuple(scan.slice_shape(index))
+        }
+
+    @property
+    def _scan_sha256(self) -> str:
+        return self.summary.scan_sha256 if self.summary is not None else ""
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -352,6 +352,12 @@ class CaseStore:
             raise ListError(str(self.read_only))
         self._file.write(rows, drawing=drawing)
 
+    def _keep(self, name: str, value: Any) -> None:
+        """Keep a value under a name, in place of an earlier one; may raise ListError."""
+        if not self.writable:
+            raise ListError(str(self.read_only))
+        self._file.write(choices={name: value})
+
     def _add_cases(
         self, cases: Sequence[Case], *, roots: Sequence[Path] = (), identity: str = ""
     ) -> None:
@@ -368,9 +374,7 @@ class CaseStore:
         self, key: str, stack: np.ndarray, base: str, scan: str, summary: CaseSummary | None
     ) -> int:
         """Keep a drawing, and what is known of the case with it; return its version."""
-        buffer = io.BytesIO()
-        np.save(buffer, stack, allow_pickle=False)
-        data = zlib.compress(buffer.getbuffer(), 1)
+        data = packed(stack)
         with self._file.writer:
             number = max(self._edits.get(key, ()), default=0) + 1
             row: Row = ("edits", (key, number, now(), base, scan, sha256(data).hexdigest()))
@@ -383,9 +387,7 @@ class CaseStore:
             data = self._file.drawing(edit.row)
             if data is None or sha256(data).hexdigest() != edit.sha256:
                 return None
-            whole = zlib.decompressobj().decompress(data, _MOST_BYTES)
-            found: np.ndarray = np.load(io.BytesIO(whole), allow_pickle=False)
-            return found
+            return unpacked(data)
         except sqlite3.OperationalError as error:
             raise ListError(f"{self.folder.name} cannot be read ({error}).") from error
         except (sqlite3.Error, zlib.error, ValueError, EOFError, MemoryError):
@@ -436,6 +438,20 @@ def _summary_row(key: str, summary: CaseSummary) -> Row:
     values = asdict(summary)
     del values["stale"]
     return "runs", (key, now(), json.dumps(values))
+
+
+def packed(mask: np.ndarray) -> bytes:
+    """Return a mask or a stack of them as bytes, compressed."""
+    buffer = io.BytesIO()
+    np.save(buffer, mask, allow_pickle=False)
+    return zlib.compress(buffer.getbuffer(), 1)
+
+
+def unpacked(data: bytes) -> np.ndarray:
+    """Return what `packed` was given."""
+    whole = zlib.decompressobj().decompress(data, _MOST_BYTES)
+    found: np.ndarray = np.load(io.BytesIO(whole), allow_pickle=False)
+    return found
 
 
 def _texts(paths: Sequence[Path]) -> str:

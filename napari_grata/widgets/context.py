@@ -25,6 +25,7 @@ from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections
 from napari_grata.widgets.keys import Actions
 from napari_grata.widgets.qt_parts import notify
+from napari_grata.widgets.reviewed import ReviewedMasks
 from napari_grata.widgets.runner import Runner, about
 from napari_grata.widgets.scan_layer import (
     alive,
@@ -156,6 +157,8 @@ class Context(QObject):
         Verdict by slice, for marks in tables and strips.
     figures : SliceFigures
         What the masks of each slice measure, before and after.
+    reviewed : ReviewedMasks
+        Which masks the user calls right.
 
     Signals
     -------
@@ -258,6 +261,7 @@ class Context(QObject):
         # Writes what was drawn, at once; returns why that failed. Set by the decisions.
         self.save_drawings: Callable[[], str] = lambda: ""
         self.figures = SliceFigures(self)
+        self.reviewed = ReviewedMasks(self)
         self.looked = False
         self._adapt_then = False
         self._unreadable = ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker, QTimer, Signal
+from qtpy.QtCore import QSignalBlocker, QTimer
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -25,11 +25,11 @@ from napari_grata.widgets import keys, tasks
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, button, choice, column, row
+from napari_grata.widgets.reviewed import Masks
 from napari_grata.widgets.scan_layer import alive
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
 from napari_grata.widgets.state import counted
 
-Masks = dict[int, np.ndarray]
 CASE, REST = "case", "rest"
 ROLES = (
     ("pseudo", "As far as views agree"),
@@ -75,23 +75,14 @@ class CorrectSection(QWidget):
     ----------
     teaching : QWidget
         All that is about corrections as teachers.
-
-    Signals
-    -------
-    right_changed()
-        Another slice is called right, or one no longer.
     """
-
-    right_changed = Signal()
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._right: weakref.WeakKeyDictionary[Session, Masks] = weakref.WeakKeyDictionary()
         self._counts: weakref.WeakKeyDictionary[Session, dict[int, int]] = (
             weakref.WeakKeyDictionary()
         )
-        self._doubtful = False
         self._teaching: tuple[Session, list[MaskSnapshot], Corrections, Masks] | None = None
         self._build()
         self._soon = QTimer(self)
@@ -172,9 +163,6 @@ class CorrectSection(QWidget):
         context.actions.provide("teach", self.teach, self._why_not_teach)
         context.paint_requested.connect(self.paint)
         self.right.clicked.connect(self._on_right)
-        context.drawn.connect(self._look_whether_right)
-        context.masks_changed.connect(self._look_whether_right)
-        context.session_changed.connect(self._look_whether_right)
         for signal in (
             context.changed,
             context.session_changed,
@@ -182,6 +170,7 @@ class CorrectSection(QWidget):
             context.masks_changed,
             context.drawn,
             context.painting_changed,
+            context.reviewed.changed,
         ):
             signal.connect(self._look_soon)
         context.runner.ended.connect(self._on_ended)
@@ -236,19 +225,10 @@ class CorrectSection(QWidget):
 
     # --- counting ----------------------------------------------------------------------------
 
-    def reviewed(self, session: Session) -> Masks:
-        """Return the masks that the user calls right, (H, W) label maps by slice."""
-        return self._right.setdefault(session, {})
-
     def _on_right(self, on: bool) -> None:
-        session = self._context.session
-        if session is not None:
-            here, reviewed = self._context.in_view(), self.reviewed(session)
-            if on:
-                reviewed[here] = np.array(session.scan.get_mask(session.adapted.in_use(), here))
-            else:
-                reviewed.pop(here, None)
-            self.right_changed.emit()
+        context = self._context
+        if context.session is not None:
+            context.reviewed.call_right(context.session, context.in_view(), on)
             self.refresh()
 
     def _why_not_right(self) -> str:
@@ -259,30 +239,6 @@ class CorrectSection(QWidget):
             return BUSY
         # What is called right is the mask after, so that is what has to be in view.
         return "" if context.displayed().which == "adapted" else "Look at the mask after first (G)."
-
-    def _look_whether_right(self, changed: Any = None) -> None:
-        """A mask that has changed since it was called right is so no longer."""
-        session = self._context.session
-        if session is None or session.busy:
-            return
-        if session is self._context.runner.session:
-            # A job is about to end; who began it may put masks back first.
-            self._look_soon()
-            self._doubtful = True
-            return
-        reviewed, now = self.reviewed(session), session.adapted.in_use()
-        wanted = {changed} if isinstance(changed, int) else reviewed if changed is None else changed
-        gone = [
-            index
-            for index in sorted(reviewed.keys() & set(wanted))
-            if not np.array_equal(session.scan.get_mask(now, index), reviewed[index])
-        ]
-        for index in gone:
-            del reviewed[index]
-        if gone:
-            names = ", ".join(session.scan.slice_name(index) for index in gone)
-            self._context.say(f"Changed, so no longer called right: {names}.")
-            self.right_changed.emit()
 
     def _count(self, session: Session) -> tuple[int, int]:
         """Return corrected pixels, and slices with any or called right."""
@@ -297,12 +253,12 @@ class CorrectSection(QWidget):
                     session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
                 )
                 counts[index] = int(np.count_nonzero(mine != model))
-        return sum(counts.values()), len({*counts, *self.reviewed(session)})
+        return sum(counts.values()), len({*counts, *self._context.reviewed.of(session)})
 
     def _corrections(self, session: Session) -> Corrections:
         """Return all corrections of the masks as they are shown now."""
         found = Corrections.none()
-        shown, right = session.adapted.as_shown(), self.reviewed(session)
+        shown, right = session.adapted.as_shown(), self._context.reviewed.of(session)
         for index in sorted(session.adapted_slices):
             mine, model = (
                 session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
@@ -337,7 +293,7 @@ class CorrectSection(QWidget):
             return BUSY
         if session.run is None:
             return "The steps of the model are not there any more: adapt again, then correct."
-        if not session.drawn_slices and not self.reviewed(session):
+        if not session.drawn_slices and not self._context.reviewed.of(session):
             noun = session.scan.noun
             return f"Nothing is corrected yet: paint on the mask after, or say the {noun} is right."
         return ""
@@ -361,7 +317,7 @@ class CorrectSection(QWidget):
             context.fail(problem)
             return
         snapshots: list[MaskSnapshot] = []
-        self._teaching = session, snapshots, corrections, dict(self.reviewed(session))
+        self._teaching = session, snapshots, corrections, context.reviewed.of(session)
         make = partial(
             teach,
             partial(self._keep, session, snapshots, corrections),
@@ -394,7 +350,7 @@ class CorrectSection(QWidget):
         if teaching is None or context.runner.session is not teaching[0]:
             if kind == "adapt" and context.runner.session is not None:
                 self._counts.pop(context.runner.session, None)
-                self._put_reviewed(context.runner.session)
+                context.reviewed.put_back(context.runner.session)
             self._look_soon()
             return
         session, snapshots, corrections, right = teaching
@@ -424,20 +380,6 @@ class CorrectSection(QWidget):
             session.note_tone = "good"
         context.touch()
 
-    def _put_reviewed(self, session: Session) -> None:
-        """After another run the masks that the user called right are shown over its own."""
-        reviewed, scan = self.reviewed(session), session.scan
-        for index in reviewed.keys() - session.adapted_slices:
-            del reviewed[index]
-        stack = session.adapted.as_shown()
-        for index, mask in reviewed.items():
-            scan.put_mask(stack, index, mask)
-        if reviewed and not self._context.closing.closing:
-            session.adapted.put_drawing(stack)
-            session.look_for_drawings()
-            session.drawn.emit(min(reviewed))  # so that they are saved
-        self.right_changed.emit()
-
     def _rest(self, session: Session) -> str:
         """Let the cases after this one begin with what was learned; returns what to say."""
         flow = self._context.flow
@@ -455,8 +397,7 @@ class CorrectSection(QWidget):
         """Go back to the masks before the model learned, what was painted included."""
         later = session.run
         snapshot.put_back(session)
-        self._right[session] = dict(right)
-        self.right_changed.emit()
+        self._context.reviewed.replace(session, right)
         if later is not None and later is not snapshot.run:
             later.close()
             if self._context.flow is not None:
@@ -467,8 +408,7 @@ class CorrectSection(QWidget):
 
     def _forget(self, session: Session) -> None:
         self._counts.pop(session, None)
-        self._right.pop(session, None)
-        self.right_changed.emit()
+        self._context.reviewed.replace(session, {})
 
     # --- what is shown -----------------------------------------------------------------------
 
@@ -479,9 +419,6 @@ class CorrectSection(QWidget):
     def refresh(self) -> None:
         """Bring the section in line."""
         context, session = self._context, self._context.session
-        if self._doubtful and (session is None or not session.busy):
-            self._doubtful = False
-            self._look_whether_right()
         paint, teach = self._why_no_paint(), self._why_not_teach()
         self.paint_button.setEnabled(not paint)
         self.paint_button.setText("Stop painting" if context.painting else "Paint")
@@ -499,7 +436,7 @@ class CorrectSection(QWidget):
         with QSignalBlocker(self.right):
             noun = session.scan.noun if session is not None else "slice"
             self.right.setText(f"This {noun} is right now")
-            self.right.setChecked(session is not None and here in self.reviewed(session))
+            self.right.setChecked(session is not None and here in context.reviewed.of(session))
         reason = self._why_not_right()
         self.right.setEnabled(not reason)
         words = (

@@ -408,15 +408,16 @@ class Drawings(QObject):
         self.save()
 
     def save(self) -> bool:
-        """Write what was drawn, at once; returns whether all of it is safe."""
+        """Write what was drawn and called right, at once; returns whether all of it is safe."""
         self._soon.stop()
-        for copy in _fresh(self._pending, self._known):
-            try:
+        try:
+            for copy in _fresh(self._pending, self._known):
                 self._keep(copy)
-            except (ListError, OSError) as error:
-                self._fail(str(error))
-                return False
-            self._settle(copy)
+                self._settle(copy)
+            self._context.reviewed.keep()
+        except (ListError, OSError) as error:
+            self._fail(str(error))
+            return False
         self.problem = ""
         self.saved.emit()
         return True
@@ -466,6 +467,11 @@ class Drawings(QObject):
     # --- bringing back -----------------------------------------------------------------------
 
     def bring_back(self) -> None:
+        """Show what was drawn, and what was called right."""
+        self._bring_drawing()
+        self._context.reviewed.bring_back()
+
+    def _bring_drawing(self) -> None:
         """Show the latest drawing of the scan in view, once, over the mask it was drawn on."""
         context, place = self._context, self._decisions.place
         session = context.session

@@ -89,7 +89,7 @@ class GrataDock(QWidget):
         self.adapt = AdaptSection(context)
         self.decide = DecideBar(context)
         self.correct = CorrectSection(context)
-        self.weigh = WeighSection(context, self.correct)
+        self.weigh = WeighSection(context)
         self.export = ExportSection(context)
         self.cases = Cases(context)
         self.view_control = ViewControl(context)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt, QTimer, Signal
@@ -52,15 +51,6 @@ _ABOUT = (
 _CHANGED = "Your reviewed slices are others than those weighed: weigh again."
 
 
-class Reviewer(Protocol):
-    """What knows which masks the user calls right."""
-
-    right_changed: Any
-
-    def reviewed(self, session: Session) -> Mapping[int, np.ndarray]:
-        """Return the masks that the user calls right, (H, W) label maps by slice."""
-
-
 class WeighSection(QWidget):
     """Propose slices, list them, weigh, and use what is recommended for the other slices.
 
@@ -81,9 +71,9 @@ class WeighSection(QWidget):
     weighed = Signal()
     unfolded = Signal(bool)
 
-    def __init__(self, context: Context, correct: Reviewer, parent: QWidget | None = None) -> None:
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._context, self._correct = context, correct
+        self._context = context
         self._found: weakref.WeakKeyDictionary[Session, Found] = weakref.WeakKeyDictionary()
         # The session that a job works on, what its note was, and what is to be done at its end.
         self._working: tuple[Session, str, Any] | None = None
@@ -137,8 +127,8 @@ class WeighSection(QWidget):
         self.fold.toggled.connect(self.unfolded)
         self.picture.slice_requested.connect(context.go_to)
         self.count.valueChanged.connect(self._look_soon)
-        self._correct.right_changed.connect(self._look_soon)
         for signal in (
+            context.reviewed.changed,
             context.changed,
             context.session_changed,
             context.decisions_changed,
@@ -169,8 +159,9 @@ class WeighSection(QWidget):
 
     def _targets(self, session: Session) -> list[int]:
         """Return the slices whose masks may be changed: nobody has said or drawn anything there."""
-        kept = {*self._correct.reviewed(session), *session.drawn_slices, *(self._decided() or ())}
-        kept.update(session.run.corrections.slices)  # drawn, and learned from since
+        kept: set[int | None] = {*self._context.reviewed.of(session), *session.drawn_slices}
+        # Those decided on too, and those that were drawn on and learned from since.
+        kept.update(self._decided() or (), session.run.corrections.slices)
         pool = self.found(session).pool
         return [index for index in (pool.slices if pool is not None else ()) if index not in kept]
 
@@ -181,7 +172,7 @@ class WeighSection(QWidget):
 
     def _stale(self, session: Session) -> bool:
         """Whether the reviewed masks are others than those that were weighed with."""
-        weighed, now = self.found(session).reviewed, self._correct.reviewed(session)
+        weighed, now = self.found(session).reviewed, self._context.reviewed.of(session)
         return weighed.keys() != now.keys() or any(weighed[i] is not now[i] for i in now)
 
     # --- why not ---------------------------------------------------------------------------------
@@ -202,7 +193,7 @@ class WeighSection(QWidget):
         reason = self._why_not(session)
         if reason or session is None:
             return reason
-        done = len(self._correct.reviewed(session))
+        done = len(self._context.reviewed.of(session))
         if done >= self.count.value():
             reviewed = counted(done, session.scan.noun)
             return f"{reviewed} reviewed already: weigh, or choose a higher number."
@@ -212,7 +203,7 @@ class WeighSection(QWidget):
         reason = self._why_not(session)
         if reason or session is None:
             return reason
-        noun, done = session.scan.noun, len(self._correct.reviewed(session))
+        noun, done = session.scan.noun, len(self._context.reviewed.of(session))
         if done < Rule().fewest:
             return (
                 f"Say of at least {Rule().fewest} {noun}s, better three, that they are right: tick "
@@ -273,7 +264,7 @@ class WeighSection(QWidget):
         session = self._context.session
         work = None if session is None or self._why_no_propose(session) else self._work(session)
         if session is not None and work is not None:
-            reviewed = self._correct.reviewed(session)
+            reviewed = self._context.reviewed.of(session)
             left_out = {i for i in (self._decided() or ()) if i is not None} | reviewed.keys()
             make = partial(propose_slices, work, self.count.value() - len(reviewed), left_out)
             self._start(session, make, "Looking for slices to review", self._proposed)
@@ -289,7 +280,7 @@ class WeighSection(QWidget):
         session = self._context.session
         work = None if session is None or self._why_no_weigh(session) else self._work(session)
         if session is not None and work is not None:
-            reviewed = dict(self._correct.reviewed(session))
+            reviewed = self._context.reviewed.of(session)
             make = partial(weigh_slices, work, reviewed, self.found(session).proposed)
             ended = partial(self._weighed, reviewed=reviewed)
             self._start(session, make, "Weighing", ended)
@@ -414,7 +405,7 @@ class WeighSection(QWidget):
         noun = session.scan.noun if session is not None else "slice"
         self.propose_button.setText(f"Propose {noun}s")
         self.count.setSuffix(f" {noun}s")
-        done = len(self._correct.reviewed(session)) if session is not None else 0
+        done = len(self._context.reviewed.of(session)) if session is not None else 0
         self.weigh_button.setText(f"Weigh {counted(done, noun)}" if done else "Weigh")
         self.use_button.setText(f"Use for the other {noun}s")
         for made, reason, words in (
@@ -449,7 +440,7 @@ class WeighSection(QWidget):
 
     def _sentence(self, session: Session) -> tuple[str, str]:
         found, noun = self.found(session), session.scan.noun
-        reviewed = self._correct.reviewed(session)
+        reviewed = self._context.reviewed.of(session)
         if found.choice is not None:
             if self._stale(session):
                 return _CHANGED, "warning"
@@ -468,7 +459,7 @@ class WeighSection(QWidget):
         )
 
     def _show_list(self, session: Session) -> None:
-        reviewed, found = self._correct.reviewed(session), self.found(session)
+        reviewed, found = self._context.reviewed.of(session), self.found(session)
         lines = []
         for index in sorted({*reviewed, *found.proposed}):
             sign = "✓" if index in reviewed else "○"

@@ -73,7 +73,7 @@ class Reviewer:
         self.user.context.go_to(index)
         self.user.settle()
         self.user.press(self.correct.right)
-        assert index in self.correct.reviewed(self.user.session)
+        assert index in self.user.context.reviewed.of(self.user.session)
 
     def review_as(self, name: str, slices: list[int]) -> None:
         for index in slices:
@@ -144,22 +144,65 @@ def test_a_slice_called_right_is_so_until_it_is_drawn_on(review: Callable[..., R
     one.confirm(1)
     user.context.go_to(4)
     user.settle()
-    assert 1 in one.correct.reviewed(user.session)
+    assert 1 in user.context.reviewed.of(user.session)
     assert "at least 2" in one.weigh.weigh_button.toolTip()
     # Another run: what was called right is shown, and is right, all the same.
     user.paint(3, 20, 20, value=2)
     one.confirm(3)
     right = one.shown()
     user.adapt()
-    assert one.correct.reviewed(user.session).keys() == {1, 3}
+    assert user.context.reviewed.of(user.session).keys() == {1, 3}
     assert np.array_equal(one.shown()[3], right[3])
     assert 3 in user.session.drawn_slices
     assert user.context.save_drawings() == ""
     user.paint(3, 5, 5)
     user.paint(1, 5, 5, value=2)
-    assert not one.correct.reviewed(user.session)
+    assert not user.context.reviewed.of(user.session)
     assert not one.correct.right.isChecked()
     assert user.context.scan.slice_name(1) in user.dock.hint.said()
+
+
+def test_what_is_called_right_is_there_again_after_the_program_was_closed(
+    start: Start, volume: Path
+) -> None:
+    one = Reviewer(start(volume))
+    user = one.user
+    drawn = np.zeros_like(one.shown()[3])
+    drawn[10:30, 12:36] = 1
+    one.draw(3, drawn)
+    right = one.shown()
+    for index in (0, 3, 5):
+        one.confirm(index)
+    user.press(one.correct.right)  # 5: no longer
+    user.viewer.close()
+
+    one = Reviewer(start(volume))  # whose masks after are others
+    user, reviewed = one.user, one.user.context.reviewed
+    assert reviewed.of(user.session).keys() == {0, 3}
+    for index in (0, 3):
+        assert np.array_equal(one.shown()[index], right[index])
+    assert [one.weigh.list.item(n).text()[0] for n in range(2)] == ["✓", "✓"]
+    # Of a run on fewer slices the others are not shown, and not lost.
+    user.context.slices_text = "1-3"
+    user.adapt()
+    assert reviewed.of(user.session).keys() == {0}
+    user.context.slices_text = "all"
+    user.adapt()
+    assert reviewed.of(user.session).keys() == {0, 3}
+    one.press(one.weigh.weigh_button)
+    assert one.found.weighing.slices == (0, 3)
+    # What cannot be written is said, and waits for Retry.
+    caselist, key = user.context.decision_list
+    store = caselist.folder / "list.sqlite"
+    store.rename(store.with_suffix(".away"))
+    store.mkdir()
+    one.confirm(4)
+    assert "not on the disk" in user.decision()
+    store.rmdir()
+    store.with_suffix(".away").rename(store)
+    user.press(user.dock.decide.retry_button)
+    kept = caselist.work(key).reviewed(user.session.card.name, user.context.scan)
+    assert kept.keys() == {0, 3, 4}
 
 
 def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
@@ -301,6 +344,7 @@ def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path:
     user.wait(lambda: user.session is not None and user.session.drawn_slices, 30)
     back = one.shown()
     assert all(np.array_equal(back[index], chosen[index]) for index in chosen)
+    assert set(user.context.reviewed.of(user.session)) == {0, 3, 5}
     user.wait(lambda: in_use(user).startswith("In use: chosen on 3 reviewed slices"), 30)
     (told,) = report_cases(cases.caselist, ["case-0001"])
     page = write_report(tmp_path / "report.html", [told]).read_text(encoding="utf-8")
