@@ -412,7 +412,7 @@ def load_card(path: str | Path) -> Card:
             f"{file} is longer than {LARGEST_CARD >> 10} KB, which no card is; it is not read."
         )
     try:
-        content = yaml.load(text, _CardLoader)  # a SafeLoader, with limits
+        content = yaml.load(text, CardLoader)  # a SafeLoader, with limits
     except Exception as error:  # of its constructors, whatever they meet
         told = str(error)[:500] if isinstance(error, yaml.YAMLError) else "a value has no meaning"
         raise CardError(f"{file} is not valid YAML: {told}") from error
@@ -441,7 +441,7 @@ def _card(content: Mapping[Any, Any]) -> Card:
     return card
 
 
-class _CardLoader(yaml.SafeLoader):
+class CardLoader(yaml.SafeLoader):
     """Safe YAML within limits: no aliases, no deep nests, no dates, no endless numbers."""
 
     most_deep = 20
@@ -472,11 +472,11 @@ class _CardLoader(yaml.SafeLoader):
         return value
 
 
-_CardLoader.yaml_implicit_resolvers = {
+CardLoader.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
     for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_CardLoader.add_constructor("tag:yaml.org,2002:int", _CardLoader.construct_yaml_int)
+CardLoader.add_constructor("tag:yaml.org,2002:int", CardLoader.construct_yaml_int)
 
 
 def card_to_yaml(card: Card) -> str:

@@ -20,7 +20,7 @@ from napari_grata.scans.files import write_bytes
 
 from .card import CARD_FILE, Card, CardError, load_card, write_card
 from .checkpoint import WeightsError, archive_kind, check_size
-from .factory import check_answer
+from .factory import check_answer, windowed
 from .loaders import (
     LoadedModel,
     Loader,
@@ -60,8 +60,12 @@ class _Exported(Loader):
         return model.card
 
     def _load(self, path: Path) -> tuple[LoadedModel, bytes]:
-        card, file = load_card(path), weights_beside_card(path)
+        file = weights_beside_card(path)
         assert file is not None
+        return self.read_program(load_card(path), file)
+
+    def read_program(self, card: Card, file: Path) -> tuple[LoadedModel, bytes]:
+        """Return the model of a card and a program, and the program as it is."""
         check_size(file, spare=MOST_CODE)
         content = read_file(file)
         import torch
@@ -85,8 +89,9 @@ class _Exported(Loader):
                 f"{file} holds values that are not finite numbers, in {broken[0]}. Its training "
                 "failed, or the file is damaged; fetch the model again."
             )
-        check_answer(card, network)
-        return LoadedModel(card, network, (_what_adapts(network, self.kind),)), content
+        whole = windowed(card, network)
+        check_answer(card, whole)
+        return LoadedModel(card, whole, (_what_adapts(network, self.kind),)), content
 
     def _open(self, content: bytes, card: Card, file: Path) -> Program:
         raise NotImplementedError

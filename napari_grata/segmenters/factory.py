@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import os
 import re
 from collections.abc import Callable
@@ -41,7 +42,17 @@ def _nnunet(**arguments: Any) -> nn.Module:
     return build(**arguments)
 
 
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {"resunet": _resunet, "nnunet": _nnunet}
+def _monai(**arguments: Any) -> nn.Module:
+    from .monai_bundle import build
+
+    return build(**arguments)
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "resunet": _resunet,
+    "nnunet": _nnunet,
+    "monai": _monai,
+}
 
 
 def register_network(name: str, factory: Callable[..., nn.Module]) -> None:
@@ -77,6 +88,7 @@ def build_network(card: Card) -> nn.Module:
     factory = _factory(card)
     own = {"outputs": card.outputs, "channels": card.channels}
     arguments = {**card.arguments, **{k: v for k, v in own.items() if _takes(factory, k)}}
+    plan = None if factory is _nnunet else arguments.pop("plan", None)
     try:
         network = factory(**arguments)
     except ImportError as error:
@@ -95,7 +107,19 @@ def build_network(card: Card) -> nn.Module:
             f"The function {card.architecture!r} of {card.name!r} gives a "
             f"{type(network).__name__}; it should return the network, a torch.nn.Module."
         )
-    return network
+    return network if plan is None else windowed(card, network)
+
+
+def windowed(card: Card, network: nn.Module) -> nn.Module:
+    """Return a network with the windows of the plan in a card's arguments, if there is one."""
+    if "plan" not in card.arguments:
+        return network
+    from .planned import PlannedWindow, ReadingPlan
+
+    try:
+        return PlannedWindow(network, ReadingPlan.from_arguments(card.arguments["plan"]))
+    except (TypeError, ValueError) as error:
+        raise CardError(f"The card of {card.name!r} has a plan that is none: {error}") from error
 
 
 def check_answer(card: Card, network: nn.Module) -> None:
@@ -110,25 +134,31 @@ def check_answer(card: Card, network: nn.Module) -> None:
         return
     import torch
 
-    rows, columns = card.size or (64, 64)
-    shape = (1, card.outputs, rows, columns)
+    sides: tuple[int, ...] = card.size or (64, 64)
+    if "plan" in card.arguments:
+        # Of a plan's network one window is tried, without what lies around it.
+        network = network.folds[0]  # type: ignore[index,assignment]
+        patch = tuple(side or 64 for side in card.arguments["plan"]["patch"])
+        sides = patch if math.prod(patch) <= 128**3 else (64,) * len(patch)
+    shape = (1, card.outputs, *sides)
+    given = " × ".join(map(str, (card.channels, *sides)))
     network.eval()
     try:
         with torch.inference_mode():
-            answer: Any = network(torch.zeros(1, card.channels, rows, columns))
+            answer: Any = network(torch.zeros(1, card.channels, *sides))
     except Exception as error:  # of code that we do not know, whatever it meets
         if is_out_of_memory(error):
             raise
         raise CardError(
-            f"The network of {card.name!r} does not take a picture of {card.channels} × {rows} × "
-            f"{columns} (channels, rows, columns), as its card says: {_last_line(error)}"
+            f"The network of {card.name!r} does not take a picture of {given} (channels, then "
+            f"sides), as its card says: {_last_line(error)}"
         ) from error
     if isinstance(answer, torch.Tensor) and tuple(answer.shape) == shape:
         return
     is_tensor = isinstance(answer, torch.Tensor)
-    given = "×".join(map(str, answer.shape)) if is_tensor else f"a {type(answer).__name__}"
+    found = "×".join(map(str, answer.shape)) if is_tensor else f"a {type(answer).__name__}"
     raise CardError(
-        f"The network of {card.name!r} answers a picture of {rows} × {columns} with {given}; it "
+        f"The network of {card.name!r} answers a picture of {given} with {found}; it "
         f"should be one tensor, {'×'.join(map(str, shape))}: {card.outputs} outputs for the card's "
         f"{len(card.structures)} structures ({card.activation})."
     )

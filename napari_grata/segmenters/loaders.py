@@ -75,7 +75,7 @@ class Loader(ABC):
 
 #: Endings of files that PyTorch writes.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".pt2", ".ts")
-_MODULES = ("nnunet", "exported", "published")
+_MODULES = ("nnunet", "monai_bundle", "exported", "published")
 LOADERS: dict[str, Loader] = {}
 """Every kind of model by its name; asked in this order."""
 
@@ -266,6 +266,8 @@ def with_digest(card: Card, file: Path, digest: str) -> Card:
 
 def _filled(card: Card, state: Mapping[str, torch.Tensor], file: Path) -> nn.Module:
     network = build_network(card)
+    if "plan" in card.arguments and not any(key.startswith("folds.") for key in state):
+        state = {f"folds.0.{key}": tensor for key, tensor in state.items()}
     fill_network(network, state, origin=str(file))
     check_answer(card, network)
     return network

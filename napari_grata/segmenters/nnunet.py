@@ -493,7 +493,7 @@ def _structures(dataset: Mapping[str, Any], folder: Path) -> tuple[tuple[Structu
     if not parts or any(len(v) == 0 for v in parts.values()):
         raise PlansError(f"{folder / DATASET} names no structure in 'labels'.")
     regions = any(len(v) > 1 for v in parts.values())
-    colours = list(_colours(len(parts)))
+    colours = list(structure_colours(len(parts)))
     if not regions:
         values = {name: part[0] for name, part in parts.items()}
         if sorted(values.values()) != list(range(1, len(values) + 1)):
@@ -527,7 +527,7 @@ def _container(name: str, parts: Mapping[str, tuple[int, ...]]) -> str | None:
     return min(around, key=lambda other: len(parts[other]), default=None)
 
 
-def _colours(count: int) -> Iterator[str]:
+def structure_colours(count: int) -> Iterator[str]:
     """Colours that are told apart: the known ones, then round the circle."""
     for number in range(count):
         if number < len(COLOURS):

@@ -125,7 +125,7 @@ class NNUNetSegmenter(Segmenter):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.plan = Plan.from_arguments(self.card.arguments["plan"])
+        self.plan = self._read_plan()
         ranges = [intensity_range(self.plan, n) for n in range(len(self.plan.schemes))]
         self._low = np.array([low for low, _ in ranges], np.float32)
         self._span = np.array([high - low for low, high in ranges], np.float32)
@@ -136,6 +136,9 @@ class NNUNetSegmenter(Segmenter):
         self._volumes: weakref.WeakKeyDictionary[Scan, tuple[Any, weakref.ref[Volume]]]
         self._volumes = weakref.WeakKeyDictionary()
         self._reading = threading.Lock()
+
+    def _read_plan(self) -> Plan:
+        return Plan.from_arguments(self.card.arguments["plan"])
 
     # -- how the scan lies on the plan's axes ------------------------------------------------
 
@@ -203,6 +206,14 @@ class NNUNetSegmenter(Segmenter):
         current = tuple(shown[axis] for axis in self._axes(scan)[0])
         target = (current[0], *self.plan.spacing) if self.plan.is_2d else self.plan.spacing
         return current, target  # type: ignore[return-value]
+
+    def _new_shape(
+        self, shape: Sequence[int], current: Sequence[float], target: Sequence[float]
+    ) -> tuple[int, ...]:
+        return tuple(
+            max(1, round(have / want * size))
+            for size, have, want in zip(shape, current, target, strict=True)
+        )
 
     # -- a case ------------------------------------------------------------------------------
 
@@ -294,7 +305,7 @@ class NNUNetSegmenter(Segmenter):
         values = self._normalised(case, self._plane(scan, i)[part], inside)
         values = np.ascontiguousarray(turn.there(values))
         current, target = self._grids(scan)
-        shape = _new_shape((1, *values.shape[1:]), current, target)
+        shape = self._new_shape((1, *values.shape[1:]), current, target)
         _check_shape(values.shape[1:], shape[1:])
         limits = self._limits(case)
         image = self._resampled(values[:, None], shape, current, target, limits)[:, 0]
@@ -477,7 +488,7 @@ class NNUNetSegmenter(Segmenter):
         values = values.transpose(0, *(axis + 1 for axis in order))
         values = values[(slice(None), *(slice(None, None, -1 if flip else None) for flip in flips))]
         current, target = self._grids(scan)
-        shape = _new_shape(values.shape[1:], current, target)
+        shape = self._new_shape(values.shape[1:], current, target)
         _check_shape(values.shape[1:], shape)
         self.check_memory(shape, 2)
         grid = self._resampled(
@@ -620,15 +631,6 @@ class NNUNetSegmenter(Segmenter):
         logits = self.volume(scan, patch.slice_index, region).logits.clone()
         logits[(slice(None), *patch.place)] = self.as_logits(probabilities.detach().float().cpu())
         return self.slice_of(logits, scan, patch.slice_index, region)
-
-
-def _new_shape(
-    shape: Sequence[int], current: Sequence[float], target: Sequence[float]
-) -> tuple[int, ...]:
-    return tuple(
-        max(1, round(have / want * size))
-        for size, have, want in zip(shape, current, target, strict=True)
-    )
 
 
 def _check_shape(before: Sequence[int], after: Sequence[int]) -> None:

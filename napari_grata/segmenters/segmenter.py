@@ -366,6 +366,10 @@ def _kind_of(card: Card) -> type[Segmenter]:
         from .nnunet_segmenter import NNUNetSegmenter
 
         return NNUNetSegmenter
+    if "plan" in card.arguments:
+        from .planned import PlannedSegmenter
+
+        return PlannedSegmenter
     return Segmenter
 
 

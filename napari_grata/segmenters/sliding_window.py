@@ -87,13 +87,17 @@ class SlidingWindow(nn.Module):
             ends = [(n // 2, n - n // 2) for n in reversed(spare)]
             x = functional.pad(x, tuple(itertools.chain.from_iterable(ends)))
         starts = [
-            window_starts(have, want) for have, want in zip(x.shape[2:], self.window, strict=True)
+            self.starts(have, want) for have, want in zip(x.shape[2:], self.window, strict=True)
         ]
         places = list(itertools.product(*starts))
         one = len(places) == 1
         total = self._mirrored(x, mirror) if one else self._stitched(x, places, mirror)
         inner = [slice(n // 2, n // 2 + side) for n, side in zip(spare, sides, strict=True)]
         return total[(slice(None), slice(None), *inner)]
+
+    def starts(self, size: int, window: int) -> list[int]:
+        """Return where the windows of one axis start."""
+        return window_starts(size, window)
 
     def _stitched(
         self, x: Tensor, places: Sequence[tuple[int, ...]], mirror: Sequence[int]
