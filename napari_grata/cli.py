@@ -18,7 +18,7 @@ from napari_grata import __version__
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError, preset
-from napari_grata.cli_lists import benchmark, cases, masks, report, shift
+from napari_grata.cli_lists import benchmark, cases, masks, report, shift, train_optimiser
 from napari_grata.console import (
     Console,
     Device,
@@ -580,6 +580,7 @@ VERBS: dict[str, Verb] = {
     "report": report,
     "masks": masks,
     "benchmark": benchmark,
+    "train-optimiser": train_optimiser,
     "doctor": doctor,
 }
 _METHODS = "Methods:\n\n" + "\n\n".join(f"{p.name}: {p.summary}" for p in PRESETS.values())

@@ -159,6 +159,46 @@ def benchmark(
     }
 
 
+def train_optimiser(
+    console: Console,
+    scan: Scans,
+    *,
+    model: Model,
+    out: Annotated[
+        Path | None, option("the file; by default the user's own, which mgg takes from then on")
+    ] = None,
+    episodes: Annotated[int, option("streams of eight scans to learn from")] = 60,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> dict[str, Any]:
+    """Train the optimiser of the method mgg on scans of the source centre; no labels."""
+    from safetensors.torch import save
+
+    from napari_grata.adaptation.methods.mgg import FILE
+    from napari_grata.adaptation.train_optimiser import images_of, train_optimiser
+    from napari_grata.scans import open_scan
+    from napari_grata.scans.files import make_folder, write_bytes
+    from napari_grata.segmenters import load_segmenter
+    from napari_grata.segmenters.registry import user_models_dir
+
+    target = out if out is not None else user_models_dir().parent / FILE
+    if episodes < 1 or target.exists():
+        wrong = f"{target} exists already" if target.exists() else "--episodes is less than 1"
+        raise UsageError(f"{wrong}; nothing is overwritten. Move it, or name another with --out.")
+    segmenter = load_segmenter(model, device=device)
+    images = images_of(segmenter, open_scan(scan))
+    stream = train_optimiser(segmenter, images, episodes=episodes, seed=seed)
+    found = list(console.progress(stream, episodes, "train"))
+    about = {"model": segmenter.card.name, "scans": str(len(images)), "episodes": str(episodes)}
+    make_folder(target.parent)
+    write_bytes(target, save(found[-1][0].state_dict(), about))
+    gains = [gain for _, gain in found]
+    tenth = max(1, episodes // 10)
+    first, last = (sum(some) / tenth for some in (gains[:tenth], gains[-tenth:]))
+    console.say(f"Gain of a step {first:.3f} at first, {last:.3f} at last: {target}")
+    return {"file": str(target), "gain_first": first, "gain_last": last, **about}
+
+
 def cases(
     console: Console,
     scans: Annotated[

@@ -46,7 +46,7 @@ def test_the_wheel_carries_manifest_models_samples_and_every_module(wheel: Path)
             wanted = {".safetensors", ".yaml", ".gz", ".png", ".jpg", ".json"}
             if path.is_file() and path.suffix in wanted:
                 assert f"napari_grata/{prefix}/{path.relative_to(ROOT / folder)}" in names
-    for pattern in ("*.py", "*.pyi", "*.jinja"):
+    for pattern in ("*.py", "*.pyi", "*.jinja", "*.safetensors"):
         for path in (ROOT / "napari_grata").rglob(pattern):
             assert path.relative_to(ROOT).as_posix() in names
 

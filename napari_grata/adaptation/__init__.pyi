@@ -1,6 +1,7 @@
 from .corrections import Corrections as Corrections
 from .corrections import CorrectionsError as CorrectionsError
 from .methods import METHODS as METHODS
+from .methods import MGG as MGG
 from .methods import OSUDA as OSUDA
 from .methods import SAR as SAR
 from .methods import VPTTA as VPTTA

@@ -190,7 +190,6 @@ class Again:
                 f"The weights of the model {segmenter.card.name} are not those that the run was "
                 "made with, so it cannot be done again."
             )
-        start = saved.state_after(0) if saved.info["continued"] else None
         self.saved = saved
         self.run: AdaptationRun = AdaptationRun(
             segmenter,
@@ -199,10 +198,12 @@ class Again:
             slices=saved.slices,
             region=saved.region,
             folder=folder,
-            start=start,
+            # Also where it is the source model's: a learned optimiser may have changed since.
+            start=saved.state_after(0),
             corrections=saved.corrections,
             cut=saved.info["cut"],
         )
+        self.run.continued = saved.info["continued"]
         self.run.adopt_frames(saved.records)
 
     def records(self) -> Iterator[Record]:

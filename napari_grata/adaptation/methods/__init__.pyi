@@ -12,6 +12,7 @@ from .dyna import DyNA as DyNA
 from .grata import GraTa as GraTa
 from .intent import InTEnt as InTEnt
 from .mean_teacher import MeanTeacher as MeanTeacher
+from .mgg import MGG as MGG
 from .osuda import OSUDA as OSUDA
 from .register import METHODS as METHODS
 from .register import MethodInfo as MethodInfo
