@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class FlatParameters:
     values : Tensor, shape (n,)
     names : tuple of str
     shapes : tuple of torch.Size
+    layers : dict of str to int
+        How many of the numbers belong to each layer, in order.
 
     Raises
     ------
@@ -44,6 +46,10 @@ class FlatParameters:
                 "whole network with network.to(device, dtype) first."
             )
         self.sizes = [shape.numel() for shape in self.shapes]
+        self.layers: dict[str, int] = {}
+        for name, size in zip(self.names, self.sizes, strict=True):
+            layer = name.rpartition(".")[0] or name
+            self.layers[layer] = self.layers.get(layer, 0) + size
         flat = [p.detach().reshape(-1) for p in self.parameters]
         self.values = torch.cat(flat) if flat else torch.zeros(0)
         pieces = torch.split(self.values, self.sizes) if flat else ()
@@ -91,6 +97,25 @@ def alignment(
     cosine = torch.dot(both, pseudo) / (auxiliary_norm * pseudo_norm + _TINY)
     # Rounding may carry parallel gradients past 1.
     return cosine.clamp(-1, 1), auxiliary_norm, pseudo_norm
+
+
+def layer_cosines(auxiliary: Tensor, pseudo: Tensor, layers: Mapping[str, int]) -> Tensor:
+    """Return the cosine similarity of two gradients in each layer, shape (L,).
+
+    NaN where a layer has no gradient of one of them.
+
+    Parameters
+    ----------
+    auxiliary, pseudo : Tensor, shape (n,)
+    layers : mapping of str to int
+        As of `FlatParameters`.
+    """
+    products = auxiliary * pseudo, auxiliary.square(), pseudo.square()
+    dots, first, second = (
+        torch.stack([piece.sum() for piece in one.split(list(layers.values()))]) for one in products
+    )
+    # 0 / 0 is the NaN of a layer without gradient.
+    return (dots / (first.sqrt() * second.sqrt())).clamp(-1, 1)
 
 
 def aligned_rate(cosine: Tensor, base: float, rule: str) -> Tensor:

@@ -54,6 +54,8 @@ class Record:
         Figures of the step; None where the method has none, NaN where it was undone.
     gradient_norms : tuple of float or None
         Euclidean norms of the auxiliary and the pseudo gradient.
+    layer_cosines : dict of str to float
+        ``cosine`` within each adapted layer, in order; empty where the method has none.
     source_mask, adapted_mask : ndarray of uint8, shape (H, W)
         Label maps on the slice's own grid: the card's structure values, 0 for background.
     source_area, adapted_area : dict of str to int
@@ -92,6 +94,7 @@ class Record:
     auxiliary_loss: float | None = None
     pseudo_loss: float | None = None
     gradient_norms: tuple[float | None, float | None] = (None, None)
+    layer_cosines: dict[str, float] = field(default_factory=dict)
     source_area: dict[str, int] = field(default_factory=dict)
     adapted_area: dict[str, int] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
@@ -133,4 +136,5 @@ def figures(result: StepRecord | None) -> dict[str, Any]:
         "auxiliary_loss": result.auxiliary_loss,
         "pseudo_loss": result.pseudo_loss,
         "gradient_norms": (result.auxiliary_norm, result.pseudo_norm),
+        "layer_cosines": result.layer_cosines,
     }

@@ -408,6 +408,24 @@ class AdaptationRun:
             self._lay_over(masks, chosen)
             self._rest()
 
+    def keep(self, folder: str | Path) -> None:
+        """Keep in a folder from here on what lived in memory, or elsewhere, as other runs are.
+
+        Raises
+        ------
+        RunError
+            If the run is going on.
+        RunFolderError
+            If it cannot be kept there.
+        """
+        if self.active:
+            raise RunError("This run is going on; wait for its end before it is kept.")
+        with self._lock:
+            self.past.move(fresh_folder(folder))
+            self.folder = self.past.folder
+            self._begin()
+            self._rest()
+
     def _lay_over(self, masks: Mapping[int, np.ndarray], chosen: Sequence[ChosenInfo]) -> None:
         self.adapted_masks.update(self.beneath)
         self.beneath = {i: mask for i, mask in self.adapted_masks.items() if i in masks}
@@ -528,6 +546,7 @@ class AdaptationRun:
             ) from error
         self.past.begin(
             drawn,
+            count=len(self.past),
             settings=self.settings.to_dict(),
             seed=self.settings.seed,
             slices=self.slices,

@@ -142,7 +142,7 @@ def write_tables(folder: Path, info: RunInfo, records: Iterable[Record]) -> None
 def _row(record: Record) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in _PLAIN}
     row["auxiliary_norm"], row["pseudo_norm"] = record.gradient_norms
-    for table in ("source_area", "adapted_area", "agreement"):
+    for table in ("source_area", "adapted_area", "agreement", "layer_cosines"):
         row |= {f"{table}:{name}": value for name, value in getattr(record, table).items()}
     row["frame"] = None if record.frame is None else ",".join(map(str, record.frame))
     row["flags"] = "; ".join(flag.code for flag in record.flags)

@@ -337,6 +337,21 @@ class RunStore(Sequence[Record]):
             self._put_masks("correction", corrections.labels)
             self._put_info()
 
+    def move(self, folder: Path) -> None:
+        """Go on in another folder, an empty one, with all that is here; nothing is begun there."""
+        with self._lock, self._keeping():
+            target = connect(folder / STORE_FILE, "rwc")
+            try:
+                self._connection.backup(target)
+                target.executescript(_NEW)
+            except BaseException:
+                target.close()
+                raise
+            weakref.finalize(self, target.close)
+            self._connection.close()
+            self._connection, self.folder, self._info = target, folder, {}
+            self._version = self._data_version()
+
     def stand(self, **changes: Any) -> None:
         """Keep how the run stands: entries of `RunInfo`; nothing before the run was begun."""
         if self.begun:

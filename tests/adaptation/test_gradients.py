@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from napari_grata.adaptation import GraTa
-from napari_grata.adaptation.gradients import FlatAdam, FlatParameters, aligned_rate, alignment
+from napari_grata.adaptation.gradients import (
+    FlatAdam,
+    FlatParameters,
+    aligned_rate,
+    alignment,
+    layer_cosines,
+)
 from napari_grata.segmenters.resunet import ResUNet
 
 
@@ -58,6 +64,17 @@ def test_cosine_is_signed_and_within_bounds() -> None:
     cosine, first, second = alignment(a, b, None)
     assert cosine.item() == pytest.approx(math.sqrt(0.5))
     assert (first.item(), second.item()) == (3.0, pytest.approx(math.sqrt(2)))
+
+
+def test_the_cosine_of_each_layer_is_that_of_its_own_numbers() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(4))
+    flat = FlatParameters(list(network.named_parameters()))
+    assert flat.layers == {"0": 6, "1": 8}
+    a, b = torch.randn(2, 14, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    b[6:] = 0
+    first, second = layer_cosines(a, b, flat.layers).tolist()
+    assert first == pytest.approx(torch.cosine_similarity(a[:6], b[:6], dim=0).item())
+    assert math.isnan(second)
 
 
 def test_auxiliary_norm_runs_over_numbers_that_have_both_gradients() -> None:

@@ -81,6 +81,42 @@ def test_only_one_file_knows_the_scans_name(
     assert not [path for path in run.folder.rglob("*") if "Miller" in path.name]
 
 
+def test_a_run_from_memory_that_is_kept_is_as_one_that_was_kept_all_along(
+    segmenter: Segmenter, file: Path, tmp_path: Path
+) -> None:
+    runs = [
+        AdaptationRun(segmenter, open_scan(file), LEARN, folder=folder)
+        for folder in (tmp_path / "kept", None)
+    ]
+    for run in runs:
+        list(run.records())
+    runs[1].keep(tmp_path / "later")
+    layers = [record.layer_cosines for record in runs[1].past.without_masks()]
+    assert layers[-1]
+    assert all(-1 <= value <= 1 for value in layers[-1].values())
+    assert np.array_equal(runs[1].past.theta(2), runs[0].past.theta(2))
+    for run in runs:
+        run.close()
+    first, second = (reopen(run.folder) for run in runs)
+    assert second.state == "finished"
+    assert not second.missing
+    assert {**first.info, "started": "", "ended": ""} == {**second.info, "started": "", "ended": ""}
+    for name in ("source_masks", "adapted_masks"):
+        one, other = getattr(first, name), getattr(second, name)
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[index], other[index]) for index in one)
+    for one, other in zip(
+        first.records.without_masks(), second.records.without_masks(), strict=True
+    ):
+        assert one.layer_cosines == other.layer_cosines
+        assert one.cosine == other.cosine
+    go_on = second.run(segmenter)
+    go_on.rollback(2)
+    assert [record.step for record in go_on.resume()] == [3, 4]
+    go_on.close()
+    first.close()
+
+
 def test_masks_of_photographs_are_numbered_not_named(tmp_path: Path, segmenter: Segmenter) -> None:
     folder = tmp_path / "photographs"
     folder.mkdir()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from napari_grata.segmenters import Segmenter
 
 
+LAYERS = "layer_cosines"
 _BY_ALL = ("seed", "six_views", "precision")
 _ADAPTED: dict[Learns, Callable[[nn.Module], Sequence[tuple[str, Tensor]]]] = {
     "nothing": norm_parameters,
@@ -78,6 +79,8 @@ class StepRecord:
         The rate of this step.
     auxiliary_loss, pseudo_loss, auxiliary_norm, pseudo_norm : float or None
         Losses and Euclidean norms of the gradients.
+    layer_cosines : dict of str to float
+        The same similarity within each adapted layer, in order; NaN without a gradient.
     undone : bool
         A loss, a gradient or the output was not finite: θ, moments and generator are as before
         the step, and the prediction, which may be no numbers either, is that of the old θ.
@@ -94,6 +97,7 @@ class StepRecord:
     auxiliary_norm: float | None = None
     pseudo_norm: float | None = None
     undone: bool = False
+    layer_cosines: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -404,12 +408,15 @@ class Learner(Method, ABC):
         try:
             self.objectives.supervision = supervision and supervision.to(images)
             figures = self._learn(images)
+            by_layer = figures.pop(LAYERS, None)
             output = self.predict(images)
             # One transfer from the device for all figures of the step.
             finite = torch.stack([one.isfinite().all() for one in (*output, self._flat.values)])
             numbers = [*(one.reshape(()) for one in figures.values()), finite.all().to(self.dtype)]
             *values, is_finite = torch.stack(numbers).tolist()
             told: dict[str, Any] = dict(zip(figures, values, strict=True))
+            if by_layer is not None:
+                told[LAYERS] = dict(zip(self._flat.layers, by_layer.tolist(), strict=True))
         except BaseException:
             # Out of memory or interrupted halfway: the step did not take place.
             self.restore(before)

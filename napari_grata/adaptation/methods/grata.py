@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_grata.adaptation.gradients import aligned_rate, alignment
+from napari_grata.adaptation.gradients import aligned_rate, alignment, layer_cosines
 from napari_grata.adaptation.objectives import SCRIBBLE
 from napari_grata.adaptation.settings import checked
 
-from .base import Learner
+from .base import LAYERS, Learner
 from .register import register
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class GraTa(Learner):
         self._adam.step(theta, pseudo, rate)
         return {
             "cosine": cosine,
+            LAYERS: layer_cosines(auxiliary, pseudo, self._flat.layers),
             "learning_rate": rate,
             "auxiliary_loss": auxiliary_loss.detach(),
             "pseudo_loss": pseudo_loss.detach(),

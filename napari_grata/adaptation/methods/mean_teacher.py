@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_grata.adaptation.gradients import aligned_rate, alignment
+from napari_grata.adaptation.gradients import aligned_rate, alignment, layer_cosines
 from napari_grata.adaptation.normalisation import grouped
 from napari_grata.adaptation.objectives import SCRIBBLE, consistency_loss
 from napari_grata.adaptation.settings import checked
 
-from .base import Learner, Snapshot
+from .base import LAYERS, Learner, Snapshot
 from .register import register
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class MeanTeacher(Learner):
         self._follow()
         return {
             "cosine": cosine,
+            LAYERS: layer_cosines(first, second, self._flat.layers),
             "learning_rate": rate,
             "auxiliary_loss": first_loss,
             "pseudo_loss": second_loss,
