@@ -41,7 +41,7 @@ def test_loading_and_segmenting_in_python_say_in_a_sentence_that_memory_ran_out(
 
     with RunsOut(0) as count:
         work()
-    for at in range(1, count.calls + 1, 7):
+    for at in range(1, count.calls + 1, 17):
         said = pytest.raises(OutOfMemoryError, match="not enough memory")
         with said, RunsOut(at, ERRORS[at % 3], for_good=True):
             work()

@@ -17,7 +17,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_every_file_is_who
     quick_disk: Path,
 ) -> None:
     # What was written is there after a kill on any disk, forced to it or not.
-    found = kill(quick_disk / "killed", 40)
+    found = kill(quick_disk / "killed", 20)
     assert found.keys() == {"killed", "decision", "undo", "edit", "run"}
     leftovers_go_in_time(quick_disk / "killed" / "list")
 

@@ -20,7 +20,7 @@ EXAMPLES = {
     "nifti": 250,
     "photographs": 250,
     "masks": 100,
-    "cards": 250,
+    "cards": 100,
     "weights": 150,
     "dicom": 150,
 }
