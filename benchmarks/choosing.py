@@ -289,6 +289,7 @@ class Tables:
             apart[:, picks],
             apart[:, others][..., UNSHIFTED].mean(1),
             len(others),
+            {"cup": "disc"} if "cup" in self.structures else {},
         )
 
     def gain(self, candidate: str, place: int, shift: float, others: np.ndarray) -> float:

@@ -23,6 +23,10 @@ interval is above 0, and on the reviewed slices it differs as much as on three o
 the one with the largest expected gain. The numbers of `Rule` were chosen with
 ``benchmarks/choosing.py``; see ``docs/results.md``.
 
+Structures of which one lies inside the other are outlined together: where one of the two is taken
+from a candidate and nothing is recommended for the other, that comes from the same candidate, if
+its own gain is expected to be above 0 there and the lower ends of both add up to more than 0.
+
 In a stack the slices are parts of one case, whose Dice is the one that counts: there g and D are
 weighted by how much of the structure a slice shows, so that their mean is about that of the whole.
 
@@ -33,7 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,8 +50,9 @@ from .candidates import SOURCE, Candidate, Masks, shifted_labels, shifted_mask
 if TYPE_CHECKING:
     from napari_grata.segmenters import Card, Segmenter
 
-SHIFTS = tuple(step / 2 for step in range(-6, 7))
-"""Shifts of a structure's logit that are tried."""
+SHIFTS = tuple(step / 2 for step in range(-2, 3))
+"""Shifts of a structure's logit that are tried. Larger ones, fitted on three slices, now and then
+cost a structure 17 points on the others."""
 _UNSHIFTED = SHIFTS.index(0)
 
 
@@ -184,6 +189,8 @@ class Weighing:
     rows : tuple of Row
         By structure; of each the source mask first.
     rule : Rule
+    inside : dict of str to str
+        For structures that lie in another one: which.
     """
 
     slices: tuple[int, ...]
@@ -191,6 +198,7 @@ class Weighing:
     structures: tuple[str, ...]
     rows: tuple[Row, ...]
     rule: Rule
+    inside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +217,8 @@ class Measured:
     rest : ndarray, shape (candidates, structures)
         Mean of the same on the slices that were not reviewed.
     remaining : int
+    inside : dict of str to str
+        For structures that lie in another one: which.
     """
 
     names: tuple[str, ...]
@@ -219,6 +229,7 @@ class Measured:
     apart: np.ndarray
     rest: np.ndarray
     remaining: int
+    inside: dict[str, str] = field(default_factory=dict)
 
 
 def weigh(
@@ -299,9 +310,9 @@ def measure(
             rest[row] = _distances(card, source, candidate, others, usual).mean(0)
         yield (row + 1) * (len(slices) + 1), total
     titles = tuple(candidate.title for candidate in ordered)
-    return Measured(
-        tuple(one.name for one in ordered), titles, names, dice, gains, apart, rest, len(others)
-    )
+    inside = {one.name: one.inside for one in card.structures if one.inside}
+    own = tuple(one.name for one in ordered)
+    return Measured(own, titles, names, dice, gains, apart, rest, len(others), inside)
 
 
 def _source_first(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -488,7 +499,12 @@ def conclude(measured: Measured, slices: Sequence[int], rule: Rule) -> Weighing:
         for row in _rows(measured, which, place, slices, rule)
     ]
     return Weighing(
-        tuple(int(i) for i in slices), measured.remaining, measured.structures, tuple(rows), rule
+        tuple(int(i) for i in slices),
+        measured.remaining,
+        measured.structures,
+        tuple(rows),
+        rule,
+        measured.inside,
     )
 
 
@@ -563,33 +579,51 @@ class Choice:
     @property
     def changes(self) -> bool:
         """Whether anything is to replace the source mask."""
-        return any(pick.candidate != SOURCE or pick.shift for pick in self.picks)
+        return any(_changes(pick) for pick in self.picks)
 
 
 def recommend(weighing: Weighing) -> Choice:
     """Name a candidate for each structure whose gain is consistent; else the source mask stays."""
-    picks, told = [], []
-    for structure in weighing.structures:
-        rows = [row for row in weighing.rows if row.structure == structure]
-        best = max(
-            (row for row in rows if row.consistent and row.telling),
-            key=lambda row: row.estimate.mean,
-            default=None,
-        )
-        if best is None:
-            best = next(row for row in rows if row.candidate == SOURCE and not row.shift)
-        else:
-            told.append(f"{structure}: {_named(best)}, {_points(best.estimate)}")
-        picks.append(Pick(structure, best.candidate, best.title, best.shift, best.estimate))
+    rows = {(row.structure, row.candidate, row.shift): row for row in weighing.rows}
+    best = {structure: rows[structure, SOURCE, 0.0] for structure in weighing.structures}
+    for row in weighing.rows:
+        own = best[row.structure]
+        if row.consistent and row.telling and row.estimate.mean > own.estimate.mean:
+            best[row.structure] = row
+    told = {structure: row for structure, row in best.items() if _changes(row)}
+    for pair in weighing.inside.items():
+        for structure, other in (pair, pair[::-1]):
+            found = rows.get((structure, best[other].candidate, 0.0))
+            if structure not in told and found is not None and _goes_along(found, best[other]):
+                best[structure] = found
     words = "Your slices do not show that anything is better than the mask before; it stays."
     if not told and any(row.consistent for row in weighing.rows):
         words += " What gains on them hardly differs there: review some of the proposed slices."
     if told:
-        words = "Recommended. " + "; ".join(told) + "."
-        kept = [pick.structure for pick in picks if pick.candidate == SOURCE and not pick.shift]
+        changed = [
+            f"{row.structure}: {_named(row)}, {_points(row.estimate)}" for row in told.values()
+        ]
+        along = [row for row in best.values() if _changes(row) and row.structure not in told]
+        changed += [f"{row.structure} goes along with it" for row in along]
+        words = "Recommended. " + "; ".join(changed) + "."
+        kept = [structure for structure, row in best.items() if not _changes(row)]
         if kept:
             words += f" As before: {', '.join(kept)}."
+    picks = (
+        Pick(structure, row.candidate, row.title, row.shift, row.estimate)
+        for structure, row in best.items()
+    )
     return Choice(tuple(picks), words)
+
+
+def _changes(row: Row | Pick) -> bool:
+    return row.candidate != SOURCE or bool(row.shift)
+
+
+def _goes_along(row: Row, other: Row) -> bool:
+    """Whether a structure may come from where the one round it, or in it, is taken from."""
+    lows = row.estimate.low + other.estimate.low
+    return row.candidate != SOURCE and row.telling and row.estimate.mean > 0 and lows > 0
 
 
 def _named(row: Row) -> str:
@@ -616,7 +650,7 @@ def chosen_masks(
     """
     known = {one.name: one for one in candidates}
     source = known[SOURCE]
-    picks = [pick for pick in choice.picks if pick.candidate != SOURCE or pick.shift]
+    picks = [pick for pick in choice.picks if _changes(pick)]
     picks.sort(key=lambda pick: pick.estimate.mean)
     for index in sorted(source.masks) if slices is None else slices:
         mask = np.array(source.masks[index])

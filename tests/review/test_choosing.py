@@ -70,6 +70,18 @@ def test_a_consistent_gain_is_recommended_for_the_structure_that_gains(segmenter
         np.testing.assert_array_equal(mask, BETTER.masks[index])
 
 
+def test_a_cup_goes_along_with_its_disc_unless_its_slices_speak_against_it(segmenter) -> None:
+    source = made("source", lambda i, disc, cup: (disc - 6, cup - 2))
+    for moves, taken in (((2, 2, -1), "framed"), ((-2, -2, 1), "source")):
+        framed = made("framed", lambda i, disc, cup, m=moves: (disc, cup - 2 + m[i % 3]))
+        weighing = weigh(segmenter, [source, framed], truth(1, 6, 8))
+        cups = next(r for r in weighing.rows if (r.candidate, r.structure) == ("framed", "cup"))
+        assert not cups.consistent
+        choice = recommend(weighing)
+        assert [pick.candidate for pick in choice.picks] == ["framed", taken]
+        assert ("cup goes along" in choice.words) == (taken == "framed")
+
+
 def test_where_errors_go_both_ways_the_source_stays_and_says_so(segmenter) -> None:
     for reviewed in ((0, 1, 2), (3, 6, 8), (1, 4, 7)):
         choice = recommend(weigh(segmenter, [SMALL_CUPS, BOTH_WAYS, WORSE], truth(*reviewed)))
@@ -131,10 +143,10 @@ def soft(offset: Callable[[int], float]) -> Candidate:
 
 
 def test_a_threshold_is_fitted_where_all_slices_ask_for_the_same(segmenter) -> None:
-    source = soft(lambda index: -3.0)  # in logits, 1.5 too low
+    source = soft(lambda index: -2.0)  # in logits, 1 too low
     weighing = weigh(segmenter, [source], truth(1, 5, 9))
     (pick,) = [pick for pick in recommend(weighing).picks if pick.structure == "cup"]
-    assert (pick.candidate, pick.shift) == ("source", 1.5)
+    assert (pick.candidate, pick.shift) == ("source", 1.0)
     masks = dict(chosen_masks(segmenter, recommend(weighing), [source]))
     for index in TRUTH:
         np.testing.assert_array_equal(masks[index] == 2, eye(*TRUTH[index]) == 2)
