@@ -227,6 +227,27 @@ def noise(high: float, *, keep_zero: bool = False) -> Change:
     return change
 
 
+def amplitude_mix(reach: float) -> Change:
+    """Low frequencies of the amplitude spectrum drawn towards those of another image of the batch
+    (after Yang and Soatto, CVPR 2020); ``reach`` is the part of each axis that counts as low.
+
+    What was 0 stays 0.
+    """
+
+    def change(images: Tensor, generator: Generator) -> Tensor:
+        b, _, h, w = images.shape
+        spectrum = torch.fft.fft2(images)
+        amplitude, phase = spectrum.abs(), spectrum.angle()
+        partner = amplitude[torch.randperm(b, generator=generator).to(images.device)]
+        low = torch.fft.fftfreq(h).abs()[:, None] < reach / 2
+        low = low & (torch.fft.fftfreq(w).abs()[None] < reach / 2)
+        share = _like(uniform(generator, 0, 1, b, 1), images) * low.to(images)
+        mixed = torch.polar(amplitude + share * (partner - amplitude), phase)
+        return torch.where(images == 0, images, torch.fft.ifft2(mixed).real)
+
+    return change
+
+
 def block_compression(low: float, high: float) -> Change:
     """Blocks of 8 × 8 in the cosine domain, rounded to steps that grow with the frequency.
 
@@ -358,13 +379,14 @@ _PLAIN = chain([maybe(0.15, channel_gain(0.1, 0.05)), maybe(0.1, noise(0.05))])
 
 _BRAIN = chain(
     [
-        maybe(0.5, illumination(0.5, keep_zero=True)),
-        maybe(0.4, gamma(0.6, 1.7)),
-        maybe(0.4, channel_gain(0.2, 0.0)),
-        maybe(0.2, coarse_resolution(1.2, 2.2)),
+        maybe(0.3, amplitude_mix(0.04)),
+        maybe(0.5, illumination(0.7, keep_zero=True)),
+        maybe(0.5, gamma(0.5, 2.0)),
+        maybe(0.4, channel_gain(0.3, 0.0)),
+        maybe(0.25, coarse_resolution(1.2, 3.0)),
         maybe(0.3, blur(0.4, 1.2, axes="one")),
         maybe(0.2, blur(0.3, 1.0)),
-        maybe(0.5, noise(0.05, keep_zero=True)),
+        maybe(0.5, noise(0.06, keep_zero=True)),
     ]
 )
 
