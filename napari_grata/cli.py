@@ -385,7 +385,7 @@ def choose(
     from napari_grata.review.truth import reviewed_masks
 
     names = [name.strip() for name in presets.split(",") if name.strip()] or list(USUAL)
-    tried = {one.name: one.settings.but(seed=seed) for one in map(preset, ["source", *names])}
+    tried = [preset(name).name for name in ("source", *names)]
     if not FEWEST <= propose <= MOST:
         raise UsageError(f"--propose is {propose}; {FEWEST} to {MOST} slices can be asked for.")
     opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
@@ -410,7 +410,7 @@ def choose(
         pass
     console.warn(runs.notices)
     source = runs.candidates[0].masks
-    result: dict[str, Any] = {"model": card.name, "presets": list(tried), "before": str(before)}
+    result: dict[str, Any] = {"model": card.name, "presets": tried, "before": str(before)}
     if reviewed is None:
         asked = proposed(card, runs.candidates, propose, stack=opened.is_stack)
         runs.close()
@@ -427,7 +427,7 @@ def choose(
 
     for _ in console.progress(weighing(), len(runs.candidates) * (len(truth) + 1), "weigh"):
         pass
-    record = record_choice(card, opened, weighed[0], tried)
+    record = record_choice(card, opened, weighed[0], runs.settings)
     found = dict(chosen_masks(segmenter, record.chosen, runs.candidates))
     runs.close()
     # What a person made stays as it is.

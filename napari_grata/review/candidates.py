@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.adaptation.settings import PRESETS, Preset, preset
+from napari_grata.adaptation.settings import PRESETS, Preset, Settings, preset
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import AdaptationRun, Record
@@ -25,6 +25,8 @@ USUAL = tuple(
     if name in PRESETS
 )
 """Presets that are weighed where nobody names others."""
+STATES = 3
+"""Of a model that learns from the whole stack so many states are weighed, over all its passes."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,17 @@ def source_candidate(
 
 
 def candidate_of_run(
-    run: AdaptationRun, name: str, title: str, *, step: int | None = None
+    run: AdaptationRun,
+    name: str,
+    title: str,
+    *,
+    step: int | None = None,
+    masks: Masks | None = None,
 ) -> Candidate:
     """Return what a finished run says, or said after ``step`` steps, as a candidate.
 
-    The run has to stay open for as long as the candidate is in use.
+    The run has to stay open for as long as the candidate is in use. ``masks`` are those of that
+    step, where they are there already.
 
     Raises
     ------
@@ -141,9 +149,10 @@ def candidate_of_run(
     def probabilities(slice_index: int) -> np.ndarray:
         return run.predict(slice_index, step).probabilities
 
-    masks: Masks = run.adapted_masks
-    if step is not None:
+    if masks is None and step is not None:
         masks = {index: run.predict(index, step).label_map for index in run.slices}
+    elif masks is None:
+        masks = run.adapted_masks
     return Candidate(name, title, dict(masks), probabilities, run.region)
 
 
@@ -163,8 +172,12 @@ class CandidateRuns:
     ----------
     candidates : list of Candidate
         Those that are finished, the source model's first.
+    settings : dict of str to Settings
+        With which a run from the source model makes each of them, by name.
     total : int
         Records in all.
+    now : str
+        Title of what is being made.
     """
 
     def __init__(
@@ -182,6 +195,8 @@ class CandidateRuns:
         from napari_grata.adaptation.plan import checked_slices, make_plan
 
         self.candidates: list[Candidate] = []
+        self.settings: dict[str, Settings] = {}
+        self.now = ""
         self._presets = {one.name: one for one in map(_preset, (SOURCE, *presets))}
         self._segmenter, self._scan, self._seed = segmenter, scan, seed
         self._slices, self._region = checked_slices(slices, scan), region
@@ -190,6 +205,7 @@ class CandidateRuns:
         volumes = segmenter.card.patch is not None
         self.total = sum(
             len(make_plan(one.settings, self._slices, scan.case_of, volumes=volumes))
+            + len(self._earlier_passes(one.settings)) * len(self._slices)
             for one in self._presets.values()
         )
 
@@ -203,10 +219,11 @@ class CandidateRuns:
         from napari_grata.adaptation import AdaptationRun
 
         for one in self._presets.values():
+            settings, self.now = one.settings.but(seed=self._seed), one.title
             run = AdaptationRun(
                 self._segmenter,
                 self._scan,
-                one.settings.but(seed=self._seed),
+                settings,
                 slices=self._slices,
                 region=self._region,
                 folder=None if self._folder is None else self._folder / one.name,
@@ -220,8 +237,35 @@ class CandidateRuns:
                     self._segmenter, self._scan, run.source_masks, self._region
                 )
             else:
+                yield from self._earlier(run, one)
                 found = candidate_of_run(run, one.name, one.title)
-            self.candidates.append(found)
+            self._take(found, settings)
+
+    def _take(self, candidate: Candidate, settings: Settings) -> None:
+        self.candidates.append(candidate)
+        self.settings[candidate.name] = settings
+
+    def _earlier(self, run: AdaptationRun, one: Preset) -> Iterator[Record]:
+        """Add what a stack-taught model said after fewer passes, as a run of so many says it."""
+        last = {record.pass_index + 1: record for record in run.past.without_masks()}
+        for passes in self._earlier_passes(run.settings):
+            step, masks = last[passes].step, {}
+            for index in run.slices:
+                masks[index] = run.predict(index, step).label_map
+                yield last[passes]
+            title = f"{one.title}, {passes} of {run.settings.passes} passes"
+            found = candidate_of_run(run, f"{one.name}-{passes}", title, step=step, masks=masks)
+            self._take(found, run.settings.but(passes=passes))
+
+    def _earlier_passes(self, settings: Settings) -> list[int]:
+        """Return after how many passes a stack-taught model is weighed beside its end.
+
+        Not of networks that read whole volumes: all of one would be predicted for each slice.
+        """
+        if not settings.learns_from_stack or self._segmenter.card.patch is not None:
+            return []
+        wanted = {round(settings.passes * number / STATES) for number in range(1, STATES)}
+        return sorted(wanted - {0, settings.passes})
 
     def close(self) -> None:
         """Close the runs; their candidates keep their masks, and give no probabilities any more."""

@@ -118,7 +118,7 @@ class Work:
             yield tasks.Stage("Loading the model …")
         segmenter = self.engine.get(self.model, self.device)
         yield tasks.Stage("Trying what could be better …")
-        session, names = self.session, (SOURCE, *USUAL)
+        session = self.session
         # From the source model each time, and without any correction: what the user says is right
         # must not have taught what is weighed against it.
         runs = CandidateRuns(
@@ -134,8 +134,7 @@ class Work:
         finished = False
         try:
             for done, _ in enumerate(records, 1):
-                name = names[min(len(runs.candidates), len(names) - 1)]
-                yield tasks.Progress(f"Trying {preset(name).title}", done, runs.total)
+                yield tasks.Progress(f"Trying {runs.now}", done, runs.total)
             finished = not self.abandoned.is_set()
         finally:
             records.close()
@@ -248,10 +247,9 @@ def lies_over(run: AdaptationRun) -> Over:
 
 def _record(run: AdaptationRun, found: Found) -> ChoiceRecord:
     assert found.weighing is not None
+    assert found.pool is not None
     names = {row.candidate for row in found.weighing.rows}
-    settings = {name: preset(name).settings for name in (SOURCE, *USUAL)}
-    settings = {name: one.but(seed=run.settings.seed) for name, one in settings.items()}
-    settings[AT_HAND] = run.settings
+    settings = {**found.pool.runs.settings, AT_HAND: run.settings}
     return record_choice(
         run.segmenter.card,
         run.scan,

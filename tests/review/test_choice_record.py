@@ -58,6 +58,24 @@ def test_runs_become_candidates_the_source_first(segmenter, scan, tmp_path: Path
     runs.close()
 
 
+def test_a_stack_taught_model_is_weighed_as_it_was_after_fewer_passes(segmenter, scan) -> None:
+    stack = preset("learn-from-stack").settings.but(passes=3, learning_rate=0.02, blend=1)
+    runs = CandidateRuns(segmenter, scan, [Preset("stack", "Stack", "", stack)], seed=4)
+    assert len(list(runs.records())) == runs.total
+    assert list(runs.settings) == ["source", "stack-1", "stack-2", "stack"]
+    second, last = runs.candidates[2:]
+    assert any((second.masks[i] != last.masks[i]).any() for i in range(6))
+    assert (second.name, second.title) == ("stack-2", "Stack, 2 of 3 passes")
+    alone = AdaptationRun(segmenter, scan, runs.settings["stack-2"])
+    list(alone.records())
+    for index, mask in alone.adapted_masks.items():
+        np.testing.assert_array_equal(second.masks[index], mask)
+    found = second.probabilities(3)
+    np.testing.assert_array_equal(segmenter.label_map(found), second.masks[3])
+    alone.close()
+    runs.close()
+
+
 def test_a_run_with_corrections_is_not_weighed_against_them(segmenter, scan) -> None:
     before = np.zeros((40, 48), np.uint8)
     drawn = before.copy()
