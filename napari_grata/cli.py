@@ -287,6 +287,8 @@ def adapt(
         for structure in card.structures
     }
     console.say(f"{opened.counts(len(final))} adapted with {method}: {out}")
+    if run.adapted[0]:
+        console.say("  {:,} of {:,} parameters adapted".format(*run.adapted))
     for name, dice in agreement.items():
         console.say(f"  {name}: mean Dice between before and after {100 * dice:.1f} %")
     if len(whole) < len(frames):
@@ -300,6 +302,7 @@ def adapt(
         "settings": settings.to_dict(),
         "slices": len(final),
         "steps": steps,
+        "parameters": run.adapted[0],
         "flagged": [opened.place_name(index) for index in flagged],
         "frames": {opened.place_name(i): frames[i] for i in frames if frames[i] != box},
         "agreement": agreement,

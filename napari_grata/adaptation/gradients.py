@@ -42,7 +42,7 @@ class FlatParameters:
         self.shapes = tuple(parameter.shape for parameter in self.parameters)
         if len({(p.dtype, p.device) for p in self.parameters}) > 1:
             raise ValueError(
-                "The normalisation layers lie on different devices or differ in type; move the "
+                "The parameters lie on different devices or differ in type; move the "
                 "whole network with network.to(device, dtype) first."
             )
         self.sizes = [shape.numel() for shape in self.shapes]
@@ -64,7 +64,7 @@ class FlatParameters:
         """
         grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         if all(grad is None for grad in grads):
-            raise ValueError("The objective does not depend on any scale or shift of the network.")
+            raise ValueError("The objective does not depend on anything that adapts.")
         pieces = [
             self.values.new_zeros(size) if grad is None else grad.reshape(-1)
             for grad, size in zip(grads, self.sizes, strict=True)

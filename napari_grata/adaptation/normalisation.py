@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -159,12 +160,12 @@ def is_blank(image: Tensor) -> bool:
 
 
 def adaptable_copy(
-    network: nn.Module, blend: float = 1.0, *, all_weights: bool = False
+    network: nn.Module, blend: float = 1.0, parameters: str = "norms", names: str = ""
 ) -> nn.Module:
     """Return a copy of ``network`` that can be adapted without touching the original.
 
     Weights and buffers outside normalisation layers share their storage with the original and
-    need no gradient, unless all weights adapt; normalisation layers are the copy's own.
+    need no gradient, unless they adapt; normalisation layers are the copy's own.
 
     Parameters
     ----------
@@ -172,18 +173,18 @@ def adaptable_copy(
         Not changed, neither its values nor its flags.
     blend : float
         α of `BlendedNorm`.
-    all_weights : bool
-        Whether every parameter adapts, and so is the copy's own.
+    parameters, names : str
+        What adapts, and so is the copy's own; see `chosen_parameters`.
 
     Returns
     -------
     nn.Module
-        In evaluation mode.
+        In evaluation mode; what adapts, and nothing else, requires a gradient.
     """
+    chosen = dict(chosen_parameters(network, parameters, names))
     norms = [module for module in network.modules() if _is_norm(module)]
     own = {id(tensor) for module in norms for tensor in _tensors(module)}
-    if all_weights:
-        own |= {id(tensor) for tensor in network.parameters()}
+    own |= {id(tensor) for tensor in chosen.values()}
     shared: dict[int, Any] = {}
     for tensor in _tensors(network):
         if id(tensor) not in own:
@@ -203,9 +204,81 @@ def adaptable_copy(
     twin.eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(False)
-    for _, parameter in all_parameters(twin) if all_weights else norm_parameters(twin):
-        parameter.requires_grad_(True)
+    for name in chosen:
+        twin.get_parameter(name).requires_grad_(True)
     return twin
+
+
+def chosen_parameters(
+    network: nn.Module, parameters: str, names: str = ""
+) -> list[tuple[str, nn.Parameter]]:
+    """Return names and tensors of the parameters that are to adapt, in order.
+
+    Parameters
+    ----------
+    network : nn.Module
+    parameters : {"norms", "biases", "last-block", "all", "named"}
+        Scale and shift of every normalisation layer; every bias; the layers that run after the
+        network's last change of size; every parameter; those that ``names`` names.
+    names : str
+        Patterns with ``*`` and ``?``, with commas between them.
+
+    Raises
+    ------
+    ValueError
+        If there is none, but for ``norms``.
+    """
+    if parameters == "norms":
+        return norm_parameters(network)
+    found = all_parameters(network)
+    if parameters == "biases":
+        found = [(name, one) for name, one in found if name.rpartition(".")[2] == "bias"]
+    elif parameters == "last-block":
+        last = {id(one) for layer in _last_layers(network) for one in layer.parameters()}
+        found = [(name, one) for name, one in found if id(one) in last]
+    elif parameters == "named":
+        patterns = [one.strip() for one in names.split(",")]
+        known = [name for name, _ in found]
+        found = [(n, one) for n, one in found if any(fnmatchcase(n, p) for p in patterns)]
+        if not found:
+            raise ValueError(
+                f"No parameter of this network is called {names!r}. It has {len(known)}, from "
+                f"{known[0]} to {known[-1]}; * stands for any letters."
+                if known
+                else "This network has no parameters that could adapt."
+            )
+    if not found:
+        raise ValueError(
+            f"This network has no parameters of the kind {parameters!r} to adapt; choose others."
+        )
+    return found
+
+
+@torch.no_grad()
+def _last_layers(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that run after the last change of size, as a pass with zeros tells."""
+    first = next((one for one in network.parameters() if one.ndim > 2), None)
+    if first is None:
+        return []
+    sides = getattr(network, "window", (64,) * (first.ndim - 2))
+    ran: list[tuple[nn.Module, torch.Size]] = []
+
+    def note(layer: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            ran.append((layer, output.shape[2:]))
+
+    hooks = [
+        layer.register_forward_hook(note)
+        for layer in network.modules()
+        if any(True for _ in layer.parameters(recurse=False))
+    ]
+    try:
+        size = network(first.new_zeros(1, first.shape[1], *sides)).shape[2:]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    smaller = [number for number, (_, sides) in enumerate(ran) if sides != size]
+    return [layer for layer, _ in ran[max(smaller, default=-1) + 1 :]]
 
 
 def all_parameters(network: nn.Module) -> list[tuple[str, nn.Parameter]]:

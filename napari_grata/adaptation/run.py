@@ -264,6 +264,11 @@ class AdaptationRun:
         return self._adapter.segmenter
 
     @property
+    def adapted(self) -> tuple[int, int]:
+        """How many parameters of the model adapt, and how many it has."""
+        return self._adapter.adapted
+
+    @property
     def step(self) -> int:
         """Optimiser steps taken, as rolled back to."""
         return self.plan[self.position - 1].step if self.position else 0

@@ -62,7 +62,7 @@ def _setting(
     about["kind"] = float if default is None else type(default)
     if enum:
         about |= {"enum": tuple(enum), "words": dict(enum) if isinstance(enum, Mapping) else {}}
-    elif about["kind"] is not bool:
+    elif about["kind"] not in (bool, str):
         about |= {"minimum": between[0], "maximum": between[1]}
     return field(default=default, metadata=about)
 
@@ -152,6 +152,27 @@ class Settings:
         True,
         "Certain targets",
         "The copy learns the mask that the views agree on, and not how sure they are of it.",
+    )
+    parameters: str = _setting(
+        "usual",
+        "Adapts",
+        "What of the model may change. (θ: scale and shift of the normalisation layers, or all "
+        "weights where the method says so; the last block is what runs after the network's last "
+        "change of size.)",
+        enum={
+            "usual": "As the method says",
+            "norms": "Scale and shift",
+            "biases": "Biases",
+            "last-block": "Last block",
+            "all": "All weights",
+            "named": "Parameters named …",
+        },
+    )
+    names: str = _setting(
+        "",
+        "Named",
+        "Names of the parameters that may change, with * for any letters and commas between them, "
+        "such as *adapter*, *.bias.",
     )
     batch: int = _setting(
         8,
@@ -322,6 +343,14 @@ class Settings:
         return METHODS[self.method].learns != "nothing"
 
     @property
+    def adapted(self) -> tuple[str, str]:
+        """What of a network θ is, as `normalisation.chosen_parameters` takes it."""
+        which = self.parameters if self.uses("parameters") else "usual"
+        if which == "usual":
+            which = "all" if METHODS[self.method].learns == "weights" else "norms"
+        return which, self.names
+
+    @property
     def learns_from_stack(self) -> bool:
         """Whether a step takes a batch of slices, drawn from all of them."""
         return METHODS[self.method].learns == "weights"
@@ -355,6 +384,8 @@ class Settings:
             return False
         if used == "teaching" and self.scribble == "none":
             return False
+        if name == "names":
+            return self.parameters == "named"
         if name == "symmetric_entropy" or (name == "stag" and self.method == "grata"):
             return "entropy" in (self.auxiliary, self.pseudo)
         return name != "reset_every" or self.mode == "every-n"
@@ -401,6 +432,8 @@ def checked(name: str, value: Any) -> Any:
         fits, wanted = value in allowed, f"choose one of {', '.join(allowed)}"
     elif kind is bool:
         fits, wanted = isinstance(value, bool), "it is true or false"
+    elif kind is str:
+        fits, wanted = isinstance(value, str) and len(value) <= 1000, "it is a line of text"
     elif kind is int:
         fits = number and isinstance(value, int) and low <= value <= high
         wanted = f"it is a whole number between {low:,} and {high:,}"
@@ -509,6 +542,8 @@ def teaching_settings(base: Settings) -> Settings:
     chosen on development centres with ``benchmarks/corrections.py``; see ``docs/results.md``.
     Where all weights learnt, all go on learning, and the masks follow at once.
     """
+    if not base.uses("parameters"):
+        base = base.but(parameters="usual")
     if base.learns_from_stack:
         return base.but(
             method="mean-teacher",

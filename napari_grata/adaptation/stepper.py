@@ -92,6 +92,18 @@ class Stepper:
                 f"{self.segmenter.device} does not compute in {self._settings.precision}; this "
                 "run computes in float32, and its numbers differ a little."
             )
+        if self._settings.uses("parameters") and self._settings.parameters != "usual":
+            self._say("{:,} of the {:,} parameters of this model adapt.".format(*self.adapted))
+
+    @property
+    def adapted(self) -> tuple[int, int]:
+        """How many numbers of the model a method that moves parameters moves, and of how many."""
+        network = self._method.network
+        moved = self._method.adapts in ("theta", "weights")
+        return (
+            sum(one.numel() for one in network.parameters() if one.requires_grad and moved),
+            sum(one.numel() for one in network.parameters()),
+        )
 
     # -- state -----------------------------------------------------------------------------
 

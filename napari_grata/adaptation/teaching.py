@@ -10,7 +10,7 @@ import torch
 from .corrections import Corrections, CorrectionsError
 from .methods.base import Snapshot
 from .methods.register import METHODS
-from .normalisation import norm_parameters
+from .normalisation import chosen_parameters
 from .reopening import ReopenedRun
 from .run import AdaptationRun
 from .settings import Settings, teaching_settings
@@ -70,7 +70,10 @@ def correct_run(
     chosen = settings if settings is not None else teaching_settings(live.settings)
     first = next(index for index in drawn.slices if index in set(live.slices))
     # Statistics or a prompt are no scale and shift, even where they are as many numbers.
-    same = METHODS[chosen.method].learns == METHODS[live.settings.method].learns
+    same = (METHODS[chosen.method].learns, *chosen.adapted) == (
+        METHODS[live.settings.method].learns,
+        *live.settings.adapted,
+    )
     return AdaptationRun(
         live.segmenter,
         live.scan,
@@ -98,8 +101,8 @@ def taught_state(run: AdaptationRun, slice_index: int | None = None) -> Snapshot
     origin = run.past.state(0)
     theta = torch.from_numpy(run.theta_of(run.slices[-1] if slice_index is None else slice_index))
     if METHODS[run.settings.method].learns == "theta":
-        # A method may note more behind scales and shifts.
-        own = norm_parameters(run.segmenter.network)
+        # A method may note more behind the parameters.
+        own = chosen_parameters(run.segmenter.network, *run.settings.adapted)
         theta = theta[: sum(parameter.numel() for _, parameter in own)]
     theta = theta.to(origin.theta)
     return Snapshot(

@@ -8,20 +8,25 @@ model says. Masks are made once the model has learnt: from the whole volume in o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from napari_grata.segmenters import Prediction, Prepared
+from napari_grata.segmenters.devices import free_bytes, size_words
+from napari_grata.segmenters.segmenter import OutOfMemoryError
 
 from .methods.base import Output, StepRecord
+from .methods.register import METHODS
 from .objectives import Supervision
+from .plan import RunError
 from .stepper import Stepper
 
 if TYPE_CHECKING:
     from napari_grata.segmenters.nnunet_segmenter import NNUNetSegmenter, Patch, Volume
+    from napari_grata.segmenters.sliding_window import SlidingWindow
 
 ANSWERS = 7
 """Of so many answers of a volume's size there is room for: source's, adapted, mean of the views."""
@@ -31,7 +36,6 @@ class VolumeStepper(Stepper):
     """Two models over one source, both of which read volumes; see `Stepper`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._sides = args[0].card.patch
         self._volume: Volume | None = None
         self._kept: tuple[int, np.ndarray | None, torch.Tensor | None] | None = None
         super().__init__(*args, **kwargs)
@@ -40,6 +44,42 @@ class VolumeStepper(Stepper):
                 "This model reads whole volumes: masks are made once it has learnt, not as the "
                 "slices go by."
             )
+
+    def _make(self) -> None:
+        method = METHODS[self._settings.method]
+        if method.learns in ("prompt", "days"):
+            raise RunError(
+                f"{method.title} fits a prompt to each slice, and this model reads whole volumes. "
+                "Choose another method."
+            )
+        self._sides = self._fitting() if self._settings.learns else self._whole_patch
+        super()._make()
+        cast("SlidingWindow", self._method.network).window = self._sides
+
+    @property
+    def _whole_patch(self) -> tuple[int, ...]:
+        sides = self.segmenter.card.patch
+        assert sides is not None
+        return sides
+
+    def _fitting(self) -> tuple[int, ...]:
+        """Return the model's own patch, or a smaller one that there is memory to learn from."""
+        sides, free = self._whole_patch, free_bytes(self.segmenter.device)
+        while free is not None and (needed := self._reader.learning_bytes(sides)) > free:
+            less = self._reader.smaller(sides)
+            if less is None:
+                raise OutOfMemoryError(
+                    f"A step on a patch of {_words(sides)} voxels needs about "
+                    f"{size_words(needed)}, but {size_words(free)} are free. Close other "
+                    "programs, or choose another device."
+                )
+            sides = less
+        if sides != self._whole_patch:
+            self._say(
+                f"The model learns from patches of {_words(sides)} voxels, not of "
+                f"{_words(self._whole_patch)} as in training: more does not fit into memory."
+            )
+        return sides
 
     @property
     def _reader(self) -> NNUNetSegmenter:
@@ -150,6 +190,10 @@ class VolumeStepper(Stepper):
         patch = cast("Patch", prepared)
         maps = self._reader.with_patch(output.probabilities[0], patch, self._scan, self._region)
         return Prediction(patch.slice_index, self.segmenter.label_map(maps), maps)
+
+
+def _words(sides: Sequence[int]) -> str:
+    return " × ".join(map(str, sides))
 
 
 def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:

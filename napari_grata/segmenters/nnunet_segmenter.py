@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,15 +33,19 @@ from .preprocessing import (
     clip_region,
     with_channels,
 )
-from .segmenter import Prediction, Segmenter, memory_in_words
+from .segmenter import Prediction, Segmenter, _copy_on, memory_in_words
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
+
+    from .sliding_window import SlidingWindow
 
 #: Where one axis is this many times as thick as another, it is resampled by itself.
 ANISOTROPY = 3.0
 #: So often a patch lies about a structure, if one is near; nnU-Net trains with a third.
 EXPECTED = 2 / 3
+#: Halves of what the maps of a pass take that a step of learning takes.
+LEARNING = 3
 _TINY = 1e-8
 #: Probabilities are brought back as logits; beyond this they are as good as certain.
 _CERTAIN = 1e-12
@@ -550,6 +554,35 @@ class NNUNetSegmenter(Segmenter):
         turn = Turn(order[rest[0]] == 2, flips[rest[0]], flips[rest[1]])
         found = turn.back(self._activated(maps).numpy())
         return self._placed(found, scan.slice_shape(i), place, scan.invalid(i))
+
+    def learning_bytes(self, sides: Sequence[int]) -> int:
+        """Memory that a step of learning on a patch of so many voxels takes.
+
+        Half as much again as all maps of a pass, which are kept until the gradient is there.
+        """
+        folds = cast("SlidingWindow", self.network).folds
+        network, voxels = _copy_on(folds[0], torch.device("meta")), 0
+
+        def note(_module: object, _given: object, output: object) -> None:
+            nonlocal voxels
+            voxels += output.numel() if isinstance(output, torch.Tensor) else 0
+
+        for layer in network.modules():
+            if any(True for _ in layer.parameters(recurse=False)):
+                layer.register_forward_hook(note)
+        network(torch.empty(1, self.card.channels, *sides, device="meta"))
+        return LEARNING * 4 * voxels * len(folds) // 2
+
+    def smaller(self, sides: Sequence[int]) -> tuple[int, ...] | None:
+        """Return a patch whose longest side is half as long; None where it would be too small."""
+        stages = self.card.arguments["network"]["strides"]
+        strides = np.prod([np.broadcast_to(stage, 3) for stage in stages], axis=0)
+        halves = [side // 2 // least * least for side, least in zip(sides, strides, strict=True)]
+        able = [n for n in range(3) if halves[n] >= 2 * strides[n]]
+        if not able:
+            return None
+        longest = max(able, key=lambda axis: sides[axis])
+        return tuple(int(halves[n]) if n == longest else int(sides[n]) for n in range(3))
 
     def lie(self, scan: Scan, i: int, region: Region | None = None) -> Lie:
         """Say how slice `i` lies on the grid of its volume."""

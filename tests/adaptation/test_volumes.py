@@ -13,12 +13,12 @@ import torch
 from napari_grata.adaptation import AdaptationRun, Settings, adapt, reopen
 from napari_grata.adaptation.augmentation import _blur, strong_view, unview, view
 from napari_grata.adaptation.corrections import Corrections
-from napari_grata.adaptation.plan import make_plan
+from napari_grata.adaptation.plan import RunError, make_plan
 from napari_grata.adaptation.uncertainty import Uncertainty
 from napari_grata.cli import main
 from napari_grata.scans import Scan, open_scan
 from napari_grata.segmenters.card import THROUGH, CardError
-from napari_grata.segmenters.segmenter import PredictionError, load_segmenter
+from napari_grata.segmenters.segmenter import OutOfMemoryError, PredictionError, load_segmenter
 
 pytest.importorskip(
     "dynamic_network_architectures", reason="the networks of nnU-Net are not installed"
@@ -130,6 +130,31 @@ def test_methods_work_on_volumes(segmenter, scan, method):
     assert bool(learnt) == settings.learns
 
 
+def test_what_adapts_is_a_choice(segmenter, scan):
+    settings = LEARN.but(parameters="named", names="*seg_layers*, *.stages.0.*norm*")
+    run = AdaptationRun(segmenter, scan, settings)
+    list(run.records())
+    names = run._adapter._method.theta_names
+    assert any("seg_layers" in name for name in names)
+    assert all("seg_layers" in name or ".norm." in name for name in names)
+    number, total = run.adapted
+    assert number == len(run.past.theta(0)) < total
+    assert f"{number} of the {total:,} parameters" in " ".join(run.notices)
+    assert not np.array_equal(run.past.theta(0), run.past.theta(run.last_step))
+    counts = [
+        AdaptationRun(segmenter, scan, LEARN.but(parameters=name)).adapted[0]
+        for name in ("norms", "biases", "last-block", "all")
+    ]
+    # Five layers with scale and shift; biases of them and of all convolutions; all.
+    assert counts[0] == 2 * (4 + 8 + 8 + 8 + 4)
+    assert counts[3] == total
+    assert all(count < total for count in counts[:3])
+    last = AdaptationRun(segmenter, scan, LEARN.but(parameters="last-block"))._adapter._method
+    assert all(".decoder." in name for name in last.theta_names)
+    with pytest.raises(ValueError, match=r"No parameter of this network is called 'prompt\*'"):
+        AdaptationRun(segmenter, scan, LEARN.but(parameters="named", names="prompt*"))
+
+
 @pytest.mark.parametrize("method", ["batch-norm", "centre-statistics", "grata"])
 def test_batch_normalisation_of_volumes_adapts_its_statistics(tmp_path, scan, method):
     model = batch_normalised(tmp_path / "bn")
@@ -156,6 +181,30 @@ def test_corrections_of_a_slice_teach_the_volume(segmenter, scan):
     losses = [one.pseudo_loss for one in steps]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
     assert (run.adapted_masks[5][wanted == 1] == 1).all()
+
+
+def test_a_patch_that_does_not_fit_is_made_smaller_and_what_cannot_be_said_so(
+    segmenter, scan, monkeypatch
+):
+    assert segmenter.smaller((8, 16, 16)) == (8, 8, 16)
+    assert segmenter.smaller((4, 8, 8)) is None
+    needed = [segmenter.learning_bytes(sides) for sides in ((8, 16, 16), (8, 8, 16), (4, 8, 8))]
+    assert needed[0] == 2 * needed[1] == 8 * needed[2]
+    module = "napari_grata.adaptation.volume_stepper.free_bytes"
+    monkeypatch.setattr(module, lambda device: needed[1])
+    run = AdaptationRun(segmenter, scan, LEARN)
+    assert run._adapter._prepare(8).image.shape[2:] == (8, 8, 16)
+    next(stream := run.records())
+    stream.close()
+    assert "patches of 8 × 8 × 16 voxels" in " ".join(run.notices)
+    monkeypatch.setattr(module, lambda device: needed[2] - 1)
+    with pytest.raises(OutOfMemoryError, match="4 × 8 × 8 voxels needs"):
+        AdaptationRun(segmenter, scan, LEARN)
+
+
+def test_a_prompt_for_each_slice_is_refused_before_anything_runs(segmenter, scan):
+    with pytest.raises(RunError, match="fits a prompt to each slice"):
+        AdaptationRun(segmenter, scan, Settings(method="vptta"))
 
 
 def test_the_plan_of_a_volume_spreads_its_steps_and_predicts_afterwards():

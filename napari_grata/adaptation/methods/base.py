@@ -16,7 +16,6 @@ from napari_grata.adaptation.gradients import FlatAdam, FlatParameters
 from napari_grata.adaptation.normalisation import (
     BlendedNorm,
     adaptable_copy,
-    all_parameters,
     norm_parameters,
     norm_statistics,
 )
@@ -36,12 +35,6 @@ if TYPE_CHECKING:
 
 LAYERS = "layer_cosines"
 _BY_ALL = ("seed", "six_views", "precision")
-_ADAPTED: dict[Learns, Callable[[nn.Module], Sequence[tuple[str, Tensor]]]] = {
-    "nothing": norm_parameters,
-    "statistics": norm_statistics,
-    "theta": norm_parameters,
-    "weights": all_parameters,
-}
 
 
 class Output(NamedTuple):
@@ -138,6 +131,8 @@ class Common(TypedDict, total=False):
     stag: float
     strong_view: Callable[[Tensor], Tensor] | None
     precision: str
+    parameters: str
+    names: str
 
 
 class Method:
@@ -171,6 +166,9 @@ class Method:
         What the network computes in. bfloat16 is faster where the device has it, and changes the
         numbers; θ, statistics, losses and predictions stay in the network's type. Where the
         device lacks it, the attribute of this name says ``"float32"``.
+    parameters, names : str
+        What θ is, of methods that move parameters; see `normalisation.chosen_parameters`.
+        ``"usual"``: all of them where all weights learn, else those of the normalisation layers.
     """
 
     name: ClassVar[str] = ""
@@ -191,6 +189,8 @@ class Method:
         stag: float = 0.0,
         strong_view: Callable[[Tensor], Tensor] | None = None,
         precision: str = "float32",
+        parameters: str = "usual",
+        names: str = "",
     ) -> None:
         first = next(network.parameters(), None)
         self.device = torch.device("cpu") if first is None else first.device
@@ -199,13 +199,15 @@ class Method:
         self.activation = activation
         self.blend = float(checked("blend", blend))
         self.six_views = six_views
-        all_weights = self.adapts == "weights"
-        self.network = adaptable_copy(network, self.blend, all_weights=all_weights)
+        if checked("parameters", parameters) == "usual":
+            parameters = "all" if self.adapts == "weights" else "norms"
+        self.network = adaptable_copy(network, self.blend, parameters, names)
         self._layout = lay_out(self.network, self.device)
         low = checked("precision", precision) == "bfloat16" and has_bfloat16(self.device)
         self.precision = "bfloat16" if low else "float32"
         by_hand = None
-        if self.adapts in ("nothing", "theta", "prompt"):
+        self._by_norms = parameters == "norms"
+        if self._by_norms:
             # Arranged by hand, with gradients of scale and shift alone.
             by_hand = use_cpu_pass(self.network, torch.bfloat16 if low else None)
         self.generator = torch.Generator().manual_seed(self.seed)
@@ -232,7 +234,11 @@ class Method:
 
     def _adapted(self) -> Sequence[tuple[str, Tensor]]:
         """Return names and tensors of what θ is."""
-        return _ADAPTED[self.adapts](self.network)
+        if self.adapts == "statistics":
+            return norm_statistics(self.network)
+        if self._by_norms:
+            return norm_parameters(self.network)
+        return [(n, one) for n, one in self.network.named_parameters() if one.requires_grad]
 
     # State ----------------------------------------------------------------------------------
 

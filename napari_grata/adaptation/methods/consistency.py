@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     title="Consistency only",
     summary="Learns to give the same answer for flipped, rotated and disturbed copies of a slice.",
     learns="theta",
-    settings_used=("learning_rate", "blend", "scribble"),
+    settings_used=("learning_rate", "blend", "scribble", "parameters", "names"),
 )
 class Consistency(Learner):
     """One Adam step at a fixed rate on the consistency loss at θ; no auxiliary gradient.

@@ -26,7 +26,7 @@ RESTORED = 0.01
     summary="All weights follow a slow teacher that answers for all views, and one in a hundred "
     "returns to the source at each step.",
     learns="weights",
-    settings_used=("learning_rate", "blend", "decay"),
+    settings_used=("learning_rate", "blend", "decay", "parameters", "names"),
 )
 class CoTTA(MeanTeacher):
     """Continual test-time adaptation (Wang et al., CVPR 2022, arXiv 2203.13591).

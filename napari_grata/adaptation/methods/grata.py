@@ -43,6 +43,8 @@ _TAUGHT = {
         "stag",
         "perturbation",
         "scribble",
+        "parameters",
+        "names",
     ),
 )
 class GraTa(Learner):

@@ -50,7 +50,7 @@ class InTEnt(Method):
                 if not found.is_finite:
                     return found  # a probability of 1 would hide it
                 weight = torch.exp(-self._balanced_entropy(found.probabilities))
-                weight = weight[:, None, None, None]
+                weight = weight.reshape(-1, *(1 for _ in found.probabilities.shape[1:]))
                 total, weights = total + weight * found.probabilities, weights + weight
         finally:
             for layer in self._layers:
@@ -62,14 +62,15 @@ class InTEnt(Method):
 
     def _balanced_entropy(self, probabilities: Tensor) -> Tensor:
         """Return H of each image, shape (B,), in [0, 1]."""
-        share = pixel_entropy(probabilities, self.activation)
+        share = pixel_entropy(probabilities, self.activation).flatten(1)
         if self.activation == "softmax":
             structure = probabilities.argmax(1) > 0
         else:
             structure = (probabilities >= 0.5).any(1)
+        structure = structure.flatten(1)
         parts = [
-            torch.where(where, share, 0).sum((1, 2)) / where.sum((1, 2)).clamp_min(1)
+            torch.where(where, share, 0).sum(1) / where.sum(1).clamp_min(1)
             for where in (structure, ~structure)
         ]
-        there = torch.stack([structure.any(2).any(1), (~structure).any(2).any(1)])
+        there = torch.stack([structure.any(1), (~structure).any(1)])
         return torch.stack(parts).sum(0) / there.sum(0)

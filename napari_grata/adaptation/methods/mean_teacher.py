@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     summary="All weights learn from many slices at once to answer a disturbed slice as the model "
     "answers all its views, and the model follows slowly.",
     learns="weights",
-    settings_used=("learning_rate", "learning_rate_rule", "blend", "decay", "certain", "scribble"),
+    settings_used=(
+        "learning_rate",
+        "learning_rate_rule",
+        "blend",
+        "decay",
+        "certain",
+        "scribble",
+        "parameters",
+        "names",
+    ),
 )
 class MeanTeacher(Learner):
     """A student learns from a batch of slices what its own running mean, the teacher, says.

@@ -33,7 +33,7 @@ COLLAPSE = 0.2 / (0.4 * 6.907755)
     summary="Learns to be sure where it is fairly sure already, looks for flat places, and starts "
     "over where it grows too sure.",
     learns="theta",
-    settings_used=("learning_rate", "blend", "stag"),
+    settings_used=("learning_rate", "blend", "stag", "parameters", "names"),
 )
 class SAR(Learner):
     """Sharpness-aware and reliable entropy minimisation (Niu et al., ICLR 2023, 2302.12400).

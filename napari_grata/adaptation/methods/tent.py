@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     title="Entropy only (Tent)",
     summary="Learns to be sure of its answers, with intensity statistics from the new scan.",
     learns="theta",
-    settings_used=("learning_rate", "blend", "stag"),
+    settings_used=("learning_rate", "blend", "stag", "parameters", "names"),
 )
 class Tent(Learner):
     """One Adam step at a fixed rate on the entropy H of the prediction at θ.
