@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 
 Slices = Annotated[str, option('which slices, e.g. "all" or "10-20,25"')]
 Run = Annotated[Path, argument("RUN", "the run folder")]
+Channel = Annotated[
+    list[Path] | None,
+    option("a further image that the model reads together with the scan, once for each"),
+]
 MovedScan = Annotated[Path | None, option("the scan, if it has moved", "--scan")]
 
 
@@ -63,6 +67,7 @@ def _prepare(
     device: str,
     slices: str,
     region: str | None,
+    channel: Sequence[Path] | None = None,
 ) -> tuple[Scan, Segmenter, list[int], Region | None]:
     """Open scan and model, and refuse what does not fit before anything heavy starts."""
     from napari_grata.adaptation import parse_slices
@@ -70,6 +75,8 @@ def _prepare(
     from napari_grata.segmenters import load_segmenter
 
     opened = open_scan(scan)
+    if channel:
+        opened = opened.together(map(open_scan, channel))
     segmenter = load_segmenter(model, device=device)
     console.warn([*opened.notices, *segmenter.notices])
     reason = segmenter.fits(opened)
@@ -203,13 +210,16 @@ def segment(
     device: Device = "auto",
     slices: Slices = "all",
     region: RegionText = None,
+    channel: Channel = None,
     scan_names: ScanNames = False,
     mask_format: MaskFormat = "",
 ) -> dict[str, Any]:
     """Write the masks of the source model, on the scan's own grid."""
     from napari_grata.scans.masks import mask_target
 
-    opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
+    opened, segmenter, chosen, box = _prepare(
+        console, scan, model, out, device, slices, region, channel
+    )
     target = mask_target(opened, out, "source", mask_format)
     _refuse_to_overwrite(target)
     found = segmenter.predict(opened, chosen, box)
@@ -246,6 +256,7 @@ def adapt(
     device: Device = "auto",
     slices: Slices = "all",
     region: RegionText = None,
+    channel: Channel = None,
     scan_names: ScanNames = False,
     mask_format: MaskFormat = "",
 ) -> dict[str, Any]:
@@ -257,7 +268,9 @@ def adapt(
     settings = _changed(preset(method).settings, changes or (), seed)
     if precision is not None:
         settings = settings.but(precision=precision)
-    opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
+    opened, segmenter, chosen, box = _prepare(
+        console, scan, model, out, device, slices, region, channel
+    )
     card = segmenter.card
     before, after = (mask_target(opened, out, name, mask_format) for name in ("source", "adapted"))
     _refuse_to_overwrite(before, after)
@@ -375,6 +388,7 @@ def choose(
     device: Device = "auto",
     slices: Slices = "all",
     region: RegionText = None,
+    channel: Channel = None,
     scan_names: ScanNames = False,
 ) -> dict[str, Any]:
     """Let a few reviewed slices decide which mask is used, if any; first ask for some."""
@@ -391,7 +405,9 @@ def choose(
     tried = [preset(name).name for name in ("source", *names)]
     if not FEWEST <= propose <= MOST:
         raise UsageError(f"--propose is {propose}; {FEWEST} to {MOST} slices can be asked for.")
-    opened, segmenter, chosen, box = _prepare(console, scan, model, out, device, slices, region)
+    opened, segmenter, chosen, box = _prepare(
+        console, scan, model, out, device, slices, region, channel
+    )
     card = segmenter.card
     before, after = (opened.mask_path(out, name) for name in ("source", "chosen"))
     _refuse_to_overwrite(before, after, out / "choice.json")

@@ -244,6 +244,8 @@ class Scan:
     notices : tuple of str
         What was peculiar about the file, one sentence each, for the user to know; set by what
         opened it.
+    channels : tuple of Scan
+        Further images of the same body on the same grid, read together with this; see `together`.
     mask_suffix : str
         Ending of its masks: ``".nii.gz"``, ``".png"``, or "" where they go into a folder.
     """
@@ -263,6 +265,7 @@ class Scan:
         self.name, self.kind, self.rgb, self.path = name, kind, rgb, path
         self.geometry = geometry
         self.notices: tuple[str, ...] = ()
+        self.channels: tuple[Scan, ...] = ()
         self.mask_suffix = {"photograph": ".png", "photographs": ""}.get(kind, ".nii.gz")
         self._data = data
         self._metadata = dict(metadata or {})
@@ -281,6 +284,34 @@ class Scan:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Scan:
         return self
+
+    def together(self, others: Iterable[Scan]) -> Scan:
+        """Return this scan with further images that are read together with it, such as T2 with T1.
+
+        Masks, slices and the place in the body are those of this scan.
+
+        Raises
+        ------
+        ScanError
+            One of them is a photograph, or lies on another grid.
+        """
+        shape, affine = self.mask_shape, self.geometry.display_affine
+        sides = (*(1,) * (3 - len(shape)), *shape)[-3:]
+        others = tuple(others)
+        for other in (self, *others):
+            theirs = other.geometry.display_affine
+            alike = affine is theirs is None or same_grid(theirs, affine, sides)
+            if other.rgb or other.is_photographic or other.mask_shape != shape or not alike:
+                raise ScanError(
+                    f"it cannot be read together with the first image: it has "
+                    f"{times(other.mask_shape)} voxels and that one {times(shape)}, or it lies "
+                    "elsewhere or is no volume of grey slices",
+                    other.path or other.name,
+                    "Images that are read together lie on one grid: resample them onto it.",
+                )
+        whole: Scan = object.__new__(type(self))
+        whole.__dict__.update(self.__dict__, channels=others)
+        return whole
 
     # -- what it is, so that nobody has to ask for its kind ----------------------------------
 

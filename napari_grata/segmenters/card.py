@@ -144,7 +144,9 @@ class Card:
         Network name as in `napari_grata.segmenters.loaders`, and its keyword arguments.
         The number of outputs and of channels follows from this card and need not be repeated.
     channels : int
-        Input channels: 1 grey, 3 colour.
+        Input channels: 1 grey, 3 colour, or as many as `inputs`.
+    inputs : tuple of str
+        What the images are called that are read together, such as T1 and T2; () for one image.
     size : (int, int) or None
         (rows, columns) to which a picture is letterboxed, keeping its aspect ratio.
     spacing : (float, float) or None
@@ -184,7 +186,8 @@ class Card:
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     architecture: Words = "resunet"
     arguments: dict[str, Any] = Field(default_factory=dict)
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Count, Field(ge=1, le=64)] = 3
+    inputs: tuple[Words, ...] = ()
     size: tuple[Side, Side] | None = None
     spacing: tuple[Positive, Positive] | None = None
     normalisation: Normalisation = Field(default_factory=lambda: {"kind": "min-max"})
@@ -278,7 +281,16 @@ class Card:
         else:
             fits = not scan.rgb and scan.kind not in ("photograph", "photographs")
         if fits:
-            return None
+            given = len(scan.channels) + 1
+            if given == max(1, len(self.inputs)):
+                return None
+            if not self.inputs:
+                return f"This model reads one image, and not {given} together."
+            return (
+                f"This model reads {len(self.inputs)} images together ({', '.join(self.inputs)}): "
+                f"this is {given}. Choose the others in this order (dock: Images …; command line: "
+                "--channel)."
+            )
         return f"This model reads {self.reads()}; this scan is {_says(scan)}."
 
 
@@ -297,6 +309,14 @@ def _disagreements(card: dict[str, Any]) -> Iterator[str]:
     structures, activation = card.get("structures", ()), card.get("activation")
     yield from _structures(structures, activation)
     expected = {"channels": card.get("channels")}
+    inputs = card.get("inputs", ())
+    if card.get("channels") not in ((len(inputs),) if inputs else (1, 3, None)):
+        yield (
+            f"channels is {card['channels']}; it should be 1 (grey), 3 (colour), or as many as "
+            "there are names in inputs."
+        )
+    if inputs and card.get("normalisation") != {"kind": "planned"}:
+        yield "inputs, several images together, need a plan: normalisation {kind: planned}."
     if structures and activation:
         expected["outputs"] = _outputs(structures, activation)
     for key, value in expected.items():
@@ -482,7 +502,7 @@ CardLoader.add_constructor("tag:yaml.org,2002:int", CardLoader.construct_yaml_in
 def card_to_yaml(card: Card) -> str:
     """Write a card as YAML text; `load_card` reads it back to an equal card."""
     content = {item.name: _plain(getattr(card, item.name)) for item in fields(card)}
-    for key in ("shift", "extents"):
+    for key in ("shift", "extents", "inputs"):
         if not content[key]:
             del content[key]
     order = ("name", "title", "version", "task")

@@ -41,7 +41,8 @@ HINTS = {
     "activation": "'sigmoid' (independent structures) or 'softmax' (exclusive classes)",
     "architecture": "the network, such as 'resunet'",
     "arguments": "'argument: value' lines",
-    "channels": "input channels, 1 (grey) or 3 (colour)",
+    "channels": "input channels, 1 (grey) or 3 (colour), or as many as inputs",
+    "inputs": "names of the images that are read together, such as [T1, T2], or left out",
     "size": "[rows, columns] in pixels, multiples of 32, such as [256, 256], or left out",
     "spacing": "[row, column] in mm, such as [1.0, 1.0], or left out",
     "normalisation": "{kind: min-max}, {kind: unit} or {kind: quantile, low: 0.01, high: 0.99}, "

@@ -324,6 +324,8 @@ def describe(root: Path, weights: Path) -> Card:
         for n, colour in zip(numbers, structure_colours(len(numbers)), strict=True)
     )
     title, modality = str(about.get("name") or root.name), str(inputs.get("modality") or "unknown")
+    said = {str(k): str(v) for k, v in (inputs.get("channel_def") or {}).items()}
+    named = tuple(said.get(str(n)) or f"image {n + 1}" for n in range(channels))
     pictures = dims == 2 and (channels == 3 or not _is_medical(modality))
     digest = sha256_of(weights)
     stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-") or "bundle"
@@ -338,7 +340,8 @@ def describe(root: Path, weights: Path) -> Card:
         activation=activation,
         architecture="torchscript" if scripted else ARCHITECTURE,
         arguments={**arguments, "plan": plan},
-        channels=channels,  # type: ignore[arg-type]
+        channels=channels,
+        inputs=named if channels > 1 and not (pictures and channels == 3) else (),
         normalisation={"kind": "planned"},
         modality=modality,
         dimensions=2 if pictures else 3,

@@ -279,7 +279,8 @@ def describe(folder: Path, checkpoints: Mapping[str, Mapping[str, Any]]) -> Card
         digest.update(sha256_of(folder / fold / CHECKPOINT).encode())
     stem = re.sub(r"[^a-z0-9]+", "-", f"{data}-{plan.configuration}".lower()).strip("-")
     terms = dataset.get("licence") or dataset.get("license") or "not stated in the folder"
-    colour = len(channels) == 3
+    colour = _is_colour(channels, plan.schemes)
+    inputs = () if colour or len(channels) == 1 else tuple(channels)
     return Card(
         name=f"{stem[:60].strip('-')}-{digest.hexdigest()[:6]}",
         title=f"{about} (nnU-Net {plan.configuration})",
@@ -292,7 +293,8 @@ def describe(folder: Path, checkpoints: Mapping[str, Mapping[str, Any]]) -> Card
             "network": network,
             "folds": [fold.removeprefix("fold_") for fold in checkpoints],
         },
-        channels=3 if colour else 1,
+        channels=len(channels),
+        inputs=inputs,
         normalisation={"kind": "planned"},
         modality="colour" if colour else channels[0],
         dimensions=2 if pictures else 3,
@@ -341,11 +343,6 @@ def _plan(
         raise PlansError(
             f"{folder} is the second stage of a cascade ({name}), which reads the first one's "
             "masks too. Add the first stage, 3d_lowres, or 3d_fullres, by itself."
-        )
-    if len(channels) not in (1, 3) or (len(channels) == 3 and not _is_colour(channels, made)):
-        raise PlansError(
-            f"{folder} reads {len(channels)} images together ({', '.join(channels.values())}); "
-            "this version reads one image, or the three colours of a picture."
         )
     schemes = tuple(str(one) for one in made["normalization_schemes"])
     intensities = plans.get("foreground_intensity_properties_per_channel") or {}
@@ -426,12 +423,9 @@ def _channel_names(dataset: Mapping[str, Any]) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()}
 
 
-def _is_colour(channels: Mapping[str, str], made: Mapping[str, Any]) -> bool:
-    named = [name.lower() for name in channels.values()] in (
-        ["r", "g", "b"],
-        ["red", "green", "blue"],
-    )
-    return named or set(made["normalization_schemes"]) == {"RGBTo01Normalization"}
+def _is_colour(names: Sequence[str], schemes: Sequence[str]) -> bool:
+    named = [name.lower() for name in names] in (["r", "g", "b"], ["red", "green", "blue"])
+    return len(names) == 3 and (named or set(schemes) == {"RGBTo01Normalization"})
 
 
 def _intensities(found: Mapping[str, Any] | None) -> dict[str, float] | None:

@@ -254,6 +254,9 @@ class NNUNetSegmenter(Segmenter):
     def _plane(self, scan: Scan, i: int) -> np.ndarray:
         """Read a slice as float32 (C, H, W); what is no number is 0."""
         values = np.asarray(scan.peek(i), dtype=np.float32)
+        if scan.channels:
+            each = [values, *(np.asarray(one.peek(i), np.float32) for one in scan.channels)]
+            return np.nan_to_num(np.stack(each), nan=0.0, posinf=0.0, neginf=0.0)
         if not np.isfinite(values).all():
             values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
         image = torch.from_numpy(np.array(values))

@@ -18,9 +18,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_grata.scans import ScanError
+from napari_grata.segmenters import ModelError
+from napari_grata.segmenters.loaders import WeightsError, loader_for
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import button, line_in
+from napari_grata.widgets.qt_parts import button, choice, line_in, row
+from napari_grata.widgets.scan_layer import free_name, scan_layers
 from napari_grata.widgets.theme import ThemeColours
 
 if TYPE_CHECKING:
@@ -29,8 +33,8 @@ if TYPE_CHECKING:
 CARD_FILE, WEIGHTS_FILE = "card.yaml", "weights.safetensors"
 CHECKPOINTS = (".pth", ".pt")
 INVITATION = (
-    "Drop a model here: a folder with card.yaml and weights.safetensors, "
-    "or a published GraTa or VPTTA checkpoint (.pth)."
+    "Drop a model here: a folder that nnU-Net trained, a MONAI bundle, a folder with card.yaml "
+    "and weights, or a published GraTa or VPTTA checkpoint (.pth)."
 )
 # Figures whose names a reader should not have to guess; others are shown by their own names.
 _FIGURES = {
@@ -185,13 +189,58 @@ def show_card(context: Context) -> QDialog:
     return dialog
 
 
+def choose_images(context: Context) -> QDialog:
+    """Open a window in which the images that a model reads together are chosen from the layers.
+
+    They become a layer of their own, which shows the first of them.
+    """
+    names = context.entry.card.inputs if context.entry and context.entry.card else ()
+    layers = scan_layers(context.viewer)
+    layers.sort(key=lambda layer: layer is not context.layer)  # the one in view comes first
+    body, words = QWidget(), QLabel("They have to lie on one grid.")
+    words.setWordWrap(True)
+    boxes = [choice(f"The layer that holds {name}.", name) for name in names]
+    for number, box in enumerate(boxes):
+        box.addItems([layer.name for layer in layers])
+        box.setCurrentIndex(min(number, len(layers) - 1))
+    dialog = _Dialog("Images that are read together", body, context)
+
+    def read() -> None:
+        chosen = [layers[box.currentIndex()] for box in boxes]
+        scans = [context.sessions.scan(layer)[0] for layer in chosen]
+        if len({id(layer) for layer in chosen}) < len(chosen) or None in scans:
+            words.setText("Choose another layer for each image; open those that are missing.")
+            return
+        first, *others = (scan for scan in scans if scan is not None)
+        try:
+            whole = first.together(others)
+        except ScanError as error:
+            words.setText(str(error))
+            return
+        context.add_scan(whole, name=free_name(context.viewer, " + ".join(names)))
+        dialog.accept()
+
+    layout = QVBoxLayout(body)
+    for name, box in zip(names, boxes, strict=True):
+        layout.addWidget(row(name, box))
+    layout.addWidget(words)
+    layout.addWidget(button("Read together", "Make a layer of these images.", clicked=read))
+    dialog.show()
+    return dialog
+
+
 # --- adding a model --------------------------------------------------------------------------
 
 
 def model_path(path: Path) -> Path | None:
     """Return what to add if a path looks like a model, None otherwise."""
     if path.is_dir():
-        return path if (path / CARD_FILE).is_file() else None
+        try:
+            return path if (path / CARD_FILE).is_file() or loader_for(path) else None
+        except WeightsError:
+            return None
+        except ModelError:
+            return path  # one that is not complete: adding it says what is missing
     if path.name in (CARD_FILE, WEIGHTS_FILE):
         return path.parent
     return path if path.suffix.lower() in CHECKPOINTS and path.is_file() else None

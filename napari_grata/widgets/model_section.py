@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
 from napari_grata.adaptation.shift import why_not
 from napari_grata.widgets.background import Found, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.model_card import add_model_dialog, show_card
+from napari_grata.widgets.model_card import add_model_dialog, choose_images, show_card
 from napari_grata.widgets.qt_parts import Sentence, button, choice, row
 from napari_grata.widgets.theme import ThemeColours, tip
 
@@ -49,10 +49,16 @@ class ModelSection(QWidget):
         )
         self.add_button = button(
             "Add …",
-            "Add a model: a folder with card.yaml, or a published GraTa or VPTTA checkpoint "
-            "(.pth). Dropping it on the dock does the same.",
+            "Add a model: a folder that nnU-Net trained, a MONAI bundle, a folder with card.yaml "
+            "and weights, or a published .pth file. Dropping it on the dock does the same.",
             small=True,
             clicked=self._add_model,
+        )
+        self.images_button = button(
+            "Images …",
+            "Choose the images that this model reads together, from the layers.",
+            small=True,
+            clicked=self._choose_images,
         )
         self.device = choice(name="Run on")
         self.device.addItem("Automatic", "auto")
@@ -60,7 +66,7 @@ class ModelSection(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        layout.addWidget(row("", self.combo, self.card_button, self.add_button))
+        layout.addWidget(row("", self.combo, self.images_button, self.card_button, self.add_button))
         layout.addWidget(
             row(
                 "Run on",
@@ -87,6 +93,9 @@ class ModelSection(QWidget):
 
     def _show_card(self) -> None:
         show_card(self._context)
+
+    def _choose_images(self) -> None:
+        choose_images(self._context)
 
     def _add_model(self) -> None:
         add_model_dialog(self._context)
@@ -130,6 +139,9 @@ class ModelSection(QWidget):
         idle = self._context.runner.kind is None
         for widget in (self.combo, self.device, self.add_button):
             widget.setEnabled(idle)
+        card = self._context.entry.card if self._context.entry is not None else None
+        self.images_button.setVisible(bool(card is not None and card.inputs))
+        self.images_button.setEnabled(idle and self._context.scan is not None)
 
 
 def _list_devices() -> list[DeviceChoice]:

@@ -360,7 +360,7 @@ ARCHITECTURE = {**CONFIGURATION["architecture"], "network_class_name": "their.pa
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("dataset.json", two_channels, r"reads 2 images together \(T1, T2\); this version reads"),
+        ("dataset.json", two_channels, r"names 2 channels \(T1, T2\), but plans.json normalises 1"),
         ("dataset.json", without("labels"), "is not as nnU-Net v2 writes it: KeyError 'labels'"),
         ("dataset.json", labels(), "names no structure in 'labels'"),
         ("dataset.json", labels(a=1, b=3), "count from 1 without a gap; they are 1, 3"),
@@ -476,3 +476,47 @@ def test_an_array_without_a_pixel_size_is_read_with_a_notice(tmp_path):
     found = list(segmenter.predict(scan_from_array(data, name="v")))
     assert [one.label_map.shape for one in found] == [(40, 36)] * 4
     assert any("states no pixel size" in notice for notice in segmenter.notices)
+
+
+# -- several images together -------------------------------------------------------------------
+
+
+def two_images(tmp_path):
+    """A model that reads T1 and T2, and two images of 32 × 32 × 3 on one grid."""
+    two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
+    kinds = {"normalization_schemes": ["ZScoreNormalization"] * 2}
+    folder = write_trained(
+        tmp_path / "two", dataset=two, mirror=None, use_mask_for_norm=[False] * 2, **kinds
+    )
+    files = [tmp_path / "t1.nii.gz", tmp_path / "t2.nii.gz"]
+    for seed, file in enumerate(files):
+        values = np.random.default_rng(seed).normal(9, 1, (32, 32, 3)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), file)
+    return folder, files
+
+
+def test_images_are_read_together_in_the_order_given(tmp_path, capsys):
+    folder, (first, second) = two_images(tmp_path)
+    words = ["segment", str(first), "--model", str(folder), "--device", "cpu", "--quiet"]
+    assert main([*words, "--channel", str(second), "--out", str(tmp_path / "out")]) == 0
+    (mask,) = (tmp_path / "out").glob("*.nii.gz")
+    network = load_segmenter(folder, "cpu").network.folds[0]
+    values = np.stack([np.asarray(nibabel.load(f).dataobj) for f in (first, second)])
+    values = values.transpose(3, 0, 2, 1)  # slices, images, rows, columns
+    mean, deviation = (f((0, 2, 3), keepdims=True) for f in (values.mean, values.std))
+    with torch.inference_mode():
+        expected = network(torch.from_numpy((values - mean) / deviation)).argmax(1).numpy()
+    found = np.asarray(nibabel.load(mask).dataobj).transpose(2, 1, 0)
+    assert len(np.unique(expected)) > 1
+    assert (found != expected).mean() < 1e-3
+
+
+def test_images_that_are_missing_or_lie_elsewhere_are_told(tmp_path, capsys):
+    folder, (first, second) = two_images(tmp_path)
+    image = nibabel.load(second)
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata()[:, :, :2], image.affine), second)
+    words = ["segment", str(first), "--model", str(folder), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "reads 2 images together (T1, T2): this is 1." in capsys.readouterr().err
+    assert main([*words, "--channel", str(second)]) == 2
+    assert "2 × 32 × 32 voxels and that one 3 × 32 × 32" in capsys.readouterr().err

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QInputDialog
+from qtpy.QtWidgets import QComboBox, QInputDialog, QPushButton
 
 pytest.importorskip("pydicom")
 
 from napari_grata.widgets.state import Step
 from tools.generators.dicom import classic
-from tools.generators.nnunet import write_trained
+from tools.generators.nnunet import DATASET, write_trained
 
 
 def voxels(slices: int) -> np.ndarray:
@@ -57,6 +57,44 @@ def test_a_folder_without_series_is_answered_in_words(start: Any, tmp_path: Path
     user.wait(lambda: user.context.problem)
     assert "no DICOM series" in user.context.problem
     assert user.context.scan is None
+
+
+def test_images_that_a_model_reads_together_are_chosen_from_the_layers(
+    start: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("dynamic_network_architectures")
+    from napari_grata.scans import scan_from_array
+    from napari_grata.widgets.model_card import add_model_dialog, choose_images
+
+    two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
+    kinds = {"normalization_schemes": ["ZScoreNormalization"] * 2}
+    trained = write_trained(tmp_path / "two", dataset=two, use_mask_for_norm=[False] * 2, **kinds)
+    user = start()
+    context = user.context
+    for number, depth in enumerate((3, 4, 4)):
+        values = np.random.default_rng(number).normal(9, 1, (depth, 32, 32))
+        context.add_scan(
+            scan_from_array(values.astype(np.float32), spacing=(1, 1, 1), name=f"image {number}")
+        )
+    dialog = add_model_dialog(context, [trained])
+    user.wait(lambda: context.entry is not None and "nnU-Net" in context.entry.title)
+    dialog.close()
+    user.settle()
+    assert not user.dock.model.images_button.isHidden()
+    assert "reads 2 images together" in context.facts().misfit
+    dialog = choose_images(context)
+    first, second = dialog.findChildren(QComboBox)
+    read = next(b for b in dialog.findChildren(QPushButton) if b.text() == "Read together")
+    assert first.currentText() == "image 2"
+    second.setCurrentText("image 0")
+    read.click()
+    assert context.scan.channels == ()  # of three slices, and not of four
+    second.setCurrentText("image 1")
+    read.click()
+    assert [one.name for one in context.scan.channels] == ["image 1"]
+    user.settle()
+    user.adapt()
+    assert user.session.adapted_slices == set(range(4))
 
 
 def test_from_a_trained_folder_and_a_series_to_a_segmentation(
