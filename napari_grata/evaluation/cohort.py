@@ -1,12 +1,18 @@
 """Labelled scans of several centres in one folder: ``DATA/<centre>/images`` and ``…/masks``.
 
-An image and its mask share their file stem. Each centre is one stream in file-name order.
+An image and its mask share their file stem. Each centre is one stream in file-name order. Or the
+lists that GraTa and VPTTA were measured with lie in the folder: ``<centre>_train.csv`` and
+``<centre>_test.csv`` (or ``<centre>.csv``) with columns ``image`` and ``mask``, paths from the
+folder on. Then a centre is one stream in the order of its lists, *train* first.
 """
 
 from __future__ import annotations
 
+import csv
+import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Centre:
-    """One centre: its cases in file-name order, all photographs or all volumes."""
+    """One centre: its cases in stream order, all photographs or all volumes."""
 
     name: str
     kind: Literal["photographs", "volumes"]
@@ -45,10 +51,17 @@ class Centre:
         """Return this centre with its first ``limit`` cases (all of them for None)."""
         return Centre(self.name, self.kind, self.cases[:limit])
 
+    def in_order(self, order: int) -> Centre:
+        """Return this centre with its cases in another order; 0 is its own, others are drawn."""
+        cases = list(self.cases)
+        if order:
+            random.Random(f"{self.name} {order}").shuffle(cases)
+        return replace(self, cases=tuple(cases))
+
 
 @dataclass(frozen=True)
 class Cohort:
-    """All centres of one folder, in name order.
+    """All centres of one folder, in name order if no other is asked for.
 
     ``notes`` says what was left aside, such as masks that no image belongs to.
     """
@@ -56,6 +69,19 @@ class Cohort:
     folder: Path
     centres: tuple[Centre, ...]
     notes: tuple[str, ...] = ()
+
+    def joined(self) -> Cohort:
+        """Return the cases of all centres as one stream, centre after centre."""
+        kinds = {centre.kind for centre in self.centres}
+        if len(kinds) > 1:
+            raise CohortError("photographs and volumes do not go into one stream", self.folder)
+        cases = tuple(
+            replace(case, name=f"{centre.name}/{case.name}")
+            for centre in self.centres
+            for case in centre.cases
+        )
+        name = "+".join(centre.name for centre in self.centres)
+        return replace(self, centres=(Centre(name, kinds.pop(), cases),))
 
 
 def parse_labels(text: str) -> dict[int, int]:
@@ -91,9 +117,10 @@ def open_cohort(data: str | Path, centres: Iterable[str] | None = None) -> Cohor
     Parameters
     ----------
     data : path
-        Holds ``<centre>/images`` and ``<centre>/masks``; other folders are left aside.
+        Holds ``<centre>/images`` and ``<centre>/masks``, or lists; what else it holds is left
+        aside.
     centres : names, optional
-        Keep these centres only.
+        Keep these centres only, in this order.
 
     Raises
     ------
@@ -103,8 +130,9 @@ def open_cohort(data: str | Path, centres: Iterable[str] | None = None) -> Cohor
     folder = Path(data)
     if not folder.is_dir():
         raise CohortError("this is not a folder", folder, "Name one that holds <centre>/images.")
+    lists = _lists(folder)
     found = sorted(sub for sub in folder.iterdir() if (sub / "images").is_dir())
-    if not found:
+    if not (lists or found):
         if (folder / "images").is_dir():
             raise CohortError("this looks like one centre", folder, "Name the folder above it.")
         raise CohortError(
@@ -112,7 +140,7 @@ def open_cohort(data: str | Path, centres: Iterable[str] | None = None) -> Cohor
             folder,
             "Put each centre into a folder with images/ and masks/, same file stem in both.",
         )
-    names = [sub.name for sub in found]
+    names = list(lists) or [sub.name for sub in found]
     wanted = list(dict.fromkeys(centres or ())) or names
     missing = [name for name in wanted if name not in names]
     if missing:
@@ -120,8 +148,52 @@ def open_cohort(data: str | Path, centres: Iterable[str] | None = None) -> Cohor
             f"there is no centre {_listed(missing)}", folder, f"It has: {', '.join(names)}."
         )
     notes: list[str] = []
-    opened = tuple(_open_centre(sub, notes) for sub in found if sub.name in wanted)
+    opened = tuple(
+        _of_lists(folder, name, lists[name]) if lists else _open_centre(folder / name, notes)
+        for name in wanted
+    )
     return Cohort(folder, opened, tuple(notes))
+
+
+def _lists(folder: Path) -> dict[str, list[Path]]:
+    """Return the lists of images and masks that lie in a folder, by centre."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.csv")):
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            if not {"image", "mask"} <= set(next(csv.reader(file), ())):
+                continue
+        name = path.stem.removesuffix("_train").removesuffix("_test")
+        # Reversed, test comes before train.
+        found.setdefault(name, []).insert(0, path)
+    return found
+
+
+def _of_lists(folder: Path, name: str, lists: Sequence[Path]) -> Centre:
+    pairs = []
+    for path in lists:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            for row in csv.DictReader(file):
+                image, mask = (folder / (row[one] or "").strip() for one in ("image", "mask"))
+                if mask.suffix == ".tif" and not mask.is_file():
+                    # RIM-ONE: of several readers the first.
+                    mask = mask.with_name(f"{mask.stem}-1.tif")
+                pairs.append((image, mask))
+    lost = [path.name for pair in pairs for path in pair if not path.is_file()]
+    if lost or not pairs:
+        raise CohortError(
+            f"{len(lost)} of its files are not there: {_listed(lost)}" if lost else "it is empty",
+            lists[0],
+            "The paths of a list go from the folder that it lies in.",
+        )
+    twice = Counter(stem(image) for image, _ in pairs)
+    cases = []
+    for image, mask in pairs:
+        own, whole = (
+            stem(image),
+            image.relative_to(folder) if image.is_relative_to(folder) else image,
+        )
+        cases.append(Case(own if twice[own] == 1 else whole.as_posix(), image, mask))
+    return _centre(folder, name, cases)
 
 
 def _open_centre(folder: Path, notes: list[str]) -> Centre:
@@ -150,17 +222,22 @@ def _open_centre(folder: Path, notes: list[str]) -> Centre:
     spare = [path.name for name, path in masks.items() if name not in images]
     if spare:
         notes.append(f"{folder.name}: masks without an image are left aside: {_listed(spare)}.")
-    kinds = {is_photograph(path) for path in images.values()}
+    cases = [Case(name, image, masks[name]) for name, image in images.items()]
+    return _centre(folder, folder.name, cases)
+
+
+def _centre(folder: Path, name: str, cases: Sequence[Case]) -> Centre:
+    """Return a centre whose cases are of one kind, each with a mask on its grid."""
+    kinds = {is_photograph(case.image) for case in cases}
     if len(kinds) > 1:
         raise CohortError(
             "photographs and volumes are mixed, and one stream holds one kind",
             folder,
             "Put them into two centres.",
         )
-    cases = tuple(Case(name, image, masks[name]) for name, image in images.items())
     for case in cases:
-        _check_grid(folder.name, case)
-    return Centre(folder.name, "photographs" if kinds.pop() else "volumes", cases)
+        _check_grid(name, case)
+    return Centre(name, "photographs" if kinds.pop() else "volumes", tuple(cases))
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

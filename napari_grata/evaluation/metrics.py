@@ -7,6 +7,7 @@ Conventions, stated because they change tables:
 - *HD95*: the larger of the two directed 95th percentiles of the surface distances (Maier-Hein
   et al., Metrics Reloaded, 2024), not the percentile of the pooled distances.
 - *ASSD*: the mean over the surface elements of both masks, pooled (Heimann et al., IEEE TMI 2009).
+- *ECE*: see `calibration_error`.
 - Both masks empty: Dice 1, distances 0. One of them empty: Dice 0, distances NaN; such cases
   are left out of distance means and must be counted beside them.
 """
@@ -73,6 +74,26 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     a, b, _ = _checked(predicted, truth, None)
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error of a structure's probability, 0 … 1.
+
+    All elements of a case, background included, are sorted by probability into bins of equal
+    width: ECE = Σ_b n_b/N · |mean probability in b − share of the structure in b| (Naeini et al.,
+    AAAI 2015, for the probability of the foreground rather than of the likelier class). Much
+    background that is surely none makes it small: compare it within a data set only.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float, 0 … 1
+    truth : ndarray of bool, same shape
+    bins : int
+    """
+    likely, true = np.ravel(probabilities), np.ravel(truth)
+    place = np.minimum((likely * bins).astype(int), bins - 1)
+    said = np.bincount(place, likely, bins)
+    return float(np.abs(said - np.bincount(place, true, bins)).sum() / max(1, likely.size))
 
 
 def surface(mask: np.ndarray) -> np.ndarray:

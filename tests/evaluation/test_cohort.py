@@ -123,3 +123,24 @@ def test_labels_are_read_from_pairs():
 def test_labels_that_mean_nothing_are_refused(text):
     with pytest.raises(CohortError, match="labels"):
         parse_labels(text)
+
+
+def test_the_lists_of_the_papers_are_read_as_they_are(tmp_path):
+    rows = {"Eye_test": ["b"], "Eye_train": ["c", "a"], "Valid": ["d"]}
+    for name, stems in rows.items():
+        lines = [f"Images/{one}.png,Masks/{one}.tif" for one in stems]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["image,mask", *lines]) + "\n")
+        for one in stems:
+            photograph(tmp_path / "Images" / f"{one}.png")
+            # RIM-ONE's masks are one a reader; the lists name them without the reader.
+            photograph(tmp_path / "Masks" / f"{one}-1.tif")
+    (tmp_path / "notes.csv").write_text("something,else\n")
+    cohort = open_cohort(tmp_path, ["Valid", "Eye"])
+    assert [centre.name for centre in cohort.centres] == ["Valid", "Eye"]
+    assert [case.name for case in cohort.centres[1].cases] == ["c", "a", "b"]
+    assert cohort.centres[1].cases[0].mask.name == "c-1.tif"
+    assert [case.name for case in cohort.joined().centres[0].cases][:2] == ["Valid/d", "Eye/c"]
+    assert cohort.centres[1].in_order(0) == cohort.centres[1]
+    (tmp_path / "Images" / "a.png").unlink()
+    with pytest.raises(CohortError, match=r"1 of its files are not there: a\.png"):
+        open_cohort(tmp_path)

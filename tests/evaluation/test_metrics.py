@@ -9,6 +9,7 @@ import pytest
 from skimage.metrics import hausdorff_distance
 
 from napari_grata.evaluation.metrics import (
+    calibration_error,
     dice,
     measure,
     percentile_distance,
@@ -125,3 +126,12 @@ def test_masks_are_not_changed_by_measuring():
     measure(a, b, (1.0, 2.0))
     assert np.array_equal(a, before[0])
     assert np.array_equal(b, before[1])
+
+
+def test_the_calibration_error_is_how_far_probabilities_are_from_shares():
+    truth = np.array([True, False, True, True, False, False, False, False])
+    said = np.array([0.5, 0.5, 0.9, 0.9, 0.02, 0.02, 0.02, 0.02])
+    # Bins of one fifteenth: {0.5}, {0.9}, {0.02}, each mean against its share, by their size.
+    expected = (2 * abs(0.5 - 0.5) + 2 * abs(0.9 - 1) + 4 * 0.02) / 8
+    assert calibration_error(said, truth) == pytest.approx(expected)
+    assert calibration_error(truth.astype(float), truth) == 0
