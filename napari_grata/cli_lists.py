@@ -27,6 +27,7 @@ from napari_grata.console import (
 from napari_grata.scans.scan import counted
 
 if TYPE_CHECKING:
+    from napari_grata.evaluation.benchmark import Benchmark
     from napari_grata.review import CaseList
 
 ListOrScans = Annotated[Path, argument("LIST", "folder of the list, or of its scans")]
@@ -96,29 +97,42 @@ def shift(
 
 def benchmark(
     console: Console,
-    data: Annotated[Path, argument("DATA", "<centre>/images and /masks")],
+    data: Annotated[list[Path], argument("DATA", "<centre>/images and /masks, or lists")],
     *,
-    model: Model,
     out: Out,
+    model: Annotated[str | None, option("name, folder with card.yaml, or .pth file")] = None,
     methods: Annotated[
-        str, option(f"separated by commas, of: {', '.join(PRESETS)}")
-    ] = "source,batch-norm,consistency,grata,careful",
+        str | None,
+        option(f"separated by commas, of: {', '.join(PRESETS)} (default: the protocol's)"),
+    ] = None,
     labels: Annotated[str | None, option("e.g. 255:0,128:1,0:2", metavar="FILE:LABEL,…")] = None,
-    centres: Annotated[str | None, option("only these, separated by commas")] = None,
+    centres: Annotated[str | None, option("only these, in this order, separated by commas")] = None,
     limit: Annotated[int | None, option("only the first so many scans a centre")] = None,
+    protocol: Annotated[
+        str, option("own (each method's settings), grata or vptta (as those were measured)")
+    ] = "own",
     device: Device = "auto",
     seed: Seed = 0,
+    seeds: Annotated[int, option("how many seeds, from --seed on")] = 1,
+    orders: Annotated[int, option("how many orders of the scans, the first as they are")] = 1,
     jobs: Annotated[int, option("processes side by side")] = 1,
+    scheduler: Annotated[
+        str | None, option("Dask: local, or the address of one that runs, tcp://…")
+    ] = None,
     part: Annotated[int, option("of several machines that write to one folder: which this is")] = 1,
     of: Annotated[int, option("how many machines there are")] = 1,
+    merge: Annotated[bool, flag("--merge", "DATA are folders of benchmarks: one table")] = False,
 ) -> dict[str, Any]:
     """Compare methods on labelled scans by centre."""
-    from napari_grata.evaluation.benchmark import Progress, run_benchmark
-    from napari_grata.evaluation.report import HARM, LEVEL
+    from napari_grata.evaluation.benchmark import Progress, merge_benchmarks, run_benchmark
 
-    def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",") if name.strip()]
+    def names(text: str | None) -> list[str] | None:
+        return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
+    if merge:
+        return _told(console, merge_benchmarks(data, out))
+    if model is None or len(data) != 1:
+        raise UsageError("Give one folder of labelled scans and --model, or --merge.")
     with console.bar("benchmark") as bar:
 
         def show(state: Progress) -> None:
@@ -127,19 +141,30 @@ def benchmark(
             bar.update(state.done - bar.n)
 
         found = run_benchmark(
-            data,
+            data[0],
             model,
             names(methods),
             labels,
             out,
-            centres=names(centres) if centres else None,
+            centres=names(centres),
             limit=limit,
             seed=seed,
+            seeds=seeds,
+            orders=orders,
+            protocol=protocol,
             jobs=jobs,
             share=(part, of),
+            scheduler=scheduler,
             device=device,
             progress=show,
         )
+    return _told(console, found)
+
+
+def _told(console: Console, found: Benchmark) -> dict[str, Any]:
+    """Print a benchmark's tables and notes; return them."""
+    from napari_grata.evaluation.report import HARM, LEVEL
+
     console.say(found.text)
     console.say(
         "* the interval excludes 0; in the ranking, Wilcoxon's test after Holm's correction does "
@@ -147,9 +172,10 @@ def benchmark(
         "worst tenth."
     )
     console.warn(found.notes)
-    console.say(f"Written to {found.out}")
+    console.say(f"Written to {found.out}: begin with index.html")
     return {
         "out": str(found.out),
+        "page": str(found.out / "index.html"),
         "cases": str(found.out / "cases.csv"),
         "summary": found.tables.summary,
         "differences": found.tables.differences,

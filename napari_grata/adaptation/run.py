@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,9 @@ class AdaptationRun:
     RunFolderError
         If the run cannot be kept.
     """
+
+    watch: Callable[[int, np.ndarray], None] | None = None
+    """Called with slice and probabilities (S, H, W) of each final mask, before its record."""
 
     def __init__(
         self,
@@ -635,6 +638,8 @@ class AdaptationRun:
             adapted = self._within_region(prediction.label_map, event.slice_index)
             entropy = mean_entropy(_part(probabilities, found), self.segmenter.card.activation)
             source_entropy = self._source_entropy(event.slice_index, entropy)
+            if self.watch is not None and event.final:
+                self.watch(event.slice_index, probabilities)
         adapted = self.corrections.put_into(event.slice_index, adapted)
         card = self.segmenter.card
         flags = flag_slice(

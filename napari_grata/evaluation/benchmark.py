@@ -1,52 +1,89 @@
 """Compare methods on labelled scans of several centres; each centre is one stream.
 
-What it leaves in its folder: ``cases.csv``, ``summary.json``, ``differences.json`` and ``.csv``,
+What it leaves in its folder: ``index.html`` (all of it, for people), ``cases.csv``,
+``streams.csv``, ``summary.json``, ``differences.json`` and ``.csv``, ``ranking.json``,
 ``details.json``, ``benchmark.json`` (what was run), ``table.txt`` and ``.md``, ``dice.png``, and
-``parts/``, one file a method and centre, from which an interrupted benchmark goes on.
+``parts/``, one file a stream, from which an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from napari_grata.adaptation import AdaptationRun
-from napari_grata.adaptation.plan import make_plan
+from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.settings import Settings, preset
-from napari_grata.evaluation.cohort import Case, Centre, CohortError, open_cohort, parse_labels
-from napari_grata.evaluation.metrics import measure
+from napari_grata.evaluation.cohort import CohortError, open_cohort, parse_labels
+from napari_grata.evaluation.figures import plot_benchmark
+from napari_grata.evaluation.page import write_page
 from napari_grata.evaluation.report import (
     BASELINE,
-    CaseRow,
+    COSTS,
     Tables,
     as_markdown,
     as_text,
-    plot_benchmark,
+    write_cases,
     write_tables,
 )
-from napari_grata.scans import Scan, open_scan, read_mask
-from napari_grata.scans.files import make_folder, read_json, safe_name, write_json, write_text
-from napari_grata.segmenters import Segmenter, load_segmenter, structure_mask
-
-if TYPE_CHECKING:
-    from napari_grata.segmenters import Card
+from napari_grata.evaluation.streams import (
+    Key,
+    Part,
+    SourceMasks,
+    Task,
+    count_events,
+    find_part,
+    fingerprint,
+    measured_structures,
+    open_model,
+    rows_of,
+    run_stream,
+)
+from napari_grata.evaluation.workers import spread
+from napari_grata.scans.files import csv_text, make_folder, read_json, write_json, write_text
+from napari_grata.segmenters import Segmenter
 
 FEW = 10
 """Below so many cases a bootstrap interval is too narrow to be taken at its word."""
 
-#: Source label maps by scan and slice, so that each method of a centre need not predict them again.
-SourceMasks = MutableMapping[int, Mapping[int, np.ndarray]]
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the methods of a benchmark are run.
+
+    Attributes
+    ----------
+    methods : tuple of str
+        Those compared where none are named.
+    changes : mapping
+        Settings that are the same for all.
+    joined : bool
+        Whether the centres follow one another as one stream.
+    size : (int, int) or None
+        At which models of photographs read them.
+    """
+
+    methods: tuple[str, ...] = ("source", "batch-norm", "consistency", "grata", "careful")
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    joined: bool = False
+    size: tuple[int, int] | None = None
+
+
+_ONLINE = Protocol(
+    ("source", "batch-norm", "tent", "cotta", "sar", "vptta", "consistency", "grata"),
+    {
+        **{"mode": "continual", "passes": 1, "steps_per_slice": 1, "batch": 1},
+        **{"predict": "stream", "six_views": False, "reframe": False},
+    },
+    size=(512, 512),
+)
+PROTOCOLS = {"own": Protocol(), "grata": _ONLINE, "vptta": replace(_ONLINE, joined=True)}
+"""``own``: each method as its preset has it. ``grata`` and ``vptta``: as those two were measured,
+one photograph at a time, seen once, at 512²; from the source model at each centre, or on from
+centre to centre."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +108,7 @@ class Benchmark:
     notes : tuple of str
         What a reader of the table should know, such as masks left aside.
     reused : int
-        Method and centre pairs taken from an earlier, interrupted run of the same benchmark.
+        Streams that an earlier run of the same benchmark had finished.
     """
 
     tables: Tables
@@ -86,57 +123,39 @@ class Benchmark:
         return as_text(self.tables.lines()) + (f"\n\n{as_text(ranking)}" if ranking else "")
 
 
-@dataclass(frozen=True)
-class Task:
-    """One method over one centre: what a worker needs, and where the rows are kept."""
-
-    centre: Centre
-    method: str
-    settings: Settings
-    table: Mapping[int, int]
-    part: Path
-    fingerprint: str
-    events: int = 0
-
-    def rows(self) -> list[CaseRow] | None:
-        """Return the rows an earlier run left for exactly this task, or None."""
-        try:
-            found = read_json(self.part)
-            if found["fingerprint"] != self.fingerprint:
-                return None
-            return [CaseRow.from_dict(row) for row in found["rows"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-
 def run_benchmark(
     data: str | Path,
     model: str | Path | Segmenter,
-    methods: Sequence[str] | Mapping[str, Settings],
+    methods: Sequence[str] | Mapping[str, Settings] | None,
     labels: Mapping[int, int] | str | None,
     out: str | Path,
     *,
     centres: Iterable[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    seeds: int = 1,
+    orders: int = 1,
+    protocol: str = "own",
     jobs: int = 1,
     share: tuple[int, int] = (1, 1),
+    scheduler: str | None = None,
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> Benchmark:
-    """Run methods over the centres of a labelled cohort and write tables and a plot.
+    """Run methods over the centres of a labelled cohort and write tables and a page.
 
-    Each centre is one stream in file-name order that starts from the source model. A benchmark
-    that was interrupted goes on where it stopped when it is started again with the same
-    arguments; anything changed (data, weights, settings, seed) is computed again.
+    Each centre is one stream that starts from the source model. A benchmark that was interrupted
+    goes on where it stopped when it is started again with the same arguments; anything changed
+    (data, weights, settings, the package of a method) is computed again.
 
     Parameters
     ----------
     data : path
-        ``<centre>/images`` and ``<centre>/masks``, same file stem in both.
+        As `napari_grata.evaluation.open_cohort` reads it.
     model : str, path or Segmenter
     methods : names of presets, or mapping of own names to settings
-        ``source`` is added if it is missing: all differences are taken to it.
+        ``source`` is added if it is missing: all differences are taken to it. None: those of the
+        protocol.
     labels : mapping or text, optional
         Label value of each mask value, such as ``"255:0,128:1,0:2"``. A structure whose value is
         never named is not measured.
@@ -146,13 +165,20 @@ def run_benchmark(
     limit : int, optional
         Only the first so many cases of each centre.
     seed : int
-        Of the methods and of the bootstrap.
+        The first seed of the methods, and that of the bootstrap.
+    seeds, orders : int
+        How many seeds, and orders of the cases; the first order is the cohort's own. What cannot
+        depend on them is computed once (`napari_grata.evaluation.streams.find_part`).
+    protocol : str
+        One of `PROTOCOLS`.
     jobs : int
-        Worker processes; the streams of different centres and methods are independent. Needs
-        ``model`` as a name or path.
+        Worker processes; streams are independent. Needs ``model`` as a name or path.
     share : (int, int)
         ``(i, n)``: only every n-th stream from the i-th on, for n machines that write to one
         folder. Whoever comes last, or the same call without it, has all of them in its tables.
+    scheduler : str, optional
+        ``"local"``, or the address of a Dask scheduler, whose workers find data and model under
+        the same paths; see `napari_grata.evaluation.workers.spread`.
     progress : callable, optional
         Called in this process with a `Progress`.
 
@@ -161,17 +187,31 @@ def run_benchmark(
     CohortError, ScanError, SettingsError, ModelError, FileError
         Before anything runs where that can be known; messages say what to do.
     """
-    if jobs < 1 or (limit is not None and limit < 1):
-        raise CohortError(f"jobs ({jobs}) and limit ({limit}) are at least 1")
-    if jobs > 1 and isinstance(model, Segmenter):
+    if min(jobs, seeds, orders) < 1 or (limit is not None and limit < 1):
+        raise CohortError(
+            f"jobs ({jobs}), seeds ({seeds}), orders ({orders}) and limit ({limit}) are at least 1"
+        )
+    away = jobs > 1 or scheduler is not None
+    if away and isinstance(model, Segmenter):
         raise CohortError("several jobs each load the model", hint="Give its name or folder.")
     part, of = share
     if not 1 <= part <= of:
         raise CohortError(f"part {part} of {of} is none", hint="Parts go from 1 to their number.")
+    if protocol not in PROTOCOLS:
+        raise CohortError(f"there is no protocol {protocol!r}", hint=f"{', '.join(PROTOCOLS)}.")
+    rules = PROTOCOLS[protocol]
+    if scheduler is not None:
+        # Workers may stand in another folder.
+        data = Path(data).absolute()
+        if not isinstance(model, Segmenter) and Path(model).exists():
+            model = Path(model).absolute()
     cohort = open_cohort(data, centres)
-    chosen = _settings(methods, seed)
+    cohort = replace(cohort, centres=tuple(centre.first(limit) for centre in cohort.centres))
+    if rules.joined:
+        cohort = cohort.joined()
+    chosen = _settings(rules.methods if methods is None else methods, rules.changes)
     table = parse_labels(labels) if isinstance(labels, str) else labels
-    segmenter = model if isinstance(model, Segmenter) else load_segmenter(model, device=device)
+    segmenter = model if isinstance(model, Segmenter) else open_model(model, device, rules.size)
     card = segmenter.card
     if table is None:
         # Without labels a mask holds the card's own values.
@@ -180,26 +220,45 @@ def run_benchmark(
         values = ", ".join(f"{s.value} {s.name}" for s in card.structures)
         raise CohortError(f"the labels name no structure of the model ({values})")
     folder = make_folder(out)
-    parts = make_folder(folder / "parts")
+    kept = make_folder(folder / "parts")
     tasks = [
-        Task(
-            centre,
-            method,
-            settings,
-            table,
-            parts / f"{safe_name(f'{centre.name}__{method}')}.json",
-            _fingerprint(segmenter, centre, settings, table),
-        )
-        for centre in (found.first(limit) for found in cohort.centres)
+        Task(centre, method, own, order, table, fingerprint(segmenter, centre, own, table))
+        for original in cohort.centres
+        for order in range(orders)
+        for centre in [original.in_order(order)]
+        for number in range(seeds)
         for method, settings in chosen.items()
+        for own in [settings.but(seed=seed + number)]
     ]
-    write_json(folder / "benchmark.json", _description(segmenter, tasks, table, seed, limit))
-    volumes = segmenter.card.patch is not None
+    description = {
+        **_versions(segmenter),
+        "labels": {str(value): label for value, label in table.items()},
+        "structures": measured_structures(card, table),
+        "seed": seed,
+        "seeds": seeds,
+        "orders": orders,
+        "protocol": protocol,
+        "limit": limit,
+        "methods": {name: one.but(seed=seed).to_dict() for name, one in chosen.items()},
+        "packages": {name: METHODS[one.method].package for name, one in chosen.items()},
+        "centres": {centre.name: [c.name for c in centre.cases] for centre in cohort.centres},
+        "fingerprints": [task.fingerprint for task in tasks],
+        "worst_tenth": "mean of the lowest tenth of the cases, rounded, at least one",
+        "hd95": "larger of the two directed 95th percentiles of the surface distances",
+        "ece": "of the structure's probability over all elements of a case, 15 bins",
+        "area": "pixels or voxels of the prediction",
+    }
+    write_json(folder / "benchmark.json", description)
+    parts = {task.key: found for task in tasks if (found := task.kept(kept)) is not None}
+
+    def left(some: Iterable[Task]) -> list[Task]:
+        return [task for task in some if find_part(parts, task.key, seed) is None]
+
     pending = [
-        replace(task, events=count_events(task.centre, task.settings, volumes))
-        for task in tasks[part - 1 :: of]
-        if task.rows() is None
+        replace(task, events=count_events(task.centre, task.settings, card.patch is not None))
+        for task in left(tasks[part - 1 :: of])
     ]
+    reused = len(tasks) - len(left(tasks))
     done, total = 0, sum(task.events for task in pending)
 
     def add(task: Task, events: int) -> None:
@@ -208,80 +267,210 @@ def run_benchmark(
         if progress is not None:
             progress(Progress(done, total, task.method, task.centre.name))
 
-    def written() -> Tables | None:
-        # A look at a long benchmark needs no waiting.
-        rows = [row for task in tasks for row in task.rows() or []]
-        if not rows:
-            return None
-        tables = Tables(rows, seed=seed)
-        write_tables(tables, folder)
-        return tables
-
-    if jobs == 1 or len(pending) < 2:
+    def here(some: Sequence[Task]) -> Iterator[tuple[Task, Part]]:
         cache: SourceMasks = {}
-        cached = ""
-        for task in pending:
-            if task.centre.name != cached:
-                cache, cached = {}, task.centre.name
-            _work(segmenter, task, cache, partial(add, task))
-            written()
-    else:
+        cached: tuple[str, int] | None = None
+        for task in some:
+            if (task.centre.name, task.order) != cached:
+                cache, cached = {}, (task.centre.name, task.order)
+            yield task, run_stream(segmenter, task, cache, partial(add, task))
+
+    def elsewhere(some: Sequence[Task]) -> Iterator[tuple[Task, Part]]:
         assert not isinstance(model, Segmenter)
-        for task in _spread(pending, jobs, model, device):
+        for task, found in spread(some, (model, device, rules.size), jobs, scheduler):
             add(task, task.events)
-            written()
-    tables = written()
-    if tables is None:
+            yield task, found
+
+    keys = [task.key for task in tasks]
+    notes = [*cohort.notes, *segmenter.notices]
+    if rules.size is not None and card.size != rules.size:
+        notes.append(
+            f"The protocol {protocol} is one of photographs at {rules.size[0]}²; this model reads "
+            "slices by their spacing."
+        )
+    took, rested = 0.0, time.monotonic()
+    # First what may stand for others: the first seed and order, then the first seed.
+    for wave in range(3):
+        now = [t for t in pending if (2 if t.settings.seed != seed else t.order > 0) == wave]
+        some = left(now)
+        for task in (task for task in now if task not in some):
+            add(task, task.events)
+        if not some:
+            continue
+        for task, found in (elsewhere if away else here)(some):
+            write_json(kept / task.file, found)
+            parts[task.key] = found
+            # A look at a long benchmark needs no waiting, and should not hold it up.
+            write_cases(_rows(keys, parts, seed), folder)
+            if time.monotonic() - rested > 20 * took:
+                begin = time.monotonic()
+                write_tables(_tables(keys, parts, seed), folder)
+                took, rested = time.monotonic() - begin, time.monotonic()
+    if not parts:
         raise CohortError(
             f"part {part} of {of} holds no stream of {len(tasks)}", hint="Take fewer parts."
         )
-    plot_benchmark(tables, folder / "dice.png")
-    notes = [*cohort.notes, *segmenter.notices]
-    few = dict.fromkeys(task.centre.name for task in tasks if len(task.centre.cases) < FEW)
+    return _finish(folder, keys, parts, description, notes, reused)
+
+
+def merge_benchmarks(folders: Sequence[str | Path], out: str | Path) -> Benchmark:
+    """Put benchmarks together that ran in several folders; data and models are not needed.
+
+    They are parts of one, or of several models, whose centres then stand side by side as
+    ``<model>: <centre>``.
+
+    Raises
+    ------
+    CohortError
+        If a folder holds no benchmark, or methods or centres of one name are not the same.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for one in map(Path, folders):
+        try:
+            said = read_json(one / "benchmark.json")
+            said["methods"], said["centres"], said["seeds"], said["orders"], said["model"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CohortError("there is no benchmark in this folder", one) from error
+        found.append((one, said))
+    if not found:
+        raise CohortError("there is nothing to merge", hint="Name the folders of benchmarks.")
+    first = found[0][1]
+    whole = {**first, "methods": {}, "centres": {}, "fingerprints": []}
+    several = len({(said["model"], said["weights_sha256"]) for _, said in found}) > 1
+    parts: dict[Key, Part] = {}
+    notes: list[str] = []
+    keys: dict[Key, None] = {}
+    for one, said in found:
+        for what in ("structures", "labels", "seed", "protocol", "limit"):
+            if said[what] != first[what]:
+                raise CohortError(
+                    f"{what} is not the same as in {Path(found[0][0]).name}",
+                    one,
+                    "Only what was measured alike can stand in one table.",
+                )
+        for what in ("napari_grata", "torch", "device"):
+            if said[what] != first[what]:
+                notes.append(f"{what} was not the same everywhere: {first[what]} and {said[what]}.")
+        names = {name: f"{said['model']}: {name}" if several else name for name in said["centres"]}
+        for what, own in (
+            ("methods", said["methods"]),
+            ("centres", {names[name]: cases for name, cases in said["centres"].items()}),
+        ):
+            for name, value in own.items():
+                if whole[what].setdefault(name, value) != value:
+                    raise CohortError(
+                        f"the {what[:-1]} {name} is not the same in all folders",
+                        one,
+                        "Merge what was run with the same settings and cases.",
+                    )
+        keys |= {
+            (centre, method, said["seed"] + number, order): None
+            for centre in names.values()
+            for order in range(said["orders"])
+            for number in range(said["seeds"])
+            for method in said["methods"]
+        }
+        for path in sorted((one / "parts").glob("*.json")):
+            part = read_json(path)
+            if part["fingerprint"] not in said["fingerprints"]:
+                continue  # left by a run with other arguments
+            centre, method, seed, order = part["stream"]
+            key = (names.get(centre, centre), method, seed, order)
+            known = parts.setdefault(key, part)
+            if known["rows"] != part["rows"]:
+                notes.append(f"{method} on {key[0]} differs between folders; the first one counts.")
+        whole["fingerprints"] += said["fingerprints"]
+    if several:
+        whole |= {"model": ", ".join(dict.fromkeys(said["model"] for _, said in found))}
+        whole |= {"weights_sha256": ", ".join(str(said["weights_sha256"]) for _, said in found)}
+    folder = make_folder(out)
+    write_json(folder / "benchmark.json", whole)
+    for key, part in parts.items():
+        for row in part["rows"]:
+            row["centre"] = key[0]
+    if not parts:
+        raise CohortError("the folders hold no finished stream", folders[0])
+    return _finish(folder, [*keys], parts, whole, list(dict.fromkeys(notes)), len(parts))
+
+
+def _finish(
+    folder: Path,
+    keys: Sequence[Key],
+    parts: Mapping[Key, Part],
+    description: Mapping[str, Any],
+    notes: list[str],
+    reused: int,
+) -> Benchmark:
+    """Write all that is told of the streams that are there."""
+    seed = description["seed"]
+    tables = _tables(keys, parts, seed)
+    few = [name for name, cases in description["centres"].items() if len(cases) < FEW]
     if few:
         notes.append(
             f"Fewer than {FEW} cases in {', '.join(few)}: their intervals are narrower than what "
             "is not known."
         )
-    missing = sum(task.rows() is None for task in tasks)
+    missing = sum(find_part(parts, key, seed) is None for key in keys)
     if missing:
-        notes.append(f"{missing} of {len(tasks)} streams are other parts' and not there yet.")
-    result = Benchmark(tables, folder, tuple(notes), reused=len(tasks) - len(pending))
+        notes.append(f"{missing} of {len(keys)} streams are other parts' and not there yet.")
+    result = Benchmark(tables, folder, tuple(notes), reused)
+    write_tables(tables, folder)
+    write_text(folder / "streams.csv", _streams(keys, parts, seed))
     write_text(folder / "table.txt", result.text + "\n")
     pages = [tables.lines(full=True), *filter(None, [tables.ranking_lines()])]
     write_text(folder / "table.md", "\n\n".join(map(as_markdown, pages)) + "\n")
+    plot_benchmark(tables, folder / "dice.png")
+    write_page(tables, description, notes, folder / "index.html")
     return result
 
 
-def _settings(methods: Sequence[str] | Mapping[str, Settings], seed: int) -> dict[str, Settings]:
+def _rows(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> list[Any]:
+    return [
+        replace(row, seed=key[2], order=key[3])
+        for key in keys
+        if (part := find_part(parts, key, seed)) is not None
+        for row in rows_of(part)
+    ]
+
+
+def _tables(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> Tables:
+    costs: dict[str, dict[str, float]] = {}
+    shifts: dict[tuple[str, str], float] = {}
+    for method in dict.fromkeys(key[1] for key in parts):
+        own = [part for key, part in parts.items() if key[1] == method]
+        cases = sum(len({row["case"] for row in part["rows"]}) for part in own)
+        seconds = sum(part["seconds"] for part in own) / max(1, cases)
+        costs[method] = dict(zip(COSTS, (seconds, max(p["peak_mb"] for p in own)), strict=True))
+    for key, part in parts.items():
+        shifts |= {(key[0], case): score for case, score in part["shift"].items()}
+    return Tables(_rows(keys, parts, seed), seed=seed, costs=costs, shifts=shifts)
+
+
+def _streams(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> str:
+    """Return the costs of each stream as CSV, and which one stands for it."""
+    table = []
+    for key in keys:
+        part = find_part(parts, key, seed)
+        if part is not None:
+            _, _, own, order = part["stream"]
+            same = "" if (own, order) == key[2:] else f"seed {own}, order {order}"
+            table.append([*key, part["seconds"], part["peak_mb"], part["memory"], same])
+    columns = ("centre", "method", "seed", "order", *COSTS, "memory", "computed_as")
+    return csv_text(columns, table)
+
+
+def _settings(
+    methods: Sequence[str] | Mapping[str, Settings], changes: Mapping[str, Any]
+) -> dict[str, Settings]:
     given = methods if isinstance(methods, Mapping) else {m: preset(m).settings for m in methods}
     # The source first, so that its masks are there for the others.
     baseline = given.get(BASELINE, preset(BASELINE).settings)
     return {
-        name: settings.but(seed=seed) for name, settings in {BASELINE: baseline, **given}.items()
+        name: settings.but(**changes) for name, settings in {BASELINE: baseline, **given}.items()
     }
 
 
-def _fingerprint(
-    segmenter: Segmenter, centre: Centre, settings: Settings, table: Mapping[int, int]
-) -> str:
-    """Return a hash of everything that decides a part's numbers, the software aside."""
-    files = []
-    for case in centre.cases:
-        stats = [path.stat() for path in (case.image, case.mask)]
-        files.append((case.name, [(one.st_size, one.st_mtime_ns) for one in stats]))
-    card = segmenter.card
-    said = [card.name, card.weights_sha256, settings.to_dict(), sorted(table.items()), files]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-
-def _description(
-    segmenter: Segmenter,
-    tasks: Sequence[Task],
-    table: Mapping[int, int],
-    seed: int,
-    limit: int | None,
-) -> dict[str, Any]:
+def _versions(segmenter: Segmenter) -> dict[str, Any]:
     import torch
 
     from napari_grata import __version__
@@ -292,199 +481,5 @@ def _description(
         "device": str(segmenter.device),
         "model": segmenter.card.name,
         "weights_sha256": segmenter.card.weights_sha256,
-        "labels": {str(value): label for value, label in table.items()},
-        "structures": measured_structures(segmenter.card, table),
-        "seed": seed,
-        "limit": limit,
-        "methods": {task.method: task.settings.to_dict() for task in tasks},
-        "centres": {task.centre.name: [c.name for c in task.centre.cases] for task in tasks},
-        "worst_tenth": "mean of the lowest tenth of the cases, rounded, at least one",
-        "hd95": "larger of the two directed 95th percentiles of the surface distances",
-        "area": "pixels or voxels of the prediction",
+        "size": segmenter.card.size,
     }
-
-
-# -- one method over one centre ------------------------------------------------------------
-
-
-def measured_structures(card: Card, table: Mapping[int, int]) -> list[str]:
-    """Return the structures that the masks speak about.
-
-    A structure whose value no mask value stands for was not drawn by the reader, so nothing can
-    be said about it; the masks of a data set of discs alone measure the disc alone.
-    """
-    return [s.name for s in card.structures if s.value in set(table.values())]
-
-
-def evaluate_centre(
-    segmenter: Segmenter,
-    centre: Centre,
-    method: str,
-    settings: Settings,
-    *,
-    table: Mapping[int, int],
-    source_masks: SourceMasks | None = None,
-    on_event: Callable[[int], None] | None = None,
-) -> Iterator[CaseRow]:
-    """Run one method over one centre and measure each case as its masks are final.
-
-    Photographs of a centre form one list, adapted as one stream. Volumes follow one another, and
-    the method's state (θ, optimiser, generator) lives on from one to the next. The truth is read
-    after a scan's masks are there, and handed to no method.
-
-    Parameters
-    ----------
-    table : mapping of mask values to label values
-    source_masks : mutable mapping, optional
-        Filled with the source model's label maps, and read where it has them.
-    on_event : callable, optional
-        Called with the number of events done since the last call.
-    """
-    kept: SourceMasks = {} if source_masks is None else source_masks
-    state: Any = None
-    for number, (scan, cases) in enumerate(_scans(centre)):
-        run = AdaptationRun(segmenter, scan, settings, source_masks=kept.get(number), start=state)
-        try:
-            masks: dict[int, np.ndarray] = {}
-            for record in run.records():
-                if record.final:
-                    masks[record.slice_index] = record.adapted_mask
-                if on_event is not None:
-                    on_event(1)
-            kept[number] = dict(run.source_masks)
-            state = run.state if settings.mode == "continual" else None
-        finally:
-            run.close()
-        for name, spacing, predicted, truth in _pairs(scan, cases, masks, table):
-            for structure in measured_structures(segmenter.card, table):
-                found = measure(
-                    structure_mask(segmenter.card, predicted, structure),
-                    structure_mask(segmenter.card, truth, structure),
-                    spacing,
-                )
-                yield CaseRow(
-                    centre=centre.name,
-                    case=name,
-                    structure=structure,
-                    method=method,
-                    dice=found.dice,
-                    hd95=found.hd95,
-                    assd=found.assd,
-                    area=found.area,
-                    true_area=found.true_area,
-                    unit="px" if spacing is None else "mm",
-                )
-
-
-def count_events(centre: Centre, settings: Settings, volumes: bool) -> int:
-    """Return how many events one method's stream over a centre has."""
-    return sum(
-        len(make_plan(settings, range(scan.n_slices), scan.case_of, volumes=volumes))
-        for scan, _ in _scans(centre)
-    )
-
-
-def _scans(centre: Centre) -> Iterator[tuple[Scan, Sequence[Case]]]:
-    if centre.kind == "photographs":
-        yield open_scan([case.image for case in centre.cases]), centre.cases
-    else:
-        for case in centre.cases:
-            yield open_scan(case.image), (case,)
-
-
-def _pairs(
-    scan: Scan, cases: Sequence[Case], masks: Mapping[int, np.ndarray], table: Mapping[int, int]
-) -> Iterator[tuple[str, tuple[float, ...] | None, np.ndarray, np.ndarray]]:
-    """Yield (case name, spacing, predicted, truth) for each case, all on the displayed grid."""
-    if scan.is_list:
-        for index, case in enumerate(cases):
-            one = open_scan(case.image)
-            yield (
-                case.name,
-                one.slice_spacing,
-                masks[index],
-                read_mask(case.mask, one, labels=table),
-            )
-        return
-    truth = read_mask(cases[0].mask, scan, labels=table)
-    spacing: tuple[float, ...] | None = scan.slice_spacing
-    if scan.is_stack and spacing is not None:
-        thickness = scan.slice_thickness
-        spacing = None if thickness is None else (thickness, *spacing)
-    for number in range(scan.n_cases):
-        name = f"{cases[0].name} t{number + 1}" if scan.n_cases > 1 else cases[0].name
-        slices = scan.case_slices(number)
-        predicted = np.stack([masks[i] for i in slices])
-        true = np.stack([scan.get_mask(truth, i) for i in slices])
-        yield (
-            (name, spacing, predicted, true)
-            if scan.is_stack
-            else (
-                name,
-                spacing,
-                predicted[0],
-                true[0],
-            )
-        )
-
-
-def _work(
-    segmenter: Segmenter,
-    task: Task,
-    cache: SourceMasks,
-    on_event: Callable[[int], None] | None = None,
-) -> None:
-    """Do one task and leave its rows in its part file."""
-    begin = time.perf_counter()
-    rows = evaluate_centre(
-        segmenter,
-        task.centre,
-        task.method,
-        task.settings,
-        table=task.table,
-        source_masks=cache,
-        on_event=on_event,
-    )
-    part = {
-        "fingerprint": task.fingerprint,
-        "rows": [row.to_dict() for row in rows],
-        "seconds": round(time.perf_counter() - begin, 2),
-    }
-    write_json(task.part, part)
-
-
-# -- in worker processes -------------------------------------------------------------------
-
-_worker: dict[str, Segmenter] = {}
-
-
-def _start_worker(model: str | Path, device: str, threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    _worker["segmenter"] = load_segmenter(model, device=device)
-
-
-def _work_in_worker(task: Task) -> None:
-    _work(_worker["segmenter"], task, {})
-
-
-def _spread(tasks: Sequence[Task], jobs: int, model: str | Path, device: str) -> Iterator[Task]:
-    """Do tasks in worker processes; yield each as it is finished."""
-    with ProcessPoolExecutor(
-        min(jobs, len(tasks)),
-        # Spawn: torch's thread pools do not survive a fork.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(model, device, max(1, (os.cpu_count() or 1) // jobs)),
-    ) as pool:
-        # Long streams first, so that no worker is left with one at the end.
-        order = sorted(tasks, key=lambda task: -task.events)
-        running = {pool.submit(_work_in_worker, task): task for task in order}
-        try:
-            for finished in as_completed(running):
-                finished.result()
-                yield running[finished]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -1,8 +1,7 @@
-"""What a benchmark found: rows of cases, tables with bootstrap intervals, files and a picture."""
+"""What a benchmark found: rows of cases, tables with bootstrap intervals, files."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans.files import csv_text, write_bytes, write_json, write_text
+from napari_grata.scans.files import csv_text, write_json, write_text
 
 BASELINE = "source"
 RESAMPLES = 10_000
 HARM = -0.003
 """A cell in which a method loses so much of mean Dice, or more, is one in which it does harm."""
 LEVEL = 0.05
-COLUMNS = ("centre", "case", "structure", "method", "dice", "hd95", "assd", "area")
-#: Okabe and Ito's colours, told apart with any colour vision.
-_COLOURS = ("#000000", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00")
+COSTS = ("seconds", "peak_mb")
+COLUMNS = (
+    *("centre", "case", "structure", "method", "dice", "hd95", "assd", "area"),
+    *("ece", "seed", "order"),
+)
 #: Figures of a cell that stand in ``summary.json``; the others stand in ``details.json``.
 _SUMMARY = ("dice_mean", "dice_worst_tenth", "n")
 
@@ -41,6 +42,10 @@ class CaseRow:
     area, true_area : int
         Pixels (photographs) or voxels (volumes) of the prediction and of the truth.
     unit : {"mm", "px"}
+    ece : float
+        Expected calibration error, as `napari_grata.evaluation.metrics.calibration_error` has it.
+    seed, order : int
+        Of the stream: the settings' seed; 0 for the cohort's own order of cases, else a drawn one.
     """
 
     centre: str
@@ -53,6 +58,9 @@ class CaseRow:
     area: int
     true_area: int
     unit: str
+    ece: float = math.nan
+    seed: int = 0
+    order: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold: None in place of NaN."""
@@ -187,12 +195,20 @@ def holm(chances: Sequence[float]) -> list[float]:
 class Tables:
     """Everything said about a set of case rows, computed once.
 
+    Of a case that several seeds and orders did, the mean counts: cases are what is drawn from a
+    population, so intervals and tests are over them. How far seeds and orders lie apart stands
+    beside it.
+
     Parameters
     ----------
     rows : sequence of CaseRow
         Order of methods, centres and structures is that of their first rows.
     seed : int
         Of the bootstrap.
+    costs : mapping of method to dict, optional
+        ``seconds`` a case and ``peak_mb`` of memory.
+    shifts : mapping of (centre, case) to float, optional
+        How far a case lies from the model's own centre.
 
     Attributes
     ----------
@@ -203,8 +219,16 @@ class Tables:
         Methods over all cells, a cell being a centre's structure: the best mean difference first.
     """
 
-    def __init__(self, rows: Sequence[CaseRow], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rows: Sequence[CaseRow],
+        *,
+        seed: int = 0,
+        costs: Mapping[str, Cell] | None = None,
+        shifts: Mapping[tuple[str, str], float] | None = None,
+    ) -> None:
         self.rows = tuple(rows)
+        self.costs, self.shifts = dict(costs or {}), dict(shifts or {})
         self.methods = list(dict.fromkeys(row.method for row in rows))
         self.centres = list(dict.fromkeys(row.centre for row in rows))
         self.structures = list(dict.fromkeys(row.structure for row in rows))
@@ -230,7 +254,10 @@ class Tables:
             cell_["p_holm"] = chance
         self.ranking = sorted(
             (
-                _ranked(method, [*_cells_of({method: self.differences[method]})])
+                {
+                    **_ranked(method, [*_cells_of({method: self.differences[method]})]),
+                    **{name: self.costs.get(method, {}).get(name) for name in COSTS},
+                }
                 for method in self.methods
                 if method in self.differences
             ),
@@ -238,8 +265,12 @@ class Tables:
         )
 
     def cell(self, method: str, centre: str, structure: str) -> list[CaseRow]:
-        """Return the rows of one cell of the table, cases in stream order."""
+        """Return the rows of one cell of the table, stream by stream, cases in stream order."""
         return self._cells.get((method, centre, structure), [])
+
+    def dice(self, method: str, centre: str, structure: str) -> dict[str, float]:
+        """Return the Dice of each case, the mean over seeds and orders."""
+        return _by_case(self.cell(method, centre, structure))
 
     def difference(self, method: str, centre: str, structure: str) -> Cell | None:
         """Return the difference to the baseline; None where there is none."""
@@ -247,11 +278,12 @@ class Tables:
 
     def _difference(self, rows: list[CaseRow], seed: int) -> Cell | None:
         first = rows[0]
-        baseline = {row.case: row for row in self.cell(BASELINE, first.centre, first.structure)}
-        if first.method == BASELINE or not all(row.case in baseline for row in rows):
+        baseline = self.dice(BASELINE, first.centre, first.structure)
+        own = _by_case(rows)
+        if first.method == BASELINE or not own.keys() <= baseline.keys():
             return None
-        mine = np.array([row.dice for row in rows])
-        theirs = np.array([baseline[row.case].dice for row in rows])
+        mine = np.array([*own.values()])
+        theirs = np.array([baseline[case] for case in own])
         worst = paired_interval(mine, theirs, of_worst_tenth=True, seed=seed)
         return {
             "dice_mean": paired_interval(mine, theirs, seed=seed).to_dict(),
@@ -264,7 +296,8 @@ class Tables:
     def lines(self, *, full: bool = False) -> list[list[str]]:
         """Return the table for people: a header and a row a centre, structure and method.
 
-        Dice in per cent; differences to ``source`` in points, with their 95 % intervals.
+        Dice in per cent, with the standard deviation between seeds and orders where there are
+        several; differences to ``source`` in points, with their 95 % intervals.
 
         Parameters
         ----------
@@ -292,14 +325,27 @@ class Tables:
         if not self.ranking:
             return []
         table = [
-            ["method", "to source", "worst cell", "worst tenth", "harm", "worse *", "better *"]
+            [
+                *("method", "to source", "all cases", "worst cell", "worst tenth"),
+                *("harm", "worse *", "better *", "s / case", "peak MB"),
+            ]
         ]
+        means = ("mean", "mean_of_cases", "worst_cell", "worst_tenth")
         for one in self.ranking:
-            points = (f"{100 * one[name]:+.1f}" for name in ("mean", "worst_cell", "worst_tenth"))
+            points = (f"{100 * one[name]:+.1f}" for name in means)
             of = f" of {one['cells']}"
             counts = (f"{one[name]}{of}" for name in ("harm", "surely_worse", "surely_better"))
-            table.append([one["method"], *points, *counts])
+            costs = ("–" if one[name] is None else f"{one[name]:.3g}" for name in COSTS)
+            table.append([one["method"], *points, *counts, *costs])
         return table
+
+
+def _by_case(rows: Sequence[CaseRow]) -> dict[str, float]:
+    """Return the mean Dice of each case, in the order of their first rows."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row.case, []).append(row.dice)
+    return {case: float(np.mean(dice)) for case, dice in found.items()}
 
 
 def _cells_of(differences: Nested) -> Iterator[Cell]:
@@ -316,6 +362,7 @@ def _ranked(method: str, cells: Sequence[Cell]) -> Cell:
         "method": method,
         "cells": len(cells),
         "mean": float(np.mean(means)),
+        "mean_of_cases": float(np.average(means, weights=[c["dice_mean"]["n"] for c in cells])),
         "worst_cell": min(means),
         "worst_tenth": float(np.mean([cell["dice_worst_tenth"]["mean"] for cell in cells])),
         "harm": sum(mean <= HARM for mean in means),
@@ -331,24 +378,41 @@ def _figures(rows: Sequence[CaseRow]) -> Cell:
         known = [value for value in values if not math.isnan(value)]
         return float(np.mean(known)) if known else None
 
-    dice = [row.dice for row in rows]
+    dice = [*_by_case(rows).values()]
     ratios = [row.area / row.true_area for row in rows if row.true_area]
+    streams: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        streams.setdefault((row.seed, row.order), []).append(row.dice)
+
+    def spread(of: Callable[[Sequence[float]], Any]) -> float | None:
+        each = [float(of(one)) for one in streams.values()]
+        return float(np.std(each, ddof=1)) if len(each) > 1 else None
+
     return {
         "dice_mean": float(np.mean(dice)),
         "dice_worst_tenth": worst_tenth(dice),
         "n": len(dice),
         "dice_median": float(np.median(dice)),
-        "dice_lowest": min(dice),
+        "dice_lowest": min(row.dice for row in rows),
         "hd95_mean": mean([row.hd95 for row in rows]),
         "assd_mean": mean([row.assd for row in rows]),
+        "ece_mean": mean([row.ece for row in rows]),
         "unit": rows[0].unit,
         "one_empty": sum(math.isnan(row.hd95) for row in rows),
         "area_ratio_median": float(np.median(ratios)) if ratios else None,
+        "streams": len(streams),
+        "dice_mean_spread": spread(np.mean),
+        "dice_worst_tenth_spread": spread(worst_tenth),
     }
 
 
 def _percent(name: str) -> Callable[[Cell], str]:
-    return lambda cell: f"{100 * cell[name]:.1f}"
+    def write(cell: Cell) -> str:
+        apart = cell.get(f"{name}_spread")
+        known = "–" if cell[name] is None else f"{100 * cell[name]:.1f}"
+        return f"{known} ± {100 * apart:.1f}" if apart else known
+
+    return write
 
 
 def _distance(name: str) -> Callable[[Cell], str]:
@@ -376,6 +440,7 @@ _CELLS: dict[str, tuple[Callable[[Cell], str], bool]] = {
     "better / worse": (_counts, False),
     "HD95": (_distance("hd95_mean"), True),
     "ASSD": (_distance("assd_mean"), True),
+    "ECE %": (_percent("ece_mean"), True),
     "one mask empty": (lambda cell: str(cell["one_empty"]), False),
 }
 
@@ -404,15 +469,20 @@ def as_markdown(table: Sequence[Sequence[str]]) -> str:
     return "\n".join([rows[0], "|" + "---|" * len(table[0]), *rows[1:]])
 
 
+def write_cases(rows: Sequence[CaseRow], folder: Path) -> None:
+    """Write ``cases.csv``; Dice as a fraction, an empty cell where there is no distance."""
+    cases = [[_number(getattr(row, column)) for column in COLUMNS] for row in rows]
+    # Without the mark that spreadsheets like: these are read by programs.
+    write_text(folder / "cases.csv", csv_text(COLUMNS, cases))
+
+
 def write_tables(tables: Tables, folder: Path) -> None:
-    """Write what other programs read; Dice as a fraction, an empty cell where there is no distance.
+    """Write what other programs read.
 
     ``cases.csv``, ``summary.json``, ``details.json``, ``ranking.json``, ``differences.json`` and,
     flat, ``.csv``.
     """
-    cases = [[_number(getattr(row, column)) for column in COLUMNS] for row in tables.rows]
-    # Without the mark that spreadsheets like: these are read by programs.
-    write_text(folder / "cases.csv", csv_text(COLUMNS, cases))
+    write_cases(tables.rows, folder)
     figures = ("mean", "low", "high", "n")
     flat = [
         [
@@ -441,79 +511,3 @@ def _number(value: str | int | float) -> str | int | None:
 
 def _or_none(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def plot_benchmark(tables: Tables, path: Path) -> None:
-    """Draw one row of axes a structure: Dice of every case, and mean differences to ``source``.
-
-    Left: a dot a case, a bar at the mean, a dotted one at the worst tenth. Right: mean paired
-    difference with its 95 % interval; right of zero is better than the source model.
-
-    Parameters
-    ----------
-    path : Path
-        PNG to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    structures = tables.structures
-    figure = Figure(figsize=(12, 1.2 + 3.0 * len(structures)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(structures), 2, squeeze=False, width_ratios=[3, 2])
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(tables.methods)}
-    for (left, right), structure in zip(axes, structures, strict=True):
-        _draw_cases(left, tables, structure, colours)
-        _draw_differences(right, tables, structure, colours)
-    handles = [
-        axes[0, 0].plot([], [], "o", color=colour, label=method)[0]
-        for method, colour in colours.items()
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    write_bytes(path, picture.getvalue())
-
-
-def _draw_cases(axes: Any, tables: Tables, structure: str, colours: Mapping[str, str]) -> None:
-    rng = np.random.default_rng(0)
-    width = 0.8 / max(1, len(tables.methods))
-    for place, centre in enumerate(tables.centres):
-        for number, (method, colour) in enumerate(colours.items()):
-            rows = tables.cell(method, centre, structure)
-            if not rows:
-                continue
-            x = place - 0.4 + (number + 0.5) * width
-            dice = [100 * row.dice for row in rows]
-            spread = rng.uniform(-0.25, 0.25, len(dice)) * width
-            axes.plot(x + spread, dice, ".", color=colour, alpha=0.35, markersize=4)
-            found = tables.summary[method][centre][structure]
-            for name, half, line in (
-                ("dice_mean", 0.45 * width, "-"),
-                ("dice_worst_tenth", 0.25 * width, ":"),
-            ):
-                axes.hlines(100 * found[name], x - half, x + half, color=colour, linestyles=line)
-    axes.set_xticks(range(len(tables.centres)), tables.centres)
-    axes.set_ylabel("Dice, %")
-    axes.set_title(f"{structure}: cases, mean (line), worst tenth (dots)", fontsize="medium")
-
-
-def _draw_differences(
-    axes: Any, tables: Tables, structure: str, colours: Mapping[str, str]
-) -> None:
-    others = [method for method in tables.methods if method != BASELINE]
-    for place, centre in enumerate(tables.centres):
-        for number, method in enumerate(others):
-            found = tables.difference(method, centre, structure)
-            if found is None:
-                continue
-            mean, low, high = (found["dice_mean"][key] for key in ("mean", "low", "high"))
-            y = place + (number - (len(others) - 1) / 2) * 0.8 / max(1, len(others))
-            axes.plot(100 * mean, y, "o", color=colours[method])
-            if low is not None:
-                axes.hlines(y, 100 * low, 100 * high, color=colours[method])
-    axes.axvline(0, color="0.5", linewidth=0.8)
-    axes.set_yticks(range(len(tables.centres)), tables.centres)
-    axes.invert_yaxis()
-    axes.set_xlabel("Dice minus source, points, 95 % interval")
-    axes.set_title(f"{structure}: worse ← → better", fontsize="medium")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
+import os
+import re
+import signal
+import sys
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nibabel as nib
 import numpy as np
@@ -13,8 +20,10 @@ import torch
 from PIL import Image
 
 from napari_grata.adaptation import AdaptationRun, preset
+from napari_grata.adaptation.methods.register import METHODS as REGISTER
 from napari_grata.cli import main
 from napari_grata.evaluation import measure, run_benchmark, worst_tenth
+from napari_grata.evaluation.benchmark import merge_benchmarks
 from napari_grata.evaluation.cohort import CohortError
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.segmenters import (
@@ -133,7 +142,7 @@ def test_the_files_have_the_form_that_was_agreed(fundus, eyes, tmp_path):
     found = run_benchmark(eyes, fundus, METHODS, LABELS, tmp_path / "out")
     rows = read_cases(tmp_path / "out")
     header = ["centre", "case", "structure", "method", "dice", "hd95", "assd", "area"]
-    assert list(rows[0]) == header
+    assert list(rows[0]) == [*header, "ece", "seed", "order"]
     assert len(rows) == 5 * 2 * 3
     near = [row for row in rows if (row["centre"], row["method"]) == ("Near", "grata")]
     assert [row["case"] for row in near if row["structure"] == "disc"] == ["a", "b", "c"]
@@ -361,3 +370,162 @@ def test_the_command_prints_the_table_where_it_belongs(fundus, eyes, tmp_path, c
         assert result["summary"]["batch-norm"]["Far"]["disc"]["n"] == 2
     else:
         assert "batch-norm" not in printed.err
+
+
+def test_seeds_and_orders_are_computed_where_they_can_matter_and_reused_where_not(
+    fundus, eyes, tmp_path
+):
+    options = {"centres": ["Near"], "seeds": 2, "orders": 2}
+    methods = ["source", "tent", "consistency"]
+    found = run_benchmark(eyes, fundus, methods, LABELS, tmp_path / "out", **options)
+    with open(tmp_path / "out" / "streams.csv", newline="", encoding="utf-8") as file:
+        computed = {
+            (row["method"], row["seed"], row["order"]): row["computed_as"]
+            for row in csv.DictReader(file)
+        }
+    # Tent draws nothing; source, not even θ, depends on what came before.
+    one, other = "seed 0, order 0", "seed 0, order 1"
+    streams = [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    for method, expected in {
+        "source": ["", one, one, one],
+        "tent": ["", "", one, other],
+        "consistency": ["", "", "", ""],
+    }.items():
+        assert [computed[(method, *stream)] for stream in streams] == expected
+    assert len(list((tmp_path / "out" / "parts").iterdir())) == 1 + 2 + 4
+    # What is reused is what would have been found.
+    alone = run_benchmark(
+        eyes, fundus, ["tent"], LABELS, tmp_path / "alone", centres=["Near"], seed=1
+    )
+    told = {
+        (row.method, row.seed, row.order, row.case, row.structure): row.dice
+        for row in found.tables.rows
+    }
+    assert len(told) == len(found.tables.rows) == 3 * 4 * 3 * 2
+    for row in alone.tables.rows:
+        assert row.dice == told[row.method, 1, 0, row.case, row.structure]
+    details = found.tables.details["consistency"]["Near"]["disc"]
+    means = [
+        np.mean([told["consistency", seed, order, case, "disc"] for case in "abc"])
+        for seed in range(2)
+        for order in range(2)
+    ]
+    assert details["streams"] == 4
+    assert details["dice_mean_spread"] == pytest.approx(np.std(means, ddof=1))
+    assert found.tables.summary["consistency"]["Near"]["disc"]["n"] == 3
+    again = run_benchmark(eyes, fundus, methods, LABELS, tmp_path / "out", **options)
+    assert again.reused == 12
+
+
+def test_another_version_of_a_methods_package_is_computed_again(
+    fundus, eyes, tmp_path, monkeypatch
+):
+    reused = []
+    for version in ("1.0", "1.0", "1.1"):
+        theirs = replace(REGISTER["batch-norm"], package=f"somebodys {version}")
+        monkeypatch.setitem(REGISTER, "batch-norm", theirs)
+        found = run_benchmark(
+            eyes, fundus, ["batch-norm"], LABELS, tmp_path / "out", centres=["Far"], limit=1
+        )
+        reused.append(found.reused)
+    assert reused == [0, 2, 1]
+
+
+def test_folders_of_machines_and_of_models_are_merged(fundus, eyes, tmp_path, capsys):
+    def run(out: str, **share):
+        run_benchmark(eyes, fundus, ["source", "batch-norm"], LABELS, tmp_path / out, **share)
+
+    run("whole")
+    run("a", share=(1, 2))
+    run("b", share=(2, 2))
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(["benchmark", "--merge", *folders, "--out", str(tmp_path / "both")]) == 0
+    for name in ("cases.csv", "differences.json", "summary.json"):
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "not there yet" not in capsys.readouterr().err
+    # A second model: its centres stand beside those of the first.
+    said = json.loads((tmp_path / "b" / "benchmark.json").read_text())
+    said |= {"model": "other", "weights_sha256": "0"}
+    (tmp_path / "b" / "benchmark.json").write_text(json.dumps(said))
+    two = merge_benchmarks(folders, tmp_path / "two")
+    assert set(two.tables.centres) == {
+        *("small-fundus: Near", "small-fundus: Far", "other: Near", "other: Far")
+    }
+    said["methods"]["batch-norm"]["blend"] = 0.5
+    (tmp_path / "b" / "benchmark.json").write_text(json.dumps(said))
+    with pytest.raises(CohortError, match="method batch-norm is not the same"):
+        merge_benchmarks(folders, tmp_path / "three")
+    with pytest.raises(CohortError, match="no benchmark in this folder"):
+        merge_benchmarks([tmp_path], tmp_path / "four")
+
+
+def test_the_protocols_run_online_and_vptta_goes_on_from_centre_to_centre(fundus, eyes, tmp_path):
+    out = {}
+    for protocol in ("grata", "vptta"):
+        found = run_benchmark(
+            *(eyes, fundus, {"mine": preset("careful").settings}, LABELS, tmp_path / protocol),
+            centres=["Near", "Far"],
+            limit=1,
+            protocol=protocol,
+        )
+        said = json.loads((tmp_path / protocol / "benchmark.json").read_text())
+        assert (said["size"], said["methods"]["mine"]["predict"]) == ([512, 512], "stream")
+        assert not said["methods"]["mine"]["six_views"]
+        out[protocol] = {(row.centre, row.case, row.structure) for row in found.tables.rows}
+    assert {row[:2] for row in out["grata"]} == {("Near", "a"), ("Far", "d")}
+    assert {row[:2] for row in out["vptta"]} == {("Near+Far", "Near/a"), ("Near+Far", "Far/d")}
+
+
+def test_the_page_stands_alone_and_shows_a_losing_method_losing(fundus, eyes, tmp_path):
+    found = run_benchmark(eyes, fundus, METHODS, LABELS, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r'<script|(src|href)="(?!data:)|url\((?!#)', page)
+    assert [one["mean"] < 0 for one in found.tables.ranking] == [
+        row.startswith(' class="loses"') for row in page.split("tbody>")[1].split("<tr")[1:]
+    ]
+    for picture in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page):
+        assert ElementTree.fromstring(base64.b64decode(picture)).tag.endswith("svg")
+    assert page.count("<img") == 1 + 1 + 2
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_worker_lost_in_the_middle_changes_not_a_byte(fundus, eyes, tmp_path):
+    from distributed import Client, LocalCluster
+
+    methods = ["source", "batch-norm", "consistency"]
+    run_benchmark(eyes, fundus, methods, LABELS, tmp_path / "one", seeds=2, device="cpu")
+    killed: list[int] = []
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        pids = client.run(os.getpid)
+
+        def kill(state):
+            busy = [address for address, tasks in client.processing().items() if tasks]
+            if not killed and busy:
+                killed.append(pids[busy[0]])
+                os.kill(killed[0], signal.SIGKILL)
+
+        run_benchmark(
+            *(eyes, fundus, methods, LABELS, tmp_path / "many"),
+            seeds=2,
+            scheduler=cluster.scheduler_address,
+            device="cpu",
+            progress=kill,
+        )
+        assert killed
+        assert killed[0] not in client.run(os.getpid).values()
+    for name in ("cases.csv", "summary.json", "differences.json"):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_a_cluster_that_is_not_there_is_told_in_words(fundus, eyes, tmp_path, monkeypatch):
+    def run(scheduler: str) -> None:
+        run_benchmark(eyes, fundus, ["source"], LABELS, tmp_path / "out", scheduler=scheduler)
+
+    with pytest.raises(CohortError, match="tcp:/nowhere does not answer"):
+        run("tcp:/nowhere")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(CohortError, match=r'pip install "napari-grata\[cluster\]"'):
+        run("local")
