@@ -203,7 +203,7 @@ def by_level(found: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def markdown(rows: list[dict[str, Any]], sentences: list[str], samples: list[str]) -> str:
-    """The table of docs/results.md."""
+    """The table of docs/results-details.md."""
     lines = [
         "| centre | looked at | n | shift: median (quartiles) | near / moderate / far | Dice % | "
         "loss | within the centre: rho of shift and Dice |",

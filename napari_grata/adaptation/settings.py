@@ -245,7 +245,7 @@ class Settings:
     )
     six_views: bool = _setting(
         False,
-        "Mean of six views",
+        "Mean of the views",
         "Average over flips and rotations that the model is used to, six unless its card names "
         "others: slower, usually smoother masks.",
         used="always",
@@ -539,7 +539,7 @@ def teaching_settings(base: Settings) -> Settings:
     """Return the settings with which corrections teach after a run with ``base``.
 
     The statistics stay as they were, for θ and statistics belong together. What else is here was
-    chosen on development centres with ``benchmarks/corrections.py``; see ``docs/results.md``.
+    chosen on development centres with ``benchmarks/corrections.py``; see ``docs/results-details.md``.
     Where all weights learnt, all go on learning, and the masks follow at once.
     """
     if not base.uses("parameters"):

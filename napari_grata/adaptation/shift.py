@@ -11,7 +11,7 @@ air is put around a head as the source centre's scans have. The card
 says how large this distance is for scans of the source centre itself
 (`napari_grata.segmenters.shift_reference`), which gives the number a meaning. No labels are
 used, and the model is not changed. A scan that lies far is not wrong, and a near one is not
-right: see docs/results.md for what the distance does and does not tell.
+right: see docs/results-details.md for what the distance does and does not tell.
 
 This module loads torch only when something is measured.
 """

@@ -21,7 +21,7 @@ known. All is conjugate, so the gain on the remaining slices has a Student-t dis
 ν + k degrees of freedom. A candidate is recommended for a structure if the lower end of its
 interval is above 0, and on the reviewed slices it differs as much as on three others; of several,
 the one with the largest expected gain. The numbers of `Rule` were chosen with
-``benchmarks/choosing.py``; see ``docs/results.md``.
+``benchmarks/choosing.py``; see ``docs/results-details.md``.
 
 Structures of which one lies inside the other are outlined together: where one of the two is taken
 from a candidate and nothing is recommended for the other, that comes from the same candidate, if
