@@ -539,8 +539,9 @@ def teaching_settings(base: Settings) -> Settings:
     """Return the settings with which corrections teach after a run with ``base``.
 
     The statistics stay as they were, for θ and statistics belong together. What else is here was
-    chosen on development centres with ``benchmarks/corrections.py``; see ``docs/results-details.md``.
-    Where all weights learnt, all go on learning, and the masks follow at once.
+    chosen on development centres with ``benchmarks/corrections.py``; see
+    ``docs/results-details.md``. Where all weights learnt, all go on learning, and the masks follow
+    at once.
     """
     if not base.uses("parameters"):
         base = base.but(parameters="usual")

@@ -26,6 +26,8 @@ NOTHING_YET = (
 _ROW, _LEAST_ROW, _HEAD, _FOOT, _GAP = 20.0, 12.0, 16.0, 14.0, 12.0
 _FONT_SIZE = 8
 _UNIT = "gain, points of Dice"
+# In a stack the Dice of the whole counts: a slice weighs as much as it shows of the structure.
+_UNIT_OF_STACK = "gain × size, points of Dice"
 _DOT = 3.0
 # Harm that is so many times the largest gain is cut off, or it would hide the gains.
 _CUT, _LEAST_REACH = 2.0, 2.0
@@ -136,6 +138,9 @@ class WeighPicture(QWidget):
         """Return the size at which nothing is crowded."""
         return QSize(420, self._height(_ROW))
 
+    def _unit(self) -> str:
+        return _UNIT_OF_STACK if self._scan is not None and self._scan.is_stack else _UNIT
+
     def _height(self, row: float) -> int:
         return int(_HEAD + _FOOT + row * len(self.rows)) + 1
 
@@ -166,7 +171,7 @@ class WeighPicture(QWidget):
         strong = QFont(painter.font())
         strong.setBold(True)  # as the titles of what is recommended
         metrics = QFontMetricsF(strong)
-        titles = [*(line.title for line in self.rows), _UNIT]
+        titles = [*(line.title for line in self.rows), self._unit()]
         left = min(max(map(metrics.horizontalAdvance, titles)) + 12, 0.35 * self.width())
         wide = (self.width() - left) / len(weighing.structures) - _GAP
         picked = self._picked()
@@ -210,7 +215,7 @@ class WeighPicture(QWidget):
         painter.setFont(plain)
         painter.setPen(QColor(self.colours.muted))
         place = QRectF(4, _HEAD + len(self.rows) * row + 1, left - 8, _FOOT)
-        painter.drawText(place, int(Qt.AlignmentFlag.AlignTop), _UNIT)
+        painter.drawText(place, int(Qt.AlignmentFlag.AlignTop), self._unit())
 
     def _paint_panel(
         self,

@@ -256,7 +256,8 @@ class WeighSection(QWidget):
             context.say(_BUSY)
             return
         context.look_back(None)
-        self._working = session, session.note, ended
+        note = "" if session.note == session.result_note else session.note
+        self._working = session, note, ended
         context.start(kind, session, make, title)
 
     def propose(self) -> None:
@@ -370,6 +371,8 @@ class WeighSection(QWidget):
         if working is not None and context.runner.session is working[0]:
             session, note, ended = working
             session.note = note
+            if not note:  # it told the result, of which a stroke may have changed what is flagged
+                context.describe_result(session)
             results = list(context.runner.results)
             found = self.found(session)
             if results and isinstance(results[0], Pool) and results[0] is not found.pool:
