@@ -157,6 +157,27 @@ def weighing(program: Program) -> None:
     weigh.fold.collapse(animate=False)
 
 
+def methods(program: Program) -> None:
+    """Four methods side by side on the brain sample, with its reference as the truth."""
+    context, page = program.context, program.dock.methods
+    sample = next(one for one in list_samples() if one.key == "brain-other-scanner")
+    program.viewer.layers.clear()
+    program.viewer.window.resize(*LARGE)
+    turn(1)
+    context.open_requested.emit(f"sample:{sample.key}")
+    turn(3)
+    context.slices_text = "22-40"
+    program.dock.adapt.compare_button.click()
+    context.store.set("timeline_height", 300)
+    program.dock.timeline.open_below()
+    page.run()
+    turn(900, lambda: not context.busy)
+    program.dock.measures.take_file(sample.reference)
+    turn(30, lambda: page._with_results()[0].result.dice)
+    program.take("methods.png")
+    program.viewer.window.resize(*SIZE)
+
+
 def whole(program: Program) -> None:
     """A photograph that does not fit the model is said, not segmented silently."""
     program.viewer.layers.clear()
@@ -202,6 +223,7 @@ def main() -> None:
     program = Program()
     volume(program)
     weighing(program)
+    methods(program)
     whole(program)
     cases(program)
     program.viewer.close()

@@ -167,6 +167,9 @@ class CandidateRuns:
         ``source`` is there in any case.
     folder : path, optional
         Where each run is kept, in a folder of its preset's name.
+    go_on : bool
+        Leave out a preset that cannot run on this model or scan and go on with the next, and
+        weigh no earlier states: to compare methods.
 
     Attributes
     ----------
@@ -178,6 +181,10 @@ class CandidateRuns:
         Records in all.
     now : str
         Title of what is being made.
+    runs : dict of str to AdaptationRun
+        By preset, those that were begun.
+    failed : dict of str to str
+        Why presets were left out.
     """
 
     def __init__(
@@ -191,6 +198,7 @@ class CandidateRuns:
         source_masks: Masks | None = None,
         seed: int = 0,
         folder: Path | None = None,
+        go_on: bool = False,
     ) -> None:
         from napari_grata.adaptation.plan import checked_slices, make_plan
 
@@ -201,7 +209,9 @@ class CandidateRuns:
         self._segmenter, self._scan, self._seed = segmenter, scan, seed
         self._slices, self._region = checked_slices(slices, scan), region
         self._folder, self._source_masks = folder, dict(source_masks or {})
-        self._runs: list[AdaptationRun] = []
+        self.runs: dict[str, AdaptationRun] = {}
+        self.failed: dict[str, str] = {}
+        self._go_on = go_on
         volumes = segmenter.card.patch is not None
         self.total = sum(
             len(make_plan(one.settings, self._slices, scan.case_of, volumes=volumes))
@@ -212,25 +222,20 @@ class CandidateRuns:
     @property
     def notices(self) -> list[str]:
         """What happened that the user should know."""
-        return list(dict.fromkeys(words for run in self._runs for words in run.notices))
+        return list(dict.fromkeys(words for run in self.runs.values() for words in run.notices))
 
     def records(self) -> Iterator[Record]:
         """Run one preset after another; closing the iterator leaves the finished ones."""
-        from napari_grata.adaptation import AdaptationRun
-
         for one in self._presets.values():
             settings, self.now = one.settings.but(seed=self._seed), one.title
-            run = AdaptationRun(
-                self._segmenter,
-                self._scan,
-                settings,
-                slices=self._slices,
-                region=self._region,
-                folder=None if self._folder is None else self._folder / one.name,
-                source_masks=self._source_masks,
-            )
-            self._runs.append(run)
-            yield from run.records()
+            try:
+                run = self._begin(one.name, settings)
+                yield from run.records()
+            except ValueError as error:
+                if not self._go_on or one.name == SOURCE:
+                    raise
+                self.failed[one.name] = str(error)
+                continue
             self._source_masks.update(run.source_masks)
             if one.name == SOURCE:
                 found = source_candidate(
@@ -262,14 +267,28 @@ class CandidateRuns:
 
         Not of networks that read whole volumes: all of one would be predicted for each slice.
         """
-        if not settings.learns_from_stack or self._segmenter.card.patch is not None:
+        if self._go_on or not settings.learns_from_stack or self._segmenter.card.patch is not None:
             return []
         wanted = {round(settings.passes * number / STATES) for number in range(1, STATES)}
         return sorted(wanted - {0, settings.passes})
 
+    def _begin(self, name: str, settings: Settings) -> AdaptationRun:
+        from napari_grata.adaptation import AdaptationRun
+
+        self.runs[name] = run = AdaptationRun(
+            self._segmenter,
+            self._scan,
+            settings,
+            slices=self._slices,
+            region=self._region,
+            folder=None if self._folder is None else self._folder / name,
+            source_masks=self._source_masks,
+        )
+        return run
+
     def close(self) -> None:
         """Close the runs; their candidates keep their masks, and give no probabilities any more."""
-        for run in self._runs:
+        for run in self.runs.values():
             run.close()
 
 

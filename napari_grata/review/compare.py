@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,9 @@ from napari_grata.adaptation.flags import FAR_CODE, FRAME_CODE, flag_slice
 from napari_grata.segmenters.card import structure_mask
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation import Flag, Record, ReopenedRun
+    from napari_grata.adaptation import AdaptationRun, Flag, Record, ReopenedRun
     from napari_grata.adaptation.plan import Region
+    from napari_grata.review.truth import Truth
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
@@ -294,3 +295,62 @@ def flag_again(
         framed=frame is not None,
         unsure=texts.get(FRAME_CODE, ""),
     )
+
+
+@dataclass(eq=False)
+class MethodResult:
+    """What one method made of a scan, to be laid beside that of others.
+
+    Attributes
+    ----------
+    name, title : str
+        Of its own among those compared, and for people.
+    masks : mapping of int to ndarray of uint8, shape (H, W)
+    records : list of Record
+        Of its stream, without their masks.
+    flags : mapping of int to tuple of Flag
+    change : float
+        Share of the structures' pixels that the source mask does not share with it, 0 … 1.
+    run : AdaptationRun or None
+        Still open; None of a saved run.
+    dice : dict of str to float
+        To a truth that is open, by structure; see `dice_to`.
+    """
+
+    name: str
+    title: str
+    masks: Mapping[int, np.ndarray]
+    records: list[Record]
+    flags: Mapping[int, Sequence[Flag]]
+    change: float
+    run: AdaptationRun | None = None
+    dice: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Time that its steps and predictions took."""
+        return sum(record.seconds for record in self.records)
+
+
+def share_changed(
+    scan: Scan, card: Card, source: Mapping[int, np.ndarray], adapted: Mapping[int, np.ndarray]
+) -> float:
+    """Return 1 − Dice between two sets of masks, all structures and slices together."""
+    total = summarise(scan, card, source, adapted).total
+    pixels = [one.source_pixels + one.adapted_pixels for one in total]
+    both = sum(one.agreement * count for one, count in zip(total, pixels, strict=True))
+    return 1 - both / sum(pixels) if sum(pixels) else 0.0
+
+
+def dice_to(truth: Truth, card: Card, masks: Mapping[int, np.ndarray]) -> dict[str, float]:
+    """Return Dice to a truth over all slices together, of each structure that the truth shows."""
+    found = {}
+    for name in (s.name for s in card.structures if s.name in truth.structures):
+        both = of_mask = of_truth = 0
+        for index, mask in masks.items():
+            drawn = structure_mask(card, truth.scan.get_mask(truth.stack, index), name)
+            made = structure_mask(card, mask, name)
+            both += int((drawn & made).sum())
+            of_mask, of_truth = of_mask + int(made.sum()), of_truth + int(drawn.sum())
+        found[name] = 2 * both / (of_mask + of_truth) if of_mask + of_truth else 1.0
+    return found

@@ -45,12 +45,23 @@ class AdaptSection(QWidget):
         line.setSpacing(4)
         line.addWidget(self.segment_button, 1)
         line.addWidget(self.adapt_button, 2)
+        self.compare_button = button(
+            "Compare …",
+            "Run several methods on this scan and see them side by side.",
+            small=True,
+            clicked=context.methods_requested.emit,
+        )
         self.unfinished = self._unfinished_line()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         for widget in (
-            row("Method", self.method, tip="How the model gets used to the new scan."),
+            row(
+                "Method",
+                self.method,
+                self.compare_button,
+                tip="How the model gets used to the new scan.",
+            ),
             self.summary,
             self.advanced,
             row(

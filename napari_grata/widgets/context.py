@@ -221,6 +221,7 @@ class Context(QObject):
     list_requested = Signal(list)
     region_requested = Signal()
     save_requested = Signal()
+    methods_requested = Signal()
 
     def __init__(self, viewer: Viewer, widget: QWidget) -> None:
         super().__init__(widget)
@@ -645,7 +646,7 @@ class Context(QObject):
 
     def segment(self) -> None:
         """Make the source masks."""
-        begun = self._begin()
+        begun = self.begin()
         if begun is not None:
             self._segment(*begun)
 
@@ -660,7 +661,7 @@ class Context(QObject):
 
         Where they cannot, it is said and nothing is adapted; asked for once more, it is done.
         """
-        begun = self._begin()
+        begun = self.begin()
         if begun is None:
             return
         session, entry, slices = begun
@@ -731,7 +732,7 @@ class Context(QObject):
         stamp = datetime.now().strftime("%Y-%m-%d %H.%M.%S")
         return Path(self.run_parent) / f"{safe_name(session.scan.name)} {stamp}"
 
-    def _begin(self) -> tuple[Session, ModelEntry, list[int]] | None:
+    def begin(self) -> tuple[Session, ModelEntry, list[int]] | None:
         """Capture what a run works on, or say why it cannot begin."""
         self.clear_problem()
         self.look_back(None)

@@ -31,6 +31,7 @@ from napari_grata.widgets.decide_section import DecideBar
 from napari_grata.widgets.export_section import ExportSection
 from napari_grata.widgets.help import HelpDialog
 from napari_grata.widgets.measure_section import MeasureSection
+from napari_grata.widgets.methods_page import MethodsPage
 from napari_grata.widgets.model_card import add_model_dialog, dropped_models
 from napari_grata.widgets.model_section import ModelSection
 from napari_grata.widgets.qt_parts import Sentence, StepSection, button, column, notify
@@ -91,14 +92,17 @@ class GrataDock(QWidget):
         self.correct = CorrectSection(context)
         self.weigh = WeighSection(context)
         self.export = ExportSection(context)
+        self.measures = MeasureSection(context)
+        # Before the list of cases, which keeps what this has made the result.
+        self.methods = MethodsPage(context, self.measures)
         self.cases = Cases(context)
         self.view_control = ViewControl(context)
         self.timeline = Timeline(context)
         self.timeline.add_to_header(self.view_control)
         self.timeline.add_tab("Curves", StepsSection(context))
         self.timeline.add_tab("Slices", SliceTable(context), only_stacks=True)
-        self.measures = MeasureSection(context)
         self.timeline.add_tab("Measures", self.measures)
+        self.timeline.add_tab("Methods", self.methods)
         self.timeline.add_tab("Weighing", self.weigh.page, only_stacks=True)
         self.help_button = button("?", "Keys and help", small=True, clicked=self._show_help)
         self.first_buttons = OpenButtons()
@@ -190,7 +194,8 @@ class GrataDock(QWidget):
         context.session_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._open_timeline)
         self.timeline.docked.connect(self._canvas_is_lower)
-        self.weigh.weighed.connect(self._show_weighing)
+        self.weigh.weighed.connect(partial(self._show_page, "Weighing"))
+        context.methods_requested.connect(partial(self._show_page, "Methods"))
         # There is room for one thing at a time.
         self.weigh.unfolded.connect(self.correct.teaching.setHidden)
         self.weigh.unfolded.connect(self.decide.notes.setHidden)
@@ -280,9 +285,9 @@ class GrataDock(QWidget):
             self._timeline_offered = True
             self.timeline.open_below()
 
-    def _show_weighing(self) -> None:
+    def _show_page(self, name: str) -> None:
         self.timeline.open_below()
-        self.timeline.show_tab("Weighing")
+        self.timeline.show_tab(name)
 
     def _canvas_is_lower(self) -> None:
         """Once the windows have their sizes, all of the scan should be in view again."""

@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 from napari.layers import Labels
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QFileDialog, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_grata.review.measurements import (
@@ -216,7 +216,14 @@ class MeasureSection(QWidget):
     table : MeasureTable
     note : Sentence
         What was measured, and what to know about it; why nothing was.
+
+    Signals
+    -------
+    truth_changed()
+        Another truth is open, or none any more.
     """
+
+    truth_changed = Signal()
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -483,11 +490,16 @@ class MeasureSection(QWidget):
             weak = weakref.ref(session)
             self._files.ask("truth", partial(_read_truth, source, session.scan, session.card, weak))
 
+    def truth(self, session: Session) -> Truth | None:
+        """Return the truth that is open for a session."""
+        return self._truths.get(session)
+
     def drop_truth(self) -> None:
         """Compare before and after with each other alone."""
         session = self._context.session
         if session is not None:
             self._truths.pop(session, None)
+            self.truth_changed.emit()
             self._masks_changed()
 
     # --- files -------------------------------------------------------------------------------
@@ -519,6 +531,7 @@ class MeasureSection(QWidget):
             session = weak()
             if session is not None:
                 self._truths[session] = truth
+                self.truth_changed.emit()
                 if truth.note:
                     notify(truth.note, "info")
                 self._masks_changed()

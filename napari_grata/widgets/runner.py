@@ -25,9 +25,10 @@ class Runner(QObject):
 
     Attributes
     ----------
-    kind : {"segment", "adapt", "masks", "weigh", "task"} or None
+    kind : {"segment", "adapt", "masks", "weigh", "compare", "task"} or None
         What runs now. ``masks``: adapted masks of an earlier state, or as chosen; ``weigh``:
-        candidates for them are made or weighed; ``task``: anything else.
+        candidates for them are made or weighed; ``compare``: methods are run side by
+        side; ``task``: anything else.
     session : Session or None
         What it works on; captured at the start.
     pausing, paused, cancelling : bool

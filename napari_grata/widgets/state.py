@@ -46,7 +46,7 @@ class Facts:
         Slices of the scan; with a source mask, with an adapted mask, flagged, painted on.
     noun : str
         "slice" or "photograph".
-    running : {"segment", "adapt", "masks", "weigh", "task"} or None
+    running : {"segment", "adapt", "masks", "weigh", "compare", "task"} or None
         What the job does now.
     pausing, paused, cancelling : bool
     unfinished : bool
@@ -204,6 +204,7 @@ def dock_state(facts: Facts) -> DockState:
 
 def _running(facts: Facts) -> DockState:
     words = {"segment": "Segmenting …", "adapt": "Adapting: the model gets used to this scan …"}
+    words["compare"] = "Comparing methods; your masks stay as they are …"
     words["weigh"] = "Weighing masks; yours stay as they are …"
     message = words.get(facts.running or "", "Working …")
     if facts.cancelling:

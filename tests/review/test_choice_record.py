@@ -138,7 +138,7 @@ def test_masks_in_use_and_how_they_were_chosen_are_kept_as_one(
     list(runs.records())
     weighing = weigh(segmenter, runs.candidates, {i: runs.candidates[1].masks[i] for i in (0, 5)})
     record = record_choice(segmenter.card, scan, weighing, {})
-    run = runs._runs[1]
+    run = list(runs.runs.values())[1]
     own, empty = dict(run.adapted_masks), np.zeros((40, 48), np.uint8)
     use_choice(run, record, {1: empty, 2: empty, 4: empty})
     told = use_choice(run, record, {2: empty + 1})

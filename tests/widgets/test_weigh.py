@@ -129,7 +129,7 @@ def test_slices_are_proposed_and_nothing_of_the_users_is_touched(
     for candidate in one.found.pool.candidates:
         assert candidate.masks[2][5, 5] == 0
         assert not candidate.taught_by
-    assert all(not each.corrections.slices for each in one.found.pool.runs._runs)
+    assert all(not each.corrections.slices for each in one.found.pool.runs.runs.values())
 
 
 def test_a_slice_called_right_is_so_until_it_is_drawn_on(review: Callable[..., Reviewer]) -> None:

@@ -1,0 +1,745 @@
+"""Methods side by side: run several on the scan in view, see what each makes of it, take one."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QIcon, QPainter, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QLineEdit,
+    QMenu,
+    QSplitter,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_grata.adaptation.settings import PRESETS
+from napari_grata.review.candidates import SOURCE, USUAL, CandidateRuns
+from napari_grata.review.compare import (
+    DIFFERENCE_COLOURS,
+    MethodResult,
+    dice_to,
+    difference_map,
+    flagged_slices,
+    latest_flags,
+    share_changed,
+)
+from napari_grata.scans.files import safe_name, write_csv
+from napari_grata.widgets import tasks
+from napari_grata.widgets.background import Found, Outcome, describe
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.curves import LAYERS, QUANTITIES, Overlay
+from napari_grata.widgets.mask_layer import add_quietly, contour_width, labels_over
+from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, notify
+from napari_grata.widgets.runner import duration
+from napari_grata.widgets.scan_layer import alive, camera_of, free_name
+from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
+from napari_grata.widgets.theme import STRUCTURE_COLOURS, ThemeColours, swatch, tip
+
+if TYPE_CHECKING:
+    from napari_grata.adaptation.settings import Settings
+    from napari_grata.review.truth import Truth
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card
+
+_COLOURS = (*STRUCTURE_COLOURS, "#D55E00", "#999999", "#AA4499", "#44AA99")
+_SHARP = 3  # pixels of an exported picture to one of the screen
+_HEADS = ("method", "change", "flags", "time")
+_TIPS = (
+    "Tick the methods to run. Click one to see its mask over the scan; two to see their "
+    "difference.",
+    "How much of the structures is not the same as in the mask before (1 − Dice).",
+    "Slices to look at.",
+    "What its steps and predictions took.",
+    "Dice to the truth that is open, over all slices together. No method saw it.",
+)
+_BUSY = "A run is going on; wait for its end, or cancel it."
+_CURVES = {
+    "cosine": "Cosine",
+    "learning_rate": "Learning rate",
+    "pseudo_loss": "Pseudo loss",
+    "auxiliary_loss": "Auxiliary loss",
+    LAYERS: "Cosine by layer",
+}
+_ABOUT = "Tick methods and run them. Each starts from the model as it was trained."
+
+
+class TruthSource(Protocol):
+    """What knows the truth that is open."""
+
+    truth_changed: Any
+
+    def truth(self, session: Session) -> Truth | None:
+        """Return it, if there is one."""
+
+
+# --- in the background -------------------------------------------------------------------------
+
+
+def run_methods(
+    engine: tasks.Engine, model: Path, device: str, card: Card, names: Sequence[str], **how: Any
+) -> Iterator[Any]:
+    """Run presets one after another, and yield a `MethodResult` for each that is finished."""
+    if not engine.holds(model, device):
+        yield tasks.Stage("Loading the model …")
+    with tasks.leave_room_for_the_interface():
+        runs = CandidateRuns(engine.get(model, device), presets=names, go_on=True, **how)
+        scan: Scan = how["scan"]
+        records: Any = runs.records()
+        told = 0
+        try:
+            for done, _ in enumerate(records, 1):
+                yield from _finished(runs, scan, card, told)
+                told = len(runs.candidates)
+                running = PRESETS[next(reversed(runs.runs))].title
+                yield tasks.Progress(running, done, runs.total)
+            yield from _finished(runs, scan, card, told)
+        finally:
+            records.close()
+        for name, why in runs.failed.items():
+            yield tasks.Notice(f"{PRESETS[name].title} is left out. {why}")
+
+
+def _finished(runs: CandidateRuns, scan: Scan, card: Card, told: int) -> Iterator[MethodResult]:
+    for one in runs.candidates[told:]:
+        run = runs.runs[one.name]
+        records = run.past.without_masks()
+        changed = share_changed(scan, card, run.source_masks, one.masks)
+        flags = latest_flags(records)
+        yield MethodResult(one.name, one.title, one.masks, records, flags, changed, run)
+
+
+def _saved(folder: Path, scan: Scan, card: Card) -> MethodResult:
+    """Read a saved run, to be laid beside the others."""
+    from napari_grata.widgets.case_loading import load_run
+
+    run = load_run(folder, scan)
+    if run.card.colours.keys() != card.colours.keys():
+        raise ValueError("That run is of a model with other structures; choose one of this model.")
+    method = "" if run.settings is None else f"{run.settings.method}, "
+    changed = share_changed(scan, card, run.source, run.adapted)
+    title = f"Saved: {method}{folder.name}"
+    return MethodResult(f"saved {folder}", title, run.adapted, run.records, run.flags, changed)
+
+
+def _keep(run: Any, folder: Path | None) -> Iterator[Any]:
+    yield tasks.Stage("Taking the masks over …")
+    if folder is not None:
+        run.keep(folder)
+    yield True
+
+
+# --- in view -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Row:
+    """A line of the table: a preset or saved run, and its result once there is one."""
+
+    item: QTreeWidgetItem
+    colour: str = ""
+    result: MethodResult | None = None
+    layer: Any = None
+
+
+class MethodsPage(QWidget):
+    """A list of methods to tick that becomes a table of results, with their curves beside it.
+
+    Attributes
+    ----------
+    rows : dict of str to _Row
+        By name of the preset, or of a saved run.
+    """
+
+    def __init__(self, context: Context, truths: TruthSource) -> None:
+        super().__init__()
+        self._context, self._truths = context, truths
+        self._results: weakref.WeakKeyDictionary[Session, dict[str, MethodResult]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._shown: Session | None = None
+        self._difference: Any = None
+        self._taken = 0
+        # What the job at hand works on, and the session as it was, where a result is taken.
+        self._working: tuple[Session, str, MethodResult | None, MaskSnapshot | None] | None = None
+        self.rows: dict[str, _Row] = {}
+        self._build()
+        for name, preset in PRESETS.items():
+            self._add(name, preset.title, preset.summary, ticked=name in USUAL)
+        self._wire()
+        self.refresh()
+
+    def _build(self) -> None:
+        self.search = QLineEdit()
+        self.search.setPlaceholderText("Search …")
+        self.search.setClearButtonEnabled(True)
+        self.search.setAccessibleName("Search methods")
+        self.run_button = button("Run", clicked=self.run)
+        words = "Lay a run that was kept in a folder beside these."
+        self.saved_button = button("Saved run …", words, small=True, clicked=self.ask_saved)
+        self.use_button = button("Use", small=True, clicked=self.use)
+        self.curve = choice("What is drawn over the steps.", "Which curves are shown")
+        for name, title in _CURVES.items():
+            self.curve.addItem(title, name)
+        self.export_button = button("Export", "Write what is seen to a file.", small=True)
+        menu = QMenu(self.export_button)
+        for title, do in (
+            ("Figure …", self.ask_figure),
+            ("Table as CSV …", partial(self.ask_csv, "methods.csv")),
+            ("Curves as CSV …", partial(self.ask_csv, "curves.csv")),
+        ):
+            action = menu.addAction(title)
+            if action is not None:
+                action.triggered.connect(partial(_do, do))
+        self.export_button.setMenu(menu)
+        self.tree = QTreeWidget()
+        self.tree.setRootIsDecorated(False)
+        self.tree.setHeaderLabels(_HEADS)
+        self.tree.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.tree.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.tree.setIconSize(QSize(10, 10))
+        self.tree.setAccessibleName("Methods and what they made")
+        head = self.tree.header()
+        if head is not None:
+            head.setStretchLastSection(False)
+            head.setMinimumSectionSize(20)
+        self.overlay = Overlay(self._context.theme)
+        self.words = Sentence(1)
+        self.words.setObjectName("grata_small")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        line = line_in(layout)
+        line.addWidget(self.search, 2)
+        for widget in (self.run_button, self.use_button, self.saved_button):
+            line.addWidget(widget)
+        line.addWidget(self.curve, 2)
+        line.addWidget(self.export_button)
+        self.seen = QSplitter()
+        self.seen.addWidget(self.tree)
+        self.seen.addWidget(self.overlay)
+        self.seen.setSizes([390, 260])
+        layout.addWidget(self.seen, 1)
+        layout.addWidget(self.words)
+
+    def _wire(self) -> None:
+        context = self._context
+        self.search.textChanged.connect(self._search)
+        self.tree.itemSelectionChanged.connect(self._look)
+        self.tree.itemChanged.connect(self.refresh)
+        self.curve.currentIndexChanged.connect(self._draw)
+        context.changed.connect(self.refresh)
+        context.session_changed.connect(self._on_session)
+        context.leaving.connect(self.clear)
+        context.theme_changed.connect(self._show_theme)
+        context.runner.progressed.connect(self._take)
+        context.runner.ended.connect(self._on_ended)
+        context.queue.found.connect(self._on_found)
+        self._truths.truth_changed.connect(self._ask_dice)
+        self._show_theme(context.theme)
+
+    def _add(self, name: str, title: str, words: str, *, ticked: bool | None = None) -> _Row:
+        item = QTreeWidgetItem(self.tree, [title])
+        item.setData(0, Qt.ItemDataRole.UserRole, name)
+        item.setToolTip(0, tip(f"{title}\n{words}"))
+        if ticked is not None:
+            item.setCheckState(0, Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked)
+        for column in range(1, 12):
+            item.setTextAlignment(column, Qt.AlignmentFlag.AlignRight)
+        row = self.rows[name] = _Row(item)
+        return row
+
+    # --- what the user does ------------------------------------------------------------------
+
+    def ticked(self) -> list[str]:
+        """Return the presets to run."""
+        on = Qt.CheckState.Checked
+        return [name for name, row in self.rows.items() if row.item.checkState(0) == on]
+
+    def _search(self, text: str) -> None:
+        for name, row in self.rows.items():
+            row.item.setHidden(text.lower() not in f"{name} {row.item.text(0)}".lower())
+
+    def run(self) -> None:
+        """Run what is ticked, one after another, in the background."""
+        context, begun, names = self._context, self._context.begin(), self.ticked()
+        if begun is None:
+            return
+        session, entry, slices = begun
+        folder = None
+        if context.run_parent and context.case is None:
+            stamp = datetime.now().strftime("%Y-%m-%d %H.%M.%S")
+            name = f"{safe_name(session.scan.name)} methods {stamp}"
+            folder = Path(context.run_parent) / name
+        make = partial(
+            run_methods,
+            context.runner.engine,
+            entry.folder,
+            context.device,
+            session.card,
+            names,
+            scan=session.scan,
+            slices=slices,
+            region=context.region,
+            source_masks=session.source_masks(slices, context.region),
+            seed=context.settings.seed,
+            folder=folder,
+        )
+        results = self._results.setdefault(session, {})
+        for name in PRESETS:
+            results.pop(name, None)
+        self._start("compare", session, make, "Comparing methods", None)
+        context.take_results()
+        self._on_session()
+
+    def _start(
+        self, kind: str, session: Session, make: Any, title: str, taken: MethodResult | None
+    ) -> None:
+        self._taken = 0
+        before = None if taken is None else MaskSnapshot(session)
+        self._working = session, session.note, taken, before
+        self._context.start(kind, session, make, title)
+
+    def _chosen(self) -> list[_Row]:
+        return [row for row in self._with_results() if row.item.isSelected()]
+
+    def _why_no_use(self) -> str:
+        session, chosen = self._context.session, self._chosen()
+        if self._context.busy or session is None or session.busy:
+            return _BUSY
+        if len(chosen) != 1 or chosen[0].result is None:
+            return "Choose one method that has run."
+        result = chosen[0].result
+        if result.name == SOURCE:
+            return "The mask before is there already (Keep before)."
+        if result.run is None:
+            if result.name in PRESETS:
+                return "It is in use, or was: run it again to take it again."
+            return "A saved run is opened by Open > Saved run."
+        if result.run.region != session.region and session.segmented_slices:
+            return "It was run on another part of the picture; run it again."
+        return ""
+
+    def use(self) -> None:
+        """Make the masks of the method that is chosen the result, as if it alone had run."""
+        context, session, chosen = self._context, self._context.session, self._chosen()
+        if session is None or self._why_no_use():
+            return
+        result = chosen[0].result
+        assert result is not None
+        # What was drawn is on the disk before anything beside it changes.
+        problem = context.save_drawings()
+        if problem:
+            context.fail(problem)
+            return
+        context.look_back(None)
+        run, folder = result.run, None
+        if run is not None and (run.folder is None or context.case is not None):
+            folder = context.new_run_folder(session)
+        make = partial(_keep, run, folder)
+        self._start("masks", session, make, f"Using {result.title}", result)
+
+    def _use(self, session: Session, result: MethodResult, before: MaskSnapshot) -> None:
+        """The run is kept: it takes the place of the session's, which Undo puts back."""
+        run, result.run = result.run, None
+        assert run is not None
+        session.hide_difference()
+        session.adapted.restart()
+        session.adapted_slices.clear()
+        session.drawn_slices.clear()
+        session.run, session.settings, session.region = run, run.settings, run.region
+        session.taken_step, session.chosen, session.reopened = None, "", None
+        session.records, session.flags = list(result.records), dict(latest_flags(result.records))
+        for index, mask in run.source_masks.items():
+            if index not in session.segmented_slices:
+                session.put_source(index, mask)
+        for index, mask in run.adapted_masks.items():
+            session.put_adapted(index, mask)
+        session.saved = "kept" if run.folder is not None else ""
+        session.settle()
+        context = self._context
+        settings = context.preset, context.settings
+        if session is context.session:
+            context.choose_settings(result.name, run.settings)
+            context.show_mode("adapted")
+        context.describe_result(session)
+        words = f"using {result.title}"
+        back = partial(self._undo, session, before, result, run, settings)
+        drop = partial(_let_go, before.run, weakref.ref(session))
+        why = self._why_busy
+        context.undo.push(Undoable(words, back, owner=session, drop=drop, why_not=why))
+
+    def _why_busy(self) -> str:
+        return _BUSY if self._context.busy else ""
+
+    def _undo(
+        self,
+        session: Session,
+        before: MaskSnapshot,
+        result: MethodResult,
+        run: Any,
+        settings: tuple[str, Settings],
+    ) -> None:
+        session.adapted.restart()
+        session.adapted_slices.clear()
+        before.put_back(session)
+        self._context.choose_settings(*settings)
+        flow = self._context.flow
+        if flow is not None and run.folder is not None:
+            run.close()
+            flow.take_back(session, run.folder)
+        else:
+            result.run = run
+        self._context.take_results()
+        self._context.say("The masks after are as they were.")
+
+    def ask_saved(self) -> None:
+        """Ask for the folder of a saved run and lay it beside the others."""
+        folder = ask_folder(self, self._context.run_parent, "Folder of a saved run")
+        if folder:
+            self.add_saved(Path(folder))
+
+    def add_saved(self, folder: Path) -> None:
+        """Lay a saved run of this scan beside the others."""
+        begun = self._context.begin()
+        if begun is not None:
+            session = begun[0]
+            self._context.take_results()
+            ask = partial(_saved, folder, session.scan, session.card)
+            self._context.queue.ask(("methods", "saved", id(session)), ask)
+
+    # --- results arrive ----------------------------------------------------------------------
+
+    def _take(self, *_: object) -> None:
+        """Take what the job has finished so far."""
+        runner, working = self._context.runner, self._working
+        if working is None or working[2] is not None or runner.session is not working[0]:
+            return
+        fresh, self._taken = runner.results[self._taken :], len(runner.results)
+        for result in fresh:
+            self._results.setdefault(working[0], {})[result.name] = result
+            if working[0] is self._context.session and not self._context.closing.closing:
+                self._put(result)
+        if fresh:
+            self._ask_dice()
+            self._draw()
+            self.refresh()
+
+    def _on_ended(self, kind: str, outcome: Outcome) -> None:
+        self._take()
+        context, working = self._context, self._working
+        if working is None or context.runner.session is not working[0]:
+            return
+        self._working = None
+        session, note, taken, before = working
+        session.note = note
+        if taken is not None and before is not None and outcome.kind == "done":
+            self._use(session, taken, before)
+            context.take_results()
+        elif taken is None and not self._chosen() and session is context.session:
+            first = next((row for row in self._with_results() if row.item.text(1) != "0 %"), None)
+            if first is not None:
+                self.tree.setCurrentItem(first.item)
+                seen = sorted(first.result.masks) if first.result is not None else []
+                if seen and context.in_view() not in seen:
+                    context.go_to(seen[len(seen) // 2])
+        if session is context.session:
+            context.apply_plain_mode(session)
+        self.refresh()
+
+    def _on_found(self, found: Found) -> None:
+        key, session = found.key, self._context.session
+        if not isinstance(key, tuple) or key[0] != "methods":
+            return
+        if found.error is not None:
+            notify(describe(found.error))
+        elif session is not None and id(session) == key[2]:
+            if key[1] == "saved":
+                self._results.setdefault(session, {})[found.result.name] = found.result
+                self._put(found.result)
+                self._ask_dice()
+                self._draw()
+            else:
+                for row in self._with_results():
+                    if row.result is not None and row.result.name in found.result:
+                        row.result.dice = found.result[row.result.name]
+                        self._write(row)
+
+    def _ask_dice(self) -> None:
+        """Compare all masks with the truth, if one is open, in the background."""
+        session = self._context.session
+        if session is None:
+            return
+        truth, card = self._truths.truth(session), session.card
+        names = [s.name for s in card.structures if truth and s.name in truth.structures]
+        self.tree.setColumnCount(len(_HEADS) + len(names))
+        self.tree.setHeaderLabels([*_HEADS, *(f"Dice {name}" for name in names)])
+        head = self.tree.headerItem()
+        for column in range(self.tree.columnCount()):
+            if head is not None:
+                head.setToolTip(column, tip(_TIPS[min(column, len(_HEADS))]))
+        masks = {row.result.name: row.result.masks for row in self._with_results() if row.result}
+        for row in self._with_results():
+            if row.result is not None:
+                row.result.dice = {}
+                self._write(row)
+        if truth is not None and masks:
+            do = partial(_dice, truth, card, masks)
+            self._context.queue.ask(("methods", "dice", id(session)), do)
+
+    # --- what is shown -----------------------------------------------------------------------
+
+    def _with_results(self) -> list[_Row]:
+        """Return the lines with a result, from above to below."""
+        found = [row for row in self.rows.values() if row.result is not None]
+        return sorted(found, key=lambda row: self.tree.indexOfTopLevelItem(row.item))
+
+    def _on_session(self) -> None:
+        """Another session is in view: its results are shown, the layers of the other's go."""
+        session = self._context.session
+        results = {} if session is None else self._results.get(session, {})
+        now = {row.result.name: row.result for row in self._with_results() if row.result}
+        if session is self._shown and now == results:
+            return
+        self.clear()
+        self._shown = session
+        for result in results.values():
+            self._put(result)
+        self._ask_dice()
+        self._draw()
+        self.refresh()
+
+    def clear(self) -> None:
+        """Take away the layers; results stay with their session."""
+        self._shown = None
+        for name, row in list(self.rows.items()):
+            self._remove(row.layer)
+            row.layer = row.result = None
+            self._write(row)
+            if name not in PRESETS:
+                self.tree.takeTopLevelItem(self.tree.indexOfTopLevelItem(row.item))
+                del self.rows[name]
+        self._remove(self._difference)
+
+    def _remove(self, layer: Any) -> None:
+        if layer is not None and alive(self._context.viewer, layer):
+            self._context.viewer.layers.remove(layer)
+
+    def _put(self, result: MethodResult) -> None:
+        """Give a result its line and its layer, which is hidden until it is chosen."""
+        session = self._context.session
+        if session is None:
+            return
+        row = self.rows.get(result.name) or self._add(result.name, result.title, "")
+        if row.result is None:
+            used = [other.colour for other in self._with_results()]
+            row.colour = min(_COLOURS, key=used.count)
+        row.result = result
+        self._remove(row.layer)
+        values = dict.fromkeys(session.card.colours, row.colour)
+        stack = session.scan.mask_stack(result.masks.items())
+        row.layer = self._layer(session, stack, result.title, values)
+        row.layer.contour = 0 if session.large else self._width(session)
+        self._write(row)
+        # Those that have run stand on top, in the order in which they did.
+        place = len(self._with_results()) - 1
+        selected = row.item.isSelected()
+        self.tree.takeTopLevelItem(self.tree.indexOfTopLevelItem(row.item))
+        self.tree.insertTopLevelItem(place, row.item)
+        row.item.setSelected(selected)
+
+    def _width(self, session: Session) -> int:
+        return contour_width(session.scan, float(camera_of(self._context.viewer).zoom), 2)
+
+    def _layer(self, session: Session, stack: np.ndarray, title: str, colours: Any) -> Any:
+        viewer = self._context.viewer
+        layer = labels_over(
+            session.scan,
+            session.scan_layer(),
+            stack,
+            name=free_name(viewer, f"{session.scan.name} {title}"),
+            colours=colours,
+            role="compared",
+            visible=False,
+        )
+        add_quietly(viewer, layer)
+        layer.editable = False
+        return layer
+
+    def _write(self, row: _Row) -> None:
+        result, texts = row.result, [""] * 3
+        if result is not None:
+            flagged = len(flagged_slices(result.flags))
+            texts = [f"{100 * result.change:.3g} %", str(flagged), duration(result.seconds)]
+            texts += [f"{value:.3f}" for value in result.dice.values()]
+        self.tree.blockSignals(True)
+        for column in range(1, max(self.tree.columnCount(), 4)):
+            row.item.setText(column, texts[column - 1] if column <= len(texts) else "")
+        row.item.setIcon(0, QIcon() if result is None else swatch(row.colour))
+        self.tree.blockSignals(False)
+        for column in range(self.tree.columnCount()):
+            self.tree.resizeColumnToContents(column)
+        self.tree.setColumnWidth(0, min(self.tree.columnWidth(0), 180))
+
+    def _look(self) -> None:
+        """Show the mask of the method that is chosen, or the difference of two."""
+        session, chosen = self._context.session, self._chosen()
+        self._remove(self._difference)
+        self._difference = None
+        for row in self._with_results():
+            if row.layer is not None and alive(self._context.viewer, row.layer):
+                row.layer.visible = len(chosen) == 1 and row is chosen[0]
+                if row.layer.visible and session is not None and not session.large:
+                    row.layer.contour = self._width(session)
+        if len(chosen) == 2 and session is not None:
+            first, second = (row.result for row in chosen)
+            assert first is not None
+            assert second is not None
+            masks = (
+                (index, difference_map(mask, second.masks[index], session.card))
+                for index, mask in first.masks.items()
+                if index in second.masks
+            )
+            stack = session.scan.mask_stack(masks)
+            title = f"{first.title} to {second.title}"
+            self._difference = self._layer(session, stack, title, DIFFERENCE_COLOURS)
+            self._difference.opacity, self._difference.visible = 0.8, True
+        self._draw()
+        self.refresh()
+
+    def _draw(self, *_: object) -> None:
+        """Draw the curves; by layer, those of the method that is chosen."""
+        name = str(self.curve.currentData())
+        rows = self._with_results()
+        if name == LAYERS:
+            with_layers = [row for row in (*self._chosen(), *rows) if _has_layers(row.result)]
+            rows = with_layers[:1]
+        lines = [(row.result.title, row.colour, row.result.records) for row in rows if row.result]
+        self.overlay.show_runs(name, lines)
+
+    def refresh(self, *_: object) -> None:
+        """Bring buttons and words in line."""
+        names, context = self.ticked(), self._context
+        why = _BUSY if context.busy else "" if names else "Tick at least one method."
+        why = why or ("" if context.scan is not None else "Open a scan first.")
+        self.run_button.setText(f"Run {len(names)} method{'s' if len(names) != 1 else ''}")
+        words = "Run what is ticked, one after another. Nothing of yours is changed."
+        self.run_button.setEnabled(not why)
+        self.run_button.setToolTip(tip(why or words))
+        why = self._why_no_use()
+        words = "Make this method's masks the mask after, as if it alone had run. Undo goes back."
+        self.use_button.setEnabled(not why)
+        self.use_button.setToolTip(tip(why or words))
+        there = bool(self._with_results())
+        self.overlay.setVisible(there)
+        self.curve.setEnabled(there)
+        self.export_button.setEnabled(there)
+        self.saved_button.setEnabled(context.scan is not None and not context.busy)
+        chosen = [row.result.title for row in self._chosen() if row.result]
+        said = _ABOUT
+        if there:
+            said = "Click a method to see its mask; two (Ctrl) for their difference."
+        if len(chosen) == 1:
+            said = f"{chosen[0]}: outlines in its colour. A decision is about the mask after."
+        elif len(chosen) == 2:
+            said = f"From {chosen[0]} to {chosen[1]}: blue added, red removed, pink another."
+        self.words.say(said)
+
+    def _show_theme(self, colours: ThemeColours) -> None:
+        self.overlay.set_colours(colours)
+
+    # --- files -------------------------------------------------------------------------------
+
+    def ask_figure(self) -> None:
+        """Ask for a file and draw what is seen into it."""
+        kinds = "Picture (*.png);;Vector graphics (*.svg)"
+        path, kind = QFileDialog.getSaveFileName(self, "Export the figure", "methods.png", kinds)
+        if path:
+            self.save_figure(Path(path if Path(path).suffix else f"{path}.{kind[-4:-1]}"))
+
+    def save_figure(self, path: Path) -> None:
+        """Draw table and curves as they are seen into a PNG or SVG file."""
+        if path.suffix.lower() == ".svg":
+            from qtpy.QtSvg import QSvgGenerator
+
+            made = QSvgGenerator()
+            made.setFileName(str(path))
+            made.setSize(self.seen.size())
+            made.setViewBox(self.seen.rect())
+            painter = QPainter()
+            done = painter.begin(made)
+            if done:
+                self.seen.render(painter)
+                painter.end()
+        else:
+            picture = QPixmap(self.seen.size() * _SHARP)
+            picture.setDevicePixelRatio(_SHARP)
+            self.seen.render(picture)
+            done = picture.save(str(path))
+        if not done:
+            notify(f"The figure could not be written to {path.name}; choose another place.")
+
+    def ask_csv(self, usual: str) -> None:
+        """Ask for a file and write the table, or the curves, to it."""
+        path, _ = QFileDialog.getSaveFileName(self, "Export as CSV", usual, "CSV (*.csv)")
+        if path:
+            try:
+                self.save_csv(Path(path), steps=usual == "curves.csv")
+            except OSError as error:
+                notify(f"The table: {error}")
+
+    def save_csv(self, path: Path, *, steps: bool) -> None:
+        """Write the table, or each step of each method with its figures, by layer too."""
+        results = [row.result for row in self._with_results() if row.result is not None]
+        rows: list[dict[str, Any]] = []
+        for one in results:
+            if steps:
+                for record in (r for r in one.records if r.phase == "adapt"):
+                    figures = {name: getattr(record, name) for name in QUANTITIES}
+                    place = {"method": one.title, "step": record.step}
+                    by_layer = {f"cosine:{k}": v for k, v in record.layer_cosines.items()}
+                    rows.append({**place, "slice": record.slice_index + 1, **figures, **by_layer})
+            else:
+                flagged = len(flagged_slices(one.flags))
+                rows.append(
+                    {
+                        "method": one.title,
+                        "change": one.change,
+                        "flagged slices": flagged,
+                        "seconds": one.seconds,
+                        **{f"Dice {name}": value for name, value in one.dice.items()},
+                    }
+                )
+        heads = list(dict.fromkeys(name for row in rows for name in row))
+        write_csv(path, heads, [[row.get(name) for name in heads] for row in rows])
+
+
+def _do(do: Any, _checked: bool = False) -> None:
+    do()
+
+
+def _has_layers(result: MethodResult | None) -> bool:
+    return result is not None and any(record.layer_cosines for record in result.records)
+
+
+def _dice(truth: Truth, card: Card, masks: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: dice_to(truth, card, of_method) for name, of_method in masks.items()}
+
+
+def _let_go(run: Any, session: weakref.ref[Session]) -> None:
+    """Close a run that nothing goes back to any more, unless it is in use again."""
+    found = session()
+    if run is not None and (found is None or found.run is not run):
+        run.close()
