@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -26,22 +25,20 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.adaptation.settings import PRESETS
-from napari_grata.review.candidates import SOURCE, USUAL, CandidateRuns
+from napari_grata.review.candidates import SOURCE, USUAL
 from napari_grata.review.compare import (
     DIFFERENCE_COLOURS,
     MethodResult,
-    dice_to,
     difference_map,
     flagged_slices,
     latest_flags,
-    share_changed,
 )
 from napari_grata.scans.files import safe_name, write_csv
-from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Outcome, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.curves import LAYERS, QUANTITIES, Overlay
 from napari_grata.widgets.mask_layer import add_quietly, contour_width, labels_over
+from napari_grata.widgets.methods_tasks import dice_of_all, keep_result, run_methods, saved_result
 from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, notify
 from napari_grata.widgets.runner import duration
 from napari_grata.widgets.scan_layer import alive, camera_of, free_name
@@ -51,8 +48,6 @@ from napari_grata.widgets.theme import STRUCTURE_COLOURS, ThemeColours, swatch, 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
     from napari_grata.review.truth import Truth
-    from napari_grata.scans import Scan
-    from napari_grata.segmenters import Card
 
 _COLOURS = (*STRUCTURE_COLOURS, "#D55E00", "#999999", "#AA4499", "#44AA99")
 _SHARP = 3  # pixels of an exported picture to one of the screen
@@ -83,65 +78,6 @@ class TruthSource(Protocol):
 
     def truth(self, session: Session) -> Truth | None:
         """Return it, if there is one."""
-
-
-# --- in the background -------------------------------------------------------------------------
-
-
-def run_methods(
-    engine: tasks.Engine, model: Path, device: str, card: Card, names: Sequence[str], **how: Any
-) -> Iterator[Any]:
-    """Run presets one after another, and yield a `MethodResult` for each that is finished."""
-    if not engine.holds(model, device):
-        yield tasks.Stage("Loading the model …")
-    with tasks.leave_room_for_the_interface():
-        runs = CandidateRuns(engine.get(model, device), presets=names, go_on=True, **how)
-        scan: Scan = how["scan"]
-        records: Any = runs.records()
-        told = 0
-        try:
-            for done, _ in enumerate(records, 1):
-                yield from _finished(runs, scan, card, told)
-                told = len(runs.candidates)
-                running = PRESETS[next(reversed(runs.runs))].title
-                yield tasks.Progress(running, done, runs.total)
-            yield from _finished(runs, scan, card, told)
-        finally:
-            records.close()
-        for name, why in runs.failed.items():
-            yield tasks.Notice(f"{PRESETS[name].title} is left out. {why}")
-
-
-def _finished(runs: CandidateRuns, scan: Scan, card: Card, told: int) -> Iterator[MethodResult]:
-    for one in runs.candidates[told:]:
-        run = runs.runs[one.name]
-        records = run.past.without_masks()
-        changed = share_changed(scan, card, run.source_masks, one.masks)
-        flags = latest_flags(records)
-        yield MethodResult(one.name, one.title, one.masks, records, flags, changed, run)
-
-
-def _saved(folder: Path, scan: Scan, card: Card) -> MethodResult:
-    """Read a saved run, to be laid beside the others."""
-    from napari_grata.widgets.case_loading import load_run
-
-    run = load_run(folder, scan)
-    if run.card.colours.keys() != card.colours.keys():
-        raise ValueError("That run is of a model with other structures; choose one of this model.")
-    method = "" if run.settings is None else f"{run.settings.method}, "
-    changed = share_changed(scan, card, run.source, run.adapted)
-    title = f"Saved: {method}{folder.name}"
-    return MethodResult(f"saved {folder}", title, run.adapted, run.records, run.flags, changed)
-
-
-def _keep(run: Any, folder: Path | None) -> Iterator[Any]:
-    yield tasks.Stage("Taking the masks over …")
-    if folder is not None:
-        run.keep(folder)
-    yield True
-
-
-# --- in view -----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -339,6 +275,7 @@ class MethodsPage(QWidget):
             return
         result = chosen[0].result
         assert result is not None
+        assert result.run is not None
         # What was drawn is on the disk before anything beside it changes.
         problem = context.save_drawings()
         if problem:
@@ -346,9 +283,9 @@ class MethodsPage(QWidget):
             return
         context.look_back(None)
         run, folder = result.run, None
-        if run is not None and (run.folder is None or context.case is not None):
+        if run.folder is None or context.case is not None:
             folder = context.new_run_folder(session)
-        make = partial(_keep, run, folder)
+        make = partial(keep_result, run, folder)
         self._start("masks", session, make, f"Using {result.title}", result)
 
     def _use(self, session: Session, result: MethodResult, before: MaskSnapshot) -> None:
@@ -395,7 +332,8 @@ class MethodsPage(QWidget):
         session.adapted.restart()
         session.adapted_slices.clear()
         before.put_back(session)
-        self._context.choose_settings(*settings)
+        if session is self._context.session:
+            self._context.choose_settings(*settings)
         flow = self._context.flow
         if flow is not None and run.folder is not None:
             run.close()
@@ -403,6 +341,8 @@ class MethodsPage(QWidget):
         else:
             result.run = run
         self._context.take_results()
+        if session is self._context.session:
+            self._context.show_mode("adapted" if session.adapted_slices else "source")
         self._context.say("The masks after are as they were.")
 
     def ask_saved(self) -> None:
@@ -417,7 +357,7 @@ class MethodsPage(QWidget):
         if begun is not None:
             session = begun[0]
             self._context.take_results()
-            ask = partial(_saved, folder, session.scan, session.card)
+            ask = partial(saved_result, folder, session.scan, session.card)
             self._context.queue.ask(("methods", "saved", id(session)), ask)
 
     # --- results arrive ----------------------------------------------------------------------
@@ -496,7 +436,7 @@ class MethodsPage(QWidget):
                 row.result.dice = {}
                 self._write(row)
         if truth is not None and masks:
-            do = partial(_dice, truth, card, masks)
+            do = partial(dice_of_all, truth, card, masks)
             self._context.queue.ask(("methods", "dice", id(session)), do)
 
     # --- what is shown -----------------------------------------------------------------------
@@ -732,10 +672,6 @@ def _do(do: Any, _checked: bool = False) -> None:
 
 def _has_layers(result: MethodResult | None) -> bool:
     return result is not None and any(record.layer_cosines for record in result.records)
-
-
-def _dice(truth: Truth, card: Card, masks: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {name: dice_to(truth, card, of_method) for name, of_method in masks.items()}
 
 
 def _let_go(run: Any, session: weakref.ref[Session]) -> None:
