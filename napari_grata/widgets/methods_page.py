@@ -166,6 +166,7 @@ class MethodsPage(QWidget):
         self.seen = QSplitter()
         self.seen.addWidget(self.tree)
         self.seen.addWidget(self.overlay)
+        self.seen.setStretchFactor(1, 1)
         self.seen.setSizes([390, 260])
         layout.addWidget(self.seen, 1)
         layout.addWidget(self.words)
@@ -335,7 +336,7 @@ class MethodsPage(QWidget):
         if session is self._context.session:
             self._context.choose_settings(*settings)
         flow = self._context.flow
-        if flow is not None and run.folder is not None:
+        if flow is not None and self._context.case is not None and run.folder is not None:
             run.close()
             flow.take_back(session, run.folder)
         else:
