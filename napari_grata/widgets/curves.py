@@ -351,6 +351,7 @@ class Overlay(pg.GraphicsLayoutWidget):
         """Take the colours of a theme."""
         self.setBackground(colours.background)
         self.legend.setLabelTextColor(colours.text)
+        self.legend.setBrush(pg.mkBrush(f"{colours.background}B0"))
         for axis in (*(self.plot.getAxis(side) for side in ("left", "bottom")), self.bar.axis):
             axis.setPen(pg.mkPen(colours.grid))
             axis.setTextPen(pg.mkPen(colours.muted))
