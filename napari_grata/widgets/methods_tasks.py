@@ -36,8 +36,7 @@ def run_methods(
             for done, _ in enumerate(records, 1):
                 yield from _finished(runs, scan, card, told)
                 told = len(runs.candidates)
-                running = PRESETS[next(reversed(runs.runs))].title
-                yield tasks.Progress(running, done, runs.total)
+                yield tasks.Progress(runs.now, done, runs.total)
             yield from _finished(runs, scan, card, told)
         finally:
             records.close()
