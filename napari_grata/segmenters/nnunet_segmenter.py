@@ -25,6 +25,7 @@ from .nnunet_network import intensity_range
 from .preprocessing import (
     LARGEST,
     MOST_ENLARGED,
+    STRIDE,
     Frame,
     PredictionError,
     Prepared,
@@ -578,7 +579,8 @@ class NNUNetSegmenter(Segmenter):
 
     def smaller(self, sides: Sequence[int]) -> tuple[int, ...] | None:
         """Return a patch whose longest side is half as long; None where it would be too small."""
-        stages = self.card.arguments["network"]["strides"]
+        planned = self.card.architecture == "nnunet"
+        stages = self.card.arguments["network"]["strides"] if planned else [STRIDE]
         strides = np.prod([np.broadcast_to(stage, 3) for stage in stages], axis=0)
         halves = [side // 2 // least * least for side, least in zip(sides, strides, strict=True)]
         able = [n for n in range(3) if halves[n] >= 2 * strides[n]]
