@@ -286,7 +286,7 @@ def _visits(
 ) -> Iterator[Visit]:
     """Yield the visits of an episode."""
     passes = settings.passes if settings.learns else 1
-    repeats = settings.steps_per_slice if settings.learns else 1
+    repeats = settings.steps_per_slice if settings.uses("steps_per_slice") else 1
     others = [index for index in members if index not in taught]
     plain: list[Visit]
     if settings.learns_from_stack:

@@ -196,6 +196,11 @@ class AdaptationRun:
         self.corrections.check(segmenter.card, scan)
         taught = self.corrections.slices if self.settings.scribble != "none" else ()
         volumes = segmenter.card.patch is not None
+        if volumes and self.settings.prompts:
+            raise RunError(
+                f"The method {self.settings.method} learns a prompt for each slice, and this model "
+                "reads whole volumes. Choose another method, or a model that reads slices."
+            )
         self.plan: tuple[Event, ...] = make_plan(
             self.settings, self.slices, scan.case_of, taught, volumes=volumes
         )

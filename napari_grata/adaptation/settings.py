@@ -378,7 +378,7 @@ class Settings:
         by_batches = METHODS[self.method].learns in ("weights", "days")
         if used == "stack" and not by_batches:
             return False
-        if name == "steps_per_slice" and by_batches:
+        if name == "steps_per_slice" and (by_batches or self.prompts):
             return False
         if name == "predict" and METHODS[self.method].learns != "theta":
             return False

@@ -229,3 +229,6 @@ def test_its_preset_has_the_published_rate_and_masks_as_the_slices_go_by() -> No
     afterwards = Settings(method="vptta", predict="final")
     assert not afterwards.predicts_afterwards
     assert not afterwards.uses("predict")
+    # A second step on a slice would begin with a prompt of its own again.
+    twice = Settings(method="vptta", steps_per_slice=2)
+    assert len(make_plan(twice, range(3), lambda index: index)) == 3

@@ -155,14 +155,21 @@ def test_what_adapts_is_a_choice(segmenter, scan):
         AdaptationRun(segmenter, scan, LEARN.but(parameters="named", names="prompt*"))
 
 
-@pytest.mark.parametrize("method", ["batch-norm", "centre-statistics", "grata"])
+@pytest.mark.parametrize(
+    "method", ["batch-norm", "centre-statistics", "grata", "intent", "mgg", "osuda"]
+)
 def test_batch_normalisation_of_volumes_adapts_its_statistics(tmp_path, scan, method):
     model = batch_normalised(tmp_path / "bn")
     run = AdaptationRun(model, scan, LEARN.but(method=method))
     list(run.records())
     before, after = run.predict(5, 0).probabilities, run.predict(5).probabilities
-    assert np.allclose(before, after) == (method == "batch-norm")
+    assert np.allclose(before, after) == (not run.settings.learns)
     assert not np.allclose(model.slice_of(model.volume(scan, 5).logits, scan, 5), after, atol=1e-3)
+
+
+def test_a_prompt_is_of_a_slice_and_not_of_a_volume(segmenter, scan):
+    with pytest.raises(RunError, match="a prompt for each slice, and this model reads whole"):
+        AdaptationRun(segmenter, scan, Settings(method="vptta"))
 
 
 def test_corrections_of_a_slice_teach_the_volume(segmenter, scan):

@@ -82,6 +82,10 @@ class DyNA(VPTTA):
     ) -> None:
         common["blend"] = 0.0
         super().__init__(network, learning_rate, **common)
+        if hasattr(self.network, "runner"):
+            # Arranged by hand, a network may keep its weights as they were.
+            setattr(self.network, "runner", None)  # noqa: B010 (a module's own, no tensor)
+            self.objectives.autocast = self.precision == "bfloat16"
         common["six_views"] = False
         self._night = _Night(network, **common)
         self.generator = self._night.generator
