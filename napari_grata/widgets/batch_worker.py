@@ -5,27 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_grata.adaptation.records import Record
-from napari_grata.review.cases import CaseSummary
-from napari_grata.widgets.background import describe
+from napari_grata.widgets.background import Job, Outcome
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
     from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
+    from napari_grata.segmenters import Segmenter
     from napari_grata.widgets.tasks import Engine
 
 Work = dict[str, tuple[str, float]]
-_POLL_MS = 60
-_LOOK_S = 0.1
+Step = tuple[str, str, float]
+"""Code of a case, what is done with it ("" once nothing is), and how much of that, 0 … 1."""
 _NICE = 10
 
 
@@ -53,95 +53,67 @@ class Order:
     again: frozenset[str] = frozenset()
 
 
-class _Thread:
-    """The thread's side: no Qt, so that it may outlive the window by one step."""
+class _Course:
+    """What the user may change while the work goes on; read by the job's thread.
 
-    def __init__(self, order: Order, engine: Engine, here: str | None) -> None:
-        self.order = order
-        self.stop = threading.Event()
-        self.free = threading.Event()  # set: the user runs nothing
-        self.free.set()
+    Attributes
+    ----------
+    here : str or None
+        The case in view: the next one is chosen from there on.
+    leave : str or None
+        A case that is not gone on with.
+    """
+
+    def __init__(self, here: str | None) -> None:
         self.here = here
         self.leave: str | None = None
-        self.problem: str | None = None
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._working: Work = {}
-        self._done: list[str] = []
-        self.thread = threading.Thread(target=self._run, name="napari-grata-batch")
 
-    def fetch(self) -> tuple[Work, list[str]]:
-        """Return what goes on now by case, and the cases done since the last time."""
-        with self._lock:
-            done, self._done = self._done, []
-            return dict(self._working), done
 
-    def _run(self) -> None:
-        try:
-            _step_back()
-            segmenter = self._engine.get(self.order.model, self.order.device)
-            tried: set[str] = set()
-            while not self.stop.is_set():
-                case = self._pick(tried, segmenter)
-                if case is None:
-                    return
-                tried.add(case.key)
-                self._work(case, segmenter)
-        except Exception as error:
-            self.problem = describe(error)
-        finally:
-            with self._lock:
-                self._working = {}
+def work_ahead(order: Order, engine: Engine, course: _Course) -> Iterator[Step]:
+    """Adapt to each case that needs it; yields how far each is, and at its end no words."""
+    _step_back()
+    segmenter = engine.get(order.model, order.device)
+    tried: set[str] = set()
+    while (case := _pick(order, course, tried, segmenter)) is not None:
+        tried.add(case.key)
+        yield from _work_on(order, case, segmenter, course)
+        yield case.key, "", 1.0
 
-    def _pick(self, tried: set[str], segmenter: Any) -> Case | None:
-        """Return the first case that needs work, from the one in view on and round.
 
-        Where the model is carried over, the order of the list decides.
-        """
-        from napari_grata.review.adapt_list import needs_work
+def _pick(order: Order, course: _Course, tried: set[str], segmenter: Segmenter) -> Case | None:
+    """Return the first case that needs work, from the one in view on and round.
 
-        order = self.order
-        cases = list(order.cases.cases)
-        if not order.cases.carry:
-            place = next((n for n, case in enumerate(cases) if case.key == self.here), 0)
-            cases = cases[place:] + cases[:place]
-        for case in cases:
-            again = case.key in order.again and not order.cases.state(case).decided
-            if case.key not in tried and (again or needs_work(order.cases, case, segmenter)):
-                return case
-        return None
+    Where the model is carried over, the order of the list decides.
+    """
+    from napari_grata.review.adapt_list import needs_work
 
-    def _work(self, case: Case, segmenter: Any) -> None:
-        from napari_grata.review.adapt_list import work_on_case
+    cases = list(order.cases.cases)
+    if not order.cases.carry:
+        place = next((n for n, case in enumerate(cases) if case.key == course.here), 0)
+        cases = cases[place:] + cases[:place]
+    for case in cases:
+        again = case.key in order.again and not order.cases.state(case).decided
+        if case.key not in tried and (again or needs_work(order.cases, case, segmenter)):
+            return case
+    return None
 
-        order, again = self.order, case.key in self.order.again
-        begin = order.start if again else None
-        items: Any = work_on_case(
-            order.cases, case, segmenter, order.settings, start=begin, again=again
-        )
-        try:
-            self._say(case.key, "opening …", 0.0)
-            for item in items:
-                if isinstance(item, Record):
-                    share = item.done / max(1, item.total)
-                    self._say(case.key, f"adapting, {item.done} of {item.total}", share)
-                elif isinstance(item, CaseSummary):
-                    with self._lock:
-                        self._done.append(case.key)
-                while not self.free.wait(_LOOK_S) and not self.stop.is_set():
-                    pass
-                if self.stop.is_set() or self.leave == case.key:
-                    return
-        finally:
-            items.close()
-            with self._lock:
-                self._working.pop(case.key, None)
-                if case.key not in self._done:
-                    self._done.append(case.key)
 
-    def _say(self, key: str, words: str, share: float) -> None:
-        with self._lock:
-            self._working = {key: (words, share)}
+def _work_on(order: Order, case: Case, segmenter: Segmenter, course: _Course) -> Iterator[Step]:
+    from napari_grata.review.adapt_list import work_on_case
+
+    again = case.key in order.again
+    begin = order.start if again else None
+    items: Any = work_on_case(
+        order.cases, case, segmenter, order.settings, start=begin, again=again
+    )
+    with contextlib.closing(items):
+        yield case.key, "opening …", 0.0
+        for item in items:
+            if isinstance(item, Record):
+                share = item.done / max(1, item.total)
+                yield case.key, f"adapting, {item.done} of {item.total}", share
+            if course.leave == case.key:
+                return
 
 
 def _step_back() -> None:
@@ -168,8 +140,10 @@ class BatchWorker(QObject):
 
     Attributes
     ----------
-    problem : str or None
-        Why it ended before all was done.
+    stopping : bool
+        Whether it ends with the step in progress.
+    problem : str
+        Why it ended before all was done, "" if it did not.
     finished : bool
         All that could be done is.
 
@@ -190,24 +164,20 @@ class BatchWorker(QObject):
     def __init__(self, engine: Engine, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._engine = engine
-        self._threads: list[_Thread] = []  # at most one; shared with `ender`
+        self._job = Job(self)
+        self._job.batch.connect(self._on_batch)
+        self._job.ended.connect(self._on_ended)
+        self._course = _Course(None)
         self._busy = False
-        self._shown: Work = {}
-        self.problem: str | None = None
+        self._at = ""
+        self.stopping = False
+        self.problem = ""
         self.finished = False
-        self._timer = QTimer(self)
-        self._timer.setInterval(_POLL_MS)
-        self._timer.timeout.connect(self._look)
 
     @property
     def running(self) -> bool:
         """Whether it is at work, waiting for the user included."""
-        return any(not thread.stop.is_set() for thread in self._threads)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it ends with the step in progress."""
-        return any(thread.stop.is_set() for thread in self._threads)
+        return self._job.running and not self.stopping
 
     @property
     def waiting(self) -> bool:
@@ -216,67 +186,55 @@ class BatchWorker(QObject):
 
     def start(self, order: Order, here: str | None) -> None:
         """Begin with the case in view, or go on where it was paused."""
-        if self._threads:
+        if self._job.running:
             return
-        self.problem, self.finished = None, False
-        thread = _Thread(order, self._engine, here)
-        self._threads.append(thread)
+        self.problem, self.finished, self._course = "", False, _Course(here)
+        self._job.start(partial(work_ahead, order, self._engine, self._course))
         if self._busy:
-            thread.free.clear()
-        thread.thread.start()
-        self._timer.start()
+            self._job.pause()
         self.changed.emit()
 
     def pause(self) -> None:
         """End with the step in progress; the next start goes on from there."""
-        for thread in self._threads:
-            thread.stop.set()
+        if self.running:
+            self.stopping = True
+            self._job.cancel()
             self.changed.emit()
 
     def step_aside(self, busy: bool) -> None:
         """Wait while the user's own run goes on."""
-        if busy == self._busy:
-            return
-        self._busy = busy
-        for thread in self._threads:
-            thread.free.clear() if busy else thread.free.set()
-            self.changed.emit()
+        if busy != self._busy:
+            self._busy = busy
+            (self._job.pause if busy else self._job.resume)()
+            if self._job.running:
+                self.changed.emit()
 
     def follow(self, key: str | None) -> None:
         """The user is at another case: the next one is chosen from here on."""
-        for thread in self._threads:
-            thread.here = key
+        self._course.here = key
 
     def leave(self, key: str | None) -> None:
         """Do not go on with a case: the user adapts it."""
-        for thread in self._threads:
-            thread.leave = key
+        self._course.leave = key
 
     def ender(self) -> Callable[[], None]:
         """Return what ends it when the window goes; it holds no Qt object."""
-        return partial(_stop_all, self._threads)
+        return self._job.ender()
 
-    def _look(self) -> None:
-        if not self._threads:
-            self._timer.stop()
-            return
-        thread = self._threads[0]
-        alive = thread.thread.is_alive()
-        working, done = thread.fetch()
-        if working != self._shown:
-            self._shown = working
-            self.progressed.emit(working)
-        for key in done:
-            self.done.emit(key)
-        if not alive:
-            self._timer.stop()
-            self._threads.clear()
-            self.problem = thread.problem
-            self.finished = thread.problem is None and not thread.stop.is_set()
-            self.changed.emit()
+    def _on_batch(self, steps: list[Step]) -> None:
+        for key, words, _ in steps:
+            self._at = key if words else ""
+            if not words:
+                self.done.emit(key)
+        key, words, share = steps[-1]
+        self.progressed.emit({key: (words, share)} if words else {})
 
-
-def _stop_all(threads: list[_Thread]) -> None:
-    for thread in threads:
-        thread.stop.set()
-        thread.free.set()
+    def _on_ended(self, outcome: Outcome) -> None:
+        self.progressed.emit({})
+        at, self._at = self._at, ""
+        if at:
+            self.done.emit(at)
+        self.problem = outcome.message
+        self.finished = outcome.kind == "done"
+        self.stopping = False
+        self.changed.emit()
