@@ -10,7 +10,15 @@ from superqt import QCollapsible
 
 from napari_grata.adaptation.settings import PRESETS, Settings
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, row
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    ask_folder,
+    button,
+    choice,
+    column_in,
+    line_in,
+    row,
+)
 from napari_grata.widgets.settings_form import SettingsForm
 from napari_grata.widgets.state import ADAPT_WORDS
 
@@ -28,15 +36,13 @@ class AdaptSection(QWidget):
             self.method.addItem(preset.title, preset.name)
             index = self.method.count() - 1
             self.method.setItemData(index, preset.summary, Qt.ItemDataRole.ToolTipRole)
-        self.summary = Sentence(3)
-        self.summary.setObjectName("grata_small")
+        self.summary = Sentence(3, "grata_small")
         self.form = SettingsForm(context.settings)
         self.advanced = QCollapsible("All settings")
         self.advanced.addWidget(self.form)
         self.advanced.setToolTip("Every setting of the method, for those who know it.")
         self.keep = choice(name="Keep run")
-        self.time = Sentence(1)
-        self.time.setObjectName("grata_small")
+        self.time = Sentence(1, "grata_small")
         self.segment_button = button("Segment only", _SEGMENT_WORDS, clicked=context.segment)
         self.adapt_button = button("Adapt", ADAPT_WORDS, clicked=context.adapt)
         buttons = QWidget()
@@ -52,9 +58,7 @@ class AdaptSection(QWidget):
             clicked=context.methods_requested.emit,
         )
         self.unfinished = self._unfinished_line()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
+        layout = column_in(self)
         for widget in (
             row(
                 "Method",
@@ -87,8 +91,7 @@ class AdaptSection(QWidget):
 
     def _unfinished_line(self) -> QWidget:
         line = QWidget()
-        self.unfinished_words = Sentence(1)
-        self.unfinished_words.setObjectName("grata_small")
+        self.unfinished_words = Sentence(1, "grata_small")
         self.go_on_button = button(
             "Go on", "Go on adapting from where the run stands.", clicked=self._go_on
         )

@@ -307,18 +307,30 @@ class Queue(QObject):
     def __init__(self, name: str, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._wishes = _Wishes(f"napari-grata-{name}")
+        self._then: dict[Hashable, Callable[[Found], None]] = {}
         self._timer = QTimer(self)
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._fetch)
 
-    def ask(self, key: Hashable, do: Callable[[], Any], *, first: bool = False) -> None:
+    def ask(
+        self,
+        key: Hashable,
+        do: Callable[[], Any],
+        then: Callable[[Found], None] | None = None,
+        *,
+        first: bool = False,
+    ) -> None:
         """Have something done; a wish of the same key that waits is replaced.
 
         Parameters
         ----------
+        then : callable, optional
+            Told what came of it, in place of those who listen to `found`.
         first : bool
             Before all that wait.
         """
+        if then is not None:
+            self._then[key] = then
         self._wishes.ask(key, do, first)
         if not self._timer.isActive():
             self._timer.start()
@@ -350,6 +362,7 @@ class Queue(QObject):
     def _fetch(self) -> None:
         busy = self._wishes.busy
         for found in self._wishes.fetch():
-            self.found.emit(found)
+            self._then.get(found.key, self.found.emit)(found)
         if not busy and not self._wishes.busy:
             self._timer.stop()
+            self._then.clear()

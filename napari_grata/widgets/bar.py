@@ -9,7 +9,7 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QToolButton, QVBoxLayout, QWidget
 
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, button, line_in
+from napari_grata.widgets.qt_parts import Sentence, button, column_in, line_in
 from napari_grata.widgets.state import DockState, NextStep
 from napari_grata.widgets.theme import mark, swatch
 
@@ -23,8 +23,7 @@ class ProgressLine(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(8)
-        self.text = Sentence(1)
-        self.text.setObjectName("grata_muted")
+        self.text = Sentence(1, "grata_muted")
         self.pause_button = button(
             "Pause",
             "Stop after the step in progress; Resume goes on from there.",
@@ -35,10 +34,7 @@ class ProgressLine(QWidget):
             "End after the step in progress and keep what is finished.",
             clicked=context.runner.cancel,
         )
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.text)
+        layout = column_in(self, self.text, spacing=2)
         line = line_in(layout)
         line.addWidget(self.bar, 1)
         line.addWidget(self.pause_button)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QDockWidget, QWidget
 
 from napari_grata.adaptation.settings import PRESETS
@@ -34,7 +34,7 @@ from napari_grata.widgets.cases_model import progress_words, row_of
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
-from napari_grata.widgets.qt_parts import ask_folder, notify
+from napari_grata.widgets.qt_parts import ask_folder, later, notify
 from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of, remove_layers
 from napari_grata.widgets.session import Session
 
@@ -239,8 +239,8 @@ class Cases(QObject):
         self.queue = Queue("cases", self)
         self.runs = Queue("runs", self)
         self.batch = BatchWorker(context.runner.engine, self)
-        self._lines_soon = _timer(self, _SOON_MS, self._update_lines)
-        self._revive_soon = _timer(self, _REVIVE_MS, self._revive)
+        self._lines_soon = later(self, _SOON_MS, self._update_lines)
+        self._revive_soon = later(self, _REVIVE_MS, self._revive)
         context.flow = self
         self._menu()
         self._wire()
@@ -282,7 +282,7 @@ class Cases(QObject):
             (panel.batch_requested, self.toggle_batch),
             (panel.carry_changed, self._carry_changed),
             (panel.choice_changed, self._choice_changed),
-            (panel.dropped, self._on_dropped),
+            (panel.dropped, self.open_list),
             (self.prefetch.ready, self._on_ready),
             (self.queue.found, self._on_found),
             (self.runs.found, self._on_revived),
@@ -744,21 +744,10 @@ class Cases(QObject):
         if self.caselist is not None:
             self.queue.ask("carry", partial(self.caselist.choose, carry=on))
 
-    def _on_dropped(self, mime: Any) -> None:
-        self.open_list([url.toLocalFile() for url in mime.urls() if url.isLocalFile()])
-
     def _closing(self) -> bool:
         """The window closes: the work ahead ends with its step, or the program would wait."""
         self.batch.pause()
         return True
-
-
-def _timer(parent: QObject, milliseconds: int, do: Callable[[], None]) -> QTimer:
-    made = QTimer(parent)
-    made.setSingleShot(True)
-    made.setInterval(milliseconds)
-    made.timeout.connect(do)
-    return made
 
 
 def _emit(signal: Any, value: str, _checked: bool = False) -> None:

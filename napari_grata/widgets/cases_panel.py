@@ -28,7 +28,7 @@ from napari_grata.review.cases import CaseState
 from napari_grata.scans.photographs import is_photograph
 from napari_grata.widgets.background import Found, Queue
 from napari_grata.widgets.cases_model import FILTERS, ORDERS, ROW_ROLE, CaseModel, CaseRow
-from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in
+from napari_grata.widgets.qt_parts import DropTarget, Sentence, button, choice, line_in
 from napari_grata.widgets.theme import ThemeColours, blend, sheet, theme_colours, tip
 
 if TYPE_CHECKING:
@@ -379,7 +379,7 @@ def shift_word(row: CaseRow) -> str:
     return {"close": "near", "farther": "farther", "far": "far", "all": "near"}.get(first, "")
 
 
-class CasePanel(QWidget):
+class CasePanel(DropTarget):
     """The list and its controls; it knows rows, and nothing of the disk or the viewer.
 
     Signals
@@ -392,8 +392,6 @@ class CasePanel(QWidget):
     carry_changed(bool)
     choice_changed()
         Another filter, text or order.
-    dropped(QMimeData)
-        Files or folders.
     """
 
     case_requested = Signal(str)
@@ -402,7 +400,6 @@ class CasePanel(QWidget):
     batch_requested = Signal()
     carry_changed = Signal(bool)
     choice_changed = Signal()
-    dropped = Signal(object)
 
     def __init__(self, pictures: Pictures, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -438,8 +435,7 @@ class CasePanel(QWidget):
         self.delegate = CaseDelegate(pictures, self.view)
         self.view.setModel(self.model)
         self.view.setItemDelegate(self.delegate)
-        self.nothing = Sentence(2)
-        self.nothing.setObjectName("grata_muted")
+        self.nothing = Sentence(2, "grata_muted")
 
         self.previous_button = button("Previous", "Open the case before (K).")
         self.next_button = button("Next", "Open the next case of those listed, in this order (J).")
@@ -453,8 +449,7 @@ class CasePanel(QWidget):
             )
         )
         self.menu.setToolTipsVisible(True)
-        self.said = Sentence(1)
-        self.said.setObjectName("grata_small")
+        self.said = Sentence(1, "grata_small")
         self._lay_out()
         self._wire(pictures)
         self.say_batch("idle")
@@ -476,7 +471,6 @@ class CasePanel(QWidget):
             for widget, stretch in widgets:
                 line.addWidget(widget, stretch)
         self.setMinimumWidth(240)
-        self.setAcceptDrops(True)
 
     def _wire(self, pictures: Pictures) -> None:
         self.view.chosen.connect(self._on_chosen)
@@ -557,16 +551,6 @@ class CasePanel(QWidget):
     def say(self, words: str) -> None:
         """Say something at the foot; "" for what the batch does."""
         self.said.say(words or self._batch_words)
-
-    def dragEnterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Take files and folders."""
-        if event.mimeData().hasUrls():
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Make a list of what was dropped."""
-        event.acceptProposedAction()
-        self.dropped.emit(event.mimeData())
 
     # --- inside ------------------------------------------------------------------------------
 

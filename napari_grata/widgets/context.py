@@ -24,7 +24,7 @@ from napari_grata.segmenters.registry import ModelEntry, list_models
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections
 from napari_grata.widgets.keys import Actions
-from napari_grata.widgets.qt_parts import notify
+from napari_grata.widgets.qt_parts import later, notify
 from napari_grata.widgets.reviewed import ReviewedMasks
 from napari_grata.widgets.runner import Runner, about
 from napari_grata.widgets.scan_layer import (
@@ -269,14 +269,8 @@ class Context(QObject):
         self._session: Session | None = None
         self._running_layer: Layer | None = None
         self._watched: weakref.WeakSet[Layer] = weakref.WeakSet()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self.changed)
-        self._follow_soon = QTimer(self)
-        self._follow_soon.setSingleShot(True)
-        self._follow_soon.setInterval(0)
-        self._follow_soon.timeout.connect(self.follow)
+        self._soon = later(self, 0, self.changed.emit)
+        self._follow_soon = later(self, 0, self.follow)
         self._slice = 0
         self._wire()
 
@@ -291,7 +285,6 @@ class Context(QObject):
         self.connections.listen(self.viewer.events.theme, self._on_theme)
         self.connections.listen(self.viewer.dims.events.current_step, self._on_dims)
         runner = self.runner
-        self.queue.found.connect(self._on_found)
         runner.changed.connect(self.touch)
         runner.noticed.connect(partial(notify, severity="info"))
         runner.ended.connect(self._on_ended)
@@ -797,14 +790,12 @@ class Context(QObject):
             region=session.region,
             slices=sorted(masks),
         )
-        self.queue.ask(("extent", id(session)), look)
+        self.queue.ask(("extent", id(session)), look, self._on_extent)
 
-    def _on_found(self, found: Found) -> None:
-        if not isinstance(found.key, tuple) or found.key[0] != "extent":
-            return
+    def _on_extent(self, found: Found) -> None:
         then, self._adapt_then = self._adapt_then, False
         session = self.session
-        if session is not None and id(session) == found.key[1]:
+        if session is not None and found.key == ("extent", id(session)):
             self.implausible = " ".join(sentence for _, sentence in (found.result or ())[:2])
             if then and not (self.implausible and not self.finds_frame):
                 self.adapt()

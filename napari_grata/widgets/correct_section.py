@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker, QTimer
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QCheckBox, QWidget
 from superqt import QCollapsible
 
 from napari_grata.adaptation.corrections import Corrections, CorrectionsError
@@ -24,10 +24,11 @@ from napari_grata.adaptation.settings import (
 from napari_grata.widgets import keys, tasks
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, button, choice, column, row
+from napari_grata.widgets.qt_parts import Sentence, button, choice, column, column_in, later, row
 from napari_grata.widgets.reviewed import Masks
 from napari_grata.widgets.scan_layer import alive
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
+from napari_grata.widgets.settings_form import TEACHING, SettingsForm
 from napari_grata.widgets.state import counted
 
 CASE, REST = "case", "rest"
@@ -85,18 +86,14 @@ class CorrectSection(QWidget):
         )
         self._teaching: tuple[Session, list[MaskSnapshot], Corrections, Masks] | None = None
         self._build()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(100)
-        self._soon.timeout.connect(self.refresh)
+        self._soon = later(self, 100, self.refresh)
         self._wire()
         self.refresh()
 
     def _build(self) -> None:
         self.paint_button = button("Paint", clicked=partial(self._perform, "paint"))
         self.right = QCheckBox()
-        self.count = Sentence(2)
-        self.count.setObjectName("grata_small")
+        self.count = Sentence(2, "grata_small")
         self.where = choice("Where what is learned is used.", "Where what is learned is used")
         self.where.addItem("This case", CASE)
         self.where.addItem("This case, and those after it", REST)
@@ -104,10 +101,7 @@ class CorrectSection(QWidget):
         self.teach_button = button(
             "Adapt to my corrections", clicked=partial(self._perform, "teach")
         )
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(row("", self.right, self.paint_button))
+        layout = column_in(self, row("", self.right, self.paint_button))
         self.teaching = column(self.count, self.where_row, self.teach_button, self._advanced())
         layout.addWidget(self.teaching)
 
@@ -115,46 +109,11 @@ class CorrectSection(QWidget):
         self.role = choice(ROLE_WORDS, "How corrections teach")
         for name, title in ROLES:
             self.role.addItem(title, name)
-        self.steps = QSpinBox()
-        self.steps.setRange(1, 200)
-        self.soft = QDoubleSpinBox()
-        self.soft.setRange(0, 100)
-        self.soft.setDecimals(1)
-        self.soft.setSuffix(" px")
-        self.soft.setSpecialValueText("off")
-        self.hold = QDoubleSpinBox()
-        self.hold.setRange(0, 10)
-        self.hold.setSingleStep(0.05)
-        rows = []
-        for label, widget, words in (
-            ("Teach", self.role, ROLE_WORDS),
-            (
-                "Steps",
-                self.steps,
-                "Steps on each corrected slice: more learn more, and forget more.",
-            ),
-            (
-                "Soft",
-                self.soft,
-                "Also the surroundings of a stroke count, the less the farther away. "
-                "(Soft labels, exp(−distance/τ).)",
-            ),
-            (
-                "Hold",
-                self.hold,
-                "How much a pixel that you left alone keeps the mask as it is, compared with one "
-                "that you painted; 0 lets strokes pull the whole slice along.",
-            ),
-        ):
-            widget.setAccessibleName(f"{label}: corrections")
-            rows.append(row(label, widget, tip=words))
         usual = teaching_settings(preset("careful").settings)
         self.role.setCurrentIndex(max(0, self.role.findData(usual.scribble)))
-        self.steps.setValue(usual.correction_steps)
-        self.soft.setValue(usual.soft_labels)
-        self.hold.setValue(usual.hold)
+        self.form = SettingsForm(usual, TEACHING)
         advanced = QCollapsible("How corrections teach")
-        advanced.addWidget(column(*rows, spacing=3))
+        advanced.addWidget(column(row("Teach", self.role, tip=ROLE_WORDS), self.form, spacing=3))
         return advanced
 
     def _wire(self) -> None:
@@ -279,11 +238,7 @@ class CorrectSection(QWidget):
             usual = usual.but(method="consistency", scribble="pseudo")
         elif role != usual.scribble or usual.method == "consistency":
             usual = usual.but(method="grata", scribble=role)
-        return usual.but(
-            correction_steps=self.steps.value(),
-            soft_labels=self.soft.value(),
-            hold=self.hold.value(),
-        )
+        return usual.but(**self.form.values())
 
     def _why_not_teach(self) -> str:
         session = self._context.session

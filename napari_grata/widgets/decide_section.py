@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QRegularExpression, QSignalBlocker, Qt, QTimer
+from qtpy.QtCore import QRegularExpression, QSignalBlocker, Qt
 from qtpy.QtGui import QRegularExpressionValidator
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -27,7 +26,16 @@ from napari_grata.review.cases import STATE_OF_VERDICT
 from napari_grata.widgets import keys
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.decisions import Decisions, Drawings
-from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in, notify, row
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    button,
+    choice,
+    column_in,
+    later,
+    line_in,
+    notify,
+    row,
+)
 from napari_grata.widgets.session import Undoable
 from napari_grata.widgets.theme import ThemeColours, mark, tip
 
@@ -114,13 +122,13 @@ class NotesPanel(QWidget):
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setToolTip("The decisions in force. A click goes to the slice.")
         self.list.setMaximumHeight(78)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(row("Comment", self.comment))
-        layout.addWidget(row("Difficulty", self.difficulty, self.reviewer))
-        layout.addWidget(row("Then go to", ways))
-        layout.addWidget(self.list)
+        column_in(
+            self,
+            row("Comment", self.comment),
+            row("Difficulty", self.difficulty, self.reviewer),
+            row("Then go to", ways),
+            self.list,
+        )
 
     @staticmethod
     def _check(context: Context, text: str, name: str) -> QCheckBox:
@@ -172,21 +180,15 @@ class DecideBar(QWidget):
         self._place: Place | None = None
         self._notes: dict[tuple[Path, Place], tuple[str, str]] = {}
         self._build()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(0)
-        self._soon.timeout.connect(self.refresh)
+        self._soon = later(self, 0, self.refresh)
         self._wire()
         self._show_theme(context.theme)
         self.refresh()
 
     def _build(self) -> None:
-        self.sentence = Sentence(2)
-        self.sentence.setObjectName("grata_small")
+        self.sentence = Sentence(2, "grata_small")
         self.buttons: dict[str, QPushButton] = {}
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
+        layout = column_in(self, spacing=3)
         below = line_in(layout)
         line = line_in(layout, spacing=3)
         for verdict, title, action, _ in BUTTONS:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_grata.review.case_list import CaseList, CaseWork, case_of_scan
 from napari_grata.review.cases import DecidedMask, Decision, DecisionError, ListError, digest
@@ -22,7 +22,7 @@ from napari_grata.review.final_masks import ABOUT, mask_digest
 from napari_grata.widgets.background import Found, Queue
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import MaskLayer
-from napari_grata.widgets.qt_parts import notify
+from napari_grata.widgets.qt_parts import later, notify
 from napari_grata.widgets.theme import STRUCTURE_COLOURS
 
 if TYPE_CHECKING:
@@ -375,10 +375,7 @@ class Drawings(QObject):
         self._beside: MaskLayer | None = None
         self._queue = Queue("drawings", self)
         self._queue.found.connect(self._on_found)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_SAVE_MS)
-        self._soon.timeout.connect(self._save_in_background)
+        self._soon = later(self, _SAVE_MS, self._save_in_background)
         context.drawn.connect(self._on_drawn)
         context.connections.at_end(self._queue.ender(finish=True))
         context.connections.at_end(partial(_write_or_leave, self._pending, self._known))

@@ -8,7 +8,6 @@ from typing import Any
 
 import napari.viewer
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -29,12 +28,19 @@ from napari_grata.widgets.context import Context
 from napari_grata.widgets.correct_section import CorrectSection
 from napari_grata.widgets.decide_section import DecideBar
 from napari_grata.widgets.export_section import ExportSection
-from napari_grata.widgets.help import HelpDialog
+from napari_grata.widgets.help import show_help
 from napari_grata.widgets.measure_section import MeasureSection
 from napari_grata.widgets.methods_page import MethodsPage
-from napari_grata.widgets.model_card import add_model_dialog, dropped_models
-from napari_grata.widgets.model_section import ModelSection
-from napari_grata.widgets.qt_parts import Sentence, StepSection, button, column, notify
+from napari_grata.widgets.model_section import ModelSection, models_among
+from napari_grata.widgets.qt_parts import (
+    DropTarget,
+    Sentence,
+    StepSection,
+    button,
+    column,
+    copy_text,
+    notify,
+)
 from napari_grata.widgets.scan_layer import fit_view
 from napari_grata.widgets.scan_section import OpenButtons, ScanSection
 from napari_grata.widgets.slice_table import SliceTable
@@ -47,7 +53,7 @@ from napari_grata.widgets.weigh_section import WeighSection
 WIDTH = 340
 
 
-class GrataDock(QWidget):
+class GrataDock(DropTarget):
     """Segment a scan, adapt the model to it, compare, correct and decide.
 
     Parameters
@@ -83,8 +89,7 @@ class GrataDock(QWidget):
             small=True,
             clicked=self._copy_details,
         )
-        self.hint = Sentence(1)
-        self.hint.setObjectName("grata_small")
+        self.hint = Sentence(1, "grata_small")
         self.scan = ScanSection(context)
         self.model = ModelSection(context)
         self.adapt = AdaptSection(context)
@@ -128,7 +133,6 @@ class GrataDock(QWidget):
         self.setMinimumWidth(WIDTH)
         # napari adds empty room below a dock in which nothing wants to grow taller.
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        self.setAcceptDrops(True)
 
     def _empty_page(self) -> QWidget:
         page = QWidget()
@@ -193,6 +197,7 @@ class GrataDock(QWidget):
         context.scan_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._open_timeline)
+        self.dropped.connect(self._on_dropped)
         self.timeline.docked.connect(self._canvas_is_lower)
         self.weigh.weighed.connect(partial(self._show_page, "Weighing"))
         context.methods_requested.connect(partial(self._show_page, "Methods"))
@@ -224,26 +229,16 @@ class GrataDock(QWidget):
         self.hint.say("")
 
     def _copy_details(self) -> None:
-        clipboard = QGuiApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(self.context.details)
+        copy_text(self.context.details)
 
     def _show_help(self) -> None:
-        HelpDialog(self.context).show()
+        show_help(self.context)
 
-    def dragEnterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Take files and folders."""
-        if event.mimeData().hasUrls():
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+    def _on_dropped(self, paths: list[str]) -> None:
         """Add models, make a list of cases, or open a scan."""
-        event.acceptProposedAction()
-        mime = event.mimeData()
-        models = dropped_models(mime)
-        paths = [url.toLocalFile() for url in mime.urls() if url.isLocalFile()]
+        models = models_among(paths)
         if models:
-            add_model_dialog(self.context, models)
+            self.model.add(models)
         else:
             self.scan.drop(paths)
 

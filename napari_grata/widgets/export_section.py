@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QUrl
-from qtpy.QtGui import QDesktopServices, QGuiApplication
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QVBoxLayout, QWidget
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QWidget
 
 from napari_grata.review.export import legend_of
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
@@ -20,7 +20,16 @@ from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Outcome
 from napari_grata.widgets.case_loading import revive, show_saved_run
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, row
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    ask_folder,
+    button,
+    choice,
+    column_in,
+    copy_text,
+    line_in,
+    row,
+)
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -91,7 +100,6 @@ class ExportSection(QWidget):
         context.runner.ended.connect(self._on_ended)
         context.save_requested.connect(self.ask_save)
         context.open_requested.connect(self._on_open)
-        context.queue.found.connect(self._on_revived)
         self.refresh()
 
     def _build(self) -> None:
@@ -126,14 +134,10 @@ class ExportSection(QWidget):
         )
         self.format = choice(name="Format")
         self.format.addItem("As the scan", "")
-        self.said = Sentence(2)
-        self.said.setObjectName("grata_small")
+        self.said = Sentence(2, "grata_small")
         self.show_button = button("Show", "Open what was written.", small=True, clicked=self._show)
         self.show_button.hide()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(row("Format", self.format, tip="What masks are written as."))
+        layout = column_in(self, row("Format", self.format, tip="What masks are written as."))
         for first, second in (
             (self.save_button, self.report_button),
             (self.masks_button, self.command_button),
@@ -343,9 +347,7 @@ class ExportSection(QWidget):
         except ReproduceError as error:
             self.say(str(error))
             return
-        clipboard = QGuiApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(line)
+        copy_text(line)
         self.say("The command line is in the clipboard. It holds the path of the scan.")
 
     def _command(self, session: Session) -> str:
@@ -396,14 +398,14 @@ class ExportSection(QWidget):
         if session is not None:
             engine, device = context.runner.engine, context.device
             make = partial(revive, folder, session.card.name, session.scan, engine, device)
-            context.queue.ask(("revive", id(session)), make)
+            context.queue.ask(("revive", id(session)), make, self._on_revived)
 
     def _on_revived(self, found: Found) -> None:
         """The saved run is live again; one whose model is gone can be looked at all the same."""
-        if not isinstance(found.key, tuple) or found.key[0] != "revive" or found.error is not None:
+        if found.error is not None:
             return
         session = self._context.session
-        if session is None or id(session) != found.key[1] or session.run is not None:
+        if session is None or found.key != ("revive", id(session)) or session.run is not None:
             found.result.close()
             return
         session.run = found.result

@@ -20,7 +20,7 @@ from qtpy.QtCore import (
     Qt,
     Signal,
 )
-from qtpy.QtGui import QColor, QGuiApplication, QKeySequence
+from qtpy.QtGui import QColor, QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -32,7 +32,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.scans.files import write_csv
-from napari_grata.widgets.qt_parts import notify
+from napari_grata.widgets.qt_parts import copy_text, notify
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.theme import ThemeColours, blend, swatch, theme_colours, tip
 
@@ -424,9 +424,7 @@ class FrameTable(QTableView):
 
     def copy(self) -> None:
         """Put `as_text` on the clipboard."""
-        clipboard = QGuiApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(self.as_text())
+        copy_text(self.as_text())
 
     def export(self, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Ask for a file and write these rows to it as CSV."""

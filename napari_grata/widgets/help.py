@@ -6,12 +6,12 @@ from itertools import groupby
 
 from jinja2 import Environment
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel, QVBoxLayout
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QLabel
 
 from napari_grata import __version__
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.keys import ACTIONS
+from napari_grata.widgets.qt_parts import copy_text, dialog
 
 PAPER = (
     "Chen Z, Ye Y, Pan Y, Xia Y. Gradient Alignment Improves Test-Time Adaptation for Medical "
@@ -31,34 +31,22 @@ _SHEET = """
 """
 
 
-class HelpDialog(QDialog):
-    """Keys and About in one window that leaves the viewer usable."""
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context.widget)
-        self.setWindowTitle("Keys and help")
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        with_key = [action for action in ACTIONS if action.key]
-        groups = [(name, list(found)) for name, found in groupby(with_key, lambda a: a.group)]
-        self.words = QLabel(
-            Environment(autoescape=True)
-            .from_string(_SHEET)
-            .render(groups=groups, colours=context.theme, version=__version__, paper=PAPER)
-        )
-        self.words.setTextFormat(Qt.TextFormat.RichText)
-        self.words.setWordWrap(True)
-        self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
-        copy = buttons.addButton("Copy citation", QDialogButtonBox.ButtonRole.ActionRole)
-        assert copy is not None
-        copy.clicked.connect(self._copy)
-        buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.words)
-        layout.addWidget(buttons)
-        self.setMinimumWidth(480)
-
-    def _copy(self) -> None:
-        clipboard = QGuiApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(PAPER)
+def show_help(context: Context) -> QDialog:
+    """Open keys and *About* in one window."""
+    with_key = [action for action in ACTIONS if action.key]
+    groups = [(name, list(found)) for name, found in groupby(with_key, lambda a: a.group)]
+    words = QLabel(
+        Environment(autoescape=True)
+        .from_string(_SHEET)
+        .render(groups=groups, colours=context.theme, version=__version__, paper=PAPER)
+    )
+    words.setTextFormat(Qt.TextFormat.RichText)
+    words.setWordWrap(True)
+    words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    made, buttons = dialog(context.widget, "Keys and help", words)
+    copy = buttons.addButton("Copy citation", QDialogButtonBox.ButtonRole.ActionRole)
+    assert copy is not None
+    copy.clicked.connect(lambda _checked=False: copy_text(PAPER))
+    made.setMinimumWidth(480)
+    made.show()
+    return made

@@ -12,8 +12,8 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 from napari.layers import Labels
-from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QFileDialog, QMenu, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFileDialog, QMenu, QSizePolicy, QWidget
 
 from napari_grata.review.measurements import (
     SHOWN,
@@ -31,7 +31,16 @@ from napari_grata.review.truth import Truth, as_truth
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, notify
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    ask_folder,
+    button,
+    choice,
+    column_in,
+    later,
+    line_in,
+    notify,
+)
 from napari_grata.widgets.scan_layer import KEY
 from napari_grata.widgets.session import Session
 
@@ -243,10 +252,7 @@ class MeasureSection(QWidget):
         self._gone = threading.Event()
         for end in (self._gone.set, self._queue.ender(), self._files.ender()):
             context.connections.at_end(end)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_SETTLE_MS)
-        self._soon.timeout.connect(self.measure)
+        self._soon = later(self, _SETTLE_MS, self.measure)
         for signal in (context.masks_changed, context.session_changed):
             signal.connect(self._masks_changed)
         for signal in (context.slice_changed, context.scan_changed, context.runner.changed):
@@ -280,11 +286,8 @@ class MeasureSection(QWidget):
         self.save_button = button("Save CSV …", words, small=True, clicked=self.ask_save)
         self.table = MeasureTable(_COLUMNS, "measures", self._context.store)
         self.table.setAccessibleName("Measurements")
-        self.note = Sentence(1)
-        self.note.setObjectName("grata_small")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
+        self.note = Sentence(1, "grata_small")
+        layout = column_in(self, spacing=3)
         line = line_in(layout)
         line.addWidget(self.scope)
         line.addWidget(self.truth_button)

@@ -5,18 +5,31 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer
 from qtpy.QtGui import QColor, QPainter, QPen
-from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QMenu, QSizePolicy, QToolTip, QWidget
 
 from napari_grata.adaptation.shift import why_not
+from napari_grata.segmenters.card import CARD_FILE, WEIGHTS_FILE, ModelError
+from napari_grata.segmenters.loaders import WeightsError, loader_for, model_path
+from napari_grata.segmenters.registry import add_model
 from napari_grata.widgets.background import Found, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.model_card import add_model_dialog, choose_images, show_card
-from napari_grata.widgets.qt_parts import Sentence, button, choice, row
+from napari_grata.widgets.model_card import choose_images, show_card
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    ask_folder,
+    button,
+    choice,
+    column_in,
+    later,
+    notify,
+    row,
+)
 from napari_grata.widgets.theme import ThemeColours, tip
 
 if TYPE_CHECKING:
@@ -52,7 +65,6 @@ class ModelSection(QWidget):
             "Add a model: a folder that nnU-Net trained, a MONAI bundle, a folder with card.yaml "
             "and weights, or a published .pth file. Dropping it on the dock does the same.",
             small=True,
-            clicked=self._add_model,
         )
         self.images_button = button(
             "Images …",
@@ -60,13 +72,21 @@ class ModelSection(QWidget):
             small=True,
             clicked=self._choose_images,
         )
+        menu = QMenu(self.add_button)
+        self.add_button.setMenu(menu)
+        for words, ask in (
+            ("A model folder …", self._ask_folder),
+            ("A published checkpoint …", self._ask_file),
+        ):
+            action = menu.addAction(words)
+            assert action is not None
+            action.triggered.connect(ask)
         self.device = choice(name="Run on")
         self.device.addItem("Automatic", "auto")
         self.shift = ShiftGauge(context)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(row("", self.combo, self.images_button, self.card_button, self.add_button))
+        layout = column_in(
+            self, row("", self.combo, self.images_button, self.card_button, self.add_button)
+        )
         layout.addWidget(
             row(
                 "Run on",
@@ -80,7 +100,6 @@ class ModelSection(QWidget):
         self.device.activated.connect(self._on_device)
         context.model_changed.connect(self._show_models)
         context.changed.connect(self.refresh)
-        context.queue.found.connect(self._on_found)
         self._show_models()
         # Once the dock stands: importing torch takes seconds, and the user is still looking.
         QTimer.singleShot(_LOAD_TORCH_MS, self._look_for_devices)
@@ -97,15 +116,38 @@ class ModelSection(QWidget):
     def _choose_images(self) -> None:
         choose_images(self._context)
 
-    def _add_model(self) -> None:
-        add_model_dialog(self._context)
+    # --- adding a model ----------------------------------------------------------------------
+
+    def _ask_folder(self) -> None:
+        name = ask_folder(self, "", "Model folder")
+        self.add([Path(name)] if name else [])
+
+    def _ask_file(self) -> None:
+        endings = "GraTa or VPTTA checkpoint (*.pth *.pt)"
+        name, _ = QFileDialog.getOpenFileName(self, "Published checkpoint", "", endings)
+        self.add([Path(name)] if name else [])
+
+    def add(self, paths: list[Path]) -> None:
+        """Check models and copy them to the user's, in the background; complete, or not at all."""
+        for path in paths:
+            self._context.clear_problem()
+            self._context.say(f"Checking {path.name} …")
+            self._context.queue.ask(("add", path), partial(add_model, path), self._on_added)
+
+    def _on_added(self, found: Found) -> None:
+        if found.error is not None:
+            notify(describe(found.error))
+            self._context.fail(describe(found.error), found.details)
+        else:
+            self._context.reload_models(found.result.name)
+            self._context.say(f"{found.result.title} was added and can be chosen now.")
+
+    # --- devices -----------------------------------------------------------------------------
 
     def _look_for_devices(self) -> None:
-        self._context.queue.ask(("model", "devices"), _list_devices)
+        self._context.queue.ask(("model", "devices"), _list_devices, self._on_devices)
 
-    def _on_found(self, found: Found) -> None:
-        if found.key != ("model", "devices"):
-            return
+    def _on_devices(self, found: Found) -> None:
         if found.error is not None:
             self._context.fail(f"torch cannot be loaded, so no model can run: {found.error}")
             return
@@ -144,6 +186,23 @@ class ModelSection(QWidget):
         self.images_button.setEnabled(idle and self._context.scan is not None)
 
 
+def models_among(paths: list[str]) -> list[Path]:
+    """Return the models among files and folders, each once."""
+    found = [Path(path) for path in paths]
+    return list(dict.fromkeys(model_path(path) for path in found if _is_model(path)))
+
+
+def _is_model(path: Path) -> bool:
+    if not path.is_dir():
+        return path.name in (CARD_FILE, WEIGHTS_FILE) or path.suffix.lower() in (".pth", ".pt")
+    try:
+        return (path / CARD_FILE).is_file() or bool(loader_for(path))
+    except WeightsError:
+        return False
+    except ModelError:
+        return True  # one that is not complete: adding it says what is missing
+
+
 def _list_devices() -> list[DeviceChoice]:
     import torch  # noqa: F401 - the point of this thread
 
@@ -180,17 +239,11 @@ class ShiftGauge(QWidget):
         self._known: weakref.WeakKeyDictionary[Scan, dict[_Wish, Any]] = weakref.WeakKeyDictionary()
         self._stop = threading.Event()
         self.gauge = Gauge("Distance from the source centre", context.theme)
-        self.sentence = Sentence(2)
-        self.sentence.setObjectName("grata_small")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(1)
+        self.sentence = Sentence(2, "grata_small")
+        layout = column_in(self, spacing=1)
         layout.addWidget(row("Shift", self.gauge, tip=tip(_ABOUT)))
         layout.addWidget(self.sentence)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_SETTLE_MS)
-        self._soon.timeout.connect(self._measure)
+        self._soon = later(self, _SETTLE_MS, self._measure)
         for signal in (
             context.scan_changed,
             context.model_changed,
@@ -201,7 +254,6 @@ class ShiftGauge(QWidget):
         ):
             signal.connect(self.refresh)
         context.theme_changed.connect(self.gauge.set_colours)
-        context.queue.found.connect(self._on_found)
         context.connections.at_end(self._stop.set)
         self.refresh()
 
@@ -251,12 +303,11 @@ class ShiftGauge(QWidget):
         if context.queue.wanted(key):
             return
         engine, stop = context.runner.engine, self._stop
-        context.queue.ask(key, lambda: (scan, _measure_shift(engine, scan, wish, stop)))
+        measure = partial(_measure_shift, engine, scan, wish, stop)
+        context.queue.ask(key, lambda: (scan, measure()), self._on_found)
 
     def _on_found(self, found: Found) -> None:
         key: Any = found.key
-        if not isinstance(key, tuple) or key[0] != "shift":
-            return
         scan = self._context.scan
         if found.error is not None:
             if scan is not None and id(scan) == key[1]:

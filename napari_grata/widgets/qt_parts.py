@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from napari.utils.notifications import Notification, notification_manager
-from qtpy.QtCore import QSettings, Qt, Signal
+from qtpy.QtCore import QObject, QSettings, Qt, QTimer, Signal
+from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QComboBox,
+    QDialog,
+    QDialogButtonBox,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -61,6 +64,15 @@ def interface_settings() -> QSettings:
     return QSettings(
         QSettings.Format.IniFormat, QSettings.Scope.UserScope, "napari-grata", "interface"
     )
+
+
+def later(parent: QObject, milliseconds: int, do: Callable[..., None]) -> QTimer:
+    """Return a timer that does something once, so long after it was last started."""
+    made = QTimer(parent)
+    made.setSingleShot(True)
+    made.setInterval(milliseconds)
+    made.timeout.connect(do)
+    return made
 
 
 def row(label: str, *widgets: QWidget, tip: str = "") -> QWidget:
@@ -145,26 +157,34 @@ def _press(do: Callable[[], object], _checked: bool = False) -> None:
     do()
 
 
-def column(*widgets: QWidget, spacing: int = 4, margins: tuple[int, ...] = (0, 0, 0, 0)) -> QWidget:
+def column_in(widget: QWidget, *widgets: QWidget, spacing: int = 4) -> QVBoxLayout:
+    """Put widgets one below the other into another, without margins; returns its layout."""
+    layout = QVBoxLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(spacing)
+    for one in widgets:
+        layout.addWidget(one)
+    return layout
+
+
+def column(*widgets: QWidget, spacing: int = 4) -> QWidget:
     """Return widgets one below the other."""
     made = QWidget()
-    layout = QVBoxLayout(made)
-    layout.setContentsMargins(*margins)
-    layout.setSpacing(spacing)
-    for widget in widgets:
-        layout.addWidget(widget)
+    column_in(made, *widgets, spacing=spacing)
     return made
 
 
 class Sentence(QElidingLabel):
     """Text within a fixed number of lines, so that nothing below it jumps.
 
-    What does not fit ends in an ellipsis; all of it is the tooltip.
+    What does not fit ends in an ellipsis; all of it is the tooltip. ``look`` is a name in the style
+    sheet, such as ``"grata_small"``.
     """
 
-    def __init__(self, lines: int = 1, parent: QWidget | None = None) -> None:
+    def __init__(self, lines: int = 1, look: str = "", parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._lines = lines
+        self.setObjectName(look)
         self.setWordWrap(lines > 1)
         self.setElideMode(Qt.TextElideMode.ElideRight)
         # The theme's margin is room that the text is painted without but elided with: the ellipsis
@@ -234,8 +254,7 @@ class StepSection(QFrame):
         self.header.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.header.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.header.clicked.connect(self.open_requested)
-        self.summary = Sentence(1)
-        self.summary.setObjectName("grata_muted")
+        self.summary = Sentence(1, "grata_muted")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 2)
         layout.setSpacing(2)
@@ -324,6 +343,53 @@ class Segmented(QWidget):
         usual = made.property("usual_tip") or made.toolTip()
         made.setProperty("usual_tip", usual)
         made.setToolTip(f"{usual}\n{why_not}" if why_not else usual)
+
+
+def copy_text(text: str) -> None:
+    """Put a text on the clipboard."""
+    clipboard = QGuiApplication.clipboard()
+    if clipboard is not None:
+        clipboard.setText(text)
+
+
+def dialog(parent: QWidget, title: str, body: QWidget) -> tuple[QDialog, QDialogButtonBox]:
+    """Return a window beside the viewer, which stays usable, and its buttons: so far *Close*."""
+    made = QDialog(parent)
+    made.setWindowTitle(title)
+    made.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+    buttons.rejected.connect(made.reject)
+    layout = QVBoxLayout(made)
+    layout.addWidget(body, 1)
+    layout.addWidget(buttons)
+    return made, buttons
+
+
+class DropTarget(QWidget):
+    """A widget on which files and folders can be dropped.
+
+    Signals
+    -------
+    dropped(list of str)
+        Their paths.
+    """
+
+    dropped = Signal(list)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setAcceptDrops(True)
+
+    def dragEnterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Take files and folders."""
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Tell what was dropped."""
+        event.acceptProposedAction()
+        urls = event.mimeData().urls()
+        self.dropped.emit([url.toLocalFile() for url in urls if url.isLocalFile()])
 
 
 def ask_folder(widget: QWidget, folder: str, title: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Shapes
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QInputDialog,
     QLineEdit,
     QMenu,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -26,7 +25,7 @@ from napari_grata.scans.samples import find_sample
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import add_quietly
-from napari_grata.widgets.qt_parts import ask_folder, button, choice, notify, row
+from napari_grata.widgets.qt_parts import ask_folder, button, choice, column_in, later, notify, row
 from napari_grata.widgets.scan_layer import (
     KEY,
     Box,
@@ -184,11 +183,7 @@ class ScanSection(QWidget):
             tip="The part of the picture to work on: a rectangle of a Shapes layer. Useful "
             "where the structure fills only a small part of a photograph.",
         )
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        for widget in (self.combo, self.slices_row, region_row, self.buttons):
-            layout.addWidget(widget)
+        column_in(self, self.combo, self.slices_row, region_row, self.buttons)
         self._queue = Queue("series", self)
         self._rectangle = _RegionLayer(context, self)
         self._frame = _FrameLayer(context, self)
@@ -396,10 +391,7 @@ class _RegionLayer(QWidget):
         self._layer: Any = None
         self._count = 0
         self._asked = False
-        self._settle = QTimer(self)
-        self._settle.setSingleShot(True)
-        self._settle.setInterval(200)
-        self._settle.timeout.connect(self._settled)
+        self._settle = later(self, 200, self._settled)
 
     def draw(self) -> None:
         """Let the user draw a rectangle over the scan."""
@@ -461,10 +453,7 @@ class _FrameLayer(QObject):
         self._context = context
         self._layer: Any = None
         self._shown: Any = None
-        self._settle = QTimer(self)
-        self._settle.setSingleShot(True)
-        self._settle.setInterval(200)
-        self._settle.timeout.connect(self._settled)
+        self._settle = later(self, 200, self._settled)
 
     def show(self, *_: Any) -> None:
         """Show the frame of the slice in view; nothing where the whole picture was read."""

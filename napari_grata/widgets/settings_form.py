@@ -14,7 +14,9 @@ from napari_grata.adaptation.settings import Settings, SettingsError
 from napari_grata.widgets.qt_parts import keep_narrow
 
 # How corrections teach is chosen in the step that corrects.
-SHOWN = [field for field in fields(Settings) if field.metadata["used"] != "teaching"]
+METHOD = tuple(f.name for f in fields(Settings) if f.metadata["used"] != "teaching")
+TEACHING = ("correction_steps", "soft_labels", "hold")
+_ABOUT = {field.name: field.metadata for field in fields(Settings)}
 _SMALL = 1e-3
 
 
@@ -39,7 +41,7 @@ def _widget(name: str, about: Any, value: Any) -> Any:
 
 
 class SettingsForm(QWidget):
-    """Shows settings and lets the user change each of them.
+    """Shows settings and lets the user change each of those named.
 
     Signals
     -------
@@ -52,13 +54,15 @@ class SettingsForm(QWidget):
     changed = Signal(object)
     failed = Signal(str)
 
-    def __init__(self, settings: Settings, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, settings: Settings, names: tuple[str, ...] = METHOD, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
-        self._settings = settings
+        self._settings, self._names = settings, names
         self._quiet = False
         usual = Settings()
         self.fields: Container[Any] = Container(
-            widgets=[_widget(f.name, f.metadata, getattr(usual, f.name)) for f in SHOWN],
+            widgets=[_widget(name, _ABOUT[name], getattr(usual, name)) for name in names],
             labels=True,
         )
         self.fields.margins = (0, 0, 0, 0)
@@ -74,10 +78,10 @@ class SettingsForm(QWidget):
         """Show settings."""
         self._settings, self._quiet = settings, True
         try:
-            for field in SHOWN:
-                value = getattr(settings, field.name)
-                text = isinstance(self.fields[field.name].value, str) and isinstance(value, float)
-                self.fields[field.name].value = f"{value:g}" if text else _shown(value)
+            for name in self._names:
+                value = getattr(settings, name)
+                text = isinstance(self.fields[name].value, str) and isinstance(value, float)
+                self.fields[name].value = f"{value:g}" if text else _shown(value)
         finally:
             self._quiet = False
         self._grey_out()
@@ -90,10 +94,14 @@ class SettingsForm(QWidget):
         SettingsError
             If a value is outside its range.
         """
-        return self._settings.but(**{f.name: self._value(f.name, f.metadata) for f in SHOWN})
+        return self._settings.but(**self.values())
 
-    def _value(self, name: str, about: Any) -> Any:
-        value = self.fields[name].value
+    def values(self) -> dict[str, Any]:
+        """Return what is chosen, by the name of the setting."""
+        return {name: self._value(name) for name in self._names}
+
+    def _value(self, name: str) -> Any:
+        value, about = self.fields[name].value, _ABOUT[name]
         if about["nullable"] and not value:
             return None  # such as the published raw gradient, which is no length at all
         if about["kind"] is float and isinstance(value, str):
@@ -117,8 +125,8 @@ class SettingsForm(QWidget):
 
     def _grey_out(self) -> None:
         """What changes nothing as the others are cannot be set."""
-        for field in SHOWN:
-            self.fields[field.name].enabled = self._settings.uses(field.name)
+        for name in self._names:
+            self.fields[name].enabled = self._settings.uses(name)
 
 
 def _shown(value: Any) -> Any:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_grata.adaptation.records import Flag, Record, measure
 from napari_grata.widgets.background import Found, describe
+from napari_grata.widgets.qt_parts import later
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from napari_grata.widgets.mask_layer import MaskLayer
     from napari_grata.widgets.session import Session
 
-KEY = ("slice_figures",)
 _SETTLE_MS = 300  # after the last stroke of the brush
 _MM2_IN_CM2 = 100.0
 
@@ -149,15 +149,11 @@ class SliceFigures(QObject):
         self._flagged_anew: set[int] = set()
         self._due: dict[int, int] = {}  # slice that is to be measured → turn
         self._turn = 0
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_SETTLE_MS)
-        self._soon.timeout.connect(self._measure)
+        self._soon = later(self, _SETTLE_MS, self._measure)
         context.session_changed.connect(self._start)
         context.masks_changed.connect(self._look)
         context.drawn.connect(self._on_drawn)
         context.runner.records.connect(self._on_records)
-        context.queue.found.connect(self._on_found)
 
     def most_changed(self) -> SliceRow | None:
         """Return the row whose masks differ in the most pixels; None where none differs."""
@@ -214,11 +210,10 @@ class SliceFigures(QObject):
         if session is None or not self._due:
             return
         stacks = _shown(session.source), _shown(session.adapted)
-        self._context.queue.ask(KEY, partial(_measured, session, *stacks, dict(self._due)))
+        measure = partial(_measured, session, *stacks, dict(self._due))
+        self._context.queue.ask("slice figures", measure, self._on_found)
 
     def _on_found(self, found: Found) -> None:
-        if found.key != KEY:
-            return
         if found.error is not None:
             self._context.fail(describe(found.error), found.details)
             return

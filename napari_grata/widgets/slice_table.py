@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QMenu, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QMenu, QSizePolicy, QWidget
 
 from napari_grata.adaptation.records import Flag
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable, frame_of
-from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in
+from napari_grata.widgets.qt_parts import Sentence, button, choice, column_in, later, line_in
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.slice_figures import AreaUnit, SliceRow, percent, pixel_area
 from napari_grata.widgets.state import counted
@@ -163,8 +162,7 @@ class SliceTable(QWidget):
         self.structure = choice(words, "Structure of the table")
         self.structure.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.structure.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
-        self.totals = Sentence(1)
-        self.totals.setObjectName("grata_small")
+        self.totals = Sentence(1, "grata_small")
         self.table = FrameTable(COLUMNS, "slices", context.store)
         self.table.setAccessibleName("Slices before and after adaptation")
         self.columns_button = button("Columns", "Which columns are shown.", small=True)
@@ -175,18 +173,14 @@ class SliceTable(QWidget):
         self.copy_button = button("Copy", words, small=True, clicked=self._copy)
         words = "Write all slices and structures to a CSV file."
         self.export_button = button("Export …", words, small=True, clicked=self._export)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
+        layout = column_in(self, spacing=3)
         head = line_in(layout, spacing=6)
         head.addWidget(self.structure)
         head.addWidget(self.totals, 1)
         for widget in (self.columns_button, self.copy_button, self.export_button):
             head.addWidget(widget)
         layout.addWidget(self.table, 1)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.timeout.connect(self._look)
+        self._soon = later(self, _REFRESH_MS, self._look)
         self.structure.currentIndexChanged.connect(self.refresh)
         self.table.row_chosen.connect(context.go_to)
         context.session_changed.connect(self._on_session)

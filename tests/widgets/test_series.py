@@ -64,7 +64,7 @@ def test_images_that_a_model_reads_together_are_chosen_from_the_layers(
 ) -> None:
     pytest.importorskip("dynamic_network_architectures")
     from napari_grata.scans import scan_from_array
-    from napari_grata.widgets.model_card import add_model_dialog, choose_images
+    from napari_grata.widgets.model_card import choose_images
 
     two = {**DATASET, "channel_names": {"0": "T1", "1": "T2"}}
     kinds = {"normalization_schemes": ["ZScoreNormalization"] * 2}
@@ -76,9 +76,8 @@ def test_images_that_a_model_reads_together_are_chosen_from_the_layers(
         context.add_scan(
             scan_from_array(values.astype(np.float32), spacing=(1, 1, 1), name=f"image {number}")
         )
-    dialog = add_model_dialog(context, [trained])
+    user.dock.model.add([trained])
     user.wait(lambda: context.entry is not None and "nnU-Net" in context.entry.title)
-    dialog.close()
     user.settle()
     assert not user.dock.model.images_button.isHidden()
     assert "reads 2 images together" in context.facts().misfit
@@ -104,7 +103,6 @@ def test_from_a_trained_folder_and_a_series_to_a_segmentation(
     pytest.importorskip("highdicom")
     pytest.importorskip("dynamic_network_architectures")
     from napari_grata.scans import read_mask
-    from napari_grata.widgets.model_card import add_model_dialog
 
     trained = write_trained(tmp_path / "nnUNetTrainer__nnUNetPlans__2d")
     rows, columns = np.mgrid[:32, :32]
@@ -117,9 +115,8 @@ def test_from_a_trained_folder_and_a_series_to_a_segmentation(
     dock, context, weigh = user.dock, user.context, user.dock.weigh
     dock.scan.open_series(str(tmp_path / "study"))
     user.wait(lambda: context.scan is not None)
-    dialog = add_model_dialog(context, [trained])
+    dock.model.add([trained])
     user.wait(lambda: context.entry is not None and "nnU-Net" in context.entry.title)
-    dialog.close()
     user.adapt()
     assert user.session.adapted_slices == set(range(8))
     user.press(weigh.propose_button)
