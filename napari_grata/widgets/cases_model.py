@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from napari_grata.review.cases import Case, Progress
 
 ROW_ROLE = int(Qt.ItemDataRole.UserRole) + 1
+# Told apart by their shape; colours of Okabe and Ito (2008).
+STATE_SIGNS = {
+    CaseState.NEW: ("○", "#888888"),
+    CaseState.SEGMENTED: ("◐", "#888888"),
+    CaseState.ADAPTED: ("●", "#56B4E9"),
+    CaseState.FLAGGED: ("▲", "#E69F00"),
+    CaseState.ACCEPTED: ("✓", "#009E73"),
+    CaseState.KEPT_SOURCE: ("↩", "#009E73"),
+    CaseState.EDITED: ("✎", "#CC79A7"),
+    CaseState.REJECTED: ("✕", "#D55E00"),
+    CaseState.SECOND_READER: ("2", "#0072B2"),
+    CaseState.FAILED: ("!", "#D55E00"),
+}
 _WAITING = (CaseState.NEW, CaseState.SEGMENTED)
 _TO_REVIEW = (CaseState.ADAPTED, CaseState.FLAGGED)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QModelIndex, QObject, QPoint, QPointF, QRect, QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QFont, QFontMetrics, QImage, QPainter, QPen, QPixmap, QPolygonF
+from qtpy.QtCore import QModelIndex, QObject, QPoint, QRect, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QFont, QFontMetrics, QImage, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QAction,
@@ -24,10 +24,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_grata.review.cases import CaseState
 from napari_grata.scans.photographs import is_photograph
 from napari_grata.widgets.background import Found, Queue
-from napari_grata.widgets.cases_model import FILTERS, ORDERS, ROW_ROLE, CaseModel, CaseRow
+from napari_grata.widgets.cases_model import (
+    FILTERS,
+    ORDERS,
+    ROW_ROLE,
+    STATE_SIGNS,
+    CaseModel,
+    CaseRow,
+)
 from napari_grata.widgets.qt_parts import DropTarget, Sentence, button, choice, line_in
 from napari_grata.widgets.theme import ThemeColours, blend, sheet, theme_colours, tip
 
@@ -159,84 +165,8 @@ def _pixmap(picture: np.ndarray) -> QPixmap:
     return made
 
 
-# Okabe and Ito (2008).
-STATE_COLOURS = {
-    CaseState.NEW: "#888888",
-    CaseState.SEGMENTED: "#888888",
-    CaseState.ADAPTED: "#56B4E9",
-    CaseState.FLAGGED: "#E69F00",
-    CaseState.ACCEPTED: "#009E73",
-    CaseState.KEPT_SOURCE: "#009E73",
-    CaseState.EDITED: "#CC79A7",
-    CaseState.REJECTED: "#D55E00",
-    CaseState.SECOND_READER: "#0072B2",
-    CaseState.FAILED: "#D55E00",
-}
-
-
-def draw_mark(painter: QPainter, state: CaseState, place: QRect, colours: ThemeColours) -> None:
-    """Draw a state's mark into a square."""
-    box = QRectF(place).adjusted(0.5, 0.5, -0.5, -0.5)
-    colour = QColor(STATE_COLOURS[state])
-    if state is CaseState.SECOND_READER and colours.dark:
-        colour = colour.lighter(150)
-    painter.save()
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    pen = QPen(colour, 1.6)
-    pen.setCapStyle(Qt.PenCapStyle.RoundCap)
-    painter.setPen(pen)
-    if state is CaseState.NEW:
-        painter.setBrush(Qt.BrushStyle.NoBrush)
-        painter.drawEllipse(box)
-    elif state is CaseState.SEGMENTED:
-        painter.drawEllipse(box)
-        painter.setBrush(colour)
-        painter.drawPie(box, 90 * 16, 180 * 16)
-    elif state is CaseState.ADAPTED:
-        painter.setBrush(colour)
-        painter.drawEllipse(box)
-    elif state is CaseState.FLAGGED:
-        painter.setBrush(colour)
-        painter.drawPolygon(
-            QPolygonF([QPointF(box.center().x(), box.top()), box.bottomRight(), box.bottomLeft()])
-        )
-    elif state in (CaseState.REJECTED, CaseState.FAILED):
-        painter.setPen(QPen(colour, 2.2))
-        if state is CaseState.REJECTED:
-            painter.drawLine(box.topLeft(), box.bottomRight())
-            painter.drawLine(box.topRight(), box.bottomLeft())
-        else:
-            _write(painter, box, "!", colour)
-    elif state is CaseState.SECOND_READER:
-        painter.setBrush(colour)
-        painter.drawRoundedRect(box, 2, 2)
-        _write(painter, box, "2", QColor("#ffffff"))
-    elif state is CaseState.EDITED:
-        painter.setPen(QPen(colour, 3))
-        painter.drawLine(box.bottomLeft() + QPointF(1, -1), box.topRight() + QPointF(-1, 1))
-    else:
-        painter.setPen(QPen(colour, 2.2))
-        middle = QPointF(box.left() + box.width() * 0.38, box.bottom() - 1)
-        painter.drawLine(QPointF(box.left(), box.center().y() + 1), middle)
-        painter.drawLine(middle, QPointF(box.right(), box.top() + 1))
-        if state is CaseState.KEPT_SOURCE:
-            painter.setPen(QPen(colour, 1))
-            painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawRect(box)
-    painter.restore()
-
-
-def _write(painter: QPainter, box: QRectF, text: str, ink: QColor) -> None:
-    font = painter.font()
-    font.setPixelSize(round(box.height()))
-    font.setBold(True)
-    painter.setFont(font)
-    painter.setPen(ink)
-    painter.drawText(box, Qt.AlignmentFlag.AlignCenter, text)
-
-
 _PAD = 3
-_MARK = 11
+_SIGN = 16  # room for the sign of a state
 
 
 class CaseDelegate(QStyledItemDelegate):
@@ -314,57 +244,45 @@ class CaseDelegate(QStyledItemDelegate):
     def _draw_words(
         self, painter: QPainter, font: QFont, row: CaseRow, box: QRect, current: bool
     ) -> None:
-        height = box.height() // 2
-        first = QRect(box.left(), box.top(), box.width(), height)
-        second = QRect(box.left(), box.top() + height, box.width(), height)
+        first, second = QRect(box), QRect(box)
+        first.setHeight(box.height() // 2)
+        second.setTop(first.bottom() + 1)
         bold = QFont(font)
         bold.setBold(current)
         flags = f"⚑ {row.flags}" if row.flags else ""
-        used = self._right(painter, font, first, flags, self._attention)
-        self._left(painter, bold, first, used, row.title, self._text, middle=True)
-        figures = row.change_words
-        used = self._right(painter, font, second, figures, self._muted)
-        if row.shift_words:
-            used += self._right(
-                painter, font, second.adjusted(0, 0, -used, 0), shift_word(row), self._muted
-            )
-        mark = QRect(second.left(), second.center().y() - _MARK // 2 + 1, _MARK, _MARK)
-        draw_mark(painter, row.state, mark, self._colours)
-        words = row.work or row.state.title
+        room = self._write(painter, font, first, flags, self._attention, right=True)
+        # Names of cases differ at their end more often than not.
+        middle = Qt.TextElideMode.ElideMiddle
+        self._write(painter, bold, room, row.title, self._text, elide=middle)
+        sign, colour = STATE_SIGNS[row.state]
+        ink = QColor(colour).lighter(150 if self._colours.dark else 100)
+        self._write(painter, font, second, sign, ink)
+        room = second.adjusted(_SIGN, 0, 0, 0)
+        for words in (row.change_words, shift_word(row)):
+            room = self._write(painter, font, room, words, self._muted, right=True)
         ink = self._accent if row.work else self._wrong if row.problem else self._muted
-        painter.setPen(ink)
-        self._left(
-            painter, font, second.adjusted(_MARK + 5, 0, 0, 0), used, words, ink, middle=False
-        )
+        self._write(painter, font, room, row.work or row.state.title, ink)
 
     @staticmethod
-    def _right(painter: QPainter, font: QFont, box: QRect, words: str, ink: QColor) -> int:
-        """Write at the right end and return how much room that took."""
-        if not words:
-            return 0
-        painter.setFont(font)
-        painter.setPen(ink)
-        painter.drawText(box, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, words)
-        return int(QFontMetrics(font).horizontalAdvance(words)) + 8
-
-    @staticmethod
-    def _left(
+    def _write(
         painter: QPainter,
         font: QFont,
         box: QRect,
-        used: int,
         words: str,
         ink: QColor,
         *,
-        middle: bool,
-    ) -> None:
-        # Names of cases differ at their end more often than not.
-        elide = Qt.TextElideMode.ElideMiddle if middle else Qt.TextElideMode.ElideRight
-        room = box.adjusted(0, 0, -used, 0)
+        right: bool = False,
+        elide: Qt.TextElideMode = Qt.TextElideMode.ElideRight,
+    ) -> QRect:
+        """Write at one end of a box; returns the room that is left before words at its right."""
+        metrics = QFontMetrics(font)
         painter.setFont(font)
         painter.setPen(ink)
-        text = QFontMetrics(font).elidedText(words, elide, max(0, room.width()))
-        painter.drawText(room, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, text)
+        side = Qt.AlignmentFlag.AlignRight if right else Qt.AlignmentFlag.AlignLeft
+        shown = metrics.elidedText(words, elide, max(0, box.width()))
+        painter.drawText(box, side | Qt.AlignmentFlag.AlignVCenter, shown)
+        used = int(metrics.horizontalAdvance(words)) + 8 if words else 0
+        return box.adjusted(0, 0, -used, 0)
 
     def _draw_progress(self, painter: QPainter, row: CaseRow, box: QRect) -> None:
         line = QRect(box.left() + 7, box.bottom() - 2, box.width() - 13, 2)

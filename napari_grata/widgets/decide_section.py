@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_grata.review.cases import STATE_OF_VERDICT
 from napari_grata.widgets import keys
+from napari_grata.widgets.cases_model import STATE_SIGNS
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.decisions import Decisions, Drawings
 from napari_grata.widgets.qt_parts import (
@@ -52,9 +53,9 @@ BUTTONS = (
     ("reject", "Reject", "reject", "Neither mask may be used."),
     ("second-reader", "2nd reader", "second_reader", "Somebody else should look at it, too."),
 )
-# As the case list calls a case that was decided on in this way; marks told apart by their shape.
+# As the case list calls, and marks, a case that was decided on in this way.
 VERDICT_WORDS = {verdict: state.title for verdict, state in STATE_OF_VERDICT.items()}
-MARKS = {"accept": "✓", "keep-source": "↩", "edit": "✎", "reject": "✕", "second-reader": "2"}
+MARKS = {verdict: STATE_SIGNS[state][0] for verdict, state in STATE_OF_VERDICT.items()}
 DIFFICULTIES = (("–", ""), ("easy", "easy"), ("moderate", "moderate"), ("hard", "hard"))
 STALE = "The mask has changed since: look again."
 NO_MASK = "There is no mask to decide on yet."

@@ -98,33 +98,20 @@ def adapt_layer(
 
 def segment_this_layer() -> FunctionGui[Any, None]:
     """Return the form of *Segment this layer*."""
-
-    @magicgui(
-        call_button="Segment",
-        layer={"label": "Scan", "tooltip": "The image to segment."},
-        model={"choices": _models, "tooltip": "The source model."},
-        slices={"tooltip": _SLICES},
-    )
-    def form(
-        viewer: napari.viewer.Viewer,
-        layer: napari.layers.Image,
-        model: str = "",
-        slices: str = "all",
-    ) -> None:
-        command.press(viewer, partial(_Order, layer, model, None, slices))
-
-    command = _Command(form)
-    return form
+    return _form("Segment", adapts=False)
 
 
 def adapt_this_layer() -> FunctionGui[Any, None]:
     """Return the form of *Adapt this layer*."""
+    return _form("Adapt", adapts=True)
 
+
+def _form(button: str, *, adapts: bool) -> FunctionGui[Any, None]:
     @magicgui(
-        call_button="Adapt",
-        layer={"label": "Scan", "tooltip": "The image to adapt the model to."},
+        call_button=button,
+        layer={"label": "Scan", "tooltip": "The image to work on."},
         model={"choices": _models, "tooltip": "The source model; it stays as it is."},
-        method={"choices": _methods, "tooltip": "How the model adapts."},
+        method={"choices": _methods, "tooltip": "How the model adapts.", "visible": adapts},
         slices={"tooltip": _SLICES},
     )
     def form(
@@ -134,7 +121,7 @@ def adapt_this_layer() -> FunctionGui[Any, None]:
         method: str = "careful",
         slices: str = "all",
     ) -> None:
-        command.press(viewer, partial(_Order, layer, model, method, slices))
+        command.press(viewer, partial(_Order, layer, model, method if adapts else None, slices))
 
     command = _Command(form)
     return form

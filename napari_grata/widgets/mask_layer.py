@@ -328,8 +328,6 @@ class SliceLayer:
     ----------
     viewer, scan, name, colours, scan_layer, contour, opacity, role
         As for `MaskLayer`.
-    offset : (float, float)
-        Rows and columns by which it lies beside its own place.
     """
 
     def __init__(
@@ -343,16 +341,13 @@ class SliceLayer:
         contour: int = 0,
         opacity: float = 0.7,
         role: str = "step",
-        offset: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self._viewer = viewer
         self._scan = scan
         self._name = name
         self._colours = dict(colours)
         self._contour, self._opacity, self._role = contour, opacity, role
-        self._offset = offset
         self._scan_layer = weakref.ref(scan_layer) if scan_layer is not None else lambda: None
-        self._to_world = to_world_map(placement(scan, scan_layer), len(scan.mask_shape))
         self._shown: tuple[int, np.ndarray] | None = None
         self.layer: Labels | None = None
 
@@ -363,10 +358,8 @@ class SliceLayer:
 
     def show(self, slice_index: int, label_map: np.ndarray) -> None:
         """Show a mask, shape (H, W), on a slice."""
-        position = self._scan.slice_position(slice_index)
-        data = label_map.reshape(*(1 for _ in position), *label_map.shape)
-        corner = np.array([*position, *self._offset], dtype=float)
-        translate = np.asarray(self._to_world(corner), dtype=float)
+        data, place = on_slice(self._scan, self._scan_layer(), slice_index, label_map)
+        translate = place["translate"]
         if self.layer is None or not self.shown:
             self.layer = self._make(data, translate)
         else:
@@ -413,7 +406,14 @@ def add_quietly(viewer: Viewer, layer: Layer) -> None:
         viewer.layers.selection.active = active
 
 
-def to_world_map(arguments: dict[str, Any], ndim: int) -> Affine:
-    """Return the map from pixels of the stack to where ``translate`` counts from."""
+def on_slice(
+    scan: Scan, scan_layer: Layer | None, index: int, values: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return what lies on a slice, shape (H, W), as one slice thick, and where: as `placement`."""
+    arguments = placement(scan, scan_layer)
+    position = scan.slice_position(index)
     parts = {name: arguments.get(name) for name in ("scale", "translate", "rotate", "shear")}
-    return Affine(ndim=ndim, **{name: part for name, part in parts.items() if part is not None})
+    given = {name: part for name, part in parts.items() if part is not None}
+    to_world = Affine(ndim=len(position) + 2, **given)
+    arguments["translate"] = np.asarray(to_world(np.array([*position, 0.0, 0.0])))
+    return values.reshape(*(1 for _ in position), *values.shape), arguments

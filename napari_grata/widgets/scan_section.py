@@ -209,7 +209,7 @@ class ScanSection(QWidget):
         context.slice_changed.connect(self._frame.show)
         context.session_changed.connect(self._frame.show)
         context.changed.connect(self._frame.show)
-        self._frame.dragged.connect(self._choose_last_box)
+        self._frame.changed.connect(self._choose_last_box)
         self._rectangle.changed.connect(self._boxes_changed)
         self._rectangle.finished.connect(self._choose_last_box)
 
@@ -378,55 +378,87 @@ class ScanSection(QWidget):
         self.region.setCurrentIndex(boxes.index(region) + 1 if region in boxes else 0)
 
 
-class _RegionLayer(QWidget):
-    """The Shapes layer on which the user draws a rectangle, and when that has changed."""
+class _RectangleLayer(QObject):
+    """A Shapes layer with a rectangle over the scan; `settled` comes once the mouse lets go.
+
+    Signals
+    -------
+    changed()
+        The user has drawn or moved the region.
+    """
 
     changed = Signal()
-    finished = Signal()
 
     def __init__(self, context: Context, parent: QWidget) -> None:
         super().__init__(parent)
-        self.hide()
         self._context = context
         self._layer: Any = None
-        self._count = 0
-        self._asked = False
-        self._settle = later(self, 200, self._settled)
+        self._settle = later(self, 200, self._look)
+
+    def put(self, name: str, corners: list[np.ndarray], **arguments: Any) -> None:
+        """Put the layer over the scan in view; ``corners`` (4, 2) in its pixels, for each."""
+        context = self._context
+        scan, scan_layer = context.scan, context.layer
+        assert scan is not None
+        assert scan_layer is not None
+        places = ("scale", "translate", "units", "axis_labels")
+        self._layer = Shapes(
+            corners or None,
+            ndim=2,
+            shape_type="rectangle",
+            name=free_name(context.viewer, name),
+            edge_color="#F0E442",
+            face_color="transparent",
+            # As wide as two pixels of the screen, about, when the whole picture is in view.
+            edge_width=max(1, round(max(scan.mask_shape[-2:]) / 300)),
+            **{place: getattr(scan_layer, place)[-2:] for place in places},
+            **arguments,
+        )
+        add_quietly(context.viewer, self._layer)
+        context.connections.listen(self._layer.events.data, self._edited)
+
+    def _edited(self, event: Any = None) -> None:
+        self._settle.start()
+
+    def _look(self) -> None:
+        if QGuiApplication.mouseButtons() != Qt.MouseButton.NoButton:
+            self._settle.start()  # still being drawn
+        else:
+            self.settled()
+
+    def settled(self) -> None:
+        """The layer is another one, and no button of the mouse is held."""
+        raise NotImplementedError
+
+
+class _RegionLayer(_RectangleLayer):
+    """The layer on which the user draws a rectangle.
+
+    Signals
+    -------
+    finished()
+        The rectangle that was asked for is drawn.
+    """
+
+    finished = Signal()
+    _count = 0
+    _asked = False
 
     def draw(self) -> None:
         """Let the user draw a rectangle over the scan."""
         context = self._context
-        scan_layer: Any = context.layer
-        if context.scan is None or scan_layer is None or context.runner.kind is not None:
+        if context.scan is None or context.layer is None or context.runner.kind is not None:
             return
         if not alive(context.viewer, self._layer):
-            side = max(context.scan.mask_shape[-2:])
-            self._layer = context.viewer.add_shapes(
-                name="Region",
-                ndim=2,
-                scale=scan_layer.scale[-2:],
-                translate=scan_layer.translate[-2:],
-                units=scan_layer.units[-2:],
-                axis_labels=scan_layer.axis_labels[-2:],
-                edge_color="#F0E442",
-                face_color="transparent",
-                # As wide as two pixels of the screen, about, when the whole picture is in view.
-                edge_width=max(1, round(side / 300)),
-            )
+            self.put("Region", [])
             self._count = 0
-            context.connections.listen(self._layer.events.data, self._edited)
         self._asked = True
         context.viewer.layers.selection.active = self._layer
         self._layer.mode = "add_rectangle"
         context.say("Drag a rectangle over the scan; the model then works inside it only.")
 
-    def _edited(self, event: Any = None) -> None:
-        self._settle.start()
-
-    def _settled(self) -> None:
-        if QGuiApplication.mouseButtons() != Qt.MouseButton.NoButton:
-            self._settle.start()  # still being drawn
-            return
+    def settled(self) -> None:
+        """Tell whether a rectangle has come, or one was changed."""
         count = len(self._layer.data) if self._layer is not None else 0
         grown, self._count = count > self._count, count
         if self._asked and grown:
@@ -437,23 +469,10 @@ class _RegionLayer(QWidget):
             self.changed.emit()
 
 
-class _FrameLayer(QObject):
-    """The frame in which the slice in view was adapted, as a rectangle that may be dragged.
+class _FrameLayer(_RectangleLayer):
+    """The frame in which the slice in view was adapted; once dragged, a rectangle like others."""
 
-    Signals
-    -------
-    dragged()
-        The user has moved it: from now on it is a rectangle that was drawn.
-    """
-
-    dragged = Signal()
-
-    def __init__(self, context: Context, parent: QWidget) -> None:
-        super().__init__(parent)
-        self._context = context
-        self._layer: Any = None
-        self._shown: Any = None
-        self._settle = later(self, 200, self._settled)
+    _shown: Any = None
 
     def show(self, *_: Any) -> None:
         """Show the frame of the slice in view; nothing where the whole picture was read."""
@@ -469,38 +488,17 @@ class _FrameLayer(QObject):
         if there:
             remove_layers(context.viewer, [self._layer])
         self._layer = None
-        if frame is None or session is None or context.layer is None:
+        if frame is None or context.layer is None:
             return
         row0, column0, row1, column1 = (side - 0.5 for side in frame)
         corners = [(row0, column0), (row0, column1), (row1, column1), (row1, column0)]
-        scan_layer: Any = context.layer
-        layer: Any = Shapes(
-            [np.array(corners)],
-            shape_type="rectangle",
-            name=free_name(context.viewer, "Frame found"),
-            edge_color="#F0E442",
-            face_color="transparent",
-            edge_width=max(1, round(max(session.scan.mask_shape[-2:]) / 300)),
-            scale=scan_layer.scale[-2:],
-            translate=scan_layer.translate[-2:],
-            units=scan_layer.units[-2:],
-            axis_labels=scan_layer.axis_labels[-2:],
-            metadata={KEY: {"role": "frame"}},
-        )
-        layer.mode = "select"
-        self._layer = layer
-        add_quietly(context.viewer, layer)
-        context.connections.listen(layer.events.data, self._edited)
+        self.put("Frame found", [np.array(corners)], metadata={KEY: {"role": "frame"}})
+        self._layer.mode = "select"
 
-    def _edited(self, event: Any = None) -> None:
-        self._settle.start()
-
-    def _settled(self) -> None:
-        if QGuiApplication.mouseButtons() != Qt.MouseButton.NoButton:
-            self._settle.start()  # still being dragged
-            return
+    def settled(self) -> None:
+        """The user has moved it: from now on it is a rectangle that was drawn."""
         layer, self._layer, self._shown = self._layer, None, None
         if alive(self._context.viewer, layer):
             layer.metadata.pop(KEY, None)
             layer.name = free_name(self._context.viewer, "Region")
-            self.dragged.emit()
+            self.changed.emit()

@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.mask_layer import add_quietly, placement, to_world_map
+from napari_grata.widgets.mask_layer import add_quietly, on_slice
 from napari_grata.widgets.scan_layer import KEY, alive, free_name, remove_layers
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.tasks import Engine, leave_room_for_the_interface
@@ -165,13 +165,9 @@ class UncertaintyLayer(QObject):
         """Show the measured values, shape (H, W), on their slice."""
         context, scan, scan_layer = self._context, session.scan, session.scan_layer()
         viewer = context.viewer
-        # One slice thick, at its place: a stack of the scan would cost a copy of it.
-        position = scan.slice_position(index)
-        data = values.reshape(*(1 for _ in position), *values.shape)
-        arguments = placement(scan, scan_layer)
-        arguments.pop("metadata", None)
-        corner = np.array([*position, 0, 0], dtype=float)
-        arguments["translate"] = np.asarray(to_world_map(arguments, len(corner))(corner))
+        # A stack of the scan would cost a copy of it.
+        data, arguments = on_slice(scan, scan_layer, index, values)
+        arguments["metadata"] = {KEY: {"role": "uncertainty"}}
         words, numbers, strongest = KINDS[str(self.kind)]
         if self._layer is None or not alive(viewer, self._layer):
             self._layer = Image(
@@ -181,7 +177,6 @@ class UncertaintyLayer(QObject):
                 contrast_limits=(0, strongest),
                 blending="translucent_no_depth",
                 opacity=0.9,
-                metadata={KEY: {"role": "uncertainty"}},
                 **arguments,
             )
             add_quietly(viewer, self._layer)
