@@ -26,7 +26,6 @@ from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, button, choice, column, column_in, later, row
 from napari_grata.widgets.reviewed import Masks
-from napari_grata.widgets.scan_layer import alive
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
 from napari_grata.widgets.settings_form import TEACHING, SettingsForm
 from napari_grata.widgets.state import counted
@@ -149,7 +148,7 @@ class CorrectSection(QWidget):
             return
         if context.painting:
             layer = session.adapted.layer
-            if layer is not None and alive(context.viewer, layer):
+            if layer is not None:
                 layer.mode = "pan_zoom"
             context.set_painting(False)
             return

@@ -322,10 +322,8 @@ class Decisions(QObject):
             return ""
         key = (id(session), which, index)
         if key not in self._digests:
-            stack = session.source.stack if which == "source" else session.adapted.stack
-            layer = session.adapted.layer
-            if which == "shown" and layer is not None and session.adapted.shown:
-                stack = layer.data if layer.data.shape == stack.shape else stack
+            held = session.source if which == "source" else session.adapted
+            stack = held.in_use() if which == "shown" else held.stack
             mask = stack if index is None else session.scan.get_mask(stack, index)
             self._digests[key] = mask_digest(mask)
         return self._digests[key]

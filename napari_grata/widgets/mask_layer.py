@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,12 +93,8 @@ def contour_width(scan: Scan, zoom: float, wanted: float) -> int:
     return int(min(max(round(wanted / max(zoom * pixel, 1e-6)), 1), MOST_CONTOUR))
 
 
-class MaskLayer:
-    """One mask of a scan: the result in memory, and a layer that shows it.
-
-    The result (``stack``) is the program's; the layer is the user's. Where the user has drawn
-    on a slice, that slice of the layer is left alone and the result stays in memory; `settle`
-    then shows it in a layer of its own.
+class _Over:
+    """A labels layer over a scan, made when there is something to show.
 
     Parameters
     ----------
@@ -112,10 +109,10 @@ class MaskLayer:
     contour : int
         Width of the contour in pixels, 0 for filled areas.
     opacity : float
+    role : str
+        Such as ``"source"``, ``"adapted"`` or ``"difference"``; written to the layer's metadata.
     drawn : callable, optional
         A bound method, told the slice in view whenever the user has painted there.
-    role : str
-        ``"source"``, ``"adapted"`` or ``"difference"``, written to the layer's metadata.
     """
 
     def __init__(
@@ -128,72 +125,112 @@ class MaskLayer:
         *,
         contour: int = 0,
         opacity: float = 0.7,
-        role: str = "source",
+        role: str = "step",
         drawn: Callable[[int], None] | None = None,
     ) -> None:
         self._viewer = viewer
         self._scan = scan
         self._name = name
         self._colours = dict(colours)
-        self._role = role
+        self._contour, self._opacity, self._role = contour, opacity, role
         self._scan_layer = weakref.ref(scan_layer) if scan_layer is not None else lambda: None
-        self._contour, self._opacity = contour, opacity
-        self._visible = True
-        self._dirty: set[int] = set()
-        self._kept_back = False
         self._drawn = None if drawn is None else weakref.WeakMethod(drawn)
-        self._writing = self._painted = False
-        self.stack = scan.empty_mask()
-        self.layer: Labels | None = None
+        self._layer: Labels | None = None
+
+    @property
+    def layer(self) -> Labels | None:
+        """The layer, as long as it is in the viewer."""
+        return self._layer if alive(self._viewer, self._layer) else None
 
     @property
     def shown(self) -> bool:
         """Whether there is a layer in the viewer now."""
-        return alive(self._viewer, self.layer)
+        return self.layer is not None
+
+    def _make(self, data: np.ndarray, **arguments: Any) -> Labels:
+        """Make the layer, in no viewer yet; ``arguments`` are napari's."""
+        made = self._layer = labels_over(
+            self._scan,
+            self._scan_layer(),
+            data.copy(),
+            name=free_name(self._viewer, self._name),
+            colours=self._colours,
+            role=self._role,
+            opacity=self._opacity,
+            **arguments,
+        )
+        made.contour = self._contour
+        return made
+
+
+class MaskLayer(_Over):
+    """One mask of a scan: the result in memory, and a layer that shows it.
+
+    The result (``stack``) is the program's; the layer is the user's. Where the user has drawn
+    on a slice, that slice of the layer is left alone and the result stays in memory; `settle`
+    then shows it in a layer of its own.
+    """
+
+    _visible = True
+    _kept_back = _writing = _painted = False
+    _dirty: frozenset[int] = frozenset()
+
+    @cached_property
+    def stack(self) -> np.ndarray:
+        """The result, a label stack of shape ``scan.mask_shape``."""
+        return self._scan.empty_mask()
+
+    @property
+    def _on_grid(self) -> Labels | None:
+        """The layer, unless the user has given it other data, that do not fit the scan."""
+        layer = self.layer
+        return layer if layer is not None and layer.data.shape == self.stack.shape else None
 
     @property
     def name(self) -> str:
         """Name of the layer, as the user has it now, or as it will be."""
-        return self.layer.name if self.layer is not None and self.shown else self._name
+        layer = self.layer
+        return self._name if layer is None else layer.name
 
     @property
     def visible(self) -> bool:
         """Whether the layer is, or will be, switched on."""
-        return bool(self.layer.visible) if self.layer is not None and self.shown else self._visible
+        layer = self.layer
+        return self._visible if layer is None else bool(layer.visible)
 
     @visible.setter
     def visible(self, on: bool) -> None:
         self._visible = on
+        layer = self.layer
         # napari puts the brush down whenever it is told, changed or not.
-        if self.layer is not None and self.shown and self.layer.visible != on:
-            self.layer.visible = on
+        if layer is not None and layer.visible != on:
+            layer.visible = on
 
     def set_contour(self, width: int) -> None:
         """Show contours of this width in pixels, or filled areas (0)."""
-        self._contour = width
+        self._contour, layer = width, self.layer
         # Not the same again: each time napari draws the layer anew, which could be a stroke undone.
-        if self.layer is not None and self.shown and self.layer.contour != width:
+        if layer is not None and layer.contour != width:
             with self.writing():
-                self.layer.contour = width
+                layer.contour = width
 
     def set_opacity(self, opacity: float) -> None:
         """Set how much of the scan shines through."""
-        self._opacity = opacity
-        if self.layer is not None and self.shown:
-            self.layer.opacity = opacity
+        self._opacity, layer = opacity, self.layer
+        if layer is not None:
+            layer.opacity = opacity
 
     def set_colours(self, colours: Mapping[int, str]) -> None:
         """Colour the label values anew; ``"transparent"`` hides one."""
-        self._colours = dict(colours)
-        if self.layer is not None and self.shown:
+        self._colours, layer = dict(colours), self.layer
+        if layer is not None:
             with self.writing():
-                self.layer.colormap = colormap(self._colours)
+                layer.colormap = colormap(self._colours)
 
     def in_use(self) -> np.ndarray:
         """Return the label stack as the user has it, what was drawn included; not to be written."""
-        if self.layer is not None and self.shown and self.layer.data.shape == self.stack.shape:
-            return np.asarray(self.layer.data)
-        return self.stack
+        layer = self._on_grid
+        return self.stack if layer is None else np.asarray(layer.data)
 
     def as_shown(self) -> np.ndarray:
         """Return a copy of `in_use`."""
@@ -201,59 +238,61 @@ class MaskLayer:
 
     def edited(self) -> bool:
         """Return whether the layer differs from the result: the user has drawn on it."""
-        if self.layer is None or not self.shown:
-            return False
-        data = self.layer.data
-        return data.shape != self.stack.shape or not np.array_equal(data, self.stack)
+        layer = self.layer
+        return layer is not None and not np.array_equal(layer.data, self.stack)
 
     def drawn_on(self, index: int) -> bool:
         """Return whether the user has drawn on one slice."""
-        if self.layer is None or not self.shown or self.layer.data.shape != self.stack.shape:
-            return False
-        now, result = (self._scan.get_mask(s, index) for s in (self.layer.data, self.stack))
+        now, result = (self._scan.get_mask(s, index) for s in (self.in_use(), self.stack))
         return not np.array_equal(now, result)
 
     def restart(self) -> None:
         """Begin a new result: an untouched layer is emptied and used again, a drawn one kept."""
         if self.edited():
-            self.layer = None
+            self._layer = None
         self.stack = self._scan.empty_mask()
-        self._dirty.clear()
+        self._dirty = frozenset()
         self._kept_back = self._painted = False
-        if self.layer is not None and self.shown:
+        layer = self.layer
+        if layer is not None:
             with self.writing():
-                self.layer.data = self.stack.copy()
-        else:
-            self.layer = None
+                layer.data = self.stack.copy()
 
     def put(self, index: int, label_map: np.ndarray) -> None:
         """Store one slice of the result, shape (H, W), and show it where nobody has drawn."""
-        before = self._scan.get_mask(self.stack, index)
+        layer, before = self._on_grid, self._scan.get_mask(self.stack, index)
+        untouched = layer is not None and np.array_equal(
+            self._scan.get_mask(layer.data, index), before
+        )
         self._scan.put_mask(self.stack, index, label_map)
-        if self.layer is None or not self.shown or self.layer.data.shape != self.stack.shape:
-            self._kept_back = True
-            return
-        if np.array_equal(self._scan.get_mask(self.layer.data, index), before):
-            self._scan.put_mask(self.layer.data, index, label_map)
-            self._dirty.add(index)
+        if layer is not None and untouched:
+            self._scan.put_mask(layer.data, index, label_map)
+            self._dirty |= {index}
         else:
             self._kept_back = True
 
     def flush(self) -> None:
         """Redraw once, if a slice that is in view has changed."""
-        dirty, self._dirty = self._dirty, set()
-        if self.layer is None or not dirty or not self.shown or not self.layer.visible:
+        dirty, self._dirty, layer = self._dirty, frozenset(), self.layer
+        if layer is None or not dirty or not layer.visible:
             return
-        in_view = current_slice(self._viewer, self._scan, self.layer)
+        in_view = current_slice(self._viewer, self._scan, layer)
         if self._viewer.dims.ndisplay == 3 or in_view in dirty:
             with self.writing():
-                self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+                layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def ensure(self) -> Labels:
         """Return the layer, making it where there is none."""
-        if self.layer is None or not self.shown:
-            self.layer = self._make()
-        return self.layer
+        layer = self.layer
+        if layer is None:
+            layer = self._make(self.stack, visible=self._visible)
+            _MADE.add(layer)
+            if self._drawn is not None:
+                for emitter in (layer.events.paint, layer.events.labels_update, layer.events.data):
+                    emitter.connect(self._on_paint)
+                layer.events.set_data.connect(self._on_refreshed)
+            add_quietly(self._viewer, layer)
+        return layer
 
     def settle(self) -> bool:
         """Show the whole result after a stream; returns whether a new layer had to be made.
@@ -261,15 +300,12 @@ class MaskLayer:
         A deleted layer comes back; one that the user has drawn on stays as it is, and the result
         gets a layer of its own.
         """
-        new = False
-        if self._kept_back and (not self.shown or self.edited()):
-            self.layer = None
-            new = True
+        new = self._kept_back and (not self.shown or self.edited())
+        if new:
+            self._layer = None
         self._kept_back = False
-        self.ensure()
-        assert self.layer is not None
         with self.writing():
-            self.layer.refresh(extent=False)
+            self.ensure().refresh(extent=False)
         return new
 
     def put_drawing(self, stack: np.ndarray) -> None:
@@ -292,110 +328,46 @@ class MaskLayer:
             self._on_paint()
 
     def _on_paint(self, event: Any = None) -> None:
-        tell = self._drawn() if self._drawn is not None else None
-        if tell is not None and not self._writing and self.layer is not None and self.shown:
+        tell, layer = self._drawn() if self._drawn is not None else None, self.layer
+        if tell is not None and not self._writing and layer is not None:
             self._painted = True
-            tell(current_slice(self._viewer, self._scan, self.layer))
-
-    def _make(self) -> Labels:
-        layer = labels_over(
-            self._scan,
-            self._scan_layer(),
-            self.stack.copy(),
-            name=free_name(self._viewer, self._name),
-            colours=self._colours,
-            role=self._role,
-            opacity=self._opacity,
-            visible=self._visible,
-        )
-        layer.contour = self._contour
-        _MADE.add(layer)
-        if self._drawn is not None:
-            for emitter in (layer.events.paint, layer.events.labels_update, layer.events.data):
-                emitter.connect(self._on_paint)
-            layer.events.set_data.connect(self._on_refreshed)
-        add_quietly(self._viewer, layer)
-        return layer
+            tell(current_slice(self._viewer, self._scan, layer))
 
 
-class SliceLayer:
+class SliceLayer(_Over):
     """A mask one slice thick, moved to the slice that it shows; nobody can draw on it.
 
     A stack of the whole scan would cost a copy of it for every slice shown, which for a list of
     photographs is more than the adaptation itself.
-
-    Parameters
-    ----------
-    viewer, scan, name, colours, scan_layer, contour, opacity, role
-        As for `MaskLayer`.
     """
 
-    def __init__(
-        self,
-        viewer: Viewer,
-        scan: Scan,
-        name: str,
-        colours: Mapping[int, str],
-        scan_layer: Layer | None,
-        *,
-        contour: int = 0,
-        opacity: float = 0.7,
-        role: str = "step",
-    ) -> None:
-        self._viewer = viewer
-        self._scan = scan
-        self._name = name
-        self._colours = dict(colours)
-        self._contour, self._opacity, self._role = contour, opacity, role
-        self._scan_layer = weakref.ref(scan_layer) if scan_layer is not None else lambda: None
-        self._shown: tuple[int, np.ndarray] | None = None
-        self.layer: Labels | None = None
-
-    @property
-    def shown(self) -> bool:
-        """Whether the layer is in the viewer."""
-        return alive(self._viewer, self.layer)
+    _last: tuple[int, np.ndarray] | None = None
 
     def show(self, slice_index: int, label_map: np.ndarray) -> None:
         """Show a mask, shape (H, W), on a slice."""
         data, place = on_slice(self._scan, self._scan_layer(), slice_index, label_map)
-        translate = place["translate"]
-        if self.layer is None or not self.shown:
-            self.layer = self._make(data, translate)
-        else:
-            before = self._shown
-            if before is None or before[0] != slice_index:
-                self.layer.translate = translate
-            if self.layer.data.shape != data.shape:
-                self.layer.data = data.copy()
-            elif before is None or not np.array_equal(before[1], label_map):
-                # In place: a new array would have extent and thumbnail worked out anew.
-                self.layer.data[...] = data
-                self.layer.refresh(extent=False, highlight=False, thumbnail=False)
-        self._shown = slice_index, label_map
+        layer, before = self.layer, self._last
+        self._last = slice_index, label_map
+        if layer is None:
+            layer = self._make(data, translate=place["translate"])
+            # What would be drawn on it would be gone with the next step.
+            layer.editable = False
+            add_quietly(self._viewer, layer)
+            return
+        if before is None or before[0] != slice_index:
+            layer.translate = place["translate"]
+        if layer.data.shape != data.shape:
+            layer.data = data.copy()
+        elif before is None or not np.array_equal(before[1], label_map):
+            # In place: a new array would have extent and thumbnail worked out anew.
+            layer.data[...] = data
+            layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def remove(self) -> None:
         """Take the layer away."""
-        layer, self.layer, self._shown = self.layer, None, None
-        if layer is not None and alive(self._viewer, layer):
+        layer, self._layer, self._last = self.layer, None, None
+        if layer is not None:
             self._viewer.layers.remove(layer)
-
-    def _make(self, data: np.ndarray, translate: np.ndarray) -> Labels:
-        layer = labels_over(
-            self._scan,
-            self._scan_layer(),
-            data.copy(),
-            name=free_name(self._viewer, self._name),
-            colours=self._colours,
-            role=self._role,
-            opacity=self._opacity,
-            translate=translate,
-        )
-        layer.contour = self._contour
-        # What would be drawn on it would be gone with the next step.
-        layer.editable = False
-        add_quietly(self._viewer, layer)
-        return layer
 
 
 def add_quietly(viewer: Viewer, layer: Layer) -> None:

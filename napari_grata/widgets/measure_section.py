@@ -114,12 +114,9 @@ _COLUMNS = (
 def _sets(scan: Scan, stacks: dict[str, Any]) -> MaskSets:
     """Return the masks to be measured; where the user drew, "edited" among them."""
     source, adapted = (StackMasks(scan, *stacks[which]) for which in ("source", "adapted"))
-    edited = None
-    if stacks["drawn"] is not None:
-        shown = StackMasks(scan, stacks["drawn"], adapted)
-        if any(not np.array_equal(shown[i], adapted[i]) for i in adapted):
-            edited = shown
-    return MaskSets(source, adapted, edited=edited, truth=stacks["truth"])
+    shown = StackMasks(scan, stacks["drawn"], adapted)
+    drawn = any(not np.array_equal(shown[i], adapted[i]) for i in adapted)
+    return MaskSets(source, adapted, edited=shown if drawn else None, truth=stacks["truth"])
 
 
 def _measured(
@@ -380,14 +377,10 @@ class MeasureSection(QWidget):
 
     def _stacks(self, session: Session) -> dict[str, Any]:
         """Return the stacks as they are; a slice at a time is copied where it is measured."""
-        layer, shape = session.adapted.layer, session.scan.mask_shape
-        drawn = None
-        if layer is not None and session.adapted.shown and layer.data.shape == shape:
-            drawn = layer.data
         return {
             "source": (session.source.stack, sorted(session.segmented_slices)),
             "adapted": (session.adapted.stack, sorted(session.adapted_slices)),
-            "drawn": drawn,
+            "drawn": session.adapted.in_use(),
             "truth": self._truths.get(session),
         }
 

@@ -6,7 +6,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
@@ -43,7 +43,7 @@ class MaskSnapshot:
     """A session as it was, its masks packed, so that what came after can be undone.
 
     Taken before an earlier state is used, and before corrections teach; may be made in a job's
-    thread, since nobody draws while one runs.
+    thread, since nobody draws while one runs. `UndoStack` bounds what all of them hold.
 
     Attributes
     ----------
@@ -55,6 +55,8 @@ class MaskSnapshot:
     drawn : frozenset of int
         Slices on which the user had drawn.
     """
+
+    _living: ClassVar[weakref.WeakSet[MaskSnapshot]] = weakref.WeakSet()
 
     def __init__(self, session: Session) -> None:
         self.step = session.taken_step
@@ -68,6 +70,13 @@ class MaskSnapshot:
         scan, stack, shown = session.scan, session.adapted.stack, session.adapted.as_shown()
         self._masks = {i: _pack(scan.get_mask(stack, i)) for i in session.adapted_slices}
         self._drawings = {i: _pack(scan.get_mask(shown, i)) for i in self.drawn}
+        self._bytes = sum(len(d) for m in (self._masks, self._drawings) for d, _ in m.values())
+        self._living.add(self)
+
+    @classmethod
+    def bytes_held(cls) -> int:
+        """Return how much memory all snapshots take that anything can still go back to."""
+        return sum(one._bytes for one in tuple(cls._living))
 
     def masks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield slice and label map as the model made it, shape (H, W)."""
@@ -503,7 +512,7 @@ class Sessions:
                 session.close_run()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Undoable:
     """Something that was done and can be taken back.
 
@@ -533,7 +542,8 @@ class Undoable:
 class UndoStack(QObject):
     """The one undo of the plugin: decisions, states that were taken, corrections that taught.
 
-    Strokes of the brush are napari's own and have its Ctrl+Z.
+    Strokes of the brush are napari's own and have its Ctrl+Z. Where the masks to go back to take
+    more than ``BYTES`` of memory, what was done longest ago is forgotten; the latest never is.
 
     Signals
     -------
@@ -541,7 +551,7 @@ class UndoStack(QObject):
     """
 
     changed = Signal()
-    LEVELS = 50
+    BYTES = 512 * 2**20
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -568,9 +578,10 @@ class UndoStack(QObject):
 
     def push(self, entry: Undoable) -> None:
         """Take note of something that was just done."""
+        self._let_go(self._undone)
         self._done.append(entry)
-        self._let_go([*self._done[: -self.LEVELS], *self._undone])
-        self._done, self._undone = self._done[-self.LEVELS :], []
+        while len(self._done) > 1 and MaskSnapshot.bytes_held() > self.BYTES:
+            self._let_go(self._done[:1])
         self.changed.emit()
 
     def undo(self) -> None:
@@ -595,17 +606,10 @@ class UndoStack(QObject):
         """Forget what belongs to these: a new run has begun, or a list was closed."""
         gone = {id(owner) for owner in owners}
         self._let_go([e for e in (*self._done, *self._undone) if id(e.owner) in gone])
-        self._done = [entry for entry in self._done if id(entry.owner) not in gone]
-        self._undone = [entry for entry in self._undone if id(entry.owner) not in gone]
         self.changed.emit()
 
-    def clear(self) -> None:
-        """Forget everything: the window closes."""
-        self._let_go([*self._done, *self._undone])
-        self._done, self._undone = [], []
-
-    @staticmethod
-    def _let_go(entries: Iterable[Undoable]) -> None:
-        for entry in entries:
+    def _let_go(self, entries: Iterable[Undoable]) -> None:
+        for entry in tuple(entries):
+            (self._done if entry in self._done else self._undone).remove(entry)
             if entry.drop is not None:
                 entry.drop()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_grata.widgets.context import Context
-    from napari_grata.widgets.mask_layer import MaskLayer
     from napari_grata.widgets.session import Session
 
 _SETTLE_MS = 300  # after the last stroke of the brush
@@ -209,7 +208,8 @@ class SliceFigures(QObject):
         session = self._context.session
         if session is None or not self._due:
             return
-        stacks = _shown(session.source), _shown(session.adapted)
+        # Not copied: they are read at once, in the background.
+        stacks = session.source.in_use(), session.adapted.in_use()
         measure = partial(_measured, session, *stacks, dict(self._due))
         self._context.queue.ask("slice figures", measure, self._on_found)
 
@@ -239,15 +239,6 @@ class SliceFigures(QObject):
 def _changed(session: Session, index: int) -> bool:
     """Whether a slice's mask is not what came out of the stream."""
     return session.taken_step is not None or index in session.drawn_slices
-
-
-def _shown(mask: MaskLayer) -> np.ndarray:
-    """Return the stack as the user has it, not copied: it is read at once in the background."""
-    layer = mask.layer
-    if layer is not None and mask.shown and layer.data.shape == mask.stack.shape:
-        data: np.ndarray = layer.data
-        return data
-    return mask.stack
 
 
 def _measured(

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from functools import partial
+from typing import Any
 
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from napari_grata.scans import scan_from_array
+from napari_grata.segmenters import Card, Structure
+from napari_grata.widgets.session import MaskSnapshot, Session, Undoable, UndoStack
 from napari_grata.widgets.state import Facts, Step, dock_state
 
 BRAIN = Facts(scan="case_017", model="Brain T1", method="Careful", total=53)
@@ -130,3 +138,44 @@ def test_while_something_runs_nothing_else_can_be_chosen(
 def test_a_problem_comes_before_everything_else_that_could_be_said() -> None:
     state = dock_state(but(ADAPTED, problem="The disk is full."))
     assert (state.message, state.tone) == ("The disk is full.", "wrong")
+
+
+def test_undo_forgets_the_oldest_once_masks_take_too_much_memory(
+    qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (3, 64, 64)).astype(np.uint8)
+    card = Card(
+        name="any",
+        title="Any",
+        structures=(Structure("disc", "#56B4E9", 1),),
+        channels=1,
+        dimensions=3,
+        modality="T1",
+        size=(64, 64),
+        weights_sha256="0" * 64,
+        architecture="any",
+    )
+    scan = scan_from_array(noise.astype(float), name="noise")
+    session = Session(ViewerModel(), scan, None, card, filled=True)
+    for index, mask in enumerate(noise):
+        session.put_adapted(index, mask)
+    undo, dropped = UndoStack(), list[int]()
+
+    def push(number: int) -> None:
+        snapshot = MaskSnapshot(session)
+        drop = partial(dropped.append, number)
+        undo.push(Undoable(str(number), partial(snapshot.put_back, session), drop=drop))
+
+    before = MaskSnapshot.bytes_held()
+    push(0)
+    one = MaskSnapshot.bytes_held() - before
+    assert one > 0
+    monkeypatch.setattr(UndoStack, "BYTES", before + 3 * one)
+    for number in range(1, 5):
+        push(number)
+    assert dropped == [0, 1]
+    assert MaskSnapshot.bytes_held() == before + 3 * one
+    monkeypatch.setattr(UndoStack, "BYTES", 0)
+    push(5)
+    assert undo.undo_words == "5"  # the latest can be taken back, however large
+    assert dropped == [0, 1, 2, 3, 4]
