@@ -34,7 +34,7 @@ from napari_grata.widgets.cases_model import progress_words, row_of
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
-from napari_grata.widgets.qt_parts import ask_folder, later, notify
+from napari_grata.widgets.qt_parts import ask_folder, later, menu_entry, notify
 from napari_grata.widgets.scan_layer import KEY, alive, as_one_change, camera_of, remove_layers
 from napari_grata.widgets.session import Session
 
@@ -249,18 +249,13 @@ class Cases(QObject):
     def _menu(self) -> None:
         menu, context = self.panel.menu, self._context
         for key, words in (("list-folder", "Open a folder …"), ("list-files", "Open some files …")):
-            action = menu.addAction(words)
-            assert action is not None
-            action.triggered.connect(partial(_emit, context.open_requested, key))
+            menu_entry(menu, words, partial(context.open_requested.emit, key))
         menu.addSeparator()
         menu.addAction(self.panel.carry)
-        self._move_action = menu.addAction("The scans have moved …")
-        assert self._move_action is not None
-        self._move_action.triggered.connect(self._ask_where)
-        close = menu.addAction("Close the list")
-        assert close is not None
-        close.triggered.connect(self.close_list)
-        self._of_a_list = (self._move_action, close)
+        self._of_a_list = (
+            menu_entry(menu, "The scans have moved …", self._ask_where),
+            menu_entry(menu, "Close the list", self.close_list),
+        )
         menu.aboutToShow.connect(self._allow)
 
     def _allow(self) -> None:
@@ -748,10 +743,6 @@ class Cases(QObject):
         """The window closes: the work ahead ends with its step, or the program would wait."""
         self.batch.pause()
         return True
-
-
-def _emit(signal: Any, value: str, _checked: bool = False) -> None:
-    signal.emit(value)
 
 
 def _perform(context: weakref.ref[Context], action: str) -> None:

@@ -611,7 +611,7 @@ class Context(QObject):
     def displayed(self) -> Displayed:
         """Return which mask the user looks at."""
         session = self.session
-        if session is None or not (session.segmented_slices or session.adapted_slices):
+        if session is None or not session.has_masks:
             return Displayed("none")
         if self.step is not None:
             return Displayed("step", step=self.step)
@@ -750,7 +750,7 @@ class Context(QObject):
         self._running_layer = None
         if outcome.kind == "failed":
             kept = ""
-            if session is not None and (session.adapted_slices or session.segmented_slices):
+            if session is not None and session.has_masks:
                 kept = " What was finished is kept."
             self.problem, self.details = f"{outcome.message}{kept}", outcome.details
         if session is None or self.closing.closing:

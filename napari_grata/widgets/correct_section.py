@@ -201,28 +201,23 @@ class CorrectSection(QWidget):
     def _count(self, session: Session) -> tuple[int, int]:
         """Return corrected pixels, and slices with any or called right."""
         counts = self._counts.setdefault(session, {})
-        shown = session.adapted.layer.data if session.adapted.layer is not None else None
         here = self._context.in_view()
         for index in {*session.drawn_slices, *counts}:
-            if shown is None or index not in session.drawn_slices:
+            if not session.adapted.shown or index not in session.drawn_slices:
                 counts.pop(index, None)
             elif index == here or index not in counts:
-                mine, model = (
-                    session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
-                )
+                mine, model = session.adapted.versions(index)
                 counts[index] = int(np.count_nonzero(mine != model))
         return sum(counts.values()), len({*counts, *self._context.reviewed.of(session)})
 
     def _corrections(self, session: Session) -> Corrections:
         """Return all corrections of the masks as they are shown now."""
         found = Corrections.none()
-        shown, right = session.adapted.as_shown(), self._context.reviewed.of(session)
+        right = self._context.reviewed.of(session)
         for index in sorted(session.adapted_slices):
-            mine, model = (
-                session.scan.get_mask(stack, index) for stack in (shown, session.adapted.stack)
-            )
-            if index in right or not np.array_equal(mine, model):
-                whole = index in right
+            mine, model = session.adapted.versions(index)
+            whole = index in right
+            if whole or not np.array_equal(mine, model):
                 found = found.with_(Corrections.of_slice(index, mine, model, whole=whole))
         return found
 

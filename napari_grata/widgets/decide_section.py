@@ -280,7 +280,7 @@ class DecideBar(QWidget):
     def why_not(self, verdict: str) -> str:
         """Return why a verdict cannot be given now, "" if it can."""
         context, session, place = self._context, self._context.session, self.place()
-        if session is None or not (session.segmented_slices or session.adapted_slices):
+        if session is None or not session.has_masks:
             return NO_MASK
         if session.busy:
             return "Wait until the run has ended."
@@ -522,7 +522,7 @@ class DecideBar(QWidget):
         self.redo_button.setToolTip(keys.tip("redo", f"Do again: {redo}."))
         self.notes.next_slice.setEnabled(several)
         self.notes.next_case.setEnabled(self._in_list())
-        there = session is not None and bool(session.segmented_slices or session.adapted_slices)
+        there = session is not None and session.has_masks
         self.setVisible(there or waits)
 
     def _show_buttons(self) -> None:

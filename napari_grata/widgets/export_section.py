@@ -154,7 +154,7 @@ class ExportSection(QWidget):
         context, session = self._context, self._context.session
         self._offer_formats(session.scan if session is not None else None)
         at_rest, listed = context.runner.kind is None, context.caselist is not None
-        there = session is not None and bool(session.segmented_slices or session.adapted_slices)
+        there = session is not None and session.has_masks
         adapted = session is not None and bool(session.adapted_slices)
         self.save_button.setEnabled(at_rest and there)
         self.report_button.setEnabled(at_rest and (adapted or listed))

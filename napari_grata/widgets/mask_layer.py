@@ -241,10 +241,14 @@ class MaskLayer(_Over):
         layer = self.layer
         return layer is not None and not np.array_equal(layer.data, self.stack)
 
+    def versions(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a slice as the user has it, and as the model drew it, each of shape (H, W)."""
+        get = self._scan.get_mask
+        return get(self.in_use(), index), get(self.stack, index)
+
     def drawn_on(self, index: int) -> bool:
         """Return whether the user has drawn on one slice."""
-        now, result = (self._scan.get_mask(s, index) for s in (self.in_use(), self.stack))
-        return not np.array_equal(now, result)
+        return not np.array_equal(*self.versions(index))
 
     def restart(self) -> None:
         """Begin a new result: an untouched layer is emptied and used again, a drawn one kept."""

@@ -39,6 +39,7 @@ from napari_grata.widgets.qt_parts import (
     column_in,
     later,
     line_in,
+    menu_entry,
     notify,
 )
 from napari_grata.widgets.scan_layer import KEY
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from napari_grata.segmenters import Card, Structure
 
 SLICE, CASE = "slice", "case"
-_FILE, _NO_TRUTH = -1, -2
 _SETTLE_MS = 120
 _FILTER = "Masks (*.nii *.nii.gz *.png *.tif *.tiff *.bmp *.jpg);;All files (*)"
 _NOTHING = "There is nothing to measure yet: segment the scan first."
@@ -235,7 +235,6 @@ class MeasureSection(QWidget):
         super().__init__(parent)
         self._context = context
         self._truths: weakref.WeakKeyDictionary[Session, Truth] = weakref.WeakKeyDictionary()
-        self._offers: list[weakref.ref[Labels]] = []
         self._version = 0
         self._drawings: dict[int, int] = {}
         self._n_drawn = 0
@@ -275,7 +274,6 @@ class MeasureSection(QWidget):
         )
         self.menu = QMenu(self)
         self.menu.aboutToShow.connect(self._offer_truths)
-        self.menu.triggered.connect(self._on_offer)
         self.truth_button.setMenu(self.menu)
         words = "Copy the selected rows, or all, for a spreadsheet (Ctrl+C)."
         self.copy_button = button("Copy", words, small=True, clicked=self.copy)
@@ -371,9 +369,9 @@ class MeasureSection(QWidget):
         self.scope.setVisible(several)
         self.truth_button.setEnabled(session is not None)
         saving = self._files.wanted("save")
-        there = session is not None and session.segmented_slices | session.adapted_slices
+        there = session is not None and session.has_masks
         self.save_button.setText("Measuring …" if saving else "Save CSV …")
-        self.save_button.setEnabled(bool(there) and idle and not saving)
+        self.save_button.setEnabled(there and idle and not saving)
 
     def _stacks(self, session: Session) -> dict[str, Any]:
         """Return the stacks as they are; a slice at a time is copied where it is measured."""
@@ -428,7 +426,6 @@ class MeasureSection(QWidget):
         """Offer the Labels layers that are not ours and fit the scan, the uppermost first."""
         session = self._context.session
         self.menu.clear()
-        self._offers = []
         if session is None:
             return
         for layer in reversed(self._context.viewer.layers):
@@ -436,27 +433,17 @@ class MeasureSection(QWidget):
             if ours or not isinstance(layer, Labels):
                 continue
             if tuple(layer.data.shape) == session.scan.mask_shape:
-                self._offer(f"Layer “{layer.name}”", len(self._offers))
-                self._offers.append(weakref.ref(layer))
-        self._offer("A file …" if not session.scan.is_list else "A folder …", _FILE)
+                take = partial(self._take_shown, weakref.ref(layer))
+                menu_entry(self.menu, f"Layer “{layer.name}”", take)
+        words = "A file …" if not session.scan.is_list else "A folder …"
+        menu_entry(self.menu, words, self.ask_truth)
         if session in self._truths:
-            self._offer("No truth", _NO_TRUTH)
+            menu_entry(self.menu, "No truth", self.drop_truth)
 
-    def _offer(self, words: str, number: int) -> None:
-        action = self.menu.addAction(words)
-        if action is not None:
-            action.setData(number)
-
-    def _on_offer(self, action: Any) -> None:
-        number = int(action.data())
-        if number == _FILE:
-            self.ask_truth()
-        elif number == _NO_TRUTH:
-            self.drop_truth()
-        else:
-            layer = self._offers[number]()
-            if layer is not None:
-                self.take_layer(layer)
+    def _take_shown(self, held: weakref.ref[Labels]) -> None:
+        layer = held()
+        if layer is not None:
+            self.take_layer(layer)
 
     def take_layer(self, layer: Labels) -> None:
         """Compare with a Labels layer, as it is now."""

@@ -27,6 +27,7 @@ from napari_grata.widgets.qt_parts import (
     choice,
     column_in,
     later,
+    menu_entry,
     notify,
     row,
 )
@@ -74,13 +75,8 @@ class ModelSection(QWidget):
         )
         menu = QMenu(self.add_button)
         self.add_button.setMenu(menu)
-        for words, ask in (
-            ("A model folder …", self._ask_folder),
-            ("A published checkpoint …", self._ask_file),
-        ):
-            action = menu.addAction(words)
-            assert action is not None
-            action.triggered.connect(ask)
+        menu_entry(menu, "A model folder …", self._ask_folder)
+        menu_entry(menu, "A published checkpoint …", self._ask_file)
         self.device = choice(name="Run on")
         self.device.addItem("Automatic", "auto")
         self.shift = ShiftGauge(context)

@@ -12,6 +12,7 @@ from napari.utils.notifications import Notification, notification_manager
 from qtpy.QtCore import QObject, QSettings, Qt, QTimer, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
+    QAction,
     QComboBox,
     QDialog,
     QDialogButtonBox,
@@ -19,6 +20,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QMenu,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -343,6 +345,15 @@ class Segmented(QWidget):
         usual = made.property("usual_tip") or made.toolTip()
         made.setProperty("usual_tip", usual)
         made.setToolTip(f"{usual}\n{why_not}" if why_not else usual)
+
+
+def menu_entry(menu: QMenu, words: str, do: Callable[..., object], about: str = "") -> QAction:
+    """Add an entry to a menu; ``do`` takes nothing, ``about`` is its tooltip."""
+    made = QAction(words, menu)
+    made.setToolTip(about)
+    made.triggered.connect(partial(_press, do))
+    menu.addAction(made)
+    return made
 
 
 def copy_text(text: str) -> None:

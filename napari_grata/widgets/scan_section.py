@@ -25,7 +25,16 @@ from napari_grata.scans.samples import find_sample
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import add_quietly
-from napari_grata.widgets.qt_parts import ask_folder, button, choice, column_in, later, notify, row
+from napari_grata.widgets.qt_parts import (
+    ask_folder,
+    button,
+    choice,
+    column_in,
+    later,
+    menu_entry,
+    notify,
+    row,
+)
 from napari_grata.widgets.scan_layer import (
     KEY,
     Box,
@@ -130,10 +139,7 @@ class OpenButtons(QWidget):
         self._recent.setEnabled(bool(lists))
 
     def _add(self, menu: QMenu, key: str, text: str, words: str = "") -> None:
-        action = menu.addAction(text)
-        assert action is not None
-        action.setToolTip(words)
-        action.triggered.connect(lambda _checked=False: self.open_requested.emit(key))
+        menu_entry(menu, text, partial(self.open_requested.emit, key), words)
 
 
 class ScanSection(QWidget):

@@ -336,6 +336,11 @@ class Session(QObject):
     # --- looking ---------------------------------------------------------------------------
 
     @property
+    def has_masks(self) -> bool:
+        """Whether there are masks of either kind."""
+        return bool(self.segmented_slices or self.adapted_slices)
+
+    @property
     def can_compare(self) -> bool:
         """Whether there are masks of both kinds."""
         return bool(self.adapted_slices and self.segmented_slices)

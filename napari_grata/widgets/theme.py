@@ -22,8 +22,6 @@ class ThemeColours:
 
     Attributes
     ----------
-    name : str
-        The theme's id, such as ``"dark"``.
     dark : bool
         Whether light text stands on a dark ground.
     background, foreground, text, current : str
@@ -40,7 +38,6 @@ class ThemeColours:
         The one highlighted button, the marker of the current step.
     """
 
-    name: str
     dark: bool
     background: str
     foreground: str
@@ -102,7 +99,6 @@ def theme_colours(name: str = "dark") -> ThemeColours:
     background, text = colour("background"), colour("text")
     dark = QColor(background).lightnessF() < 0.5
     return ThemeColours(
-        name=str(theme.id),
         dark=dark,
         background=background,
         foreground=colour("foreground"),

@@ -86,7 +86,7 @@ class UncertaintyLayer(QObject):
     def why_not(self) -> str:
         """Return why there is nothing to measure, "" where there is."""
         session = self._context.session
-        if session is None or not (session.segmented_slices or session.adapted_slices):
+        if session is None or not session.has_masks:
             return "First there must be a mask."
         if self._context.runner.kind is not None:
             return "Wait until the work in progress has ended."
