@@ -335,12 +335,10 @@ class CasePanel(DropTarget):
         self.bar.setFixedHeight(4)
         self.bar.setAccessibleName("Cases decided")
 
-        self.filter = choice("Which cases are listed.", "Filter by state")
-        for key, (words, _) in FILTERS.items():
-            self.filter.addItem(words, key)
-        self.order = choice("In which order the cases are listed.", "Order")
-        for key, (words, _) in ORDERS.items():
-            self.order.addItem(words, key)
+        entries = ((words, key) for key, (words, _) in FILTERS.items())
+        self.filter = choice("Which cases are listed.", "Filter by state", entries)
+        entries = ((words, key) for key, (words, _) in ORDERS.items())
+        self.order = choice("In which order the cases are listed.", "Order", entries)
         for box in (self.filter, self.order):
             box.setMinimumContentsLength(5)
         self.search = QLineEdit()

@@ -32,10 +32,10 @@ from napari_grata.widgets.state import counted
 
 CASE, REST = "case", "rest"
 ROLES = (
-    ("pseudo", "As far as views agree"),
-    ("fine-tuning", "Corrections alone"),
-    ("both", "Together with the views"),
-    ("auxiliary", "Only steer the views"),
+    ("As far as views agree", "pseudo"),
+    ("Corrections alone", "fine-tuning"),
+    ("Together with the views", "both"),
+    ("Only steer the views", "auxiliary"),
 )
 ROLE_WORDS = (
     "How corrections teach. Views: the model's agreement with itself on turned copies of a slice. "
@@ -93,9 +93,9 @@ class CorrectSection(QWidget):
         self.paint_button = button("Paint", clicked=partial(self._perform, "paint"))
         self.right = QCheckBox()
         self.count = Sentence(2, "grata_small")
-        self.where = choice("Where what is learned is used.", "Where what is learned is used")
-        self.where.addItem("This case", CASE)
-        self.where.addItem("This case, and those after it", REST)
+        words = "Where what is learned is used"
+        places = (("This case", CASE), ("This case, and those after it", REST))
+        self.where = choice(f"{words}.", words, places)
         self.where_row = row("Use it on", self.where)
         self.teach_button = button(
             "Adapt to my corrections", clicked=partial(self._perform, "teach")
@@ -105,9 +105,7 @@ class CorrectSection(QWidget):
         layout.addWidget(self.teaching)
 
     def _advanced(self) -> QCollapsible:
-        self.role = choice(ROLE_WORDS, "How corrections teach")
-        for name, title in ROLES:
-            self.role.addItem(title, name)
+        self.role = choice(ROLE_WORDS, "How corrections teach", ROLES)
         usual = teaching_settings(preset("careful").settings)
         self.role.setCurrentIndex(max(0, self.role.findData(usual.scribble)))
         self.form = SettingsForm(usual, TEACHING)

@@ -49,7 +49,6 @@ class DecisionPlace:
         Why nothing can be written, "" if it can.
     edit : ndarray or None
         What the user drew last, shape ``scan.mask_shape``, when the place was found.
-    edit_version : int
     edit_base : str
         Fingerprint of the mask that it was drawn over.
     notices : list of str
@@ -61,7 +60,6 @@ class DecisionPlace:
     alone: bool
     problem: str = ""
     edit: np.ndarray | None = None
-    edit_version: int = 0
     edit_base: str = ""
     notices: list[str] = field(default_factory=list)
 
@@ -99,7 +97,7 @@ def find_place(scan: Scan, caselist: CaseList | None, key: str | None) -> Decisi
     told = len(work.notices)
     place.edit = work.edit(scan)
     if place.edit is not None:
-        place.edit_version, place.edit_base = work.edit_version, work.edit_base
+        place.edit_base = work.edit_base
     place.notices = [*(caselist.notices if alone else ()), *work.notices[told:]]
     return place
 

@@ -132,8 +132,7 @@ class ExportSection(QWidget):
             "Name masks after their scans, which may name patients; otherwise they are named "
             "case-0001 …"
         )
-        self.format = choice(name="Format")
-        self.format.addItem("As the scan", "")
+        self.format = choice(name="Format", entries=[("As the scan", "")])
         self.said = Sentence(2, "grata_small")
         self.show_button = button("Show", "Open what was written.", small=True, clicked=self._show)
         self.show_button.hide()
@@ -187,11 +186,17 @@ class ExportSection(QWidget):
 
     def ask_save(self) -> None:
         """Ask for a folder and write source and adapted masks into it."""
+        folder = self._ask_folder("save_folder", "Save the masks in this folder")
+        if folder is not None:
+            self.save_to(folder)
+
+    def _ask_folder(self, key: str, title: str) -> Path | None:
+        """Ask for a folder, beginning where the user was the last time."""
         store = self._context.store
-        name = ask_folder(self, store.get("save_folder", ""), "Save the masks in this folder")
+        name = ask_folder(self, store.get(key, ""), title)
         if name:
-            store.set("save_folder", name)
-            self.save_to(Path(name))
+            store.set(key, name)
+        return Path(name) if name else None
 
     def save_to(self, folder: Path) -> None:
         """Write the masks of the scan in view into a folder."""
@@ -221,12 +226,9 @@ class ExportSection(QWidget):
 
     def ask_decided_masks(self) -> None:
         """Ask for a folder and write the decided masks of the list into it."""
-        store = self._context.store
-        title = "An empty folder for the decided masks"
-        name = ask_folder(self, store.get("masks_folder", ""), title)
-        if name:
-            store.set("masks_folder", name)
-            self.write_decided_masks_to(Path(name))
+        folder = self._ask_folder("masks_folder", "An empty folder for the decided masks")
+        if folder is not None:
+            self.write_decided_masks_to(folder)
 
     def write_decided_masks_to(self, folder: Path) -> None:
         """Write the decided masks of the list into a folder that holds none yet."""

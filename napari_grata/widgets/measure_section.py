@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from napari.layers import Labels
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QMenu, QSizePolicy, QWidget
+from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 
 from napari_grata.review.measurements import (
     SHOWN,
@@ -260,10 +260,8 @@ class MeasureSection(QWidget):
 
     def _build(self) -> None:
         words = "Measure the slice in view, or all of its case."
-        self.scope = choice(words, "What is measured")
-        self.scope.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
-        self.scope.addItem("Slice", SLICE)
-        self.scope.addItem("Whole case", CASE)
+        entries = (("Slice", SLICE), ("Whole case", CASE))
+        self.scope = choice(words, "What is measured", entries, small=True)
         self.scope.setVisible(False)
         self.scope.currentIndexChanged.connect(self._look_again)
         self.truth_button = button(

@@ -77,8 +77,7 @@ class ModelSection(QWidget):
         self.add_button.setMenu(menu)
         menu_entry(menu, "A model folder …", self._ask_folder)
         menu_entry(menu, "A published checkpoint …", self._ask_file)
-        self.device = choice(name="Run on")
-        self.device.addItem("Automatic", "auto")
+        self.device = choice(name="Run on", entries=[("Automatic", "auto")])
         self.shift = ShiftGauge(context)
         layout = column_in(
             self, row("", self.combo, self.images_button, self.card_button, self.add_button)

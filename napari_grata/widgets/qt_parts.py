@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,24 @@ def line_in(column: QVBoxLayout, spacing: int = 4, stretch: int = 0) -> QHBoxLay
     return line
 
 
-def choice(tip: str = "", name: str = "") -> QComboBox:
-    """Return a combo box that never forces the dock to grow wider than its entries fit."""
+def choice(
+    tip: str = "", name: str = "", entries: Iterable[tuple[str, Any]] = (), *, small: bool = False
+) -> QComboBox:
+    """Return a combo box that never forces the dock to grow wider than its entries fit.
+
+    Parameters
+    ----------
+    entries : iterable of (str, object)
+        Words and data of each.
+    small : bool
+        No wider than it has to be.
+    """
     box = QComboBox()
+    for words, data in entries:
+        box.addItem(words, data)
     keep_narrow(box)
-    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    wide = QSizePolicy.Policy.Maximum if small else QSizePolicy.Policy.Expanding
+    box.setSizePolicy(wide, QSizePolicy.Policy.Fixed)
     box.setToolTip(tip)
     box.setAccessibleName(name)
     return box
@@ -337,10 +350,9 @@ class Segmented(QWidget):
         for name, on in chosen.items():
             mark(self.buttons[name], "chosen", "true" if on else "false")
 
-    def offer(self, name: str, why_not: str = "", *, shown: bool = True) -> None:
+    def offer(self, name: str, why_not: str = "") -> None:
         """Enable a button, or disable it for a reason that becomes part of its tooltip."""
         made = self.buttons[name]
-        made.setVisible(shown)
         made.setEnabled(not why_not)
         usual = made.property("usual_tip") or made.toolTip()
         made.setProperty("usual_tip", usual)

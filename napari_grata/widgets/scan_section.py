@@ -160,9 +160,8 @@ class ScanSection(QWidget):
             "The scan to work on: any image that is open in the viewer.", "Scan to work on"
         )
         self.buttons = OpenButtons()
-        self.slices = choice(name="Slices")
-        for text, key in (("All", "all"), ("Slice in view", "current"), ("Some …", "range")):
-            self.slices.addItem(text, key)
+        entries = (("All", "all"), ("Slice in view", "current"), ("Some …", "range"))
+        self.slices = choice(name="Slices", entries=entries)
         self.range = QLineEdit()
         self.range.setPlaceholderText("10-20, 25")
         self.range.setAccessibleName("Slice numbers")

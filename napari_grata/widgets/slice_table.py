@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QMenu, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QMenu, QWidget
 
 from napari_grata.adaptation.records import Flag
 from napari_grata.widgets.context import Context
@@ -159,9 +159,8 @@ class SliceTable(QWidget):
         self._context = context
         self._stale = True
         words = "The structure whose areas and agreement are listed."
-        self.structure = choice(words, "Structure of the table")
+        self.structure = choice(words, "Structure of the table", small=True)
         self.structure.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
-        self.structure.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
         self.totals = Sentence(1, "grata_small")
         self.table = FrameTable(COLUMNS, "slices", context.store)
         self.table.setAccessibleName("Slices before and after adaptation")

@@ -118,33 +118,22 @@ def tip(words: str) -> str:
     return "<qt>" + "".join(paragraphs) + "</qt>" if words.strip() else ""
 
 
-def swatch(colour: str, size: int = 12, *, ratio: float = 2.0) -> QIcon:
-    """Return a small filled square for tables and lists, crisp on high-DPI screens.
-
-    Parameters
-    ----------
-    colour : str
-        ``"#RRGGBB"``.
-    size : int
-        Side in device-independent pixels.
-    ratio : float
-        Device pixels per device-independent pixel.
-    """
-    return QIcon(_swatch_pixmap(colour, QSize(size, size), ratio))
+_SWATCH, _RATIO = 12, 2.0  # side, and device pixels per pixel of the interface: crisp at high DPI
 
 
-def _swatch_pixmap(colour: str, size: QSize, ratio: float) -> QPixmap:
-    pixmap = QPixmap(size * ratio)
-    pixmap.setDevicePixelRatio(ratio)
+def swatch(colour: str) -> QIcon:
+    """Return a small filled square for tables and lists, of a colour as ``"#RRGGBB"``."""
+    pixmap = QPixmap(QSize(_SWATCH, _SWATCH) * _RATIO)
+    pixmap.setDevicePixelRatio(_RATIO)
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
     painter.setBrush(QColor(colour))
     # A grey rim keeps a pale swatch visible on a pale ground, and a dark one on a dark ground.
     painter.setPen(QPen(QColor(128, 128, 128, 180), 1))
-    painter.drawRoundedRect(1, 1, size.width() - 2, size.height() - 2, 2, 2)
+    painter.drawRoundedRect(1, 1, _SWATCH - 2, _SWATCH - 2, 2, 2)
     painter.end()
-    return pixmap
+    return QIcon(pixmap)
 
 
 def sheet(colours: ThemeColours) -> str:
