@@ -328,8 +328,8 @@ class Cases(QObject):
         case, cases = self._context.case, self.caselist
         if case is None or cases is None:
             return []
-        later = (other for other in cases.cases if other.number > case.number)
-        return [other.key for other in later if not cases.state(other).decided]
+        after = (other for other in cases.cases if other.number > case.number)
+        return [other.key for other in after if not cases.state(other).decided]
 
     def begin_with(self, start: Any, again: Sequence[str]) -> None:
         """Adapt these cases from an adapted model on; None: from the source model again.

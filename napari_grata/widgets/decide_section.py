@@ -80,6 +80,11 @@ def decided(decision: Decision) -> str:
     return f"{VERDICT_WORDS[decision.verdict]}{by}" + (f", {time}" if time else "")
 
 
+def _note_of(decision: Decision | None) -> tuple[str, str]:
+    """Return comment and difficulty that were put down with a decision."""
+    return ("", "") if decision is None else (decision.comment, decision.difficulty)
+
+
 class NotesPanel(QWidget):
     """What goes with a decision, and the decisions so far; part of *Correct and choose*."""
 
@@ -251,7 +256,7 @@ class DecideBar(QWidget):
             signal.connect(self.look_again)
         context.theme_changed.connect(self._show_theme)
         context.closing.guards.append(self._may_close)
-        context.save_drawings = self._save_drawings
+        context.save_drawings = self.drawings.save
 
     # --- the place -----------------------------------------------------------------------------
 
@@ -403,40 +408,34 @@ class DecideBar(QWidget):
     # --- notes ---------------------------------------------------------------------------------
 
     def _on_noted(self, *_: object) -> None:
-        """Comment or difficulty changed: a decision in force is put down anew with them."""
+        """Comment or difficulty changed."""
         place = self.place()
         if place is not None:
-            self._keep_note(place)
-            self._write_note(place)
+            self._save_note(place)
 
-    def _write_note(self, place: Place) -> None:
-        """Put the words down with the decision in force, which rests on what it rested on."""
-        found = self.decisions.place
-        own = None if found is None or place[0] != found.key else found.current().get(place[1])
-        note = self._note_for(place, ("", "")) if own is None else self.notes.note()
-        if own is not None and note != (own.comment, own.difficulty):
-            self._put(own.verdict, place, *note, mask=own.mask)
+    def _save_note(self, place: Place) -> None:
+        """Keep what was typed for a place until it is decided on.
 
-    def _keep_note(self, place: Place) -> None:
-        """Keep what was typed for a place without a decision, until it is decided on."""
-        found = self.decisions.place
-        if found is None:
+        Where it is, the decision is put down anew with these words; it rests on what it rested on.
+        """
+        found, note = self.decisions.place, self.notes.note()
+        if found is None or place[0] != found.key:
             return
         own = found.current().get(place[1])
-        known = (own.comment, own.difficulty) if own is not None else ("", "")
-        note = self.notes.note()
-        if note != known:
-            self._notes[found.caselist.folder, place] = note  # other lists have a case-0001, too
-        else:
+        if note == _note_of(own):
             self._drop_note(place)
+            return
+        self._notes[found.caselist.folder, place] = note  # other lists have a case-0001, too
+        if own is not None:
+            self._put(own.verdict, place, *note, mask=own.mask)
 
-    def _note_for(self, place: Place, otherwise: tuple[str, str] = ("", "")) -> tuple[str, str]:
+    def _note_for(self, place: Place | None) -> tuple[str, str]:
+        """Return what was typed for a place, else what was put down with its decision."""
         found = self.decisions.place
-        return (
-            otherwise
-            if found is None
-            else self._notes.get((found.caselist.folder, place), otherwise)
-        )
+        if found is None or place is None:
+            return "", ""
+        typed = self._notes.get((found.caselist.folder, place))
+        return _note_of(found.current().get(place[1])) if typed is None else typed
 
     def _drop_note(self, place: Place) -> None:
         if self.decisions.place is not None:
@@ -444,10 +443,8 @@ class DecideBar(QWidget):
 
     def _leave(self) -> None:
         """Keep the words of a place that goes out of view, those typed a moment ago included."""
-        found = self.decisions.place
-        if self._place is not None and found is not None and self._place[0] == found.key:
-            self._write_note(self._place)
-            self._keep_note(self._place)
+        if self._place is not None:
+            self._save_note(self._place)
 
     # --- what is shown -------------------------------------------------------------------------
 
@@ -491,8 +488,7 @@ class DecideBar(QWidget):
         """Bring bar, notes and list in line."""
         if self._marks() != self._context.decision_marks:
             self._tell()
-        context, scan, found = self._context, self._context.scan, self.decisions.place
-        session = context.session
+        context, scan, session = self._context, self._context.scan, self._context.session
         several = scan is not None and scan.n_slices > 1
         if several != self.scope.isEnabled():
             self.scope.setEnabled(several)
@@ -502,11 +498,10 @@ class DecideBar(QWidget):
             self.scope.setItemText(0, scan.noun.capitalize())
         place = self.place()
         if place != self._place:
-            self._leave()
-            self._place = place
-            own = found.current().get(place[1]) if found is not None and place else None
-            note = (own.comment, own.difficulty) if own is not None else ("", "")
-            self.notes.set_note(*(self._note_for(place, note) if place else note))
+            before, self._place = self._place, place
+            if before is not None:
+                self._save_note(before)
+            self.notes.set_note(*self._note_for(place))
         self._show_buttons()
         self._show_sentence(place)
         self._show_list()
@@ -597,18 +592,13 @@ class DecideBar(QWidget):
             "font-weight: bold; text-decoration: underline;}"
         )
 
-    def _save_drawings(self) -> str:
-        return "" if self.drawings.save() else self.drawings.problem
-
     # --- closing -------------------------------------------------------------------------------
 
     def _may_close(self) -> bool:
         """Write what waits before the window closes; where that fails, ask."""
         self._leave()
-        problems = [] if self.drawings.save() else [self.drawings.problem]
-        if self.decisions.unsaved:
-            problems.append(self.decisions.retry())
-        problem = " ".join(part for part in problems if part)
+        problems = [self.drawings.save(), self.decisions.retry() if self.decisions.unsaved else ""]
+        problem = " ".join(filter(None, problems))
         if not problem:
             return True
         box = QMessageBox(self)

@@ -400,8 +400,8 @@ class Drawings(QObject):
     def _on_leaving(self) -> None:
         self.save()
 
-    def save(self) -> bool:
-        """Write what was drawn and called right, at once; returns whether all of it is safe."""
+    def save(self) -> str:
+        """Write what was drawn and called right, at once; returns why it cannot be, "" if it is."""
         self._soon.stop()
         try:
             for copy in _fresh(self._pending, self._known):
@@ -410,23 +410,20 @@ class Drawings(QObject):
             self._context.reviewed.keep()
         except (ListError, OSError) as error:
             self._fail(str(error))
-            return False
+            return self.problem
         self.problem = ""
         self.saved.emit()
-        return True
+        return ""
 
     def _save_in_background(self) -> None:
         for copy in _fresh(self._pending, self._known):
-            self._queue.ask(id(copy.layer), partial(self._written_copy, copy))
+            self._queue.ask(id(copy.layer), partial(self._keep, copy))
 
-    def _written_copy(self, copy: _Copy) -> _Copy:
-        self._keep(copy)
-        return copy
-
-    def _keep(self, copy: _Copy) -> None:
+    def _keep(self, copy: _Copy) -> _Copy:
         if copy.turn > self._written.get(copy.layer, 0):
             copy.place.work.save_edit(copy.stack, copy.place.scan, copy.base)
             self._written[copy.layer] = copy.turn
+        return copy
 
     def _settle(self, copy: _Copy) -> None:
         self._known[copy.layer] = copy.digest
