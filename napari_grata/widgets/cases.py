@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from napari_grata.widgets.case_loading import (
     fill_session,
     revive,
 )
-from napari_grata.widgets.cases_model import progress_words, row_of
+from napari_grata.widgets.cases_model import progress_words, row_of, when
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
@@ -758,19 +757,10 @@ def _recent() -> list[tuple[str, str]]:
     return [
         (
             str(e.folder),
-            e.problem or f"{e.title}: {e.decided} of {e.cases} decided, {_when(e.when)}",
+            e.problem or f"{e.title}: {e.decided} of {e.cases} decided, {when(e.when)}",
         )
         for e in lists
     ]
-
-
-def _when(text: str) -> str:
-    try:
-        then = datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        return ""
-    today = datetime.now().astimezone().date()
-    return f"{then:%H:%M}" if then.date() == today else f"{then:%Y-%m-%d}"
 
 
 def _dock_of(panel: QWidget) -> QDockWidget | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QAbstractListModel, QModelIndex, Qt
@@ -170,6 +171,18 @@ def arrange(rows: list[CaseRow], filtered: str, text: str, order: str) -> list[C
         return value is None, 0.0 if value is None else value, row.number
 
     return sorted(found, key=key)
+
+
+def when(time: str) -> str:
+    """Return a time of a list in the user's own: "14:02", "20 Nov 14:02"; "" for none."""
+    try:
+        there = datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone()
+    except ValueError:
+        return ""
+    now = datetime.now().astimezone()
+    if there.date() == now.date():
+        return f"{there:%H:%M}"
+    return f"{there.day} {there:%b %H:%M}" if there.year == now.year else f"{there:%Y-%m-%d}"
 
 
 def progress_words(progress: Progress) -> str:

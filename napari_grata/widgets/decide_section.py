@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_grata.review.cases import STATE_OF_VERDICT
 from napari_grata.widgets import keys
-from napari_grata.widgets.cases_model import STATE_SIGNS
+from napari_grata.widgets.cases_model import STATE_SIGNS, when
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.decisions import Decisions, Drawings
 from napari_grata.widgets.qt_parts import (
@@ -59,18 +58,6 @@ MARKS = {verdict: STATE_SIGNS[state][0] for verdict, state in STATE_OF_VERDICT.i
 DIFFICULTIES = (("–", ""), ("easy", "easy"), ("moderate", "moderate"), ("hard", "hard"))
 STALE = "The mask has changed since: look again."
 NO_MASK = "There is no mask to decide on yet."
-
-
-def when(time: str) -> str:
-    """Return a UTC time of the log in the user's own: "14:02", "20 Nov 14:02"."""
-    try:
-        there = datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone()
-    except ValueError:
-        return ""
-    now = datetime.now().astimezone()
-    if there.date() == now.date():
-        return f"{there:%H:%M}"
-    return f"{there.day} {there:%b %H:%M}" if there.year == now.year else f"{there:%Y-%m-%d}"
 
 
 def decided(decision: Decision) -> str:

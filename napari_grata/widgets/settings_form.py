@@ -28,7 +28,7 @@ def _widget(name: str, about: Any, value: Any) -> Any:
         options["choices"] = [(info.title, key) for key, info in METHODS.items()]
     elif "enum" in about:
         options["choices"] = [(about["words"].get(key, key), key) for key in about["enum"]]
-    elif kind is float and not about["nullable"] and about["minimum"] < _SMALL and value < _SMALL:
+    elif kind is float and not about["nullable"] and 0 < about["minimum"] < _SMALL:
         options["widget_type"] = "LineEdit"  # a spin box would show 1e-4 as 0.0
         value = f"{value:g}"
     elif kind in (int, float):
