@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_grata.adaptation.settings import PRESETS
 from napari_grata.review.cases import ListError
 from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets.background import Found, Queue
@@ -235,8 +234,7 @@ def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> 
     session.reopened = started[:16].replace("T", " ") or "an earlier day"
     session.note = missing
     if run.settings is not None:
-        name = next((p.name for p in PRESETS.values() if p.settings == run.settings), None)
-        context.choose_settings(name or context.preset, run.settings)
+        context.choose_settings("", run.settings)
     context.take_results()
     context.show_mode("adapted")
 

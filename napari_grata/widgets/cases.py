@@ -14,7 +14,6 @@ import numpy as np
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QDockWidget, QWidget
 
-from napari_grata.adaptation.settings import PRESETS
 from napari_grata.review.adapt_list import keep_run
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import ListError
@@ -422,10 +421,8 @@ class Cases(QObject):
         panel.carry.blockSignals(False)
         if cases.model is not None:
             context.choose_model(cases.model)
-        settings = cases.settings
-        if settings is not None:
-            name = next((p.name for p in PRESETS.values() if p.settings == settings), None)
-            context.choose_settings(name or context.preset, settings)
+        if cases.settings is not None:
+            context.choose_settings("", cases.settings)
         self._show_all()
         self.show_panel()
         self._say_batch()

@@ -390,9 +390,10 @@ class Context(QObject):
             self.entries = [*self.entries, entry]
 
     def choose_settings(self, name: str, settings: Settings) -> None:
-        """Take another method or other settings of it."""
-        self.preset, self.settings = name, settings
-        self.store.set_method(name, settings)
+        """Take the settings of a preset, or changed ones; ``""``: of whichever they are."""
+        same = (one.name for one in PRESETS.values() if one.settings == settings)
+        self.preset, self.settings = name or next(same, self.preset), settings
+        self.store.set_method(self.preset, settings)
         self.settings_changed.emit()
         self.touch()
 
