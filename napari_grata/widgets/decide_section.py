@@ -12,8 +12,6 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
     QLineEdit,
-    QListWidget,
-    QListWidgetItem,
     QMessageBox,
     QPushButton,
     QSizePolicy,
@@ -27,6 +25,7 @@ from napari_grata.widgets.cases_model import STATE_SIGNS, when
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.decisions import Decisions, Drawings
 from napari_grata.widgets.qt_parts import (
+    LineList,
     Sentence,
     button,
     choice,
@@ -107,11 +106,8 @@ class NotesPanel(QWidget):
         beside.setContentsMargins(0, 0, 0, 0)
         beside.addWidget(self.next_slice)
         beside.addWidget(self.next_case)
-        self.list = QListWidget()
-        self.list.setAccessibleName("Decisions on this case, the latest first")
-        self.list.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.list.setToolTip("The decisions in force. A click goes to the slice.")
+        words = "Decisions on this case, the latest first"
+        self.list = LineList(words, "The decisions in force. A click goes to the slice.")
         self.list.setMaximumHeight(78)
         column_in(
             self,
@@ -138,19 +134,6 @@ class NotesPanel(QWidget):
             if self.comment.text().strip() != comment:
                 self.comment.setText(comment)
             self.difficulty.setCurrentIndex(max(0, self.difficulty.findData(difficulty)))
-
-    def show_decisions(self, lines: list[tuple[int | None, str]]) -> None:
-        """Show decisions, each with the slice that it is about, the latest first."""
-        self.list.setVisible(bool(lines))
-        shown = [self.list.item(n) for n in range(self.list.count())]
-        if [item.text() for item in shown if item is not None] == [text for _, text in lines]:
-            return
-        self.list.clear()
-        for index, text in lines:
-            item = QListWidgetItem(text)
-            item.setData(Qt.ItemDataRole.UserRole, index)
-            item.setToolTip(tip(text))
-            self.list.addItem(item)
 
 
 class DecideBar(QWidget):
@@ -224,8 +207,7 @@ class DecideBar(QWidget):
         self.scope.activated.connect(self.refresh)
         self.notes.comment.editingFinished.connect(self._on_noted)
         self.notes.difficulty.activated.connect(self._on_noted)
-        self.notes.list.itemClicked.connect(self._on_item)
-        self.notes.list.itemActivated.connect(self._on_item)
+        self.notes.list.chosen.connect(context.go_to)
         self.decisions.arrived.connect(self._on_arrived)
         self.decisions.leaving.connect(self._leave)
         self.decisions.changed.connect(self._tell)
@@ -307,7 +289,7 @@ class DecideBar(QWidget):
             self._context.paint_requested.emit()
         else:
             self.drawings.save()  # a decision on a drawing names its version, so it has to have one
-        if not self._put(verdict, place, *note):
+        if not self._put(verdict, place, note):
             return
         self._context.undo.push(
             Undoable(
@@ -320,21 +302,11 @@ class DecideBar(QWidget):
         self._go_on(verdict, place[1])
 
     def _put(
-        self,
-        verdict: str,
-        place: Place,
-        comment: str,
-        difficulty: str,
-        mask: DecidedMask | None = None,
+        self, verdict: str, place: Place, note: tuple[str, str], mask: DecidedMask | None = None
     ) -> bool:
-        in_force = self.decisions.decide(
-            verdict,
-            place[1],
-            comment=comment,
-            difficulty=difficulty,
-            reviewer=self.notes.reviewer.text().strip(),
-            mask=mask,
-        )
+        words = dict(zip(("comment", "difficulty"), note, strict=True))
+        words["reviewer"] = self.notes.reviewer.text().strip()
+        in_force = self.decisions.decide(verdict, place[1], mask, **words)
         if in_force:
             self._drop_note(place)
         self.refresh()
@@ -387,11 +359,6 @@ class DecideBar(QWidget):
             self.drawings.save()
         self.refresh()
 
-    def _on_item(self, item: QListWidgetItem) -> None:
-        index = item.data(Qt.ItemDataRole.UserRole)
-        if index is not None:
-            self._context.go_to(int(index))
-
     # --- notes ---------------------------------------------------------------------------------
 
     def _on_noted(self, *_: object) -> None:
@@ -414,7 +381,7 @@ class DecideBar(QWidget):
             return
         self._notes[found.caselist.folder, place] = note  # other lists have a case-0001, too
         if own is not None:
-            self._put(own.verdict, place, *note, mask=own.mask)
+            self._put(own.verdict, place, note, own.mask)
 
     def _note_for(self, place: Place | None) -> tuple[str, str]:
         """Return what was typed for a place, else what was put down with its decision."""
@@ -570,7 +537,7 @@ class DecideBar(QWidget):
                 parts += [f"“{one.comment}”"] if one.comment else []
                 parts += ["mask changed since"] if self.decisions.stale(one) else []
                 lines.append((index, " · ".join(parts)))
-        self.notes.show_decisions(lines)
+        self.notes.list.show_lines(lines)
 
     def _show_theme(self, colours: ThemeColours) -> None:
         self.setStyleSheet(

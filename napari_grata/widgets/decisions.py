@@ -195,11 +195,8 @@ class Decisions(QObject):
         self,
         verdict: str,
         index: int | None,
-        *,
-        comment: str = "",
-        difficulty: str = "",
-        reviewer: str = "",
         mask: DecidedMask | None = None,
+        **words: str,
     ) -> bool:
         """Put a decision in force and on the disk; returns whether it is in force.
 
@@ -211,20 +208,15 @@ class Decisions(QObject):
             The slice; None: the whole case.
         mask : DecidedMask, optional
             What it is about, where that is not what is shown now.
+        **words
+            Comment, difficulty and reviewer, as for `CaseList.decide`.
         """
         place = self.place
         assert place is not None
         in_force = True
         try:
-            place.caselist.decide(
-                place.key,
-                verdict,
-                slice_index=index,
-                comment=comment,
-                difficulty=difficulty,
-                reviewer=reviewer,
-                mask=self._mask(place, verdict, index) if mask is None else mask,
-            )
+            mask = self._mask(place, verdict, index) if mask is None else mask
+            place.caselist.decide(place.key, verdict, slice_index=index, mask=mask, **words)
             self.problem = ""
         except DecisionError as error:
             in_force = error.kept

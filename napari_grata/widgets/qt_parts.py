@@ -20,6 +20,8 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QListWidget,
+    QListWidgetItem,
     QMenu,
     QPushButton,
     QSizePolicy,
@@ -386,6 +388,45 @@ def dialog(parent: QWidget, title: str, body: QWidget) -> tuple[QDialog, QDialog
     layout.addWidget(body, 1)
     layout.addWidget(buttons)
     return made, buttons
+
+
+class LineList(QListWidget):
+    """Lines with something behind each, such as a slice; a click, or Enter, chooses one.
+
+    Signals
+    -------
+    chosen(object)
+        What lies behind the line, unless that is None.
+    """
+
+    chosen = Signal(object)
+
+    def __init__(self, name: str, about: str) -> None:
+        super().__init__()
+        self.setAccessibleName(name)
+        self.setToolTip(about)
+        self.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.itemClicked.connect(self._choose)
+        self.itemActivated.connect(self._choose)
+
+    def show_lines(self, lines: list[tuple[Any, str]]) -> None:
+        """Show these lines, each after what lies behind it; without any there is no list."""
+        self.setVisible(bool(lines))
+        shown = [self.item(n) for n in range(self.count())]
+        if [item.text() for item in shown if item is not None] == [text for _, text in lines]:
+            return
+        self.clear()
+        for behind, text in lines:
+            item = QListWidgetItem(text)
+            item.setData(Qt.ItemDataRole.UserRole, behind)
+            item.setToolTip(tip(text))
+            self.addItem(item)
+
+    def _choose(self, item: QListWidgetItem) -> None:
+        behind = item.data(Qt.ItemDataRole.UserRole)
+        if behind is not None:
+            self.chosen.emit(behind)
 
 
 class DropTarget(QWidget):

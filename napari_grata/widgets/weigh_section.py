@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QListWidget,
-    QListWidgetItem,
     QScrollArea,
     QSpinBox,
     QVBoxLayout,
@@ -23,7 +21,7 @@ from napari_grata.review.choosing import Rule
 from napari_grata.review.proposing import FEWEST, MOST
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, button, column, row
+from napari_grata.widgets.qt_parts import LineList, Sentence, button, column, row
 from napari_grata.widgets.session import Session, Undoable
 from napari_grata.widgets.state import chosen_words, counted
 from napari_grata.widgets.theme import ThemeColours, tip
@@ -94,11 +92,8 @@ class WeighSection(QWidget):
         self.count.setSuffix(" slices")
         self.count.setAccessibleName("How many slices to review")
         self.count.setToolTip("How many slices to look at in all. More decide more surely.")
-        self.list = QListWidget()
-        self.list.setAccessibleName("Slices to review")
-        self.list.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.list.setToolTip("Slices proposed (○) and called right (✓). A click goes there.")
+        words = "Slices proposed (○) and called right (✓). A click goes there."
+        self.list = LineList("Slices to review", words)
         self.list.setFixedHeight(62)
         self.weigh_button = button("Weigh", clicked=self.weigh)
         self.use_button = button("Use for the other slices", clicked=self.use)
@@ -122,8 +117,7 @@ class WeighSection(QWidget):
 
     def _wire(self) -> None:
         context = self._context
-        self.list.itemClicked.connect(self._on_item)
-        self.list.itemActivated.connect(self._on_item)
+        self.list.chosen.connect(context.go_to)
         self.fold.toggled.connect(self.unfolded)
         self.picture.slice_requested.connect(context.go_to)
         self.count.valueChanged.connect(self._look_soon)
@@ -391,11 +385,6 @@ class WeighSection(QWidget):
             found.weighing = found.choice = None
         self._look_soon()
 
-    def _on_item(self, item: QListWidgetItem) -> None:
-        self._context.go_to(int(item.data(Qt.ItemDataRole.UserRole)))
-
-    # --- what is shown ---------------------------------------------------------------------------
-
     def _look_soon(self, *_: object) -> None:
         if not self._soon.isActive():
             self._soon.start()
@@ -467,15 +456,7 @@ class WeighSection(QWidget):
         for index in sorted({*reviewed, *found.proposed}):
             sign = "✓" if index in reviewed else "○"
             lines.append((index, f"{sign}  {session.scan.slice_name(index)}"))
-        self.list.setVisible(bool(lines))
-        shown = [self.list.item(n) for n in range(self.list.count())]
-        if [item.text() for item in shown if item is not None] == [text for _, text in lines]:
-            return
-        self.list.clear()
-        for index, text in lines:
-            item = QListWidgetItem(text)
-            item.setData(Qt.ItemDataRole.UserRole, index)
-            self.list.addItem(item)
+        self.list.show_lines(lines)
 
     def _show_picture(self, session: Session) -> None:
         found = self.found(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -159,6 +160,20 @@ def test_an_error_in_a_queue_is_handed_over_and_the_next_wish_is_done(qtbot: Any
     qtbot.waitUntil(lambda: len(found) == 2, timeout=10_000)
     assert isinstance(found[0].error, ZeroDivisionError)
     assert found[1].result == "fine"
+
+
+def test_who_asks_is_told_and_nobody_else(qtbot: Any) -> None:
+    queue = Queue("test")
+    told: list[Any] = []
+    heard: list[Any] = []
+    queue.found.connect(heard.append)
+    for number in (1, 2):
+        queue.ask("mine", lambda number=number: number, told.append)
+        queue.ask("anybody's", lambda: "heard")
+        while queue.wanted("mine") or queue.wanted("anybody's"):
+            time.sleep(0.001)  # both answers wait, and none may be lost, when they are fetched
+    qtbot.waitUntil(lambda: not queue.busy and len(told) == len(heard) == 2, timeout=10_000)
+    assert [found.result for found in told] == [1, 2]
 
 
 def test_a_queue_that_ends_still_does_what_must_be_written(qtbot: Any) -> None:
