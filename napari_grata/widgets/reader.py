@@ -70,7 +70,7 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
             "Save it with napari's own writer, or segment the scan with this plugin first.",
         )
     target = Path(path)
-    if scan.kind == "photographs":
+    if scan.is_list:
         target = target.with_suffix("")
     written = write_mask(
         np.asarray(data),
@@ -78,7 +78,7 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         target,
         colours=_colours(attributes),
         # For a single file, the dialog has asked whether an existing one may be replaced.
-        overwrite=scan.kind != "photographs",
+        overwrite=not scan.is_list,
     )
     return [str(p) for p in written]
 

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_grata.scans import ScanError, open_scan
 from napari_grata.scans.readers import READERS, find_series
-from napari_grata.scans.samples import find_sample
+from napari_grata.scans.samples import find_sample, list_samples
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import add_quietly
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-PLUGIN = "napari-grata"
 _ENDINGS = " ".join(f"*{suffix}" for reader in READERS for suffix in reader.SUFFIXES)
 _FILTER = f"Scans and photographs ({_ENDINGS});;All files (*)"
 _OPEN = (
@@ -85,18 +84,6 @@ _FOLDERS = {
 }
 
 
-def samples() -> list[tuple[str, str]]:
-    """Return key and title of the samples that the plugin's manifest offers."""
-    from npe2 import PluginManager
-
-    return [
-        (sample.key, sample.display_name)
-        for plugin, offered in PluginManager.instance().iter_sample_data()
-        if plugin == PLUGIN
-        for sample in offered
-    ]
-
-
 class OpenButtons(QWidget):
     """*Open* and *Sample*, each with its menu.
 
@@ -121,8 +108,8 @@ class OpenButtons(QWidget):
         self.sample_button = button("Sample", "Open one of the scans that come with the plugin.")
         self.sample_menu = QMenu(self.sample_button)
         self.sample_button.setMenu(self.sample_menu)
-        for key, title in samples():
-            self._add(self.sample_menu, f"sample:{key}", title)
+        for sample in list_samples():
+            self._add(self.sample_menu, f"sample:{sample.key}", sample.title)
         self.sample_button.setEnabled(not self.sample_menu.isEmpty())
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
