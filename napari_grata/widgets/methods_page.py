@@ -246,7 +246,8 @@ class MethodsPage(QWidget):
     ) -> None:
         self._taken = 0
         before = None if taken is None else MaskSnapshot(session)
-        self._working = session, session.note, taken, before
+        note = "" if session.note == session.result_note else session.note
+        self._working = session, note, taken, before
         self._context.start(kind, session, make, title)
 
     def _chosen(self) -> list[_Row]:
@@ -386,6 +387,8 @@ class MethodsPage(QWidget):
         self._working = None
         session, note, taken, before = working
         session.note = note
+        if not note:  # it told the result, which may be another one by now
+            context.describe_result(session)
         if taken is not None and before is not None and outcome.kind == "done":
             self._use(session, taken, before)
             context.take_results()

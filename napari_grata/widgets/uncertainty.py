@@ -20,7 +20,7 @@ from napari_grata.widgets.tasks import Engine, leave_room_for_the_interface
 # Kind, its words, what its numbers mean, where the colours end: views hardly ever differ by more.
 KINDS = {
     "disagreement": (
-        "how far six views disagree",
+        "how far the views disagree",
         "0: they agree, 0.5: half stands against half",
         0.3,
     ),

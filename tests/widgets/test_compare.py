@@ -464,7 +464,7 @@ def test_where_the_model_is_unsure_is_measured_for_the_slice_in_view(adapted: Re
     user.do("uncertainty")
     user.wait(lambda: roles(user) == ["uncertainty"])
     layer = named(user, "uncertainty")
-    assert "six views" in caption(user)
+    assert "the views disagree" in caption(user)
     assert "model as adapted" in caption(user)
     assert 0 < float(np.max(layer.data)) <= 0.5
     index = user.viewer.layers.index
