@@ -19,9 +19,7 @@ from napari_grata.segmenters.devices import free_bytes, size_words
 from napari_grata.segmenters.segmenter import OutOfMemoryError
 
 from .methods.base import Output, StepRecord
-from .methods.register import METHODS
 from .objectives import Supervision
-from .plan import RunError
 from .stepper import Stepper
 
 if TYPE_CHECKING:
@@ -46,12 +44,6 @@ class VolumeStepper(Stepper):
             )
 
     def _make(self) -> None:
-        method = METHODS[self._settings.method]
-        if method.learns in ("prompt", "days"):
-            raise RunError(
-                f"{method.title} fits a prompt to each slice, and this model reads whole volumes. "
-                "Choose another method."
-            )
         self._sides = self._fitting() if self._settings.learns else self._whole_patch
         super()._make()
         cast("SlidingWindow", self._method.network).window = self._sides

@@ -32,6 +32,7 @@ class AdaptSection(QWidget):
         super().__init__(parent)
         self._context = context
         self.method = choice(name="Method")
+        self.method.setMinimumContentsLength(5)  # a button stands beside it
         for preset in PRESETS.values():
             self.method.addItem(preset.title, preset.name)
             index = self.method.count() - 1

@@ -395,7 +395,7 @@ class MethodsPage(QWidget):
         elif taken is None and not self._chosen() and session is context.session:
             first = next((row for row in self._with_results() if row.item.text(1) != "0 %"), None)
             if first is not None:
-                self.tree.setCurrentItem(first.item)
+                first.item.setSelected(True)
                 seen = sorted(first.result.masks) if first.result is not None else []
                 if seen and context.in_view() not in seen:
                     context.go_to(seen[len(seen) // 2])

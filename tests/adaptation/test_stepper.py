@@ -180,8 +180,8 @@ def test_the_pass_arranged_by_hand_starts_anew_after_memory_ran_out():
     step(method)
     before = method.snapshot()
     figures = step(method)
+    method.restore(before)
     with RunsOut(0) as count:
-        method.restore(before)
         step(method)
     for at in range(7, count.calls, count.calls // 20):
         method.restore(before)

@@ -210,7 +210,7 @@ def test_a_patch_that_does_not_fit_is_made_smaller_and_what_cannot_be_said_so(
 
 
 def test_a_prompt_for_each_slice_is_refused_before_anything_runs(segmenter, scan):
-    with pytest.raises(RunError, match="fits a prompt to each slice"):
+    with pytest.raises(RunError, match="learns a prompt for each slice"):
         AdaptationRun(segmenter, scan, Settings(method="vptta"))
 
 

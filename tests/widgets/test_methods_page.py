@@ -92,7 +92,8 @@ def test_one_of_them_becomes_the_result_like_any_run_and_undo_goes_back(
     page = compare(user, "tent")
     result = page.rows["tent"].result
     user.context.run_parent = str(tmp_path)
-    page.tree.setCurrentItem(page.rows["tent"].item)
+    page.tree.clearSelection()
+    page.rows["tent"].item.setSelected(True)
     user.press(page.use_button)
     user.finish()
     assert not user.context.problem, user.context.problem
