@@ -49,6 +49,8 @@ OTHER_BINDINGS = ("pyqt5",)
 # at such an address ends the process (6.8.3, 6.10.3: most runs that open several viewers, and one
 # in some seventy of those that open one).
 ONE_A_PROCESS = "pyside6"
+# Of the walk there; each takes a start of napari.
+SHORT_WALK = "two_clicks or photograph or cancel or follows or deleting or drawn or region"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
@@ -185,12 +187,12 @@ def test(arguments: list[str]) -> None:
 
 
 def one_by_one(binding: str, display: int, path: str, *arguments: str) -> int:
-    """Run each test of a file in a process of its own, as a user has one viewer in one.
+    """Run a short walk through a file, each test in a process of its own, as users have one viewer.
 
     A process that a signal ends has shown nothing of the test: it is run again, twice at most.
     """
     listing = subprocess.run(
-        [str(PYTHON), "-m", "pytest", "--collect-only", "-q", path],
+        [str(PYTHON), "-m", "pytest", "--collect-only", "-q", path, "-k", SHORT_WALK],
         cwd=HERE,
         env=pytest_environment("pyqt6"),
         capture_output=True,
