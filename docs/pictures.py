@@ -124,6 +124,8 @@ def volume(program: Program) -> None:
     for column in range(70, 90, 2):
         layer.paint((*context.scan.slice_position(25), 100, column), 1)
     program.take("review-correct.png")
+    for _ in range(70, 90, 2):
+        layer.undo()  # or the next picture of the same scan would bring it back
     program.do("paint")
 
 
@@ -194,6 +196,7 @@ def cases(program: Program) -> None:
     context, dock = program.context, program.dock
     program.viewer.layers.clear()
     program.viewer.window.resize(*LARGE)
+    dock.timeline.show_tab("Curves")
     turn(1)
     with tempfile.TemporaryDirectory() as folder:
         context.list_requested.emit([str(photographs(Path(folder)))])
@@ -222,8 +225,8 @@ def main() -> None:
     """Take all pictures."""
     program = Program()
     volume(program)
-    weighing(program)
     methods(program)
+    weighing(program)  # after them, for what is called right comes back
     whole(program)
     cases(program)
     program.viewer.close()

@@ -470,7 +470,7 @@ _CHOSEN = (
         "careful",
         "Careful",
         "Finds the frame of photographs, keeps the model's own statistics, learns gently where two "
-        "signals agree, and predicts over the whole stack and all views. Recommended.",
+        "signals agree, and predicts the stack in all views. Recommended.",
         Settings(
             method="grata",
             auxiliary="consistency",
