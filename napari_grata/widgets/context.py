@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QWidget
 from napari_grata.adaptation.plan import SlicesError, make_plan, parse_slices
 from napari_grata.adaptation.settings import PRESETS, Settings, preset
 from napari_grata.scans.files import safe_name
+from napari_grata.scans.scan import counted
 from napari_grata.segmenters.extent import anchor, implausible
 from napari_grata.segmenters.registry import ModelEntry, list_models
 from napari_grata.widgets.background import Found, Outcome, Queue
@@ -40,7 +41,7 @@ from napari_grata.widgets.scan_layer import (
 )
 from napari_grata.widgets.session import Session, Sessions, UndoStack
 from napari_grata.widgets.slice_figures import SliceFigures
-from napari_grata.widgets.state import Facts, counted
+from napari_grata.widgets.state import Facts
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.tasks import Region
 from napari_grata.widgets.theme import ThemeColours, theme_colours

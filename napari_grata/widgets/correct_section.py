@@ -21,6 +21,7 @@ from napari_grata.adaptation.settings import (
     preset,
     teaching_settings,
 )
+from napari_grata.scans.scan import counted
 from napari_grata.widgets import keys, tasks
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
@@ -28,7 +29,6 @@ from napari_grata.widgets.qt_parts import Sentence, button, choice, column, colu
 from napari_grata.widgets.reviewed import Masks
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
 from napari_grata.widgets.settings_form import TEACHING, SettingsForm
-from napari_grata.widgets.state import counted
 
 CASE, REST = "case", "rest"
 ROLES = (

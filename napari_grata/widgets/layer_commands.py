@@ -22,6 +22,7 @@ from napari_grata.adaptation.plan import parse_slices
 from napari_grata.adaptation.records import Record
 from napari_grata.adaptation.settings import PRESETS, preset
 from napari_grata.scans import ScanError
+from napari_grata.scans.scan import counted
 from napari_grata.segmenters.card import ModelError
 from napari_grata.segmenters.extent import implausible
 from napari_grata.segmenters.registry import ModelEntry, find_model, list_models
@@ -31,7 +32,6 @@ from napari_grata.widgets.connections import ClosingWatch, EventConnections
 from napari_grata.widgets.mask_layer import labels_over
 from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.scan_layer import ScanOfLayer, can_be_scan
-from napari_grata.widgets.state import counted
 from napari_grata.widgets.store import SettingsStore
 
 _SLICES = "all, or numbers as the slider shows them, the first slice 1: 10-20, 25"

@@ -11,12 +11,12 @@ from typing import Any
 from qtpy.QtWidgets import QComboBox, QMenu, QWidget
 
 from napari_grata.adaptation.records import Flag
+from napari_grata.scans.scan import counted
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable, frame_of
 from napari_grata.widgets.qt_parts import Sentence, button, choice, column_in, later, line_in
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.slice_figures import AreaUnit, SliceRow, percent, pixel_area
-from napari_grata.widgets.state import counted
 from napari_grata.widgets.theme import swatch
 
 _AREAS = ("before", "after", "change")

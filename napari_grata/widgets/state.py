@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from napari_grata.scans.scan import counted
+
 if TYPE_CHECKING:
     from napari_grata.adaptation.run_store import ChosenInfo
 
@@ -167,11 +169,6 @@ ADAPT_WORDS = (
     "Outline the structures with the model as it was trained, let the model get used to this "
     "scan, and outline again. The source mask is kept."
 )
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 slice", "26 slices"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def chosen_words(chosen: Sequence[ChosenInfo], noun: str) -> str:
