@@ -62,13 +62,15 @@ def adapt_command(
     ReproduceError
         If the scan came from no file: a command line could not find it.
     """
-    sources = scan_sources(scan)
-    if not sources:
+    sources, others = scan_sources(scan), [scan_sources(other) for other in scan.channels]
+    if not sources or not all(others):
         raise ReproduceError(
             "This scan came from no file, so no command line can open it. Save it first, or save "
             "the run with its folder and use “napari-grata again”."
         )
     words = ["napari-grata", "adapt", *(str(path) for path in sources), "--model", model]
+    for other in others:
+        words += ["--channel", str(other[0])]
     words += _settings_words(settings)
     words += ["--seed", str(settings.seed)]
     if slices is not None and list(slices) != list(range(scan.n_slices)):

@@ -84,6 +84,15 @@ def test_a_scan_without_a_file_has_no_command_line(model: Path) -> None:
         adapt_command(scan, str(model), Settings())
 
 
+def test_images_that_were_read_together_are_all_in_the_command(file: Path, tmp_path: Path) -> None:
+    second = tmp_path / "a second.nii.gz"
+    second.write_bytes(file.read_bytes())
+    scan = open_scan(file).together([open_scan(second)])
+    words = shlex.split(adapt_command(scan, "model", Settings()))
+    assert words[2] == str(file)
+    assert words[words.index("--channel") + 1] == str(second)
+
+
 def test_a_saved_run_is_done_again_from_the_command_line(
     model: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
