@@ -100,7 +100,9 @@ def benchmark(
     data: Annotated[list[Path], argument("DATA", "<centre>/images and /masks, or lists")],
     *,
     out: Out,
-    model: Annotated[str | None, option("name, folder with card.yaml, or .pth file")] = None,
+    model: Annotated[
+        str | None, option("name, folder with card.yaml, or .pth file; several separated by commas")
+    ] = None,
     methods: Annotated[
         str | None,
         option(f"separated by commas, of: {', '.join(PRESETS)} (default: the protocol's)"),
@@ -131,7 +133,8 @@ def benchmark(
 
     if merge:
         return _told(console, merge_benchmarks(data, out))
-    if model is None or len(data) != 1:
+    models = names(model)
+    if models is None or len(data) != 1:
         raise UsageError("Give one folder of labelled scans and --model, or --merge.")
     with console.bar("benchmark") as bar:
 
@@ -142,7 +145,7 @@ def benchmark(
 
         found = run_benchmark(
             data[0],
-            model,
+            models,
             names(methods),
             labels,
             out,

@@ -1,4 +1,4 @@
-"""Compare methods on labelled scans of several centres; each centre is one stream.
+"""Compare methods on labelled scans of several centres; each centre is one stream a model.
 
 What it leaves in its folder: ``index.html`` (all of it, for people), ``cases.csv``,
 ``streams.csv``, ``summary.json``, ``differences.json`` and ``.csv``, ``ranking.json``,
@@ -42,10 +42,17 @@ from napari_grata.evaluation.streams import (
     rows_of,
     run_stream,
 )
-from napari_grata.evaluation.workers import spread
+from napari_grata.evaluation.workers import Model, spread
 from napari_grata.scans.files import csv_text, make_folder, read_json, write_json, write_text
 from napari_grata.segmenters import Segmenter
 
+#: What ``benchmark.json`` tells by name, and what one of it is called.
+_TOLD = {
+    "methods": "method",
+    "centres": "centre",
+    "models": "model",
+    "labels": "labels of the centre",
+}
 FEW = 10
 """Below so many cases a bootstrap interval is too narrow to be taken at its word."""
 
@@ -125,7 +132,7 @@ class Benchmark:
 
 def run_benchmark(
     data: str | Path,
-    model: str | Path | Segmenter,
+    model: str | Path | Segmenter | Sequence[str | Path | Segmenter],
     methods: Sequence[str] | Mapping[str, Settings] | None,
     labels: Mapping[int, int] | str | None,
     out: str | Path,
@@ -144,15 +151,17 @@ def run_benchmark(
 ) -> Benchmark:
     """Run methods over the centres of a labelled cohort and write tables and a page.
 
-    Each centre is one stream that starts from the source model. A benchmark that was interrupted
-    goes on where it stopped when it is started again with the same arguments; anything changed
-    (data, weights, settings, the package of a method) is computed again.
+    Each centre is one stream, with each model, that starts from the source model. A benchmark that
+    was interrupted goes on where it stopped when it is started again with the same arguments;
+    anything changed (data, weights, settings, the package of a method) is computed again.
 
     Parameters
     ----------
     data : path
         As `napari_grata.evaluation.open_cohort` reads it.
-    model : str, path or Segmenter
+    model : str, path or Segmenter, or several
+        Several see the same centres, with the same labels; those of other data or labels are
+        benchmarks of their own, for `merge_benchmarks`.
     methods : names of presets, or mapping of own names to settings
         ``source`` is added if it is missing: all differences are taken to it. None: those of the
         protocol.
@@ -191,8 +200,9 @@ def run_benchmark(
         raise CohortError(
             f"jobs ({jobs}), seeds ({seeds}), orders ({orders}) and limit ({limit}) are at least 1"
         )
+    given = [model] if isinstance(model, (str, Path, Segmenter)) else list(model)
     away = jobs > 1 or scheduler is not None
-    if away and isinstance(model, Segmenter):
+    if away and any(isinstance(one, Segmenter) for one in given):
         raise CohortError("several jobs each load the model", hint="Give its name or folder.")
     part, of = share
     if not 1 <= part <= of:
@@ -203,26 +213,40 @@ def run_benchmark(
     if scheduler is not None:
         # Workers may stand in another folder.
         data = Path(data).absolute()
-        if not isinstance(model, Segmenter) and Path(model).exists():
-            model = Path(model).absolute()
+        given = [
+            Path(one).absolute() if not isinstance(one, Segmenter) and Path(one).exists() else one
+            for one in given
+        ]
     cohort = open_cohort(data, centres)
     cohort = replace(cohort, centres=tuple(centre.first(limit) for centre in cohort.centres))
     if rules.joined:
         cohort = cohort.joined()
     chosen = _settings(rules.methods if methods is None else methods, rules.changes)
-    table = parse_labels(labels) if isinstance(labels, str) else labels
-    segmenter = model if isinstance(model, Segmenter) else open_model(model, device, rules.size)
-    card = segmenter.card
-    if table is None:
+    named = parse_labels(labels) if isinstance(labels, str) else labels
+    segmenters: dict[str, Segmenter] = {}
+    tables: dict[str, Mapping[int, int]] = {}
+    places: dict[str, Model] = {}
+    for one in given:
+        segmenter = one if isinstance(one, Segmenter) else open_model(one, device, rules.size)
+        card = segmenter.card
+        if card.name in segmenters:
+            raise CohortError(f"two models are called {card.name}", hint="Rename one in its card.")
         # Without labels a mask holds the card's own values.
-        table = {0: 0, **{structure.value: structure.value for structure in card.structures}}
-    if not measured_structures(card, table):
-        values = ", ".join(f"{s.value} {s.name}" for s in card.structures)
-        raise CohortError(f"the labels name no structure of the model ({values})")
+        table = named or {0: 0, **{one.value: one.value for one in card.structures}}
+        if not measured_structures(card, table):
+            values = ", ".join(f"{s.value} {s.name}" for s in card.structures)
+            raise CohortError(f"the labels name no structure of the model ({values})")
+        segmenters[card.name], tables[card.name] = segmenter, table
+        if not isinstance(one, Segmenter):
+            places[card.name] = (one, device, rules.size)
+    if not segmenters:
+        raise CohortError("there is no model", hint="Name at least one.")
     folder = make_folder(out)
     kept = make_folder(folder / "parts")
     tasks = [
-        Task(centre, method, own, order, table, fingerprint(segmenter, centre, own, table))
+        Task(name, centre, method, own, order, table, fingerprint(segmenter, centre, own, table))
+        for name, segmenter in segmenters.items()
+        for table in [tables[name]]
         for original in cohort.centres
         for order in range(orders)
         for centre in [original.in_order(order)]
@@ -232,8 +256,7 @@ def run_benchmark(
     ]
     description = {
         **_versions(segmenter),
-        "labels": {str(value): label for value, label in table.items()},
-        "structures": measured_structures(card, table),
+        "models": {name: _about(one, tables[name]) for name, one in segmenters.items()},
         "seed": seed,
         "seeds": seeds,
         "orders": orders,
@@ -242,6 +265,10 @@ def run_benchmark(
         "methods": {name: one.but(seed=seed).to_dict() for name, one in chosen.items()},
         "packages": {name: METHODS[one.method].package for name, one in chosen.items()},
         "centres": {centre.name: [c.name for c in centre.cases] for centre in cohort.centres},
+        "labels": {
+            centre.name: None if named is None else {str(v): label for v, label in named.items()}
+            for centre in cohort.centres
+        },
         "fingerprints": [task.fingerprint for task in tasks],
         "worst_tenth": "mean of the lowest tenth of the cases, rounded, at least one",
         "hd95": "larger of the two directed 95th percentiles of the surface distances",
@@ -255,8 +282,9 @@ def run_benchmark(
         return [task for task in some if find_part(parts, task.key, seed) is None]
 
     pending = [
-        replace(task, events=count_events(task.centre, task.settings, card.patch is not None))
+        replace(task, events=count_events(task.centre, task.settings, volumes))
         for task in left(tasks[part - 1 :: of])
+        for volumes in [segmenters[task.model].card.patch is not None]
     ]
     reused = len(tasks) - len(left(tasks))
     done, total = 0, sum(task.events for task in pending)
@@ -265,29 +293,31 @@ def run_benchmark(
         nonlocal done
         done += events
         if progress is not None:
-            progress(Progress(done, total, task.method, task.centre.name))
+            model = f"{task.model}: " if len(segmenters) > 1 else ""
+            progress(Progress(done, total, task.method, model + task.centre.name))
 
     def here(some: Sequence[Task]) -> Iterator[tuple[Task, Part]]:
         cache: SourceMasks = {}
-        cached: tuple[str, int] | None = None
+        cached: tuple[str, str, int] | None = None
         for task in some:
-            if (task.centre.name, task.order) != cached:
-                cache, cached = {}, (task.centre.name, task.order)
-            yield task, run_stream(segmenter, task, cache, partial(add, task))
+            if (task.model, task.centre.name, task.order) != cached:
+                cache, cached = {}, (task.model, task.centre.name, task.order)
+            yield task, run_stream(segmenters[task.model], task, cache, partial(add, task))
 
     def elsewhere(some: Sequence[Task]) -> Iterator[tuple[Task, Part]]:
-        assert not isinstance(model, Segmenter)
-        for task, found in spread(some, (model, device, rules.size), jobs, scheduler):
+        for task, found in spread(some, places, jobs, scheduler):
             add(task, task.events)
             yield task, found
 
     keys = [task.key for task in tasks]
-    notes = [*cohort.notes, *segmenter.notices]
-    if rules.size is not None and card.size != rules.size:
-        notes.append(
-            f"The protocol {protocol} is one of photographs at {rules.size[0]}²; this model reads "
+    notes = [*cohort.notes, *(one for found in segmenters.values() for one in found.notices)]
+    if rules.size is not None:
+        notes += [
+            f"The protocol {protocol} is one of photographs at {rules.size[0]}²; {name} reads "
             "slices by their spacing."
-        )
+            for name, one in segmenters.items()
+            if one.card.size != rules.size
+        ]
     took, rested = 0.0, time.monotonic()
     # First what may stand for others: the first seed and order, then the first seed.
     for wave in range(3):
@@ -316,32 +346,31 @@ def run_benchmark(
 def merge_benchmarks(folders: Sequence[str | Path], out: str | Path) -> Benchmark:
     """Put benchmarks together that ran in several folders; data and models are not needed.
 
-    They are parts of one, or of several models, whose centres then stand side by side as
-    ``<model>: <centre>``.
+    They are parts of one, or of other models and centres, with labels of their own.
 
     Raises
     ------
     CohortError
-        If a folder holds no benchmark, or methods or centres of one name are not the same.
+        If a folder holds no benchmark, or methods, models or centres of one name are not the same.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
     for one in map(Path, folders):
         try:
             said = read_json(one / "benchmark.json")
-            said["methods"], said["centres"], said["seeds"], said["orders"], said["model"]
+            for what in (*_TOLD, "seeds", "orders"):
+                said[what]
         except (OSError, ValueError, KeyError) as error:
             raise CohortError("there is no benchmark in this folder", one) from error
         found.append((one, said))
     if not found:
         raise CohortError("there is nothing to merge", hint="Name the folders of benchmarks.")
     first = found[0][1]
-    whole = {**first, "methods": {}, "centres": {}, "fingerprints": []}
-    several = len({(said["model"], said["weights_sha256"]) for _, said in found}) > 1
+    whole = {**first, **{what: {} for what in _TOLD}, "fingerprints": []}
     parts: dict[Key, Part] = {}
     notes: list[str] = []
     keys: dict[Key, None] = {}
     for one, said in found:
-        for what in ("structures", "labels", "seed", "protocol", "limit"):
+        for what in ("seed", "protocol", "limit"):
             if said[what] != first[what]:
                 raise CohortError(
                     f"{what} is not the same as in {Path(found[0][0]).name}",
@@ -351,21 +380,18 @@ def merge_benchmarks(folders: Sequence[str | Path], out: str | Path) -> Benchmar
         for what in ("napari_grata", "torch", "device"):
             if said[what] != first[what]:
                 notes.append(f"{what} was not the same everywhere: {first[what]} and {said[what]}.")
-        names = {name: f"{said['model']}: {name}" if several else name for name in said["centres"]}
-        for what, own in (
-            ("methods", said["methods"]),
-            ("centres", {names[name]: cases for name, cases in said["centres"].items()}),
-        ):
-            for name, value in own.items():
+        for what, singular in _TOLD.items():
+            for name, value in said[what].items():
                 if whole[what].setdefault(name, value) != value:
                     raise CohortError(
-                        f"the {what[:-1]} {name} is not the same in all folders",
+                        f"the {singular} {name} is not the same in all folders",
                         one,
-                        "Merge what was run with the same settings and cases.",
+                        "Merge what was run with the same settings, weights, cases and labels.",
                     )
         keys |= {
-            (centre, method, said["seed"] + number, order): None
-            for centre in names.values()
+            (model, centre, method, said["seed"] + number, order): None
+            for model in said["models"]
+            for centre in said["centres"]
             for order in range(said["orders"])
             for number in range(said["seeds"])
             for method in said["methods"]
@@ -374,20 +400,13 @@ def merge_benchmarks(folders: Sequence[str | Path], out: str | Path) -> Benchmar
             part = read_json(path)
             if part["fingerprint"] not in said["fingerprints"]:
                 continue  # left by a run with other arguments
-            centre, method, seed, order = part["stream"]
-            key = (names.get(centre, centre), method, seed, order)
-            known = parts.setdefault(key, part)
+            model, centre, method, seed, order = part["stream"]
+            known = parts.setdefault((model, centre, method, seed, order), part)
             if known["rows"] != part["rows"]:
-                notes.append(f"{method} on {key[0]} differs between folders; the first one counts.")
+                notes.append(f"{method} on {centre} differs between folders; the first one counts.")
         whole["fingerprints"] += said["fingerprints"]
-    if several:
-        whole |= {"model": ", ".join(dict.fromkeys(said["model"] for _, said in found))}
-        whole |= {"weights_sha256": ", ".join(str(said["weights_sha256"]) for _, said in found)}
     folder = make_folder(out)
     write_json(folder / "benchmark.json", whole)
-    for key, part in parts.items():
-        for row in part["rows"]:
-            row["centre"] = key[0]
     if not parts:
         raise CohortError("the folders hold no finished stream", folders[0])
     return _finish(folder, [*keys], parts, whole, list(dict.fromkeys(notes)), len(parts))
@@ -417,7 +436,7 @@ def _finish(
     write_tables(tables, folder)
     write_text(folder / "streams.csv", _streams(keys, parts, seed))
     write_text(folder / "table.txt", result.text + "\n")
-    pages = [tables.lines(full=True), *filter(None, [tables.ranking_lines()])]
+    pages = [*filter(None, [tables.ranking_lines()]), tables.lines(full=True)]
     write_text(folder / "table.md", "\n\n".join(map(as_markdown, pages)) + "\n")
     plot_benchmark(tables, folder / "dice.png")
     write_page(tables, description, notes, folder / "index.html")
@@ -426,7 +445,7 @@ def _finish(
 
 def _rows(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> list[Any]:
     return [
-        replace(row, seed=key[2], order=key[3])
+        replace(row, seed=key[-2], order=key[-1])
         for key in keys
         if (part := find_part(parts, key, seed)) is not None
         for row in rows_of(part)
@@ -435,14 +454,14 @@ def _rows(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> list[Any
 
 def _tables(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> Tables:
     costs: dict[str, dict[str, float]] = {}
-    shifts: dict[tuple[str, str], float] = {}
-    for method in dict.fromkeys(key[1] for key in parts):
-        own = [part for key, part in parts.items() if key[1] == method]
+    shifts: dict[tuple[str, str, str], float] = {}
+    for method in dict.fromkeys(key[2] for key in parts):
+        own = [part for key, part in parts.items() if key[2] == method]
         cases = sum(len({row["case"] for row in part["rows"]}) for part in own)
         seconds = sum(part["seconds"] for part in own) / max(1, cases)
         costs[method] = dict(zip(COSTS, (seconds, max(p["peak_mb"] for p in own)), strict=True))
     for key, part in parts.items():
-        shifts |= {(key[0], case): score for case, score in part["shift"].items()}
+        shifts |= {(*key[:2], case): score for case, score in part["shift"].items()}
     return Tables(_rows(keys, parts, seed), seed=seed, costs=costs, shifts=shifts)
 
 
@@ -452,10 +471,10 @@ def _streams(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> str:
     for key in keys:
         part = find_part(parts, key, seed)
         if part is not None:
-            _, _, own, order = part["stream"]
-            same = "" if (own, order) == key[2:] else f"seed {own}, order {order}"
+            *_, own, order = part["stream"]
+            same = "" if (own, order) == key[-2:] else f"seed {own}, order {order}"
             table.append([*key, part["seconds"], part["peak_mb"], part["memory"], same])
-    columns = ("centre", "method", "seed", "order", *COSTS, "memory", "computed_as")
+    columns = ("model", "centre", "method", "seed", "order", *COSTS, "memory", "computed_as")
     return csv_text(columns, table)
 
 
@@ -470,6 +489,12 @@ def _settings(
     }
 
 
+def _about(segmenter: Segmenter, table: Mapping[int, int]) -> dict[str, Any]:
+    card = segmenter.card
+    structures = measured_structures(card, table)
+    return {"weights_sha256": card.weights_sha256, "size": card.size, "structures": structures}
+
+
 def _versions(segmenter: Segmenter) -> dict[str, Any]:
     import torch
 
@@ -479,7 +504,4 @@ def _versions(segmenter: Segmenter) -> dict[str, Any]:
         "napari_grata": __version__,
         "torch": torch.__version__,
         "device": str(segmenter.device),
-        "model": segmenter.card.name,
-        "weights_sha256": segmenter.card.weights_sha256,
-        "size": segmenter.card.size,
     }

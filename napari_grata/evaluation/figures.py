@@ -39,18 +39,21 @@ def as_svg(figure: Figure) -> str:
 
 
 def overview(tables: Tables) -> Figure:
-    """Draw one row of axes a structure: Dice of every case, and mean differences to ``source``.
+    """Draw a row of axes a structure of a model: Dice of every case, and what methods change.
 
     Left: a dot a case, a bar at the mean, a dotted one at the worst tenth. Right: mean paired
     difference with its 95 % interval; right of zero is better than the source model.
     """
-    structures = tables.structures
-    figure, axes = _axes(len(structures), 2, (12, 1.2 + 3.0 * len(structures)), [3, 2])
+    panels = tables.panels
+    figure, axes = _axes(len(panels), 2, (12, 1.2 + 3.0 * len(panels)), [3, 2])
     styles = _styles(tables)
     colours = {name: colour for name, (colour, _) in styles.items()}
-    for (left, right), structure in zip(axes, structures, strict=True):
-        _draw_cases(left, tables, structure, colours)
-        _draw_differences(right, tables, structure, styles)
+    for (left, right), (model, structure, places) in zip(axes, panels, strict=True):
+        _draw_cases(left, tables, structure, places, colours)
+        _draw_differences(right, tables, structure, places, styles)
+        title = f"{model}, {structure}" if len(tables.models) > 1 else structure
+        left.set_title(f"{title}: cases, mean (line), worst tenth (dots)", fontsize="medium")
+        right.set_title(f"{title}: worse ← → better", fontsize="medium")
     handles = [
         axes[0, 0].plot([], [], marker, color=colour, label=method)[0]
         for method, (colour, marker) in styles.items()
@@ -60,18 +63,17 @@ def overview(tables: Tables) -> Figure:
     return figure
 
 
-def slopes(tables: Tables, structure: str, methods: list[str]) -> Figure:
+def slopes(tables: Tables, structure: str, places: list[str], methods: list[str]) -> Figure:
     """Draw a line a case from the source model's Dice to a method's: what it did to whom.
 
-    Columns are methods, rows centres; lines that fall by a point or more are drawn strong.
+    Columns are methods, rows places; lines that fall by a point or more are drawn strong.
     """
-    centres = tables.centres
-    size = (1.2 + 1.7 * len(methods), 0.6 + 2.1 * len(centres))
-    figure, axes = _axes(len(centres), len(methods), size, sharey=True)
-    for row, centre in zip(axes, centres, strict=True):
-        source = tables.dice(BASELINE, centre, structure)
+    size = (1.2 + 1.7 * len(methods), 0.6 + 2.1 * len(places))
+    figure, axes = _axes(len(places), len(methods), size, sharey=True)
+    for row, place in zip(axes, places, strict=True):
+        source = tables.dice(BASELINE, place, structure)
         for axis, method in zip(row, methods, strict=True):
-            adapted = tables.dice(method, centre, structure)
+            adapted = tables.dice(method, place, structure)
             pairs = [(source[case], dice) for case, dice in adapted.items() if case in source]
             for before, after in pairs:
                 width, alpha = (1.4, 0.9) if after <= before - 0.01 else (0.7, 0.5)
@@ -81,7 +83,7 @@ def slopes(tables: Tables, structure: str, methods: list[str]) -> Figure:
             if pairs:
                 axis.plot([0, 1], 100 * np.mean(pairs, 0), color="black", lw=2)
             axis.set_xticks([0, 1], ["source", method], fontsize="x-small")
-        row[0].set_ylabel(f"{centre}\nDice, %", fontsize="small")
+        row[0].set_ylabel(f"{tables.places[place][1]}\nDice, %", fontsize="small")
     return figure
 
 
@@ -113,11 +115,11 @@ def gain_against_shift(tables: Tables, methods: list[str]) -> Figure:
     for axis, structure in zip(axes, tables.structures, strict=True):
         for method in methods:
             points = [
-                (tables.shifts[centre, case], 100 * (dice - source[case]))
-                for centre in tables.centres
-                for source in [tables.dice(BASELINE, centre, structure)]
-                for case, dice in tables.dice(method, centre, structure).items()
-                if (centre, case) in tables.shifts and case in source
+                (tables.shifts[(*own, case)], 100 * (dice - source[case]))
+                for place, own in tables.places.items()
+                for source in [tables.dice(BASELINE, place, structure)]
+                for case, dice in tables.dice(method, place, structure).items()
+                if (*own, case) in tables.shifts and case in source
             ]
             if points:
                 colour, marker = styles[method]
@@ -151,45 +153,49 @@ def _styles(tables: Tables) -> dict[str, tuple[str, str]]:
     }
 
 
-def _draw_cases(axes: Any, tables: Tables, structure: str, colours: Mapping[str, str]) -> None:
+def _draw_cases(
+    axes: Any, tables: Tables, structure: str, places: list[str], colours: Mapping[str, str]
+) -> None:
     rng = np.random.default_rng(0)
     width = 0.8 / max(1, len(tables.methods))
-    for place, centre in enumerate(tables.centres):
+    for column, place in enumerate(places):
         for number, (method, colour) in enumerate(colours.items()):
-            dice = [100 * one for one in tables.dice(method, centre, structure).values()]
+            dice = [100 * one for one in tables.dice(method, place, structure).values()]
             if not dice:
                 continue
-            x = place - 0.4 + (number + 0.5) * width
+            x = column - 0.4 + (number + 0.5) * width
             spread = rng.uniform(-0.25, 0.25, len(dice)) * width
             axes.plot(x + spread, dice, ".", color=colour, alpha=0.35, markersize=4)
-            found = tables.summary[method][centre][structure]
+            found = tables.summary[method][place][structure]
             for name, half, line in (
                 ("dice_mean", 0.45 * width, "-"),
                 ("dice_worst_tenth", 0.25 * width, ":"),
             ):
                 axes.hlines(100 * found[name], x - half, x + half, color=colour, linestyles=line)
-    axes.set_xticks(range(len(tables.centres)), tables.centres)
+    axes.set_xticks(range(len(places)), [tables.places[place][1] for place in places])
     axes.set_ylabel("Dice, %")
-    axes.set_title(f"{structure}: cases, mean (line), worst tenth (dots)", fontsize="medium")
 
 
 def _draw_differences(
-    axes: Any, tables: Tables, structure: str, styles: Mapping[str, tuple[str, str]]
+    axes: Any,
+    tables: Tables,
+    structure: str,
+    places: list[str],
+    styles: Mapping[str, tuple[str, str]],
 ) -> None:
     others = [method for method in tables.methods if method != BASELINE]
-    for place, centre in enumerate(tables.centres):
+    for row, place in enumerate(places):
         for number, method in enumerate(others):
-            found = tables.difference(method, centre, structure)
+            found = tables.difference(method, place, structure)
             if found is None:
                 continue
             mean, low, high = (found["dice_mean"][key] for key in ("mean", "low", "high"))
-            y = place + (number - (len(others) - 1) / 2) * 0.8 / max(1, len(others))
+            y = row + (number - (len(others) - 1) / 2) * 0.8 / max(1, len(others))
             colour, marker = styles[method]
             axes.plot(100 * mean, y, marker, color=colour)
             if low is not None:
                 axes.hlines(y, 100 * low, 100 * high, color=colour)
     axes.axvline(0, color="0.5", linewidth=0.8)
-    axes.set_yticks(range(len(tables.centres)), tables.centres)
+    axes.set_yticks(range(len(places)), [tables.places[place][1] for place in places])
     axes.invert_yaxis()
     axes.set_xlabel("Dice minus source, points, 95 % interval")
-    axes.set_title(f"{structure}: worse ← → better", fontsize="medium")

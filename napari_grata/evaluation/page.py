@@ -59,8 +59,11 @@ def write_page(
         worst=_worst(tables, description["centres"]),
         overview=_picture(overview(tables)),
         slopes=[
-            (structure, _picture(slopes(tables, structure, others[first : first + _ACROSS])))
-            for structure in tables.structures
+            (
+                f"{model}, {structure}" if len(tables.models) > 1 else structure,
+                _picture(slopes(tables, structure, places, others[first : first + _ACROSS])),
+            )
+            for model, structure, places in tables.panels
             for first in range(0, len(others), _ACROSS)
         ],
         cost=_picture(gain_against_cost(tables)) if others else "",
@@ -78,16 +81,16 @@ def _worst(tables: Tables, centres: Mapping[str, Sequence[str]]) -> list[tuple[s
     """Return the cases that lost most: method, centre, number, structure, before, after, lost."""
     found = []
     for method in tables.methods:
-        for centre in tables.centres:
+        for place, (_, centre) in tables.places.items():
             # Phases of a case (t1, t2, …) are not told apart.
-            number = {name: str(place + 1) for place, name in enumerate(centres[centre])}
+            number = {name: str(index + 1) for index, name in enumerate(centres[centre])}
             for structure in tables.structures:
-                source = tables.dice(BASELINE, centre, structure)
-                for case, after in tables.dice(method, centre, structure).items():
+                source = tables.dice(BASELINE, place, structure)
+                for case, after in tables.dice(method, place, structure).items():
                     if case in source and after < source[case]:
                         where = number.get(case, number.get(case.rpartition(" ")[0], "–"))
                         told = (f"{100 * d:.1f}" for d in (source[case], after))
-                        row = (method, centre, where, structure, *told)
+                        row = (method, place, where, structure, *told)
                         found.append((after - source[case], row))
     found.sort(key=lambda one: one[0])
     return [(*row, f"{100 * lost:+.1f}") for lost, row in found[:WORST]]

@@ -20,7 +20,7 @@ LEVEL = 0.05
 COSTS = ("seconds", "peak_mb")
 COLUMNS = (
     *("centre", "case", "structure", "method", "dice", "hd95", "assd", "area"),
-    *("ece", "seed", "order"),
+    *("ece", "seed", "order", "model"),
 )
 #: Figures of a cell that stand in ``summary.json``; the others stand in ``details.json``.
 _SUMMARY = ("dice_mean", "dice_worst_tenth", "n")
@@ -46,6 +46,8 @@ class CaseRow:
         Expected calibration error, as `napari_grata.evaluation.metrics.calibration_error` has it.
     seed, order : int
         Of the stream: the settings' seed; 0 for the cohort's own order of cases, else a drawn one.
+    model : str
+        Name of the model's card.
     """
 
     centre: str
@@ -61,6 +63,7 @@ class CaseRow:
     ece: float = math.nan
     seed: int = 0
     order: int = 0
+    model: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold: None in place of NaN."""
@@ -202,21 +205,25 @@ class Tables:
     Parameters
     ----------
     rows : sequence of CaseRow
-        Order of methods, centres and structures is that of their first rows.
+        Order of models, methods, centres and structures is that of their first rows.
     seed : int
         Of the bootstrap.
     costs : mapping of method to dict, optional
         ``seconds`` a case and ``peak_mb`` of memory.
-    shifts : mapping of (centre, case) to float, optional
+    shifts : mapping of (model, centre, case) to float, optional
         How far a case lies from the model's own centre.
 
     Attributes
     ----------
+    places : dict of str to (str, str)
+        Model and centre by the name of a place: the centre's, or ``<model>: <centre>`` where there
+        are several models.
     summary, details, differences : dict
-        ``{method: {centre: {structure: figures}}}``; `differences` are those to the baseline. Their
+        ``{method: {place: {structure: figures}}}``; `differences` are those to the baseline. Their
         ``p`` is Wilcoxon's, ``p_holm`` corrected over all cells of the table.
     ranking : list of dict
-        Methods over all cells, a cell being a centre's structure: the best mean difference first.
+        Methods over all cells, a cell being a structure at a place: the best mean difference first.
+        ``rank_of_harm`` is the place of a method by its share of cells with harm.
     """
 
     def __init__(
@@ -225,30 +232,32 @@ class Tables:
         *,
         seed: int = 0,
         costs: Mapping[str, Cell] | None = None,
-        shifts: Mapping[tuple[str, str], float] | None = None,
+        shifts: Mapping[tuple[str, str, str], float] | None = None,
     ) -> None:
         self.rows = tuple(rows)
         self.costs, self.shifts = dict(costs or {}), dict(shifts or {})
         self.methods = list(dict.fromkeys(row.method for row in rows))
-        self.centres = list(dict.fromkeys(row.centre for row in rows))
+        self.models = list(dict.fromkeys(row.model for row in rows))
+        self.places = {self._place(row): (row.model, row.centre) for row in rows}
         self.structures = list(dict.fromkeys(row.structure for row in rows))
         self.summary: Nested = {}
         self.details: Nested = {}
         self.differences: Nested = {}
         self._cells: dict[tuple[str, str, str], list[CaseRow]] = {}
         for row in rows:
-            self._cells.setdefault((row.method, row.centre, row.structure), []).append(row)
-        for (method, centre, structure), cell in self._cells.items():
+            place = self._place(row)
+            self._cells.setdefault((row.method, place, row.structure), []).append(row)
+        for (method, place, structure), cell in self._cells.items():
             found = _figures(cell)
             short = {name: found.pop(name) for name in _SUMMARY}
-            apart = self._difference(cell, seed)
+            apart = self._difference(method, place, structure, seed)
             for table, figures in (
                 (self.summary, short),
                 (self.details, found),
                 (self.differences, apart),
             ):
                 if figures is not None:
-                    table.setdefault(method, {}).setdefault(centre, {})[structure] = figures
+                    table.setdefault(method, {}).setdefault(place, {})[structure] = figures
         apart_from = [*_cells_of(self.differences)]
         for cell_, chance in zip(apart_from, holm([one["p"] for one in apart_from]), strict=True):
             cell_["p_holm"] = chance
@@ -257,30 +266,52 @@ class Tables:
                 {
                     **_ranked(method, [*_cells_of({method: self.differences[method]})]),
                     **{name: self.costs.get(method, {}).get(name) for name in COSTS},
+                    "models": {
+                        model: _ranked(method, cells)
+                        for model in self.models
+                        if (cells := self._of_model(method, model))
+                    },
                 }
                 for method in self.methods
                 if method in self.differences
             ),
             key=lambda one: -one["mean"],
         )
+        shares = [one["harm_share"] for one in self.ranking]
+        for one in self.ranking:
+            one["rank_of_harm"] = 1 + sum(share < one["harm_share"] for share in shares)
 
-    def cell(self, method: str, centre: str, structure: str) -> list[CaseRow]:
-        """Return the rows of one cell of the table, stream by stream, cases in stream order."""
-        return self._cells.get((method, centre, structure), [])
+    def _place(self, row: CaseRow) -> str:
+        return f"{row.model}: {row.centre}" if len(self.models) > 1 else row.centre
 
-    def dice(self, method: str, centre: str, structure: str) -> dict[str, float]:
-        """Return the Dice of each case, the mean over seeds and orders."""
-        return _by_case(self.cell(method, centre, structure))
+    def _of_model(self, method: str, model: str) -> list[Cell]:
+        """Return the differences of a method in the cells of one model."""
+        return [
+            cell
+            for place, structures in self.differences[method].items()
+            if self.places[place][0] == model
+            for cell in structures.values()
+        ]
 
-    def difference(self, method: str, centre: str, structure: str) -> Cell | None:
+    @property
+    def panels(self) -> list[tuple[str, str, list[str]]]:
+        """Model, structure and the places where both were measured."""
+        found: dict[tuple[str, str], dict[str, None]] = {}
+        for _, place, structure in self._cells:
+            found.setdefault((self.places[place][0], structure), {})[place] = None
+        return [(*panel, [*places]) for panel, places in found.items()]
+
+    def dice(self, method: str, place: str, structure: str) -> dict[str, float]:
+        """Return the Dice of each case of a cell, the mean over seeds and orders."""
+        return _by_case(self._cells.get((method, place, structure), []))
+
+    def difference(self, method: str, place: str, structure: str) -> Cell | None:
         """Return the difference to the baseline; None where there is none."""
-        return self.differences.get(method, {}).get(centre, {}).get(structure)
+        return self.differences.get(method, {}).get(place, {}).get(structure)
 
-    def _difference(self, rows: list[CaseRow], seed: int) -> Cell | None:
-        first = rows[0]
-        baseline = self.dice(BASELINE, first.centre, first.structure)
-        own = _by_case(rows)
-        if first.method == BASELINE or not own.keys() <= baseline.keys():
+    def _difference(self, method: str, place: str, structure: str, seed: int) -> Cell | None:
+        baseline, own = (self.dice(one, place, structure) for one in (BASELINE, method))
+        if method == BASELINE or not own.keys() <= baseline.keys():
             return None
         mine = np.array([*own.values()])
         theirs = np.array([baseline[case] for case in own])
@@ -294,7 +325,7 @@ class Tables:
         }
 
     def lines(self, *, full: bool = False) -> list[list[str]]:
-        """Return the table for people: a header and a row a centre, structure and method.
+        """Return the table for people: a header and a row a place, structure and method.
 
         Dice in per cent, with the standard deviation between seeds and orders where there are
         several; differences to ``source`` in points, with their 95 % intervals.
@@ -305,38 +336,50 @@ class Tables:
             Also what a report needs beside the mean: harm at the worst cases, and counts.
         """
         shown = {name: of for name, (of, always) in _CELLS.items() if full or always}
+        if len(self.models) == 1:
+            del shown["model"]
         table = [list(shown)]
-        for centre in self.centres:
+        for place, (model, centre) in self.places.items():
             for structure in self.structures:
                 for method in self.methods:
-                    if self.cell(method, centre, structure):
-                        place = method, centre, structure
+                    cell = method, place, structure
+                    if cell in self._cells:
                         figures = {
-                            "place": place,
-                            **self.summary[method][centre][structure],
-                            **self.details[method][centre][structure],
-                            "apart": self.difference(*place),
+                            "cell": (model, centre, structure, method),
+                            **self.summary[method][place][structure],
+                            **self.details[method][place][structure],
+                            "apart": self.difference(*cell),
                         }
                         table.append([write(figures) for write in shown.values()])
         return table
 
     def ranking_lines(self) -> list[list[str]]:
-        """Return the ranking for people; empty where nothing stands beside the source."""
+        """Return the ranking for people; empty where nothing stands beside the source.
+
+        With several models also the mean gain with each, and its cells with harm.
+        """
         if not self.ranking:
             return []
+        models = self.models if len(self.models) > 1 else []
         table = [
             [
                 *("method", "to source", "all cases", "worst cell", "worst tenth"),
-                *("harm", "worse *", "better *", "s / case", "peak MB"),
+                *("harm", "by harm", "worse *", "better *", "s / case", "peak MB", *models),
             ]
         ]
         means = ("mean", "mean_of_cases", "worst_cell", "worst_tenth")
         for one in self.ranking:
             points = (f"{100 * one[name]:+.1f}" for name in means)
             of = f" of {one['cells']}"
-            counts = (f"{one[name]}{of}" for name in ("harm", "surely_worse", "surely_better"))
+            harm = f"{one['harm']}{of} ({100 * one['harm_share']:.0f} %)"
+            counts = (f"{one[name]}{of}" for name in ("surely_worse", "surely_better"))
             costs = ("–" if one[name] is None else f"{one[name]:.3g}" for name in COSTS)
-            table.append([one["method"], *points, *counts, *costs])
+            by_model = (
+                f"{100 * own['mean']:+.1f}, harm {own['harm']} of {own['cells']}" if own else "–"
+                for own in map(one["models"].get, models)
+            )
+            rank = f"{one['rank_of_harm']}."
+            table.append([one["method"], *points, harm, rank, *counts, *costs, *by_model])
         return table
 
 
@@ -358,6 +401,7 @@ def _ranked(method: str, cells: Sequence[Cell]) -> Cell:
     """Return what is said of a method over its cells; Dice as a fraction."""
     means = [cell["dice_mean"]["mean"] for cell in cells]
     sure = [mean for mean, cell in zip(means, cells, strict=True) if cell["p_holm"] < LEVEL]
+    harm = sum(mean <= HARM for mean in means)
     return {
         "method": method,
         "cells": len(cells),
@@ -365,7 +409,8 @@ def _ranked(method: str, cells: Sequence[Cell]) -> Cell:
         "mean_of_cases": float(np.average(means, weights=[c["dice_mean"]["n"] for c in cells])),
         "worst_cell": min(means),
         "worst_tenth": float(np.mean([cell["dice_worst_tenth"]["mean"] for cell in cells])),
-        "harm": sum(mean <= HARM for mean in means),
+        "harm": harm,
+        "harm_share": harm / len(cells),
         "surely_worse": sum(mean < 0 for mean in sure),
         "surely_better": sum(mean > 0 for mean in sure),
     }
@@ -429,9 +474,10 @@ def _counts(cell: Cell) -> str:
 
 #: Columns of the table for people: how a cell is written, and whether the short one has it.
 _CELLS: dict[str, tuple[Callable[[Cell], str], bool]] = {
-    "centre": (lambda cell: str(cell["place"][1]), True),
-    "structure": (lambda cell: str(cell["place"][2]), True),
-    "method": (lambda cell: str(cell["place"][0]), True),
+    "model": (lambda cell: str(cell["cell"][0]), True),
+    "centre": (lambda cell: str(cell["cell"][1]), True),
+    "structure": (lambda cell: str(cell["cell"][2]), True),
+    "method": (lambda cell: str(cell["cell"][3]), True),
     "n": (lambda cell: str(cell["n"]), True),
     "Dice %": (_percent("dice_mean"), True),
     "to source (95 % interval)": (_apart("dice_mean"), True),
@@ -486,16 +532,17 @@ def write_tables(tables: Tables, folder: Path) -> None:
     figures = ("mean", "low", "high", "n")
     flat = [
         [
-            *(method, centre, structure, name),
+            *(method, tables.places[place][1], structure, name),
             *(found[name][figure] for figure in figures),
             *((found["p"], found["p_holm"]) if name == "dice_mean" else (None, None)),
+            tables.places[place][0],
         ]
-        for method, centres in tables.differences.items()
-        for centre, structures in centres.items()
+        for method, places in tables.differences.items()
+        for place, structures in places.items()
         for structure, found in structures.items()
         for name in ("dice_mean", "dice_worst_tenth")
     ]
-    columns = ("method", "centre", "structure", "figure", *figures, "p", "p_holm")
+    columns = ("method", "centre", "structure", "figure", *figures, "p", "p_holm", "model")
     write_text(folder / "differences.csv", csv_text(columns, flat))
     write_json(folder / "summary.json", tables.summary)
     write_json(folder / "details.json", tables.details)

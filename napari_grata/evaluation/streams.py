@@ -33,8 +33,8 @@ from napari_grata.segmenters import Segmenter, load_segmenter, structure_mask
 if TYPE_CHECKING:
     from napari_grata.segmenters import Card
 
-#: Centre, method, seed and order.
-Key = tuple[str, str, int, int]
+#: Model, centre, method, seed and order.
+Key = tuple[str, str, str, int, int]
 #: What a stream leaves: its rows and costs, as JSON holds them.
 Part = dict[str, Any]
 #: Label map and packed probabilities of the source model, by scan and slice.
@@ -70,6 +70,7 @@ class Packed:
 class Task:
     """One stream to compute, and where its part is kept."""
 
+    model: str
     centre: Centre
     method: str
     settings: Settings
@@ -81,14 +82,15 @@ class Task:
     @property
     def key(self) -> Key:
         """What tells it from the others of its benchmark."""
-        return self.centre.name, self.method, self.settings.seed, self.order
+        return self.model, self.centre.name, self.method, self.settings.seed, self.order
 
     @property
     def file(self) -> str:
         """Name of its part file; two names that a file system would confuse stay apart."""
-        centre, method, seed, order = self.key
+        model, centre, method, seed, order = self.key
         mark = hashlib.sha256(json.dumps(self.key).encode()).hexdigest()[:6]
-        return f"{safe_name(f'{centre[:50]}__{method[:40]}__{seed}_{order}')}-{mark}.json"
+        name = f"{model[:30]}__{centre[:30]}__{method[:30]}__{seed}_{order}"
+        return f"{safe_name(name)}-{mark}.json"
 
     def kept(self, folder: Path) -> Part | None:
         """Return what an earlier run left for exactly this task, or None."""
@@ -114,9 +116,9 @@ def find_part(parts: Mapping[Key, Part], key: Key, seed: int) -> Part | None:
     nothing is the same in every order: those of the first seed and of the first order stand for
     the others.
     """
-    centre, method, own, order = key
+    model, centre, method, own, order = key
     for other in dict.fromkeys([(own, order), (seed, order), (own, 0), (seed, 0)]):
-        part = parts.get((centre, method, *other))
+        part = parts.get((model, centre, method, *other))
         if part is None or (other[0] != own and part["draws"]):
             continue
         if other[1] == order or not part["ordered"]:
@@ -266,6 +268,7 @@ def run_stream(
                         ece=calibration_error(likely.reshape(truth.shape), drawn),
                         seed=settings.seed,
                         order=task.order,
+                        model=task.model,
                     )
                 )
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ _busy = threading.Lock()
 
 
 def spread(
-    tasks: Sequence[Task], model: Model, jobs: int, scheduler: str | None = None
+    tasks: Sequence[Task], models: Mapping[str, Model], jobs: int, scheduler: str | None = None
 ) -> Iterator[tuple[Task, Part]]:
     """Do tasks in other processes; yield each with its part as it is finished.
 
@@ -32,6 +32,8 @@ def spread(
 
     Parameters
     ----------
+    models : mapping of str to Model
+        By the name that tasks give.
     jobs : int
         Processes, where this machine starts them.
     scheduler : str, optional
@@ -48,7 +50,7 @@ def spread(
     with _executor(min(jobs, len(tasks)), scheduler) as pool:
         # Long streams first, so that no worker is left with one at the end.
         order = sorted(tasks, key=lambda task: -task.events)
-        running = {pool.submit(_work, task, model, threads): task for task in order}
+        running = {pool.submit(_work, task, models[task.model], threads): task for task in order}
         try:
             for finished in as_completed(running):
                 yield running[finished], finished.result()

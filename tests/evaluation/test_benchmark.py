@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -76,6 +77,15 @@ def fundus(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def other_fundus(fundus, tmp_path) -> Path:
+    """The same network under another name, which answers alike."""
+    shutil.copytree(fundus, tmp_path / "other-fundus")
+    card = tmp_path / "other-fundus" / "card.yaml"
+    card.write_text(card.read_text().replace("name: small-fundus", "name: other-fundus"))
+    return tmp_path / "other-fundus"
+
+
 @pytest.fixture(scope="module")
 def brain() -> Segmenter:
     card = Card(
@@ -142,7 +152,7 @@ def test_the_files_have_the_form_that_was_agreed(fundus, eyes, tmp_path):
     found = run_benchmark(eyes, fundus, METHODS, LABELS, tmp_path / "out")
     rows = read_cases(tmp_path / "out")
     header = ["centre", "case", "structure", "method", "dice", "hd95", "assd", "area"]
-    assert list(rows[0]) == [*header, "ece", "seed", "order"]
+    assert list(rows[0]) == [*header, "ece", "seed", "order", "model"]
     assert len(rows) == 5 * 2 * 3
     near = [row for row in rows if (row["centre"], row["method"]) == ("Near", "grata")]
     assert [row["case"] for row in near if row["structure"] == "disc"] == ["a", "b", "c"]
@@ -443,20 +453,46 @@ def test_folders_of_machines_and_of_models_are_merged(fundus, eyes, tmp_path, ca
     for name in ("cases.csv", "differences.json", "summary.json"):
         assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert "not there yet" not in capsys.readouterr().err
-    # A second model: its centres stand beside those of the first.
     said = json.loads((tmp_path / "b" / "benchmark.json").read_text())
-    said |= {"model": "other", "weights_sha256": "0"}
-    (tmp_path / "b" / "benchmark.json").write_text(json.dumps(said))
-    two = merge_benchmarks(folders, tmp_path / "two")
-    assert set(two.tables.centres) == {
-        *("small-fundus: Near", "small-fundus: Far", "other: Near", "other: Far")
-    }
     said["methods"]["batch-norm"]["blend"] = 0.5
     (tmp_path / "b" / "benchmark.json").write_text(json.dumps(said))
     with pytest.raises(CohortError, match="method batch-norm is not the same"):
         merge_benchmarks(folders, tmp_path / "three")
     with pytest.raises(CohortError, match="no benchmark in this folder"):
         merge_benchmarks([tmp_path], tmp_path / "four")
+
+
+def test_several_models_stand_in_one_table_whoever_computed_which(
+    fundus, other_fundus, eyes, tmp_path
+):
+    arguments = [str(eyes), "--labels", "255:0,128:1,0:2", "--methods", "tent", "--seeds", "2"]
+    arguments += ["--centres", "Far", "--device", "cpu", "--quiet", "--out"]
+    both, whole = f"{fundus}, {other_fundus}", tmp_path / "whole"
+
+    def run(out: str, *more: str) -> None:
+        assert main(["benchmark", *arguments, str(tmp_path / out), "--model", *more]) == 0
+
+    run("whole", both, "--part", "1", "--of", "2")
+    run("whole", both)
+    for out, model in {"one": fundus, "two": other_fundus}.items():
+        run(out, str(model))
+    merge_benchmarks([tmp_path / "one", tmp_path / "two"], tmp_path / "merged")
+    for name in ("cases.csv", "differences.csv", "summary.json"):
+        assert (tmp_path / "merged" / name).read_bytes() == (whole / name).read_bytes()
+    rows = read_cases(whole)
+    mine, others = (
+        [{**row, "model": ""} for row in rows if row["model"] == name]
+        for name in ("small-fundus", "other-fundus")
+    )
+    assert mine == others
+    assert len(mine) == 2 * 2 * 2 * 2
+    summary = json.loads((whole / "summary.json").read_text())
+    assert list(summary["tent"]) == ["small-fundus: Far", "other-fundus: Far"]
+    markdown = (whole / "table.md").read_text().split("\n\n")
+    assert markdown[0].split("\n")[0].endswith("| small-fundus | other-fundus |")
+    assert markdown[1].startswith("| model | centre |")
+    with pytest.raises(CohortError, match="two models are called small-fundus"):
+        run_benchmark(eyes, [fundus, fundus], ["tent"], LABELS, tmp_path / "twice")
 
 
 def test_the_protocols_run_online_and_vptta_goes_on_from_centre_to_centre(fundus, eyes, tmp_path):
@@ -469,7 +505,8 @@ def test_the_protocols_run_online_and_vptta_goes_on_from_centre_to_centre(fundus
             protocol=protocol,
         )
         said = json.loads((tmp_path / protocol / "benchmark.json").read_text())
-        assert (said["size"], said["methods"]["mine"]["predict"]) == ([512, 512], "stream")
+        assert said["models"]["small-fundus"]["size"] == [512, 512]
+        assert said["methods"]["mine"]["predict"] == "stream"
         assert not said["methods"]["mine"]["six_views"]
         out[protocol] = {(row.centre, row.case, row.structure) for row in found.tables.rows}
     assert {row[:2] for row in out["grata"]} == {("Near", "a"), ("Far", "d")}

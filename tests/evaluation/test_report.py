@@ -71,7 +71,7 @@ def test_distances_are_shown_as_missing_where_no_case_has_one():
 def test_methods_and_centres_keep_the_order_in_which_they_came():
     rows = [row("a", method, 0.5, centre=centre) for centre in "ZA" for method in ("source", "b")]
     tables = Tables(rows)
-    assert tables.centres == ["Z", "A"]
+    assert list(tables.places) == ["Z", "A"]
     assert [line[2] for line in tables.lines()[1:]] == ["source", "b"] * 2
 
 
@@ -208,6 +208,9 @@ def test_the_ranking_says_in_how_many_cells_a_method_does_harm():
     assert found["p"] == pytest.approx(2 / 2**12)
     assert found["p_holm"] == pytest.approx(4 * 2 / 2**12)
     assert tables.difference("shy", "Here", "disc")["p"] == 1
+    # The best by its mean is not the best by harm.
+    assert (bold["harm_share"], bold["rank_of_harm"], shy["rank_of_harm"]) == (0.5, 2, 1)
+    assert "1 of 2 (50 %)" in tables.ranking_lines()[1]
 
 
 def test_several_p_values_are_corrected_as_holm_says():
