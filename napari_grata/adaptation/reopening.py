@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,9 +126,9 @@ class ReopenedRun:
             raise RunFolderError(
                 "This run cannot go on without its scan. Open the scan first, then reopen the run."
             )
-        if fingerprint(scan) != self.info["scan"]["sha256"]:
+        if other := _another(scan, self.info, self.card):
             raise RunFolderError(
-                "This scan is not the one that the run was made on. Open the right one."
+                f"{other} is not the one that the run was made on. Open the right one."
             )
         model = self.info["model"]
         if segmenter is None:
@@ -211,8 +212,10 @@ def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
         raise RunFolderError(f"The run in {folder} cannot be read: {error}") from error
     where = read_whereabouts(folder)
     found = scan if scan is not None else _find_scan(where, missing)
-    if found is not None and fingerprint(found) != info["scan"]["sha256"]:
-        missing.append("The scan is not the one that the run was made on; its masks may not fit.")
+    if found is not None and not found.channels:
+        found = _with_channels(found, where, info, card, missing)
+    if found is not None and (other := _another(found, info, card)):
+        missing.append(f"{other} is not the one that the run was made on; its masks may not fit.")
         found = None
     model_folder = where.get("model_folder")
     model_folder = Path(model_folder) if isinstance(model_folder, str) else None
@@ -261,11 +264,11 @@ def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
 
 
 def _find_scan(where: dict[str, Any], missing: list[str]) -> Scan | None:
-    from napari_grata.scans import ScanError, open_scan
+    from napari_grata.scans.dicom_series import is_choice
 
     path, paths = where.get("path"), where.get("paths")
     source: Any = None
-    if isinstance(path, str) and Path(path).exists():
+    if isinstance(path, str) and (Path(path).exists() or is_choice(Path(path))):
         source = path
     elif isinstance(paths, list) and all(isinstance(p, str) and Path(p).is_file() for p in paths):
         source = paths
@@ -274,16 +277,67 @@ def _find_scan(where: dict[str, Any], missing: list[str]) -> Scan | None:
             "The scan was not found where it lay; open it and reopen the run to go on with it."
         )
         return None
+    return _opened(source, "The scan of this run", missing)
+
+
+def _with_channels(
+    first: Scan, where: dict[str, Any], info: RunInfo, card: Card, missing: list[str]
+) -> Scan | None:
+    """Return a scan with the images that the run read together with it, or say which is missing."""
+    from napari_grata.scans import ScanError
+    from napari_grata.scans.dicom_series import is_choice
+
+    homes = [Path(path).parent for path in (first.path, where.get("path")) if path]
+    count = len(info["scan"].get("channels", ()))
+    paths = (where.get("channels") or []) + [None] * count
+    others = []
+    for number, path in enumerate(paths[:count], 1):
+        called = _called(number, card)
+        places = [home / path for home in homes] if isinstance(path, str) else []
+        source = next((one for one in places if one.exists() or is_choice(one)), None)
+        if source is None:
+            missing.append(f"{called} was not found where it lay; put it back and reopen the run.")
+            return None
+        other = _opened(source, called, missing)
+        if other is None:
+            return None
+        others.append(other)
+    try:
+        return first.together(others) if others else first
+    except ScanError as error:
+        missing.append(f"The images of this run do not fit together any more: {error.what}.")
+        return None
+
+
+def _opened(source: Any, called: str, missing: list[str]) -> Scan | None:
+    from napari_grata.scans import ScanError, open_scan
+
     try:
         return open_scan(source)
     except ScanError as error:
         # Without the file's name: this goes into reports, and names of files may name patients.
         what = f"{error.what}. {error.hint}".strip()
-        missing.append(f"The scan of this run could not be opened: {what}")
+        missing.append(f"{called} could not be opened: {what}")
     except OSError as error:
         why = error.strerror or type(error).__name__
-        missing.append(f"The scan of this run could not be opened ({why}).")
+        missing.append(f"{called} could not be opened ({why}).")
     return None
+
+
+def _called(number: int, card: Card) -> str:
+    """What an image of those that were read together is called, counted from 0."""
+    name = f" ({card.inputs[number]})" if number < len(card.inputs) else ""
+    return f"Image {number + 1}{name} of this run"
+
+
+def _another(scan: Scan, info: RunInfo, card: Card) -> str:
+    """Name the image that is not the one of the run; "" where all are."""
+    wanted = info["scan"].get("channels", [])
+    if fingerprint(scan) != info["scan"]["sha256"]:
+        return _called(0, card) if wanted else "The scan"
+    found = [fingerprint(other) for other in scan.channels]
+    pairs = enumerate(zip_longest(found, wanted), 1)
+    return next((_called(n, card) for n, (one, other) in pairs if one != other), "")
 
 
 def _check_model(wanted: ModelInfo, model_folder: Path | None, missing: list[str]) -> None:
@@ -292,6 +346,9 @@ def _check_model(wanted: ModelInfo, model_folder: Path | None, missing: list[str
 
     cards = [entry.card for entry in list_models() if entry.card is not None]
     if model_folder is not None:
+        if model_folder.exists() and not (model_folder / CARD_FILE).exists():
+            # Another program's, such as nnU-Net's: only reading its weights would tell.
+            return
         with contextlib.suppress(CardError):
             cards.append(load_card(model_folder))
     named = [card for card in cards if card.name == wanted["name"]]

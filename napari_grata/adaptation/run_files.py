@@ -17,6 +17,7 @@ What follows ``scan.json`` is written anew each time the run comes to rest, and 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -81,8 +82,8 @@ def fingerprint(scan: Scan) -> str:
 
 
 def describe_scan(scan: Scan) -> ScanInfo:
-    """Return a scan's fingerprint and grid."""
-    return {
+    """Return a scan's fingerprint and grid, and the fingerprints of what is read with it."""
+    info: ScanInfo = {
         "kind": scan.kind,
         "shape": [int(size) for size in scan.data.shape],
         "dtype": str(scan.data.dtype),
@@ -92,6 +93,9 @@ def describe_scan(scan: Scan) -> ScanInfo:
         "slice_spacing": scan.slice_spacing and [float(size) for size in scan.slice_spacing],
         "slice_thickness": scan.slice_thickness and float(scan.slice_thickness),
     }
+    if scan.channels:
+        info["channels"] = [fingerprint(other) for other in scan.channels]
+    return info
 
 
 def write_whereabouts(
@@ -108,6 +112,7 @@ def write_whereabouts(
         "note": "This file may identify a patient. Delete it before you share the folder.",
         "path": _absolute(scan.path),
         "paths": [_absolute(path) for path in paths] if scan.is_list else None,
+        "channels": [_beside(scan.path, other.path) for other in scan.channels],
         "model_folder": _absolute(model_folder),
         "slice_names": {str(index): scan.slice_name(index) for index in slices},
     }
@@ -124,6 +129,16 @@ def read_whereabouts(folder: Path) -> dict[str, Any]:
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
+
+
+def _beside(first: Path | None, other: Path | None) -> str | None:
+    """Path of an image from the folder of the first: they are found if they move together."""
+    if first is None or other is None:
+        return _absolute(other)
+    try:
+        return os.path.relpath(other, first.parent)
+    except ValueError:  # on another drive of Windows
+        return _absolute(other)
 
 
 def write_tables(folder: Path, info: RunInfo, records: Iterable[Record]) -> None:

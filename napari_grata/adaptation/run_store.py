@@ -93,6 +93,7 @@ class ScanInfo(TypedDict):
     n_slices: int
     slice_spacing: list[float] | None
     slice_thickness: float | None
+    channels: NotRequired[list[str]]
 
 
 class CorrectionsInfo(TypedDict):

@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import binary_fill_holes, map_coordinates
 from skimage.transform import resize
 
-from napari_grata.adaptation import adapt
+from napari_grata.adaptation import adapt, reopen
 from napari_grata.adaptation.corrections import lesson
 from napari_grata.adaptation.methods import make_method
 from napari_grata.adaptation.settings import Settings
@@ -509,6 +509,37 @@ def test_images_are_read_together_in_the_order_given(tmp_path, capsys):
     found = np.asarray(nibabel.load(mask).dataobj).transpose(2, 1, 0)
     assert len(np.unique(expected)) > 1
     assert (found != expected).mean() < 1e-3
+
+
+def test_a_run_on_images_read_together_comes_back_with_all_of_them(tmp_path, capsys):
+    folder, (first, second) = two_images(tmp_path)
+    there = tmp_path / "there"
+    words = ["adapt", str(first), "--channel", str(second), "--model", str(folder)]
+    assert main([*words, "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]) == 0
+    run = tmp_path / "out" / "run"
+    capsys.readouterr()
+    assert main(["again", str(run), "--out", str(tmp_path / "twice"), "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["same"]
+    # What moved together is found together.
+    there.mkdir()
+    moved = [file.rename(there / file.name) for file in (first, second)]
+    found = reopen(run, open_scan(moved[0]))
+    assert not found.missing
+    assert len(found.scan.channels) == 1
+    live = found.run()
+    assert live.predict(1).label_map.tolist() == found.adapted_masks[1].tolist()
+    live.close()
+    # Without one of them, or with another one in its place, it is said which.
+    nibabel.save(nibabel.Nifti1Image(np.eye(32)[..., None] * [1, 2, 3], np.eye(4)), moved[1])
+    other = reopen(run, open_scan(moved[0]))
+    moved[1].unlink()
+    lost = reopen(run, open_scan(moved[0]))
+    other.close()
+    lost.close()
+    assert other.scan is lost.scan is None
+    assert "Image 2 (T2) of this run is not the one" in other.missing[0]
+    assert "Image 2 (T2) of this run was not found" in lost.missing[0]
+    assert "t2.nii" not in " ".join(other.missing + lost.missing)
 
 
 def test_images_that_are_missing_or_lie_elsewhere_are_told(tmp_path, capsys):
