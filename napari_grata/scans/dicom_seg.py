@@ -45,15 +45,9 @@ def check(scan: Scan, path: Path) -> None:
     ------
     ScanError
     """
-    source = scan.path
-    there = source is not None and (is_choice(source) or (source.is_file() and is_dicom(source)))
-    if not there:
+    if not _is_dicom(scan):
         raise ScanError(
             "a DICOM segmentation refers to a DICOM series, and the scan is none", path, _HINT
-        )
-    if scan.geometry.affine is None:
-        raise ScanError(
-            "a DICOM segmentation needs a scan that says where it lies in the patient", path, _HINT
         )
     library(path)
     try:
@@ -64,6 +58,17 @@ def check(scan: Scan, path: Path) -> None:
             path,
             'Install it: pip install "napari-grata[dicom]".',
         ) from error
+
+
+def _is_dicom(scan: Scan) -> bool:
+    source = scan.path
+    return source is not None and (is_choice(source) or (source.is_file() and is_dicom(source)))
+
+
+def _instances(scan: Scan) -> set[str]:
+    """Identifiers of a scan's files."""
+    assert scan.path is not None
+    return {frame.instance for frame in series_at(scan.path).frames}
 
 
 def write(labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label]) -> list[Path]:
@@ -89,7 +94,9 @@ def write(labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label
         sources = [read_header(file, None) for file in series.files]
         if len(series.files) > 1 and len(series.files) != len(series.frames):
             raise ScanError("its images lie in several multi-frame files", series.path, _HINT)
-        _check_sources(sources, scan.slice_thickness or 1.0, series.path)
+        if scan.geometry.affine is None:
+            _as_picture(sources[0])
+        _check_sources(sources, scan, series.path)
         if len(sources) == 1 and int(sources[0].get("NumberOfFrames") or 1) > 1:
             whole = np.zeros((int(sources[0].NumberOfFrames), *series.shape), stack.dtype)
             whole[[frame.index for frame in series.frames]] = stack
@@ -113,18 +120,31 @@ def _on_images(labels: np.ndarray, scan: Scan, series: Series) -> np.ndarray:
     return np.ascontiguousarray(stack)
 
 
-def _check_sources(sources: Sequence[Any], distance: float, path: Path) -> None:
+def _as_picture(source: Any) -> None:
+    """Make a header that does not say where it lies one that highdicom takes.
+
+    It asks classes that may have several frames, as photographs of the eye have, for the size of
+    a pixel, which `_bytes_of` takes out again: there is none without a thickness.
+    """
+    from pydicom.dataset import Dataset
+
+    source.pop("FrameOfReferenceUID", None)
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [Dataset()]
+    source.SharedFunctionalGroupsSequence = [shared]
+
+
+def _check_sources(sources: Sequence[Any], scan: Scan, path: Path) -> None:
     """Name what highdicom would miss, and fill in what may be empty but not missing."""
-    needed = (
-        *("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
-        "Modality",
-    )
+    needed = ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality"]
+    if scan.geometry.affine is not None:
+        needed.append("FrameOfReferenceUID")
     missing = [name for name in needed if not sources[0].get(name)]
     if missing:
         raise ScanError(f"its header lacks {' and '.join(missing)}", path, _HINT)
     for source in sources:
-        if source.get("SliceThickness") is None:
-            source.SliceThickness = distance
+        if scan.geometry.affine is not None and source.get("SliceThickness") is None:
+            source.SliceThickness = scan.slice_thickness or 1.0
         # Type 2 of the standard: they may be empty, but have to be there.
         for name in (
             *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID"),
@@ -190,6 +210,9 @@ def _bytes_of(
         content_description="Segmentation; research, not for diagnosis",
         series_description="Segmentation by napari-grata (research)",
     )
+    if scan.geometry.affine is None:
+        made.PatientOrientation = sources[0].get("PatientOrientation")
+        made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
     buffer = io.BytesIO()
     made.save_as(buffer)
     return buffer.getvalue()
@@ -296,6 +319,9 @@ def _places(scan: Scan, header: Any, path: Path) -> tuple[tuple[int, int, int], 
     if len(shape) != 3 or shape[1:] != (int(header.Rows), int(header.Columns)):
         raise _other_grid(path)
     if affine is None:
+        drawn_on = {e.value for e in header.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+        if drawn_on and _is_dicom(scan) and not drawn_on & _instances(scan):
+            raise ScanError("the mask was drawn on another image", path, "Choose its own mask.")
         return shape, lambda place: 0
     matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     shared = header.get("SharedFunctionalGroupsSequence")
