@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.scans.readers import find_scans
+from napari_grata.scans.readers import scans_in
 from napari_grata.segmenters.shift_reference import FEW_SCANS, ShiftReference, quantiles
 
 from .shift import SLICES, ShiftError, distance, layers_of, slices_to_look_at
@@ -175,7 +175,7 @@ def _measure(options: argparse.Namespace) -> tuple[ShiftReference, Path]:
 def _scans_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ShiftError(f"{folder} is not a folder of scans.")
-    found = sorted(find_scans([path for path in folder.iterdir() if path.is_file()]))
+    found = scans_in(folder)
     if not found:
         raise ShiftError(f"{folder} holds no scans.")
     return found

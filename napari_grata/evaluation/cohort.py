@@ -1,6 +1,7 @@
 """Labelled scans of several centres in one folder: ``DATA/<centre>/images`` and ``…/masks``.
 
-An image and its mask share their file stem. Each centre is one stream in file-name order. Or the
+An image and its mask share their file stem; a DICOM series is a folder in ``images``, and its
+mask has the folder's name. Each centre is one stream in file-name order. Or the
 lists that GraTa and VPTTA were measured with lie in the folder: ``<centre>_train.csv`` and
 ``<centre>_test.csv`` (or ``<centre>.csv``) with columns ``image`` and ``mask``, paths from the
 folder on. Then a centre is one stream in the order of its lists, *train* first.
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_grata.scans import ScanError, dicom, itk
+from napari_grata.scans.dicom_series import is_choice, series_at
 from napari_grata.scans.files import stem
 from napari_grata.scans.photographs import is_photograph
-from napari_grata.scans.readers import KINDS, is_scan_file, reader_of
+from napari_grata.scans.readers import KINDS, is_scan_file, reader_of, scans_in
 from napari_grata.scans.scan import times
 
 _PAIRS = 'Write pairs of whole numbers, such as "255:0,128:1,0:2".'
@@ -37,6 +39,12 @@ class Case:
     name: str
     image: Path
     mask: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the image and the mask are read from."""
+        images = series_at(self.image).files if _is_dicom(self.image) else (self.image,)
+        return (*images, self.mask)
 
 
 @dataclass(frozen=True)
@@ -178,18 +186,19 @@ def _of_lists(folder: Path, name: str, lists: Sequence[Path]) -> Centre:
                     # RIM-ONE: of several readers the first.
                     mask = mask.with_name(f"{mask.stem}-1.tif")
                 pairs.append((image, mask))
-    lost = [path.name for pair in pairs for path in pair if not path.is_file()]
+    lost = [path.name for path, _ in pairs if not (path.exists() or is_choice(path))]
+    lost += [path.name for _, path in pairs if not path.is_file()]
     if lost or not pairs:
         raise CohortError(
             f"{len(lost)} of its files are not there: {_listed(lost)}" if lost else "it is empty",
             lists[0],
             "The paths of a list go from the folder that it lies in.",
         )
-    twice = Counter(stem(image) for image, _ in pairs)
+    twice = Counter(_name(image) for image, _ in pairs)
     cases = []
     for image, mask in pairs:
         own, whole = (
-            stem(image),
+            _name(image),
             image.relative_to(folder) if image.is_relative_to(folder) else image,
         )
         cases.append(Case(own if twice[own] == 1 else whole.as_posix(), image, mask))
@@ -197,7 +206,7 @@ def _of_lists(folder: Path, name: str, lists: Sequence[Path]) -> Centre:
 
 
 def _open_centre(folder: Path, notes: list[str]) -> Centre:
-    images = _by_stem(folder / "images")
+    images = _by_name(folder / "images", scans_in(folder / "images"))
     if not images:
         raise CohortError(
             "there are no images in this folder",
@@ -210,7 +219,10 @@ def _open_centre(folder: Path, notes: list[str]) -> Centre:
             folder,
             "Add it, with a mask of the same file stem for each image.",
         )
-    masks = _by_stem(folder / "masks")
+    masks = _by_name(
+        folder / "masks",
+        [p for p in sorted((folder / "masks").iterdir()) if p.is_file() and is_scan_file(p)],
+    )
     without = [path.name for name, path in images.items() if name not in masks]
     if without:
         raise CohortError(
@@ -240,19 +252,21 @@ def _centre(folder: Path, name: str, cases: Sequence[Case]) -> Centre:
     return Centre(name, "photographs" if kinds.pop() else "volumes", tuple(cases))
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Return the scans of a folder by file stem, in file-name order."""
+def _is_dicom(path: Path) -> bool:
+    """Whether a name opens a DICOM series: its folder, one of its files, ``FOLDER#2``."""
+    return path.is_dir() or reader_of(path) is dicom
+
+
+def _name(path: Path) -> str:
+    """File stem, of a mask without what says that it is one; of a folder its whole name."""
+    return path.name if path.is_dir() else stem(path).removesuffix(".seg")
+
+
+def _by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """Return the scans or masks of a folder by name, in the order given."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if not is_scan_file(path) or not path.is_file():
-            continue
-        if reader_of(path) is dicom:
-            raise CohortError(
-                "labelled centres are not read from DICOM files",
-                path,
-                "Convert the series and their masks to .nii.gz, one file a case.",
-            )
-        other = found.setdefault(stem(path), path)
+    for path in paths:
+        other = found.setdefault(_name(path), path)
         if other != path:
             raise CohortError(
                 f"{other.name} and {path.name} share a file stem",
@@ -264,7 +278,9 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _check_grid(centre: str, case: Case) -> None:
     """Compare the headers of an image and its mask, so that a long run does not end half-way."""
-    image, mask = _grid(case.image), _grid(case.mask)
+    image = _grid(case.image)
+    # A DICOM segmentation holds the slices that something lies in: reading it will tell.
+    mask = image if _is_dicom(case.mask) else _grid(case.mask)
     # A photograph's header may be turned by its EXIF tag: the same sides in any order pass here,
     # and a true mismatch is met when the mask is read.
     if len(image) != len(mask) or sorted(image) != sorted(mask):
@@ -276,6 +292,8 @@ def _check_grid(centre: str, case: Case) -> None:
 
 
 def _grid(path: Path) -> tuple[int, ...]:
+    if _is_dicom(path):
+        return dicom.shape_of(path)
     if reader_of(path) is itk:
         return itk.shape_of(path)
     try:

@@ -132,7 +132,7 @@ def fingerprint(
     """Return a hash of all that decides a stream's numbers, our own software aside."""
     files = []
     for case in centre.cases:
-        stats = [path.stat() for path in (case.image, case.mask)]
+        stats = [path.stat() for path in case.files]
         files.append((case.name, [(one.st_size, one.st_mtime_ns) for one in stats]))
     card, package = segmenter.card, METHODS[settings.method].package
     said = [card.name, card.weights_sha256, card.size, settings.to_dict(), package]

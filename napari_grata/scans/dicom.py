@@ -78,6 +78,13 @@ def read_together(paths: Sequence[Path]) -> Scan:
     return read_series(series)
 
 
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Size along each axis of the series that a name opens, by the headers alone."""
+    series = series_at(path)
+    count = len(series.frames)
+    return (*series.shape, count) if count > 1 else series.shape
+
+
 def read_series(series: Series) -> Scan:
     """Read all images of a series.
 

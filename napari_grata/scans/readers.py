@@ -95,6 +95,20 @@ def find_scans(files: Sequence[Path]) -> list[Path]:
     return [scan for k, paths in mine.items() for scan in READERS[k].find(paths)]
 
 
+def scans_in(folder: Path) -> list[Path]:
+    """The scans of a folder, by name: its files, and the folders in it that hold a DICOM series.
+
+    Raises
+    ------
+    ScanError
+        As `find_scans` does.
+    """
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    found = find_scans(sorted(path for path in inside if path.is_file()))
+    found += [path for path in inside if path.is_dir() and find_series(path)]
+    return sorted(found, key=lambda path: path.name)
+
+
 def open_scan(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Scan:
     """Open a file, a folder of photographs or of a DICOM series, or a list of photographs.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_grata.adaptation.calibrate_shift import main as calibrate
+from napari_grata.cli import main
 from napari_grata.evaluation.cohort import CohortError, open_cohort, parse_labels
+from napari_grata.scans import ScanError, open_scan, read_mask, write_mask
+from tools.generators.models import write_tiny
 
 
 def photograph(path: Path, size: tuple[int, int] = (8, 6), value: int = 0) -> None:
@@ -144,3 +149,44 @@ def test_the_lists_of_the_papers_are_read_as_they_are(tmp_path):
     (tmp_path / "Images" / "a.png").unlink()
     with pytest.raises(CohortError, match=r"1 of its files are not there: a\.png"):
         open_cohort(tmp_path)
+
+
+def test_centres_of_the_hospital_s_formats_are_measured_and_calibrated(tmp_path):
+    """Series, NRRD and MetaImage; truth as DICOM segmentation, NIfTI and 3D Slicer's NRRD."""
+    for extra in ("highdicom", "SimpleITK"):
+        pytest.importorskip(extra, reason="needs the extras dicom and itk")
+    from tools.generators import dicom as made
+
+    labels = np.zeros((4, 20, 30), np.uint8)
+    labels[1:3, 5:15, 8:20], labels[1:3, 8:12, 10:14] = 1, 2
+    slices = np.random.default_rng(0).integers(0, 99, labels.shape).astype(np.int16) + labels * 99
+    images, masks = tmp_path / "data" / "One" / "images", tmp_path / "data" / "One" / "masks"
+    masks.mkdir(parents=True)
+    for name, ending in (("a.1", ".dcm"), ("b", ".nii.gz"), ("c", ".seg.nrrd")):
+        made.classic(slices, images / name, description="DOE", suffix="")
+        write_mask(labels, open_scan(images / name), masks / f"{name}{ending}")
+    for name in ("d.nrrd", "e.mha"):
+        write_mask(slices // 4, open_scan(images / "b"), images / name)
+        write_mask(labels, open_scan(images / name), masks / name)
+    model, out = str(write_tiny(tmp_path / "model")), tmp_path / "out"
+    words = ["benchmark", str(tmp_path / "data"), "--model", model, "--out", str(out), "--quiet"]
+    assert main([*words, "--methods", "source", "--device", "cpu"]) == 0
+    with (out / "cases.csv").open(encoding="utf-8-sig") as file:
+        cases = [row["case"] for row in csv.DictReader(file) if row["structure"] == "disc"]
+    assert cases == ["a.1", "b", "c", "d", "e"]
+    assert not [p for p in out.rglob("*") if p.is_file() and b"DOE" in p.read_bytes()]
+    assert calibrate([model, "--scans", str(images), "--on", "five scans"]) == 0
+    assert len(open_cohort(tmp_path / "data").centres[0].cases[0].files) == len(slices) + 1
+
+    # By a list, with a photograph of the eye; a series more in a folder has to be chosen from.
+    colours = np.dstack([slices[1] % 256] * 3).astype(np.uint8)
+    made.photograph(colours, tmp_path / "data" / "eye.dcm")
+    photograph(tmp_path / "data" / "eye.png", (20, 30), 1)
+    made.classic(slices, images / "b", description="Other", series=9, names="abcd")
+    rows = ["image,mask", "One/images/b#2,One/masks/b.nii.gz", "eye.dcm,eye.png"]
+    (tmp_path / "data" / "chosen.csv").write_text("\n".join(rows))
+    chosen = open_cohort(tmp_path / "data").centres[0].cases
+    assert [np.unique(read_mask(c.mask, open_scan(c.image))).max() for c in chosen] == [2, 1]
+    (tmp_path / "data" / "chosen.csv").unlink()
+    with pytest.raises(ScanError, match=r"it holds 2 scans\. #1: CT"):
+        open_cohort(tmp_path / "data")
