@@ -9,7 +9,9 @@ from torch import nn
 
 from napari_grata.adaptation import OSUDA, SAR, BatchNorm, CoTTA, GraTa, InTEnt, Tent
 from napari_grata.adaptation.methods import sar
+from napari_grata.adaptation.methods.base import make_method
 from napari_grata.adaptation.objectives import gradient_disagreement
+from napari_grata.adaptation.settings import Settings
 
 RATE = 1e-2
 
@@ -215,6 +217,18 @@ def test_osuda_mixes_statistics_slowly_and_holds_what_transfers(
     viewer = OSUDA(network, RATE, activation=activation)
     viewer.load_theta(method.snapshot().theta)
     assert torch.equal(viewer.predict(torch.from_numpy(x)).logits, record.logits)
+
+
+@pytest.mark.parametrize("name", ["osuda", "mgg"])
+def test_what_is_named_adapts_and_nothing_else(name: str) -> None:
+    settings = Settings(method=name, parameters="named", names="0.*", learning_rate=RATE)
+    method = make_method(settings, toy(3, sure=2.0))
+    before = {key: one.clone() for key, one in method.network.state_dict().items()}
+    method.step(pictures())
+    after = method.network.state_dict()
+    moved = [key for key, one in after.items() if not torch.equal(one, before[key])]
+    assert "0.weight" in moved
+    assert {key.partition(".")[0] for key in moved} == {"0"}
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])

@@ -94,7 +94,15 @@ def load_optimiser() -> GradientMemory:
     summary="Learns to be sure of its answers, by steps of a small network that was trained "
     "beforehand to read the history of gradients.",
     learns="theta",
-    settings_used=("learning_rate", "pseudo", "blend", "symmetric_entropy", "stag"),
+    settings_used=(
+        "learning_rate",
+        "pseudo",
+        "blend",
+        "symmetric_entropy",
+        "stag",
+        "parameters",
+        "names",
+    ),
     defaults={"learning_rate": 1e-3, "pseudo": "entropy", "symmetric_entropy": True},
 )
 class MGG(Learner):

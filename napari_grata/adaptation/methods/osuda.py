@@ -32,7 +32,7 @@ PENALTY = 1.0
     summary="Intensity statistics go over to the new scans slice by slice, and the model learns "
     "to be sure while its scales are held to what they were.",
     learns="theta",
-    settings_used=("learning_rate", "blend", "stag"),
+    settings_used=("learning_rate", "blend", "stag", "parameters", "names"),
 )
 class OSUDA(Learner):
     """Off-the-shelf source segmenter adaptation (Liu et al., MICCAI 2021, arXiv 2106.12497).
@@ -45,8 +45,8 @@ class OSUDA(Learner):
 
     The paper trains over batches of a whole set. Ours is the count of images for its iterations,
     32 of them for its decay, and the weight 1 of the penalty; η stays above 1 − α where ``blend``
-    is α < 1. θ is γ and β of every normalisation layer, and 1 − η. Parameters are those of
-    `Learner`.
+    is α < 1. θ is γ and β of every normalisation layer (those that ``parameters`` names; others,
+    such as weights of convolutions, are not held), and 1 − η. Parameters are those of `Learner`.
     """
 
     def __init__(
