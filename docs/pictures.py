@@ -175,7 +175,7 @@ def methods(program: Program) -> None:
     page.run()
     turn(900, lambda: not context.busy)
     program.dock.measures.take_file(sample.reference)
-    turn(30, lambda: page._with_results()[0].result.dice)
+    turn(30, lambda: page.table.with_results()[0].result.dice)
     program.take("methods.png")
     program.viewer.window.resize(*SIZE)
 

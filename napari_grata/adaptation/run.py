@@ -421,8 +421,10 @@ class AdaptationRun:
             self._lay_over(masks, chosen)
             self._rest()
 
-    def keep(self, folder: str | Path) -> None:
+    def keep(self, folder: str | Path | None) -> None:
         """Keep in a folder from here on what lived in memory, or elsewhere, as other runs are.
+
+        None: in memory; the folder stays as it is.
 
         Raises
         ------
@@ -434,7 +436,7 @@ class AdaptationRun:
         if self.active:
             raise RunError("This run is going on; wait for its end before it is kept.")
         with self._lock:
-            self.past.move(fresh_folder(folder))
+            self.past.move(None if folder is None else fresh_folder(folder))
             self.folder = self.past.folder
             self._begin()
             self._rest()

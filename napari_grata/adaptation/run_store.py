@@ -160,6 +160,11 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / STORE_FILE).is_file()
 
 
+def _connect_nowhere() -> sqlite3.Connection:
+    """Return a store in memory, or in a temporary file where it grows large."""
+    return sqlite3.connect("", isolation_level=None, check_same_thread=False)
+
+
 def fresh_folder(folder: str | Path) -> Path:
     """Make a folder for a new run and return it; never one that holds anything already.
 
@@ -254,9 +259,7 @@ class RunStore(Sequence[Record]):
         self._pending: dict[int, np.ndarray] = {}  # source masks to be kept with the next event
         with self._keeping() if first is not None else _reading(folder):
             if folder is None:
-                self._connection = sqlite3.connect(
-                    "", isolation_level=None, check_same_thread=False
-                )
+                self._connection = _connect_nowhere()
             elif first is not None:
                 self._connection = connect(folder / STORE_FILE, "rwc")
             else:
@@ -338,13 +341,16 @@ class RunStore(Sequence[Record]):
             self._put_masks("correction", corrections.labels)
             self._put_info()
 
-    def move(self, folder: Path) -> None:
-        """Go on in another folder, an empty one, with all that is here; nothing is begun there."""
+    def move(self, folder: Path | None) -> None:
+        """Go on in another folder, an empty one, with all that is here; nothing is begun there.
+
+        None: in memory, as a run without a folder.
+        """
         with self._lock, self._keeping():
-            target = connect(folder / STORE_FILE, "rwc")
+            target = _connect_nowhere() if folder is None else connect(folder / STORE_FILE, "rwc")
             try:
                 self._connection.backup(target)
-                target.executescript(_NEW)
+                target.executescript(_IN_MEMORY if folder is None else _NEW)
             except BaseException:
                 target.close()
                 raise

@@ -34,7 +34,6 @@ PAIRS = {
     "Similarity and rate": ("cosine", "learning_rate"),
     "Losses": ("auxiliary_loss", "pseudo_loss"),
 }
-LAYERS = "layer_cosines"
 NO_COSINE = "This method follows one signal only, so there is no similarity to show."
 NOTHING_YET = "The curves draw themselves here while the model adapts."
 NO_LEARNING = (
@@ -51,9 +50,8 @@ ABOUT = (
 )
 _REDRAW_MS = 200  # at most so often; long curves less often
 _FEW = 60  # up to so many steps each is drawn as a dot as well
-_CROWDED = 400  # from so many steps on, a moving mean leads the eye through the noise
+CROWDED = 400  # from so many steps on, a moving mean leads the eye through the noise
 _MANY_RESETS = 25
-_LEGEND_FROM = 160  # pixels of height
 _TITLE_WIDTH, _AXIS_WIDTH = 76, 30
 _MARGIN = 0.025  # room beside the first and the last step, as a share of the axis
 
@@ -135,7 +133,7 @@ class StepRows:
         return range(bisect_left(self.steps, step), bisect_right(self.steps, step))
 
 
-class _WholeSteps(pg.AxisItem):
+class WholeSteps(pg.AxisItem):
     """Ticks at whole steps only."""
 
     def tickSpacing(self, minVal: float, maxVal: float, size: float) -> Any:  # noqa: N802
@@ -150,7 +148,7 @@ class _Plot:
     def __init__(self, canvas: pg.GraphicsLayoutWidget, row: int, *, steps_below: bool) -> None:
         self._canvas = canvas
         self._fixed = self._dimmed = False
-        self._plot = canvas.addPlot(row=row, col=0, axisItems={"bottom": _WholeSteps("bottom")})
+        self._plot = canvas.addPlot(row=row, col=0, axisItems={"bottom": WholeSteps("bottom")})
         self.box = self._plot.getViewBox()
         self.box.setMouseEnabled(x=False, y=False)
         self.box.setDefaultPadding(0)
@@ -257,7 +255,7 @@ class _Plot:
         self.note.setPlainText(note)
         self.note.setTextWidth(self.box.boundingRect().width())
         self._zero.setVisible(name == "cosine" and not note)
-        crowded = len(steps) > _CROWDED
+        crowded = len(steps) > CROWDED
         # Smooth edges of a line that goes up and down at every pixel cost most and show least.
         self.curve.setData(steps, values, antialias=not crowded)
         self._trend.setData(steps if crowded else [], moving_mean(values) if crowded else [])
@@ -316,95 +314,6 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     if 0 <= low <= 0.7 * high or low == high:
         low = min(low, 0.0)
     return low, low + 1.0 if low == high else high
-
-
-class Overlay(pg.GraphicsLayoutWidget):
-    """One quantity of several runs over their steps, or the cosine of each layer of one run."""
-
-    def __init__(self, colours: ThemeColours) -> None:
-        super().__init__()
-        self.plot = self.addPlot(axisItems={"bottom": _WholeSteps("bottom")})
-        self.plot.setMenuEnabled(False)
-        self.plot.hideButtons()
-        font = QFont(self.font())
-        font.setPointSizeF(7.5)
-        for side, words in (("left", ""), ("bottom", "step")):
-            axis = self.plot.getAxis(side)
-            axis.setStyle(tickFont=font)
-            axis.setLabel(words, **{"font-size": "7.5pt"})
-            axis.enableAutoSIPrefix(False)
-        self.plot.getAxis("bottom").setHeight(28)
-        self.legend = self.plot.addLegend(offset=(-4, 2), labelTextSize="8pt", verSpacing=-6)
-        self.map = pg.ImageItem()
-        self.plot.addItem(self.map)
-        scale = pg.ColorMap([0, 0.5, 1], ["#D55E00", "#FFFFFF", "#0072B2"])
-        self.bar = pg.ColorBarItem((-1, 1), width=8, colorMap=scale, interactive=False)
-        self.bar.setImageItem(self.map)
-        self.addItem(self.bar)
-        self._layers: dict[str, None] = {}
-        self._lines: list[Any] = []
-        self.setAccessibleName("Curves of the methods")
-        self.set_colours(colours)
-        self.scene().sigMouseMoved.connect(self._point)
-
-    def set_colours(self, colours: ThemeColours) -> None:
-        """Take the colours of a theme."""
-        self.setBackground(colours.background)
-        self.legend.setLabelTextColor(colours.text)
-        self.legend.setBrush(pg.mkBrush(f"{colours.background}B0"))
-        for axis in (*(self.plot.getAxis(side) for side in ("left", "bottom")), self.bar.axis):
-            axis.setPen(pg.mkPen(colours.grid))
-            axis.setTextPen(pg.mkPen(colours.muted))
-
-    def show_runs(self, name: str, runs: Sequence[tuple[str, str, Sequence[Record]]]) -> None:
-        """Draw one of ``QUANTITIES`` of runs (title, colour, records); of `LAYERS`, the first."""
-        for line in self._lines:
-            self.plot.removeItem(line)
-        self._lines, self._layers = [], {}
-        for title, colour, records in runs[:1] if name == LAYERS else runs:
-            rows = StepRows()
-            rows.read(records)
-            if name == LAYERS:
-                self._show_layers(rows)
-            elif rows.has(name):
-                values, pen = rows.values(name), pg.mkPen(colour, width=2)
-                values = moving_mean(values) if len(values) > _CROWDED else values
-                self._lines.append(
-                    self.plot.plot(rows.steps, values, pen=pen, name=title, connect="finite")
-                )
-        seen = bool(self._layers)
-        for item in (self.map, self.bar):
-            item.setVisible(seen)
-        self.bar.setFixedWidth(40 if seen else 0)
-        axis, said = self.plot.getAxis("left"), QUANTITIES.get(name, ("layers ↓", ""))
-        axis.setLabel(said[0].replace("\n", " "))
-        axis.setStyle(showValues=not seen)
-        self.plot.invertY(seen)
-        self.plot.enableAutoRange()
-        if name == "cosine":
-            self.plot.setYRange(-1, 1)
-
-    def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Leave the legend out where it would lie over the curves."""
-        super().resizeEvent(event)
-        if hasattr(self, "legend"):
-            self.legend.setVisible(self.height() > _LEGEND_FROM)
-
-    def _show_layers(self, rows: StepRows) -> None:
-        self._layers = dict.fromkeys(key for record in rows.rows for key in record.layer_cosines)
-        if self._layers:
-            values = [[r.layer_cosines.get(key, np.nan) for key in self._layers] for r in rows.rows]
-            self.map.setImage(np.array(values), levels=(-1, 1), autoLevels=False)
-            first, last = rows.steps[0], rows.steps[-1]
-            self.map.setRect(QRectF(first - 0.5, 0, last - first + 1, len(self._layers)))
-
-    def _point(self, place: QPointF) -> None:
-        """Tell of the layer under the cursor."""
-        words = ""
-        if self._layers and self.plot.sceneBoundingRect().contains(place):
-            row = int(np.floor(self.plot.getViewBox().mapSceneToView(place).y()))
-            words = list(self._layers)[row] if 0 <= row < len(self._layers) else ""
-        self.setToolTip(words)
 
 
 class Curves(QWidget):

@@ -3,63 +3,50 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QIcon, QPainter, QPixmap
+from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QFileDialog,
     QLineEdit,
     QMenu,
     QSplitter,
-    QTreeWidget,
-    QTreeWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_grata.adaptation import RunFolderError
 from napari_grata.adaptation.settings import PRESETS
-from napari_grata.review.candidates import SOURCE, USUAL
+from napari_grata.review.candidates import SOURCE
 from napari_grata.review.compare import (
     DIFFERENCE_COLOURS,
     MethodResult,
     difference_map,
-    flagged_slices,
     latest_flags,
 )
 from napari_grata.scans.files import safe_name, write_csv
 from napari_grata.widgets.background import Found, Outcome, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.curves import LAYERS, QUANTITIES, Overlay
 from napari_grata.widgets.mask_layer import add_quietly, contour_width, labels_over
+from napari_grata.widgets.methods_curves import LAYERS, Overlay
+from napari_grata.widgets.methods_table import MethodsTable, figures_of, steps_of
 from napari_grata.widgets.methods_tasks import dice_of_all, keep_result, run_methods, saved_result
 from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, notify
-from napari_grata.widgets.runner import duration
 from napari_grata.widgets.scan_layer import alive, camera_of, free_name
 from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
-from napari_grata.widgets.theme import STRUCTURE_COLOURS, ThemeColours, swatch, tip
+from napari_grata.widgets.theme import ThemeColours, tip
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
     from napari_grata.review.truth import Truth
 
-_COLOURS = (*STRUCTURE_COLOURS, "#D55E00", "#999999", "#AA4499", "#44AA99")
 _SHARP = 3  # pixels of an exported picture to one of the screen
-_HEADS = ("method", "change", "flags", "time")
-_TIPS = (
-    "Tick the methods to run. Click one to see its mask over the scan; two to see their "
-    "difference.",
-    "How much of the structures is not the same as in the mask before (1 − Dice).",
-    "Slices to look at.",
-    "What its steps and predictions took.",
-    "Dice to the truth that is open, over all slices together. No method saw it.",
-)
 _BUSY = "A run is going on; wait for its end, or cancel it."
 _CURVES = {
     "cosine": "Cosine",
@@ -81,23 +68,16 @@ class TruthSource(Protocol):
 
 
 @dataclass
-class _Row:
-    """A line of the table: a preset or saved run, and its result once there is one."""
+class _Taking:
+    """A method whose masks take the place of the session's, and what Undo goes back to."""
 
-    item: QTreeWidgetItem
-    colour: str = ""
-    result: MethodResult | None = None
-    layer: Any = None
+    result: MethodResult
+    settings: tuple[str, Settings]
+    before: MaskSnapshot = field(init=False)
 
 
 class MethodsPage(QWidget):
-    """A list of methods to tick that becomes a table of results, with their curves beside it.
-
-    Attributes
-    ----------
-    rows : dict of str to _Row
-        By name of the preset, or of a saved run.
-    """
+    """A list of methods to tick that becomes a table of results, with their curves beside it."""
 
     def __init__(self, context: Context, truths: TruthSource) -> None:
         super().__init__()
@@ -108,12 +88,9 @@ class MethodsPage(QWidget):
         self._shown: Session | None = None
         self._difference: Any = None
         self._taken = 0
-        # What the job at hand works on, and the session as it was, where a result is taken.
-        self._working: tuple[Session, str, MethodResult | None, MaskSnapshot | None] | None = None
-        self.rows: dict[str, _Row] = {}
+        # What the job at hand works on and said of it, and what comes once it is done.
+        self._working: tuple[Session, str, Callable[[], None] | None] | None = None
         self._build()
-        for name, preset in PRESETS.items():
-            self._add(name, preset.title, preset.summary, ticked=name in USUAL)
         self._wire()
         self.refresh()
 
@@ -126,7 +103,9 @@ class MethodsPage(QWidget):
         words = "Lay a run that was kept in a folder beside these."
         self.saved_button = button("Saved run …", words, small=True, clicked=self.ask_saved)
         self.use_button = button("Use", small=True, clicked=self.use)
-        self.curve = choice("What is drawn over the steps.", "Which curves are shown")
+        self.curve = choice(
+            "What is drawn over the steps, in the table's colours.", "Which curves are shown"
+        )
         for name, title in _CURVES.items():
             self.curve.addItem(title, name)
         self.export_button = button("Export", "Write what is seen to a file.", small=True)
@@ -140,17 +119,7 @@ class MethodsPage(QWidget):
             if action is not None:
                 action.triggered.connect(partial(_do, do))
         self.export_button.setMenu(menu)
-        self.tree = QTreeWidget()
-        self.tree.setRootIsDecorated(False)
-        self.tree.setHeaderLabels(_HEADS)
-        self.tree.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.tree.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        self.tree.setIconSize(QSize(10, 10))
-        self.tree.setAccessibleName("Methods and what they made")
-        head = self.tree.header()
-        if head is not None:
-            head.setStretchLastSection(False)
-            head.setMinimumSectionSize(20)
+        self.table = MethodsTable()
         self.overlay = Overlay(self._context.theme)
         self.words = Sentence(1)
         self.words.setObjectName("grata_small")
@@ -164,7 +133,7 @@ class MethodsPage(QWidget):
         line.addWidget(self.curve, 2)
         line.addWidget(self.export_button)
         self.seen = QSplitter()
-        self.seen.addWidget(self.tree)
+        self.seen.addWidget(self.table)
         self.seen.addWidget(self.overlay)
         self.seen.setStretchFactor(1, 1)
         self.seen.setSizes([390, 260])
@@ -173,9 +142,9 @@ class MethodsPage(QWidget):
 
     def _wire(self) -> None:
         context = self._context
-        self.search.textChanged.connect(self._search)
-        self.tree.itemSelectionChanged.connect(self._look)
-        self.tree.itemChanged.connect(self.refresh)
+        self.search.textChanged.connect(self.table.search)
+        self.table.itemSelectionChanged.connect(self._look)
+        self.table.itemChanged.connect(self.refresh)
         self.curve.currentIndexChanged.connect(self._draw)
         context.changed.connect(self.refresh)
         context.session_changed.connect(self._on_session)
@@ -187,31 +156,11 @@ class MethodsPage(QWidget):
         self._truths.truth_changed.connect(self._ask_dice)
         self._show_theme(context.theme)
 
-    def _add(self, name: str, title: str, words: str, *, ticked: bool | None = None) -> _Row:
-        item = QTreeWidgetItem(self.tree, [title])
-        item.setData(0, Qt.ItemDataRole.UserRole, name)
-        item.setToolTip(0, tip(f"{title}\n{words}"))
-        if ticked is not None:
-            item.setCheckState(0, Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked)
-        for column in range(1, 12):
-            item.setTextAlignment(column, Qt.AlignmentFlag.AlignRight)
-        row = self.rows[name] = _Row(item)
-        return row
-
     # --- what the user does ------------------------------------------------------------------
-
-    def ticked(self) -> list[str]:
-        """Return the presets to run."""
-        on = Qt.CheckState.Checked
-        return [name for name, row in self.rows.items() if row.item.checkState(0) == on]
-
-    def _search(self, text: str) -> None:
-        for name, row in self.rows.items():
-            row.item.setHidden(text.lower() not in f"{name} {row.item.text(0)}".lower())
 
     def run(self) -> None:
         """Run what is ticked, one after another, in the background."""
-        context, begun, names = self._context, self._context.begin(), self.ticked()
+        context, begun, names = self._context, self._context.begin(), self.table.ticked()
         if begun is None:
             return
         session, entry, slices = begun
@@ -242,19 +191,15 @@ class MethodsPage(QWidget):
         self._on_session()
 
     def _start(
-        self, kind: str, session: Session, make: Any, title: str, taken: MethodResult | None
+        self, kind: str, session: Session, make: Any, title: str, done: Callable[[], None] | None
     ) -> None:
         self._taken = 0
-        before = None if taken is None else MaskSnapshot(session)
         note = "" if session.note == session.result_note else session.note
-        self._working = session, note, taken, before
+        self._working = session, note, done
         self._context.start(kind, session, make, title)
 
-    def _chosen(self) -> list[_Row]:
-        return [row for row in self._with_results() if row.item.isSelected()]
-
     def _why_no_use(self) -> str:
-        session, chosen = self._context.session, self._chosen()
+        session, chosen = self._context.session, self.table.chosen()
         if self._context.busy or session is None or session.busy:
             return _BUSY
         if len(chosen) != 1 or chosen[0].result is None:
@@ -272,26 +217,31 @@ class MethodsPage(QWidget):
 
     def use(self) -> None:
         """Make the masks of the method that is chosen the result, as if it alone had run."""
-        context, session, chosen = self._context, self._context.session, self._chosen()
+        context, session, chosen = self._context, self._context.session, self.table.chosen()
         if session is None or self._why_no_use():
             return
         result = chosen[0].result
         assert result is not None
-        assert result.run is not None
+        taking = _Taking(result, (context.preset, context.settings))
+        self._use(session, taking, partial(self._used, session, taking))
+
+    def _use(self, session: Session, taking: _Taking, done: Callable[[], None]) -> None:
+        """Keep the run of a method, for it to take the place of the session's."""
+        context, run = self._context, taking.result.run
+        assert run is not None
         # What was drawn is on the disk before anything beside it changes.
         problem = context.save_drawings()
         if problem:
             context.fail(problem)
             return
         context.look_back(None)
-        run, folder = result.run, None
+        taking.before, folder = MaskSnapshot(session), None
         if run.folder is None or context.case is not None:
             folder = context.new_run_folder(session)
         make = partial(keep_result, run, folder)
-        self._start("masks", session, make, f"Using {result.title}", result)
+        self._start("masks", session, make, f"Using {taking.result.title}", done)
 
-    def _use(self, session: Session, result: MethodResult, before: MaskSnapshot) -> None:
-        """The run is kept: it takes the place of the session's, which Undo puts back."""
+    def _put_in_use(self, session: Session, result: MethodResult) -> None:
         run, result.run = result.run, None
         assert run is not None
         session.hide_difference()
@@ -309,39 +259,49 @@ class MethodsPage(QWidget):
         session.saved = "kept" if run.folder is not None else ""
         session.settle()
         context = self._context
-        settings = context.preset, context.settings
         if session is context.session:
             context.choose_settings(result.name, run.settings)
             context.show_mode("adapted")
         context.describe_result(session)
-        words = f"using {result.title}"
-        back = partial(self._undo, session, before, result, run, settings)
-        drop = partial(_let_go, before.run, weakref.ref(session))
-        why = self._why_busy
-        context.undo.push(Undoable(words, back, owner=session, drop=drop, why_not=why))
+        context.take_results()
+
+    def _used(self, session: Session, taking: _Taking) -> None:
+        self._put_in_use(session, taking.result)
+        self._context.undo.push(
+            Undoable(
+                f"using {taking.result.title}",
+                partial(self._undo, session, taking),
+                partial(self._redo, session, taking),
+                owner=session,
+                drop=partial(_let_go, taking.before.run, weakref.ref(session)),
+                why_not=self._why_busy,
+            )
+        )
 
     def _why_busy(self) -> str:
         return _BUSY if self._context.busy else ""
 
-    def _undo(
-        self,
-        session: Session,
-        before: MaskSnapshot,
-        result: MethodResult,
-        run: Any,
-        settings: tuple[str, Settings],
-    ) -> None:
+    def _redo(self, session: Session, taking: _Taking) -> None:
+        if taking.result.run is not None:
+            self._use(session, taking, partial(self._put_in_use, session, taking.result))
+
+    def _undo(self, session: Session, taking: _Taking) -> None:
+        run, context, result = session.run, self._context, taking.result
         session.adapted.restart()
         session.adapted_slices.clear()
-        before.put_back(session)
-        if session is self._context.session:
-            self._context.choose_settings(*settings)
-        flow = self._context.flow
-        if flow is not None and self._context.case is not None and run.folder is not None:
-            run.close()
-            flow.take_back(session, run.folder)
-        else:
-            result.run = run
+        taking.before.put_back(session)
+        if session is context.session:
+            context.choose_settings(*taking.settings)
+        if run is not taking.before.run:  # as it is where doing it again was cancelled
+            folder, flow, result.run = run.folder, context.flow, run
+            if flow is not None and context.case is not None and folder is not None:
+                try:
+                    run.keep(None)
+                except RunFolderError as error:
+                    run.close()
+                    result.run = None
+                    notify(f"{result.title} cannot be taken again. {error}")
+                flow.take_back(session, folder)
         self._context.take_results()
         if session is self._context.session:
             self._context.show_mode("adapted" if session.adapted_slices else "source")
@@ -385,15 +345,16 @@ class MethodsPage(QWidget):
         if working is None or context.runner.session is not working[0]:
             return
         self._working = None
-        session, note, taken, before = working
+        session, note, done = working
         session.note = note
         if not note:  # it told the result, which may be another one by now
             context.describe_result(session)
-        if taken is not None and before is not None and outcome.kind == "done":
-            self._use(session, taken, before)
-            context.take_results()
-        elif taken is None and not self._chosen() and session is context.session:
-            first = next((row for row in self._with_results() if row.item.text(1) != "0 %"), None)
+        if done is not None and outcome.kind == "done":
+            done()
+        elif done is None and not self.table.chosen() and session is context.session:
+            first = next(
+                (row for row in self.table.with_results() if row.item.text(1) != "0 %"), None
+            )
             if first is not None:
                 first.item.setSelected(True)
                 seen = sorted(first.result.masks) if first.result is not None else []
@@ -416,10 +377,10 @@ class MethodsPage(QWidget):
                 self._ask_dice()
                 self._draw()
             else:
-                for row in self._with_results():
+                for row in self.table.with_results():
                     if row.result is not None and row.result.name in found.result:
                         row.result.dice = found.result[row.result.name]
-                        self._write(row)
+                        self.table.write(row)
 
     def _ask_dice(self) -> None:
         """Compare all masks with the truth, if one is open, in the background."""
@@ -428,33 +389,23 @@ class MethodsPage(QWidget):
             return
         truth, card = self._truths.truth(session), session.card
         names = [s.name for s in card.structures if truth and s.name in truth.structures]
-        self.tree.setColumnCount(len(_HEADS) + len(names))
-        self.tree.setHeaderLabels([*_HEADS, *(f"Dice {name}" for name in names)])
-        head = self.tree.headerItem()
-        for column in range(self.tree.columnCount()):
-            if head is not None:
-                head.setToolTip(column, tip(_TIPS[min(column, len(_HEADS))]))
-        masks = {row.result.name: row.result.masks for row in self._with_results() if row.result}
-        for row in self._with_results():
+        self.table.name_structures(names)
+        masks = {result.name: result.masks for result in self.table.results()}
+        for row in self.table.with_results():
             if row.result is not None:
                 row.result.dice = {}
-                self._write(row)
+                self.table.write(row)
         if truth is not None and masks:
             do = partial(dice_of_all, truth, card, masks)
             self._context.queue.ask(("methods", "dice", id(session)), do)
 
     # --- what is shown -----------------------------------------------------------------------
 
-    def _with_results(self) -> list[_Row]:
-        """Return the lines with a result, from above to below."""
-        found = [row for row in self.rows.values() if row.result is not None]
-        return sorted(found, key=lambda row: self.tree.indexOfTopLevelItem(row.item))
-
     def _on_session(self) -> None:
         """Another session is in view: its results are shown, the layers of the other's go."""
         session = self._context.session
         results = {} if session is None else self._results.get(session, {})
-        now = {row.result.name: row.result for row in self._with_results() if row.result}
+        now = {result.name: result for result in self.table.results()}
         if session is self._shown and now == results:
             return
         self.clear()
@@ -468,13 +419,9 @@ class MethodsPage(QWidget):
     def clear(self) -> None:
         """Take away the layers; results stay with their session."""
         self._shown = None
-        for name, row in list(self.rows.items()):
+        for row in self.table.with_results():
             self._remove(row.layer)
-            row.layer = row.result = None
-            self._write(row)
-            if name not in PRESETS:
-                self.tree.takeTopLevelItem(self.tree.indexOfTopLevelItem(row.item))
-                del self.rows[name]
+        self.table.clear_results()
         self._remove(self._difference)
 
     def _remove(self, layer: Any) -> None:
@@ -486,23 +433,12 @@ class MethodsPage(QWidget):
         session = self._context.session
         if session is None:
             return
-        row = self.rows.get(result.name) or self._add(result.name, result.title, "")
-        if row.result is None:
-            used = [other.colour for other in self._with_results()]
-            row.colour = min(_COLOURS, key=used.count)
-        row.result = result
+        row = self.table.put(result)
         self._remove(row.layer)
         values = dict.fromkeys(session.card.colours, row.colour)
         stack = session.scan.mask_stack(result.masks.items())
         row.layer = self._layer(session, stack, result.title, values)
         row.layer.contour = 0 if session.large else self._width(session)
-        self._write(row)
-        # Those that have run stand on top, in the order in which they did.
-        place = len(self._with_results()) - 1
-        selected = row.item.isSelected()
-        self.tree.takeTopLevelItem(self.tree.indexOfTopLevelItem(row.item))
-        self.tree.insertTopLevelItem(place, row.item)
-        row.item.setSelected(selected)
 
     def _width(self, session: Session) -> int:
         return contour_width(session.scan, float(camera_of(self._context.viewer).zoom), 2)
@@ -522,27 +458,12 @@ class MethodsPage(QWidget):
         layer.editable = False
         return layer
 
-    def _write(self, row: _Row) -> None:
-        result, texts = row.result, [""] * 3
-        if result is not None:
-            flagged = len(flagged_slices(result.flags))
-            texts = [f"{100 * result.change:.3g} %", str(flagged), duration(result.seconds)]
-            texts += [f"{value:.3f}" for value in result.dice.values()]
-        self.tree.blockSignals(True)
-        for column in range(1, max(self.tree.columnCount(), 4)):
-            row.item.setText(column, texts[column - 1] if column <= len(texts) else "")
-        row.item.setIcon(0, QIcon() if result is None else swatch(row.colour))
-        self.tree.blockSignals(False)
-        for column in range(self.tree.columnCount()):
-            self.tree.resizeColumnToContents(column)
-        self.tree.setColumnWidth(0, min(self.tree.columnWidth(0), 180))
-
     def _look(self) -> None:
         """Show the mask of the method that is chosen, or the difference of two."""
-        session, chosen = self._context.session, self._chosen()
+        session, chosen = self._context.session, self.table.chosen()
         self._remove(self._difference)
         self._difference = None
-        for row in self._with_results():
+        for row in self.table.with_results():
             if row.layer is not None and alive(self._context.viewer, row.layer):
                 row.layer.visible = len(chosen) == 1 and row is chosen[0]
                 if row.layer.visible and session is not None and not session.large:
@@ -566,16 +487,16 @@ class MethodsPage(QWidget):
     def _draw(self, *_: object) -> None:
         """Draw the curves; by layer, those of the method that is chosen."""
         name = str(self.curve.currentData())
-        rows = self._with_results()
+        rows = self.table.with_results()
         if name == LAYERS:
-            with_layers = [row for row in (*self._chosen(), *rows) if _has_layers(row.result)]
+            with_layers = [row for row in (*self.table.chosen(), *rows) if _has_layers(row.result)]
             rows = with_layers[:1]
-        lines = [(row.result.title, row.colour, row.result.records) for row in rows if row.result]
+        lines = [(row.colour, row.result.records) for row in rows if row.result]
         self.overlay.show_runs(name, lines)
 
     def refresh(self, *_: object) -> None:
         """Bring buttons and words in line."""
-        names, context = self.ticked(), self._context
+        names, context = self.table.ticked(), self._context
         why = _BUSY if context.busy else "" if names else "Tick at least one method."
         why = why or ("" if context.scan is not None else "Open a scan first.")
         self.run_button.setText(f"Run {len(names)} method{'s' if len(names) != 1 else ''}")
@@ -586,12 +507,12 @@ class MethodsPage(QWidget):
         words = "Make this method's masks the mask after, as if it alone had run. Undo goes back."
         self.use_button.setEnabled(not why)
         self.use_button.setToolTip(tip(why or words))
-        there = bool(self._with_results())
+        there = bool(self.table.with_results())
         self.overlay.setVisible(there)
         self.curve.setEnabled(there)
         self.export_button.setEnabled(there)
         self.saved_button.setEnabled(context.scan is not None and not context.busy)
-        chosen = [row.result.title for row in self._chosen() if row.result]
+        chosen = [row.result.title for row in self.table.chosen() if row.result]
         said = _ABOUT
         if there:
             said = "Click a method to see its mask; two (Ctrl) for their difference."
@@ -646,26 +567,7 @@ class MethodsPage(QWidget):
 
     def save_csv(self, path: Path, *, steps: bool) -> None:
         """Write the table, or each step of each method with its figures, by layer too."""
-        results = [row.result for row in self._with_results() if row.result is not None]
-        rows: list[dict[str, Any]] = []
-        for one in results:
-            if steps:
-                for record in (r for r in one.records if r.phase == "adapt"):
-                    figures = {name: getattr(record, name) for name in QUANTITIES}
-                    place = {"method": one.title, "step": record.step}
-                    by_layer = {f"cosine:{k}": v for k, v in record.layer_cosines.items()}
-                    rows.append({**place, "slice": record.slice_index + 1, **figures, **by_layer})
-            else:
-                flagged = len(flagged_slices(one.flags))
-                rows.append(
-                    {
-                        "method": one.title,
-                        "change": one.change,
-                        "flagged slices": flagged,
-                        "seconds": one.seconds,
-                        **{f"Dice {name}": value for name, value in one.dice.items()},
-                    }
-                )
+        rows = steps_of(self.table.results()) if steps else figures_of(self.table.results())
         heads = list(dict.fromkeys(name for row in rows for name in row))
         write_csv(path, heads, [[row.get(name) for name in heads] for row in rows])
 

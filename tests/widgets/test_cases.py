@@ -323,6 +323,51 @@ def test_a_run_of_the_user_is_kept_with_its_case_and_holds_it_in_view(listed: An
     in_view(user, "case-0002")
 
 
+def test_a_method_of_several_is_taken_for_a_case_and_is_its_run_when_it_comes_back(
+    listed: Any,
+) -> None:
+    user = listed()
+    user.adapt()
+    own, work = user.session.run, user.context.caselist.work("case-0001")
+    page = user.dock.methods
+    for name, line in page.table.rows.items():
+        state = Qt.CheckState.Checked if name == "tent" else Qt.CheckState.Unchecked
+        line.item.setCheckState(0, state)
+    user.press(page.run_button)
+    user.finish()
+    rest(user)
+    assert work.run_folder == own.folder
+
+    def used() -> Any:
+        user.finish()
+        rest(user)
+        assert not user.context.problem, user.context.problem
+        run = user.session.run
+        assert run.settings.method == "tent"
+        assert work.run_folder == run.folder
+        return run
+
+    page.table.clearSelection()
+    page.table.rows["tent"].item.setSelected(True)
+    user.press(page.use_button)
+    first = used().folder
+    user.context.undo.undo()
+    rest(user)
+    assert user.session.run is own
+    assert work.run_folder == own.folder
+    assert not first.exists()
+    user.context.undo.redo()
+    used()
+    masks = user.session.adapted.as_shown()
+    user.do("next_case")
+    in_view(user, "case-0002")
+    assert not page.table.results()
+    user.do("previous_case")
+    in_view(user, "case-0001")
+    assert user.session.settings.method == "tent"
+    assert np.array_equal(user.session.adapted.as_shown(), masks)
+
+
 def test_pausing_ahead_and_going_on_loses_no_step(listed: Any) -> None:
     user = listed(passes=60)
     panel = user.dock.cases.panel

@@ -15,15 +15,19 @@ from napari_grata.adaptation import reopen
 from napari_grata.adaptation.settings import preset
 from napari_grata.evaluation.metrics import dice
 from napari_grata.review.reproduce import again_command
-from napari_grata.widgets.curves import LAYERS
+from napari_grata.widgets.methods_curves import LAYERS
+
+
+def tick(table: Any, *names: str) -> None:
+    for name, row in table.rows.items():
+        state = Qt.CheckState.Checked if name in names else Qt.CheckState.Unchecked
+        row.item.setCheckState(0, state)
 
 
 def compare(user: Any, *names: str) -> Any:
     """Run these methods side by side."""
     page = user.dock.methods
-    for name, row in page.rows.items():
-        state = Qt.CheckState.Checked if name in names else Qt.CheckState.Unchecked
-        row.item.setCheckState(0, state)
+    tick(page.table, *names)
     user.press(page.run_button)
     user.finish()
     assert not user.context.problem, user.context.problem
@@ -42,7 +46,7 @@ def test_methods_are_run_shown_and_written_and_nothing_is_changed(
     assert user.session is session
     assert session.run is run
     assert np.array_equal(session.adapted.as_shown(), before)
-    results = {row.result.name: row for row in page._with_results()}
+    results = {row.result.name: row for row in page.table.with_results()}
     assert list(results) == ["source", "as-published", "tent"]
     assert results["source"].result.change == 0
     for name, row in results.items():
@@ -51,7 +55,7 @@ def test_methods_are_run_shown_and_written_and_nothing_is_changed(
         masks = row.result.masks
         assert np.array_equal(row.layer.data, session.scan.mask_stack(masks.items())), name
     first, second = results["as-published"], results["source"]
-    page.tree.clearSelection()
+    page.table.clearSelection()
     for row in (first, second):
         row.item.setSelected(True)
     unlike = first.layer.data != second.layer.data
@@ -90,10 +94,10 @@ def test_one_of_them_becomes_the_result_like_any_run_and_undo_goes_back(
     session, own = user.session, user.session.run
     before = session.adapted.as_shown()
     page = compare(user, "tent")
-    result = page.rows["tent"].result
+    result = page.table.rows["tent"].result
     user.context.run_parent = str(tmp_path)
-    page.tree.clearSelection()
-    page.rows["tent"].item.setSelected(True)
+    page.table.clearSelection()
+    page.table.rows["tent"].item.setSelected(True)
     user.press(page.use_button)
     user.finish()
     assert not user.context.problem, user.context.problem
@@ -107,11 +111,47 @@ def test_one_of_them_becomes_the_result_like_any_run_and_undo_goes_back(
     folder = session.run.folder
     assert str(folder.name) in again_command(folder)
     page.add_saved(folder)
-    user.wait(lambda: len(page._with_results()) == 3)
-    assert page._with_results()[-1].result.change == result.change
+    user.wait(lambda: len(page.table.with_results()) == 3)
+    assert page.table.with_results()[-1].result.change == result.change
     while user.context.undo.undo_words and session.run is not own:
         user.context.undo.undo()
         user.finish()
     assert session.run is own
     assert np.array_equal(session.adapted.as_shown(), before)
-    assert user.dock.methods.rows["tent"].result.run is not None
+    assert result.run is not None
+    while user.context.undo.redo_words:
+        user.context.undo.redo()
+        user.finish()
+    assert session.run.settings.method == "tent"
+    assert session.run.folder == folder
+    assert np.array_equal(session.adapted.as_shown(), session.scan.mask_stack(result.masks.items()))
+    user.context.undo.undo()
+    assert session.run is own
+    assert np.array_equal(session.adapted.as_shown(), before)
+
+
+def test_what_is_finished_stays_where_a_comparison_is_cancelled_in_the_middle(
+    start: Callable[..., Any], volume: Path
+) -> None:
+    user = start(volume)
+    user.adapt()
+    session, run, before = user.session, user.session.run, user.session.adapted.as_shown()
+    table = user.dock.methods.table
+    tick(table, "as-published", "tent", "dyna")
+    user.dock.methods.run_button.click()
+    user.wait(lambda: len(table.results()) == 2)
+    user.press(user.dock.progress.cancel_button)
+    user.finish()
+    assert not user.context.problem, user.context.problem
+    kept = [result.name for result in table.results()]
+    assert kept[:2] == ["source", "as-published"]
+    assert "dyna" not in kept
+    assert session.run is run
+    assert np.array_equal(session.adapted.as_shown(), before)
+    assert [row.result.name for row in table.chosen()] == ["as-published"]
+    user.press(user.dock.methods.use_button)
+    user.finish()
+    assert session.run is not run
+    # Each is there once where they are run again.
+    compare(user, "as-published", "dyna")
+    assert [result.name for result in table.results()] == ["source", "as-published", "dyna"]
