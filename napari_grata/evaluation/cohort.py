@@ -167,25 +167,32 @@ def _lists(folder: Path) -> dict[str, list[Path]]:
     """Return the lists of images and masks that lie in a folder, by centre."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.csv")):
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            if not {"image", "mask"} <= set(next(csv.reader(file), ())):
-                continue
+        if not {"image", "mask"} <= set(_table(path).fieldnames or ()):
+            continue
         name = path.stem.removesuffix("_train").removesuffix("_test")
         # Reversed, test comes before train.
         found.setdefault(name, []).insert(0, path)
     return found
 
 
+def _table(path: Path) -> csv.DictReader[str]:
+    """Rows of a list; some spreadsheets write semicolons."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return csv.DictReader(lines, delimiter=";" if lines and "," not in lines[0] else ",")
+
+
 def _of_lists(folder: Path, name: str, lists: Sequence[Path]) -> Centre:
     pairs = []
     for path in lists:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            for row in csv.DictReader(file):
-                image, mask = (folder / (row[one] or "").strip() for one in ("image", "mask"))
-                if mask.suffix == ".tif" and not mask.is_file():
-                    # RIM-ONE: of several readers the first.
-                    mask = mask.with_name(f"{mask.stem}-1.tif")
-                pairs.append((image, mask))
+        for number, row in enumerate(_table(path), 2):
+            cells = [(row[one] or "").strip() for one in ("image", "mask")]
+            if not all(cells):
+                raise CohortError(f"line {number} names no image or no mask", path, "Fill both in.")
+            image, mask = (folder / cell for cell in cells)
+            if mask.suffix == ".tif" and not mask.is_file():
+                # RIM-ONE: of several readers the first.
+                mask = mask.with_name(f"{mask.stem}-1.tif")
+            pairs.append((image, mask))
     lost = [path.name for path, _ in pairs if not (path.exists() or is_choice(path))]
     lost += [path.name for _, path in pairs if not path.is_file()]
     if lost or not pairs:

@@ -265,7 +265,9 @@ def describe(folder: Path, checkpoints: Mapping[str, Mapping[str, Any]]) -> Card
     try:
         plan, network = _plan(folder, plans, dataset, checkpoints)
         structures, activation = _structures(dataset, folder)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except ModelError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise PlansError(
             f"{folder / PLANS} or {DATASET} is not as nnU-Net v2 writes it: {type(error).__name__} "
             f"{str(error)[:100]}. Copy both again from the folder in nnUNet_results."
@@ -398,7 +400,7 @@ def _configuration(folder: Path, plans: Mapping[str, Any], name: str) -> dict[st
     if name not in known:
         raise PlansError(
             f"{folder / PLANS} has no configuration {name!r}, with which the checkpoint was "
-            f"trained; it has {', '.join(known)}."
+            f"trained; it has {', '.join(known) or 'none'}."
         )
     made = dict(known[name])
     while parent := made.pop("inherits_from", None):

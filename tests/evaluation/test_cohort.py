@@ -151,6 +151,21 @@ def test_the_lists_of_the_papers_are_read_as_they_are(tmp_path):
         open_cohort(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image;mask\na.png;gone.png", r"1 of its files are not there: gone\.png"),
+        ("image,mask\na.png,a.png\n,a.png", "line 3 names no image or no mask"),
+        ("image,mask\n", "it is empty"),
+    ],
+)
+def test_a_list_that_does_not_hold_together_is_refused_in_words(tmp_path, text, words):
+    photograph(tmp_path / "a.png")
+    (tmp_path / "One.csv").write_text(text)
+    with pytest.raises(CohortError, match=rf"One\.csv: {words}"):
+        open_cohort(tmp_path)
+
+
 def test_centres_of_the_hospital_s_formats_are_measured_and_calibrated(tmp_path):
     """Series, NRRD and MetaImage; truth as DICOM segmentation, NIfTI and 3D Slicer's NRRD."""
     for extra in ("highdicom", "SimpleITK"):

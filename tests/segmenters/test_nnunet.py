@@ -371,6 +371,8 @@ ARCHITECTURE = {**CONFIGURATION["architecture"], "network_class_name": "their.pa
         ("plans.json", in_configuration(previous_stage="3d_lowres"), "second stage of a cascade"),
         ("plans.json", in_configuration(inherits_from="gone"), "inherits from 'gone'"),
         ("plans.json", in_configuration(patch_size=[8, 8, 8]), "do not go together"),
+        ("plans.json", in_configuration(patch_size=["wide", 8]), "is not as nnU-Net v2 writes it"),
+        ("plans.json", in_configuration(spacing=[1e999, "?"]), "is not as nnU-Net v2 writes it"),
         (
             "plans.json",
             in_configuration(normalization_schemes=["TheirNormalization"]),
