@@ -15,7 +15,7 @@ from napari_grata.evaluation.figures import (
     slopes,
 )
 from napari_grata.evaluation.report import BASELINE, HARM, LEVEL, Tables
-from napari_grata.scans.files import write_text
+from napari_grata.scans.files import templates, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,17 +37,9 @@ def write_page(
         What was run, as in ``benchmark.json``. Cases are told by their numbers in it, for their
         names may be patients'.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("napari_grata", "evaluation"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     others = [one["method"] for one in tables.ranking]
-    text = environment.get_template("page.html.jinja").render(
+    page = templates("evaluation").get_template("page.html.jinja")
+    text = page.render(
         said=description,
         notes=notes,
         harm=-100 * HARM,

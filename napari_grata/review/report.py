@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.scans.files import FileError, make_folder, nameless, whole_file
+from napari_grata.scans.files import FileError, make_folder, nameless, templates, whole_file
 from napari_grata.scans.scan import counted
 
 from .compare import StructureChange, Summary, flagged_slices, flags_of_run, summarise
@@ -301,15 +301,7 @@ def _waiting_room(path: Path) -> IO[str]:
 
 
 def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("napari_grata", "review"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates("review")
     environment.filters |= {"local_time": local_time, "count": counted}
     environment.globals["most_flags"] = MOST_FLAGS
     return environment

@@ -19,7 +19,10 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
 
 PARTIAL = ".partial-"
 """What a file's name begins with while it is being written."""
@@ -436,3 +439,16 @@ def short_path(path: str | os.PathLike[str]) -> str:
     """Return the last two parts of a path (``folder/file``), enough to find it again."""
     parts = os.fspath(path).replace("\\", "/").rstrip("/").split("/")
     return "/".join(parts[-2:])
+
+
+def templates(package: str) -> jinja2.Environment:
+    """Return the templates of the HTML pages in a package of ours; they escape every value."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("napari_grata", package),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
