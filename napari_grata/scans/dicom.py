@@ -6,7 +6,7 @@ segmentation they belong to the patient's study, see `dicom_seg`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 
 from napari_grata.scans import dicom_headers
+from napari_grata.scans.checks import AGAIN, LARGEST, check_content, check_size
 from napari_grata.scans.dicom_headers import Frame, guard, is_dicom, library, read_header
+from napari_grata.scans.dicom_seg import check_mask as check_mask
+from napari_grata.scans.dicom_seg import read_mask as read_mask
+from napari_grata.scans.dicom_seg import write_mask as write_mask
 from napari_grata.scans.dicom_series import (
     Series,
     grid_of,
@@ -22,17 +26,7 @@ from napari_grata.scans.dicom_series import (
     series_at,
 )
 from napari_grata.scans.geometry import Geometry
-from napari_grata.scans.scan import (
-    AGAIN,
-    LARGEST,
-    Kind,
-    Label,
-    Scan,
-    ScanError,
-    check_content,
-    check_size,
-    times,
-)
+from napari_grata.scans.scan import Kind, Scan, ScanError, times
 
 SUFFIXES: tuple[str, ...] = dicom_headers.SUFFIXES
 WORDS = "DICOM series (a folder, or one of its files)"
@@ -324,29 +318,3 @@ def _true(
     if dtype.kind != "f":
         return stored.astype(dtype) + np.array(shift, dtype) if shift else stored
     return stored.astype(dtype) * dtype.type(slope) + dtype.type(shift)
-
-
-# -- masks -----------------------------------------------------------------------------------
-
-
-def check_mask(scan: Scan, path: Path) -> None:
-    """Refuse scans that are no DICOM series, and say what a DICOM segmentation needs."""
-    from napari_grata.scans import dicom_seg
-
-    dicom_seg.check(scan, path)
-
-
-def write_mask(
-    labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label]
-) -> list[Path]:
-    """Write a DICOM segmentation into the patient's study; see `dicom_seg`."""
-    from napari_grata.scans import dicom_seg
-
-    return dicom_seg.write(labels, scan, path, legend)
-
-
-def read_mask(path: Path, scan: Scan, i: int | None) -> np.ndarray:
-    """Read a DICOM segmentation onto the displayed grid of its scan."""
-    from napari_grata.scans import dicom_seg
-
-    return dicom_seg.read(path, scan)

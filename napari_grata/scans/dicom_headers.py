@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans.scan import AGAIN, ScanError
+from napari_grata.scans import checks
+from napari_grata.scans.checks import AGAIN
+from napari_grata.scans.scan import ScanError
 
 SUFFIXES: tuple[str, ...] = (".dcm", ".dicom", ".ima")
 _MAGIC = b"DICM"
@@ -126,17 +128,10 @@ def guard(what: str, path: Path, hint: str = AGAIN) -> Iterator[None]:
         warnings.simplefilter("ignore")
         config.settings.reading_validation_mode = config.IGNORE
         try:
-            yield
-        except (ScanError, PermissionError, FileNotFoundError):
-            raise
-        except MemoryError as error:
-            raise ScanError(
-                "this machine has too little free memory for it",
-                path,
-                "Close other programs, or crop or downsample the scan first.",
-            ) from error
-        except Exception:
-            raise ScanError(what, path, hint) from None
+            with checks.guard(what, path, hint):
+                yield
+        except ScanError as error:
+            raise error from None
         finally:
             config.settings.reading_validation_mode = mode
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from napari_grata.scans.checks import AGAIN, check_size
 from napari_grata.scans.dicom_headers import guard, is_dicom, library, read_header
 from napari_grata.scans.dicom_series import Series, is_choice, series_at
 from napari_grata.scans.files import write_bytes
-from napari_grata.scans.scan import AGAIN, Label, Scan, ScanError, check_size, times
+from napari_grata.scans.scan import Label, Scan, ScanError, other_grid, times
 
 _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _HINT = "Write the mask as .nii.gz (of a photograph: .png) instead."
@@ -38,7 +39,7 @@ _VALUE = re.compile(r"Label value (\d{1,5})")
 # -- out -------------------------------------------------------------------------------------
 
 
-def check(scan: Scan, path: Path) -> None:
+def check_mask(scan: Scan, path: Path) -> None:
     """Refuse what can be no DICOM segmentation: scans that are no series, a missing library.
 
     Raises
@@ -71,7 +72,9 @@ def _instances(scan: Scan) -> set[str]:
     return {frame.instance for frame in series_at(scan.path).frames}
 
 
-def write(labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label]) -> list[Path]:
+def write_mask(
+    labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label]
+) -> list[Path]:
     """Write one binary segment a structure, on the very images of the series.
 
     Pixels of a contained structure belong to the containing one as well (`Label.parts`), unlike
@@ -83,7 +86,7 @@ def write(labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label
         The series is gone, or lacks what the standard asks for.
     FileError
     """
-    check(scan, path)
+    check_mask(scan, path)
     assert scan.path is not None
     series = series_at(scan.path)
     stack = _on_images(labels, scan, series)
@@ -238,11 +241,11 @@ def _codes(name: str) -> tuple[Any, Any]:
 # -- in --------------------------------------------------------------------------------------
 
 
-def read(path: Path, scan: Scan) -> np.ndarray:
+def read_mask(path: Path, scan: Scan, i: int | None) -> np.ndarray:
     """Read a segmentation onto the displayed grid of its scan: 0 where there is no segment.
 
     A frame belongs to the slice at whose place it lies, whatever its order; a photograph's to the
-    photograph. Values are segment numbers, or those that `write` kept.
+    photograph. Values are segment numbers, or those that `write_mask` kept.
 
     Raises
     ------
@@ -317,7 +320,7 @@ def _places(scan: Scan, header: Any, path: Path) -> tuple[tuple[int, int, int], 
     # The source grid counts columns first, a photograph's rows.
     shape = (1, *source) if affine is None else (*(source[2:3] or (1,)), source[1], source[0])
     if len(shape) != 3 or shape[1:] != (int(header.Rows), int(header.Columns)):
-        raise _other_grid(path)
+        raise other_grid(path)
     if affine is None:
         drawn_on = {e.value for e in header.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
         if drawn_on and _is_dicom(scan) and not drawn_on & _instances(scan):
@@ -334,7 +337,7 @@ def _places(scan: Scan, header: Any, path: Path) -> tuple[tuple[int, int, int], 
     size = float(np.linalg.norm(matrix[:3, :3], axis=0).min())
     reach = np.abs(directions.T - matrix[:3, :2]).max(axis=0) * (shape[2], shape[1])
     if reach.max() > size / 4:
-        raise _other_grid(path)
+        raise other_grid(path)
     corners = matrix[:3, 3] + np.outer(np.arange(shape[0]), matrix[:3, 2])
 
     def slice_at(place: np.ndarray | None) -> int:
@@ -345,7 +348,7 @@ def _places(scan: Scan, header: Any, path: Path) -> tuple[tuple[int, int, int], 
         distance = float(np.linalg.norm(matrix[:3, 2]))
         k = int(off.argmin())
         if off[k] > max(size / 4, 0.12 * distance):
-            raise _other_grid(path)
+            raise other_grid(path)
         return k
 
     return shape, slice_at
@@ -357,14 +360,6 @@ def _of(groups: Sequence[Any], sequence: str, name: str) -> Any:
         if items and items[0].get(name) is not None:
             return items[0].get(name)
     return None
-
-
-def _other_grid(path: Path) -> ScanError:
-    return ScanError(
-        "the mask lies on another grid than the scan",
-        path,
-        "Resample it onto the scan, or choose the scan's own mask.",
-    )
 
 
 def _label_map(

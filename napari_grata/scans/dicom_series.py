@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_grata.scans.checks import AGAIN
 from napari_grata.scans.dicom_headers import (
     APART,
     NO_SCANS,
@@ -23,7 +24,7 @@ from napari_grata.scans.dicom_headers import (
     read_header,
     text_of,
 )
-from napari_grata.scans.scan import AGAIN, ScanError, counted, times
+from napari_grata.scans.scan import ScanError, counted, times
 
 MOST_FILES = 20_000
 """More files than this are no folder of one patient's series."""

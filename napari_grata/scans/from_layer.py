@@ -17,17 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from napari_grata.scans.checks import check_content, check_dtype
 from napari_grata.scans.geometry import PLANES, Geometry, is_usable
 from napari_grata.scans.photographs import is_photograph
 from napari_grata.scans.readers import open_scan
-from napari_grata.scans.scan import (
-    Kind,
-    Scan,
-    ScanError,
-    check_content,
-    check_dtype,
-    times,
-)
+from napari_grata.scans.scan import Kind, Scan, ScanError, times
 
 _PROBES = 4096
 

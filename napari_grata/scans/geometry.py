@@ -27,6 +27,11 @@ _TOWARDS = {
     (2, -1): "inferior",
 }
 PLANES = {0: "sagittal", 1: "coronal", 2: "axial"}
+UNUSABLE = (
+    "The header's orientation is not usable; left and right may be swapped on the screen. "
+    "Masks still fit the file."
+)
+UNSAID = "The file does not say how the patient lies; the usual order is assumed."
 #: Voxel axes that span less than this share of their box lie in one plane, as good as.
 _FLAT = 1e-3
 
@@ -155,6 +160,13 @@ class Geometry:
             turn[axis, column] = -1 if flip else 1
             turn[axis, 3] = self.source_shape[axis] - 1 if flip else 0
         return self.affine @ turn
+
+    def lies_on(self, other: Geometry) -> bool:
+        """Whether two displayed arrays lie at one place, voxel for voxel; False without a place."""
+        shape = self.displayed_shape
+        sides = (*(1,) * (3 - len(shape)), *shape)[-3:]
+        mine, theirs = self.display_affine, other.display_affine
+        return shape == other.displayed_shape and same_grid(mine, theirs, sides)
 
     @property
     def _unit_axes(self) -> tuple[int, ...]:

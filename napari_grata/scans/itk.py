@@ -11,18 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from napari_grata.scans.checks import AGAIN, check_content, check_size, guard
 from napari_grata.scans.files import stem, write_bytes
-from napari_grata.scans.geometry import Geometry, is_usable
+from napari_grata.scans.geometry import UNSAID, UNUSABLE, Geometry, is_usable
 from napari_grata.scans.photographs import DEFAULT_COLOURS
-from napari_grata.scans.scan import (
-    AGAIN,
-    Label,
-    Scan,
-    ScanError,
-    check_content,
-    check_size,
-    guard,
-)
+from napari_grata.scans.scan import Label, Scan, ScanError
 
 SUFFIXES: tuple[str, ...] = (".nrrd", ".mha", ".mhd")
 WORDS = "NRRD and MetaImage files (.nrrd, .mha, .mhd)"
@@ -138,7 +131,7 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     values.flags.writeable = False
     affine, notices = _affine(spacing, origin, direction)
     if path.suffix.lower() == ".nrrd" and "NRRD_space" not in known:
-        notices = ("The file does not say how the patient lies; the usual order is assumed.",)
+        notices = (UNSAID,)
     return values.reshape(*shape, *(1,) * (3 - len(shape))), affine, notices
 
 
@@ -152,11 +145,7 @@ def _affine(
     affine = _RAS @ affine
     if is_usable(affine):
         return affine, ()
-    words = (
-        "The header's orientation is not usable; left and right may be swapped on the screen. "
-        "Masks still fit the file."
-    )
-    return _RAS, (words,)
+    return _RAS, (UNUSABLE,)
 
 
 def _check_parts(path: Path) -> None:

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import gzip
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from napari_grata.scans.files import stem, write_bytes
-from napari_grata.scans.geometry import Geometry, is_usable
-from napari_grata.scans.scan import (
+from napari_grata.scans.checks import (
     AGAIN,
     DEFLATE_LIMIT,
     LARGEST,
-    Kind,
-    Label,
-    Scan,
-    ScanError,
     check_content,
     check_dtype,
     check_size,
-    times,
+    guard,
 )
+from napari_grata.scans.files import stem, write_bytes
+from napari_grata.scans.geometry import UNSAID, UNUSABLE, Geometry, is_usable
+from napari_grata.scans.scan import Kind, Label, Scan, ScanError, times
 
 SUFFIXES: tuple[str, ...] = (".nii", ".nii.gz")
 WORDS = "NIfTI files (.nii, .nii.gz)"
@@ -42,25 +36,11 @@ _PLACE = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
-_BROKEN = (
-    ImageFileError,
-    HeaderDataError,
-    EOFError,
-    OSError,
-    zlib.error,
-    ValueError,
-    OverflowError,
-)
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file's name says NIfTI."""
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def find(files: Sequence[Path]) -> list[Path]:
     """The NIfTI scans among the files of one folder."""
-    return [path for path in files if is_nifti(path)]
+    return [path for path in files if path.name.lower().endswith(SUFFIXES)]
 
 
 def read(path: Path) -> Scan:
@@ -88,17 +68,13 @@ def load_nifti(path: Path) -> Any:
     """Load a NIfTI header and check it; no voxel is read yet."""
     if path.stat().st_size == 0:
         raise ScanError("the file is empty (0 bytes)", path, AGAIN)
-    try:
+    with guard("it cannot be read as NIfTI", path):
         image: Any = nib.load(path, mmap="c")
         if not isinstance(image, nib.Nifti1Pair):
             raise ScanError("it is not a NIfTI file", path, "Convert it to .nii or .nii.gz first.")
         shape = tuple(int(n) for n in image.shape)
         dtype = image.get_data_dtype()
         offset = int(image.dataobj.offset)  # type: ignore[attr-defined]
-    except ScanError:
-        raise
-    except _BROKEN as error:
-        raise ScanError("it cannot be read as NIfTI", path, AGAIN) from error
     check_dtype(dtype, path)
     check_size(shape, dtype.itemsize, path)
     long_axes = [n for n in shape[3:] if n > 1]
@@ -132,14 +108,11 @@ def nifti_geometry(image: Any, path: Path) -> tuple[Geometry, tuple[str, ...]]:
     affine, sized = image.affine, True
     if not is_usable(affine):
         affine = header.get_base_affine()
-        notices.append(
-            "The header's orientation is not usable; left and right may be swapped on the screen. "
-            "Masks still fit the file."
-        )
+        notices.append(UNUSABLE)
         sized = is_usable(affine)
         affine = affine if sized else np.eye(4)
     elif int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        notices.append("The file does not say how the patient lies; the usual order is assumed.")
+        notices.append(UNSAID)
     zooms = header.get_zooms()
     time_step = float(zooms[3]) if len(zooms) > 3 else 1.0
     geometry = Geometry.anatomical(
@@ -165,19 +138,11 @@ def nifti_geometry(image: Any, path: Path) -> tuple[Geometry, tuple[str, ...]]:
 
 def read_values(image: Any, path: Path) -> Any:
     """Return the true values on the source grid: mapped where the file allows it, read-only."""
-    try:
+    with guard("its voxels cannot be read", path):
         if path.name.lower().endswith(".gz"):
             raw = _unpack(image, path)
         else:
             raw = np.asanyarray(image.dataobj.get_unscaled())
-    except MemoryError as error:
-        raise ScanError(
-            "this machine has too little free memory for it",
-            path,
-            "Close other programs, or crop or downsample the scan first.",
-        ) from error
-    except _BROKEN as error:
-        raise ScanError("its voxels cannot be read", path, AGAIN) from error
     raw.flags.writeable = False
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
     if (slope, inter) == (1.0, 0.0):

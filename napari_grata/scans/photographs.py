@@ -22,19 +22,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from napari_grata.scans.checks import AGAIN, check_content, check_dtype, check_size, guard
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import Geometry
-from napari_grata.scans.scan import (
-    AGAIN,
-    Label,
-    Scan,
-    ScanError,
-    check_content,
-    check_dtype,
-    check_size,
-    guard,
-    times,
-)
+from napari_grata.scans.scan import Label, Scan, ScanError, times
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +21,6 @@ Kind = Literal["photograph", "photographs", "image", "volume", "series"]
 _QUANTILE_VALUES = 8_000_000
 #: A value that fills this share of the slices' borders is background, not tissue.
 _BACKGROUND_SHARE = 0.25
-#: One file may not ask for more than this share of the machine's memory.
-_MEMORY_SHARE = 0.8
-#: Ratio that deflate can reach at best; a file that claims more has a wrong header.
-DEFLATE_LIMIT = 1040
-#: Intensities beyond this, or closer together than its inverse, are lost in float32.
-LARGEST = 1e30
 FORMATS = {
     "nifti": ".nii.gz",
     "dicom-seg": ".dcm",
@@ -37,9 +30,6 @@ FORMATS = {
     "png": ".png",
 }
 """Formats of masks that may be asked for, and the ending of each."""
-
-
-AGAIN = "The file is damaged or not complete: copy or export it again."
 
 
 class ScanError(ValueError):
@@ -69,23 +59,6 @@ class ScanError(ValueError):
         return type(self), (self.what, self.where or None, self.hint)
 
 
-@contextlib.contextmanager
-def guard(what: str, path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes a library raise into a sentence."""
-    try:
-        yield
-    except (ScanError, PermissionError):
-        raise
-    except MemoryError as error:
-        raise ScanError(
-            "this machine has too little free memory for it",
-            path,
-            "Close other programs, or crop or downsample the scan first.",
-        ) from error
-    except Exception as error:
-        raise ScanError(what, path, AGAIN) from error
-
-
 @dataclass(frozen=True)
 class Label:
     """What one value of a mask stands for, for files that can say so.
@@ -105,107 +78,6 @@ class Label:
     parts: tuple[int, ...] = ()
 
 
-def check_dtype(dtype: np.dtype[Any], where: str | os.PathLike[str]) -> None:
-    """Refuse element types that no segmenter can read."""
-    if dtype.kind not in "buif" or dtype.itemsize > 8:
-        kinds = {
-            "c": "complex numbers",
-            "V": "colour or compound values",
-            "f": "numbers of more than 64 bits",
-        }
-        kind = kinds.get(dtype.kind, "objects")
-        raise ScanError(
-            f"its voxels are {kind} ({dtype}), not plain intensities",
-            where,
-            "Convert it to a plain greyscale image first (for complex data: the magnitude).",
-        )
-
-
-def check_size(shape: tuple[int, ...], itemsize: int, where: str | os.PathLike[str]) -> None:
-    """Refuse empty images and images too large for this machine, before anything is allocated."""
-    if not shape or min(shape) < 1:
-        raise ScanError(
-            f"it is empty: the header gives the shape {times(shape)}",
-            where,
-            "Export it again from where it came.",
-        )
-    needed = math.prod(shape) * itemsize
-    limit = int(memory_bytes() * _MEMORY_SHARE)
-    if needed > limit:
-        raise ScanError(
-            f"it is too large: {times(shape)} needs {needed / 2**30:,.1f} GiB "
-            f"and this machine can spare {limit / 2**30:,.1f} GiB",
-            where,
-            "If that shape is right, crop or downsample it first; if not, the header is damaged.",
-        )
-
-
-def check_content(
-    read: Callable[[int], np.ndarray],
-    count: int,
-    where: str | os.PathLike[str],
-    *,
-    lazy: bool = False,
-) -> tuple[str, ...]:
-    """Refuse images without contrast, and tell of pixels that hold no number.
-
-    Reads slices from the middle outwards. Whole numbers are looked at until two of them differ,
-    so that mapped files stay mostly unread; floating-point numbers all are, unless `lazy`.
-
-    Returns
-    -------
-    tuple of str
-        Notices for the user.
-
-    Raises
-    ------
-    ScanError
-        Every value is the same, NaN or infinite, or beyond what float32 can tell apart.
-    """
-    low, high = np.inf, -np.inf
-    bad = bad_slices = 0
-    for i in sorted(range(count), key=lambda i: abs(i - count // 2)):
-        values = np.asarray(read(i))
-        least, most = values.min(), values.max()
-        if not (np.isfinite(least) and np.isfinite(most)):
-            finite = np.isfinite(values)
-            missing = values.size - int(np.count_nonzero(finite))
-            bad, bad_slices = bad + missing, bad_slices + 1
-            if missing == values.size:
-                continue
-            least, most = values[finite].min(), values[finite].max()
-        low, high = min(low, float(least)), max(high, float(most))
-        if low < high and (lazy or values.dtype.kind != "f"):
-            break
-    again = "Export it again from where it came."
-    if low > high:
-        raise ScanError("it holds no image: every voxel is NaN or infinite", where, again)
-    if low == high:
-        raise ScanError(
-            f"it holds no image: every voxel is {low:g}",
-            where,
-            "Check that this is the scan and not an empty mask, and export it again.",
-        )
-    if max(-low, high) > LARGEST or high - low < 1 / LARGEST:
-        raise ScanError(
-            f"its values run from {low:g} to {high:g}, which no picture can show", where, again
-        )
-    if not bad:
-        return ()
-    return (
-        f"{bad:,} values in {bad_slices} of {count} slices are no numbers (NaN or infinite): "
-        "nothing can be found there.",
-    )
-
-
-def memory_bytes() -> int:
-    """Memory of this machine in bytes (a cautious 8 GiB where it cannot be asked)."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 2**30
-
-
 def times(shape: tuple[int, ...]) -> str:
     """Return a shape for people: ``"512 × 512"``."""
     return " × ".join(str(int(n)) for n in shape) or "nothing"
@@ -221,6 +93,15 @@ def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
     while shape and shape[-1] == 1:
         shape = shape[:-1]
     return tuple(int(n) for n in shape)
+
+
+def other_grid(mask: Path) -> ScanError:
+    """The error for a mask that lies on another grid than its scan."""
+    return ScanError(
+        "the mask lies on another grid than the scan",
+        mask,
+        "Resample it onto the scan, or choose the scan's own mask.",
+    )
 
 
 class Scan:
@@ -295,13 +176,11 @@ class Scan:
         ScanError
             One of them is a photograph, or lies on another grid.
         """
-        shape, affine = self.mask_shape, self.geometry.display_affine
-        sides = (*(1,) * (3 - len(shape)), *shape)[-3:]
-        others = tuple(others)
+        shape, others = self.mask_shape, tuple(others)
         for other in (self, *others):
-            theirs = other.geometry.display_affine
-            alike = affine is theirs is None or same_grid(theirs, affine, sides)
-            if other.rgb or other.is_photographic or other.mask_shape != shape or not alike:
+            placed = self.geometry.affine is not None or other.geometry.affine is not None
+            alike = other.geometry.lies_on(self.geometry) if placed else other.mask_shape == shape
+            if other.rgb or other.is_photographic or not alike:
                 raise ScanError(
                     f"it cannot be read together with the first image: it has "
                     f"{times(other.mask_shape)} voxels and that one {times(shape)}, or it lies "
@@ -339,6 +218,18 @@ class Scan:
     def case_noun(self) -> str:
         """What one of its cases is called: "photograph", "volume" or "image"."""
         return self.noun if self.is_photographic else "volume" if self.is_stack else "image"
+
+    @property
+    def words(self) -> str:
+        """What it is, for a sentence: ``"a volume of grey slices"``."""
+        colour = "colour" if self.rgb else "grey"
+        return {
+            "photograph": f"a {colour} photograph",
+            "photographs": f"a list of {colour} photographs",
+            "image": f"a single {colour} {'picture' if self.rgb else 'slice'}",
+            "volume": f"a volume of {colour} slices",
+            "series": f"a series of volumes of {colour} slices",
+        }[self.kind]
 
     def counts(self, n: int) -> str:
         """Say how many: ``"1 slice"``, ``"3 photographs"``."""
@@ -629,18 +520,10 @@ class Scan:
             found = mine.to_display(values.reshape(mine.source_shape))
             return found
         # Another tool may have turned the axes; the voxels are the same if they lie in one place.
-        if theirs.displayed_shape == self.mask_shape and same_grid(
-            theirs.display_affine,
-            mine.display_affine,
-            (*(1,) * (3 - len(self.mask_shape)), *self.mask_shape)[-3:],
-        ):
+        if theirs.lies_on(mine):
             found = theirs.to_display(values)
             return found
-        raise ScanError(
-            "the mask lies on another grid than the scan",
-            where,
-            "Resample it onto the scan, or choose the scan's own mask.",
-        )
+        raise other_grid(where)
 
     # -- napari ----------------------------------------------------------------------------
 

@@ -273,13 +273,12 @@ class Card:
         A grey photograph passes for a colour model (its values are repeated in all channels), and
         a single slice for a volume model; whether the scan shows the right organ no file says.
         """
-        volume = scan.kind in ("volume", "series") and not scan.rgb
+        in_body = not scan.rgb and not scan.is_photographic
         # A picture on its own with a pixel size in mm is a slice, without one a photograph.
-        slice_of_volume = scan.kind == "image" and not scan.rgb and scan.slice_spacing is not None
         if self.dimensions == 2:
-            fits = not volume and not slice_of_volume
+            fits = not in_body or not (scan.is_stack or scan.slice_spacing is not None)
         else:
-            fits = not scan.rgb and scan.kind not in ("photograph", "photographs")
+            fits = in_body
         if fits:
             given = len(scan.channels) + 1
             if given == max(1, len(self.inputs)):
@@ -291,7 +290,7 @@ class Card:
                 f"this is {given}. Choose the others in this order (dock: Images …; command line: "
                 "--channel)."
             )
-        return f"This model reads {self.reads()}; this scan is {_says(scan)}."
+        return f"This model reads {self.reads()}; this scan is {scan.words}."
 
 
 def _patch(arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -368,17 +367,6 @@ def _structures(structures: tuple[Structure, ...], activation: str | None) -> It
             inside = above.get(inside)
         if one.name in seen:
             yield f"{one.name} lies inside itself, by way of {one.inside}."
-
-
-def _says(scan: Scan) -> str:
-    colour = "colour" if scan.rgb else "grey"
-    return {
-        "photograph": f"a {colour} photograph",
-        "photographs": f"a list of {colour} photographs",
-        "image": f"a single {colour} {'picture' if scan.rgb else 'slice'}",
-        "volume": f"a volume of {colour} slices",
-        "series": f"a series of volumes of {colour} slices",
-    }.get(scan.kind, f"a {scan.kind}")
 
 
 def structure_mask(card: Card, label_map: np.ndarray, structure: Structure | str) -> np.ndarray:

@@ -245,8 +245,9 @@ class DecideBar(QWidget):
         if index is not None:
             name = scan.slice_name(index)
             return name[:1].upper() + name[1:]
-        wholes = {"photograph": "Photograph", "image": "Image", "photographs": "All photographs"}
-        return wholes.get(scan.kind, "Whole case")
+        if scan.is_list:
+            return "All photographs"
+        return "Whole case" if scan.is_stack else scan.case_noun.capitalize()
 
     def why_not(self, verdict: str) -> str:
         """Return why a verdict cannot be given now, "" if it can."""

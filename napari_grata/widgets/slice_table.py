@@ -253,7 +253,7 @@ class SliceTable(QWidget):
         parts = [counted(len(rows), scan.noun), f"{flagged} flagged" if flagged else "none flagged"]
         area, thickness = pixel_area(scan), scan.slice_thickness
         measured = [row for row in rows if row.change(structure) is not None]
-        if scan.kind == "volume" and thickness and area and measured:
+        if scan.is_stack and scan.n_cases == 1 and thickness and area and measured:
             voxel = area * thickness / 1000
             low = voxel * sum(row.before[structure] for row in measured)
             high = voxel * sum(row.after[structure] for row in measured)
