@@ -17,7 +17,7 @@ from typing import Any
 
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.settings import Settings, preset
-from napari_grata.evaluation.cohort import CohortError, open_cohort, parse_labels
+from napari_grata.evaluation.cohort import Cohort, CohortError, open_cohort, parse_labels
 from napari_grata.evaluation.figures import plot_benchmark
 from napari_grata.evaluation.page import write_page
 from napari_grata.evaluation.report import (
@@ -43,6 +43,7 @@ from napari_grata.evaluation.streams import (
     run_stream,
 )
 from napari_grata.evaluation.workers import Model, spread
+from napari_grata.scans import open_scan
 from napari_grata.scans.files import csv_text, make_folder, read_json, write_json, write_text
 from napari_grata.segmenters import Segmenter
 
@@ -228,17 +229,12 @@ def run_benchmark(
     places: dict[str, Model] = {}
     for one in given:
         segmenter = one if isinstance(one, Segmenter) else open_model(one, device, rules.size)
-        card = segmenter.card
-        if card.name in segmenters:
-            raise CohortError(f"two models are called {card.name}", hint="Rename one in its card.")
-        # Without labels a mask holds the card's own values.
-        table = named or {0: 0, **{one.value: one.value for one in card.structures}}
-        if not measured_structures(card, table):
-            values = ", ".join(f"{s.value} {s.name}" for s in card.structures)
-            raise CohortError(f"the labels name no structure of the model ({values})")
-        segmenters[card.name], tables[card.name] = segmenter, table
+        name = segmenter.card.name
+        if name in segmenters:
+            raise CohortError(f"two models are called {name}", hint="Rename one in its card.")
+        segmenters[name], tables[name] = segmenter, _labels_for(segmenter, named, cohort)
         if not isinstance(one, Segmenter):
-            places[card.name] = (one, device, rules.size)
+            places[name] = (one, device, rules.size)
     if not segmenters:
         raise CohortError("there is no model", hint="Name at least one.")
     folder = make_folder(out)
@@ -493,6 +489,23 @@ def _about(segmenter: Segmenter, table: Mapping[int, int]) -> dict[str, Any]:
     card = segmenter.card
     structures = measured_structures(card, table)
     return {"weights_sha256": card.weights_sha256, "size": card.size, "structures": structures}
+
+
+def _labels_for(
+    segmenter: Segmenter, named: Mapping[int, int] | None, cohort: Cohort
+) -> Mapping[int, int]:
+    """Return the label value of each mask value for a model that can read the cohort."""
+    card = segmenter.card
+    for centre in cohort.centres:
+        why = segmenter.fits(open_scan(centre.cases[0].image))
+        if why is not None:
+            raise CohortError(f"{card.name} cannot read this centre", centre.name, why)
+    # Without labels a mask holds the card's own values.
+    table = {0: 0, **{s.value: s.value for s in card.structures}} if named is None else named
+    if not measured_structures(card, table):
+        values = ", ".join(f"{s.value} {s.name}" for s in card.structures)
+        raise CohortError(f"the labels name no structure of the model ({values})")
+    return table
 
 
 def _versions(segmenter: Segmenter) -> dict[str, Any]:

@@ -257,29 +257,18 @@ def test_progress_counts_to_its_end(fundus, eyes, tmp_path):
     assert {state.total for state in states} == {15}
 
 
-def test_workers_give_the_numbers_of_one_process(fundus, eyes, tmp_path):
-    alone = run_benchmark(eyes, fundus, ["batch-norm"], LABELS, tmp_path / "one", device="cpu")
+def test_workers_give_the_numbers_of_one_process(fundus, other_fundus, eyes, tmp_path):
+    models, options = [fundus, other_fundus], {"centres": ["Far"], "device": "cpu"}
+    alone = run_benchmark(eyes, models, ["batch-norm"], LABELS, tmp_path / "one", **options)
     states = []
-    shared = run_benchmark(
-        eyes,
-        fundus,
-        ["batch-norm"],
-        LABELS,
-        tmp_path / "two",
-        device="cpu",
-        jobs=2,
-        progress=states.append,
-    )
-    assert len(shared.tables.rows) == len(alone.tables.rows) == 20
+    options |= {"jobs": 2, "progress": states.append}
+    shared = run_benchmark(eyes, models, ["batch-norm"], LABELS, tmp_path / "two", **options)
+    assert len(shared.tables.rows) == len(alone.tables.rows) == 16
     for mine, other in zip(shared.tables.rows, alone.tables.rows, strict=True):
-        assert (mine.centre, mine.case, mine.structure) == (
-            other.centre,
-            other.case,
-            other.structure,
-        )
+        assert (mine.model, mine.case, mine.structure) == (other.model, other.case, other.structure)
         # A worker has its own number of threads, which moves the last digits.
         assert mine.dice == pytest.approx(other.dice, abs=5e-3)
-    assert states[-1].done == states[-1].total == 10
+    assert states[-1].done == states[-1].total == 8
 
 
 def test_parts_on_several_machines_give_the_numbers_of_one(fundus, eyes, tmp_path):
@@ -355,9 +344,10 @@ def test_labels_that_do_not_fit_are_refused_in_words(fundus, eyes, tmp_path, lab
         run_benchmark(eyes, fundus, ["source"], labels, tmp_path / "out")
 
 
-def test_volumes_for_a_model_of_photographs_are_refused_in_words(fundus, heads, tmp_path):
-    with pytest.raises(ValueError, match="reads colour photographs"):
-        run_benchmark(heads, fundus, ["source"], None, tmp_path / "out")
+def test_volumes_for_a_model_of_photographs_are_refused_in_words(fundus, brain, heads, tmp_path):
+    with pytest.raises(ValueError, match=r"Scanner: small-fundus cannot.*reads colour photographs"):
+        run_benchmark(heads, [brain, fundus], ["source"], None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_limit_or_number_of_jobs_below_one_is_refused(fundus, eyes, tmp_path):
