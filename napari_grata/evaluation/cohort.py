@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from napari_grata.scans import ScanError, dicom, itk
+from napari_grata.scans import ScanError, dicom
 from napari_grata.scans.dicom_series import is_choice, series_at
 from napari_grata.scans.files import stem
 from napari_grata.scans.photographs import is_photograph
-from napari_grata.scans.readers import KINDS, is_scan_file, reader_of, scans_in
+from napari_grata.scans.readers import KINDS, is_scan_file, reader_of, scans_in, shape_of
 from napari_grata.scans.scan import times
 
 _PAIRS = 'Write pairs of whole numbers, such as "255:0,128:1,0:2".'
@@ -285,9 +285,9 @@ def _by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 
 def _check_grid(centre: str, case: Case) -> None:
     """Compare the headers of an image and its mask, so that a long run does not end half-way."""
-    image = _grid(case.image)
+    image = shape_of(case.image)
     # A DICOM segmentation holds the slices that something lies in: reading it will tell.
-    mask = image if _is_dicom(case.mask) else _grid(case.mask)
+    mask = image if _is_dicom(case.mask) else shape_of(case.mask)
     # A photograph's header may be turned by its EXIF tag: the same sides in any order pass here,
     # and a true mismatch is met when the mask is read.
     if len(image) != len(mask) or sorted(image) != sorted(mask):
@@ -296,32 +296,6 @@ def _check_grid(centre: str, case: Case) -> None:
             centre,
             "A mask must lie on the grid of its image.",
         )
-
-
-def _grid(path: Path) -> tuple[int, ...]:
-    if _is_dicom(path):
-        return dicom.shape_of(path)
-    if reader_of(path) is itk:
-        return itk.shape_of(path)
-    try:
-        if is_photograph(path):
-            from PIL import Image
-
-            with Image.open(path) as photograph:
-                return photograph.height, photograph.width
-        import nibabel
-
-        header: Any = nibabel.load(path)
-        shape = tuple(int(n) for n in header.shape)
-        while len(shape) > 2 and shape[-1] == 1:
-            shape = shape[:-1]
-        return shape
-    except Exception as error:
-        raise CohortError(
-            f"the file cannot be read ({type(error).__name__})",
-            path,
-            "Replace it, or move it away.",
-        ) from error
 
 
 def _listed(items: Sequence[object]) -> str:

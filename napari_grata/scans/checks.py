@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -37,6 +38,31 @@ def guard(what: str, path: Path, hint: str = AGAIN) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise ScanError(what, path, hint) from error
+
+
+def library(name: str, extra: str, what: str, path: Path) -> Any:
+    """Return a library of one of our extras; without it, say what cannot be done, and how it can.
+
+    Raises
+    ------
+    ScanError
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ScanError(
+            f"{what}: {name} is not installed",
+            path,
+            f'Install it: pip install "napari-grata[{extra}]".',
+        ) from error
+
+
+def size_of(path: Path) -> int:
+    """Size of a file in bytes. Raises ScanError where it is empty."""
+    size = path.stat().st_size
+    if size == 0:
+        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
+    return size
 
 
 def check_dtype(dtype: np.dtype[Any], where: str | os.PathLike[str]) -> None:

@@ -91,15 +91,7 @@ class Frame:
 
 def library(path: Path) -> Any:
     """Return pydicom, or say how to get it."""
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ScanError(
-            "DICOM cannot be read: pydicom is not installed",
-            path,
-            'Install it: pip install "napari-grata[dicom]".',
-        ) from error
-    return pydicom
+    return checks.library("pydicom", "dicom", "DICOM cannot be read", path)
 
 
 def is_dicom(path: Path) -> bool:
@@ -145,8 +137,7 @@ def read_header(path: Path, tags: Sequence[str] | None = TAGS, *, pixels: bool =
         It is no DICOM file, or a damaged one.
     """
     pydicom = library(path)
-    if path.stat().st_size == 0:
-        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
+    checks.size_of(path)
     if not _has_mark(path):
         raise ScanError(
             "it cannot be read as DICOM: the mark at its beginning is missing",

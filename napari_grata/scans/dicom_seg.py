@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans.checks import AGAIN, check_size
-from napari_grata.scans.dicom_headers import guard, is_dicom, library, read_header
+from napari_grata.scans.checks import AGAIN, check_size, library
+from napari_grata.scans.dicom_headers import guard, is_dicom, read_header
 from napari_grata.scans.dicom_series import Series, is_choice, series_at
 from napari_grata.scans.files import write_bytes
 from napari_grata.scans.scan import Label, Scan, ScanError, other_grid, times
@@ -50,15 +50,7 @@ def check_mask(scan: Scan, path: Path) -> None:
         raise ScanError(
             "a DICOM segmentation refers to a DICOM series, and the scan is none", path, _HINT
         )
-    library(path)
-    try:
-        import highdicom  # noqa: F401
-    except ImportError as error:
-        raise ScanError(
-            "DICOM segmentations cannot be written: highdicom is not installed",
-            path,
-            'Install it: pip install "napari-grata[dicom]".',
-        ) from error
+    library("highdicom", "dicom", "DICOM segmentations cannot be written", path)
 
 
 def _is_dicom(scan: Scan) -> bool:

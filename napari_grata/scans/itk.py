@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_grata.scans.checks import AGAIN, check_content, check_size, guard
+from napari_grata.scans.checks import check_content, check_size, guard, library, size_of
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import UNSAID, UNUSABLE, Geometry, is_usable
 from napari_grata.scans.photographs import DEFAULT_COLOURS
@@ -26,15 +26,8 @@ _MOST_HEADER = 1 << 20
 
 def _library(path: Path) -> Any:
     """Return SimpleITK, or say how to get it."""
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise ScanError(
-            "NRRD and MetaImage files cannot be read or written: SimpleITK is not installed",
-            path,
-            'Install it: pip install "napari-grata[itk]".',
-        ) from error
-    return SimpleITK
+    what = "NRRD and MetaImage files cannot be read or written"
+    return library("SimpleITK", "itk", what, path)
 
 
 @contextlib.contextmanager
@@ -84,8 +77,7 @@ def shape_of(path: Path) -> tuple[int, ...]:
 def _open(path: Path) -> Any:
     """SimpleITK's reader of a file, its header read."""
     itk = _library(path)
-    if path.stat().st_size == 0:
-        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
+    size_of(path)
     _check_parts(path)
     with _quietly("it cannot be read", path):
         reader = itk.ImageFileReader()

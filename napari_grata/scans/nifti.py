@@ -19,6 +19,7 @@ from napari_grata.scans.checks import (
     check_dtype,
     check_size,
     guard,
+    size_of,
 )
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import UNSAID, UNUSABLE, Geometry, is_usable
@@ -64,10 +65,14 @@ def read(path: Path) -> Scan:
     return scan
 
 
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Size along each axis, by the header alone."""
+    return tuple(int(n) for n in load_nifti(path).shape)
+
+
 def load_nifti(path: Path) -> Any:
     """Load a NIfTI header and check it; no voxel is read yet."""
-    if path.stat().st_size == 0:
-        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
+    size = size_of(path)
     with guard("it cannot be read as NIfTI", path):
         image: Any = nib.load(path, mmap="c")
         if not isinstance(image, nib.Nifti1Pair):
@@ -84,7 +89,7 @@ def load_nifti(path: Path) -> Any:
             path,
             "Split it into volumes of three axes first.",
         )
-    needed, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    needed = math.prod(shape) * dtype.itemsize
     packed = path.name.lower().endswith(".gz")
     there = size * DEFLATE_LIMIT if packed else size
     if needed + offset > there:

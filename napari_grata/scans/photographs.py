@@ -22,7 +22,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from napari_grata.scans.checks import AGAIN, check_content, check_dtype, check_size, guard
+from napari_grata.scans.checks import (
+    AGAIN,
+    check_content,
+    check_dtype,
+    check_size,
+    guard,
+    size_of,
+)
 from napari_grata.scans.files import stem, write_bytes
 from napari_grata.scans.geometry import Geometry
 from napari_grata.scans.scan import Label, Scan, ScanError, times
@@ -119,6 +126,11 @@ def read(path: Path) -> Scan:
     )
     scan.notices = info.notices + check_content(scan.peek, scan.n_slices, path)
     return scan
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Size along each axis as shown, by the header alone."""
+    return inspect(path).geometry.displayed_shape
 
 
 def read_list(paths: Sequence[Path], name: str, folder: Path | None = None) -> Scan:
@@ -234,9 +246,7 @@ def inspect(path: Path) -> PhotographInfo:
         Damaged files, more pixels than `MOST_PIXELS` or than the file can hold, colour spaces
         and types of values that neither library keeps whole.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise ScanError("the file is empty (0 bytes)", path, AGAIN)
+    size = size_of(path)
     with path.open("rb") as file:
         head = file.read(26)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):

@@ -35,6 +35,9 @@ class Reader(Protocol):
     def read(self, path: Path) -> Scan:
         """Open a scan. Raises ScanError, whatever is wrong with it."""
 
+    def shape_of(self, path: Path) -> tuple[int, ...]:
+        """Size along each axis, by the header alone. Raises ScanError."""
+
     def check_mask(self, scan: Scan, path: Path) -> None:
         """Refuse a mask's name whose type cannot keep the masks of a scan."""
 
@@ -72,6 +75,22 @@ def reader_of(path: Path) -> Reader | None:
     if found is None and (is_choice(path) or (path.is_file() and is_dicom(path))):
         return dicom
     return found
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """Size of a scan or mask along each axis, by the headers alone, without a last axis of 1.
+
+    Raises
+    ------
+    ScanError
+    """
+    reader = dicom if path.is_dir() else reader_of(path)
+    if reader is None:
+        raise ScanError("this type of file is not known", path, _hint([path]))
+    shape = reader.shape_of(path)
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def is_scan_file(path: Path) -> bool:

@@ -116,7 +116,7 @@ def test_a_broken_file_is_named(tmp_path):
     photograph(tmp_path / "A" / "images" / "1.png")
     (tmp_path / "A" / "masks").mkdir()
     (tmp_path / "A" / "masks" / "1.png").write_bytes(b"not a picture")
-    with pytest.raises(CohortError, match=r"masks.1\.png: the file cannot be read"):
+    with pytest.raises(ScanError, match=r"masks.1\.png: it cannot be read as a photograph"):
         open_cohort(tmp_path)
 
 
