@@ -384,6 +384,7 @@ def choose(
     ] = None,
     propose: Annotated[int, option("without masks: how many slices to ask for, 3 to 8")] = 3,
     presets: Annotated[str, option("what is tried beside the source model, with commas")] = "",
+    teach: Annotated[bool, option("copies of the model learn from the reviewed slices")] = True,
     seed: Seed = 0,
     device: Device = "auto",
     slices: Slices = "all",
@@ -444,6 +445,11 @@ def choose(
         steps = weigh_stepwise(segmenter, runs.candidates, truth, stack=opened.is_stack)
         weighed.append((yield from steps))
 
+    if teach and card.patch is None and len(truth) > 1:
+        lessons = runs.teach(truth)
+        _, total = next(lessons)
+        for _ in console.progress(lessons, total - 1, "learn"):
+            pass
     for _ in console.progress(weighing(), len(runs.candidates) * (len(truth) + 1), "weigh"):
         pass
     record = record_choice(card, opened, weighed[0], runs.settings)

@@ -262,7 +262,7 @@ def test_ctrl_c_keeps_what_was_finished(monkeypatch: pytest.MonkeyPatch, capsys)
 def test_a_few_reviewed_slices_are_asked_for_and_decide(tmp_path: Path, capsys) -> None:
     sample = find_sample("brain-other-scanner")
     common = ["choose", str(sample.path), "--model", sample.model, "--presets", "batch-norm"]
-    common += ["--slices", "24-27", "--quiet", "--json", "--device", "cpu"]
+    common += ["--slices", "24-27", "--quiet", "--json", "--device", "cpu", "--no-teach"]
     assert main([*common, "--out", str(tmp_path / "ask")]) == 0
     asked = json.loads(capsys.readouterr().out)["proposed"]
     assert len(asked) == 3

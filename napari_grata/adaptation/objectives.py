@@ -201,6 +201,25 @@ class Supervision:
         """Return the same with the other pixels held to ``held`` (B, S, h, w)."""
         return replace(self, held=held, hold=hold)
 
+    def beside(self, said: Tensor) -> Supervision:
+        """Return the same with that of other images behind it, which are to stay as they were said.
+
+        Parameters
+        ----------
+        said : Tensor, shape (B, S, h, w)
+            The probabilities; each of their pixels weighs as much as a corrected one.
+        """
+        said = said.to(self.targets)
+        held = None if self.held is None else torch.cat([self.held, said])
+        weights = torch.cat([self.weights, torch.ones_like(said[:, 0])])
+        return Supervision(torch.cat([self.targets, said]), weights, held, self.hold)
+
+    def seen(self, part: slice, name: str) -> Supervision:
+        """Return that of some of the images, as they look in a view (see `augmentation.view`)."""
+        held = None if self.held is None else view(self.held[part], name)
+        targets, weights = view(self.targets[part], name), view(self.weights[part], name)
+        return Supervision(targets, weights, held, self.hold)
+
 
 def scribble_loss(logits: Tensor, supervision: Supervision, activation: str = "sigmoid") -> Tensor:
     """Return the cross-entropy on the corrected pixels, with the others held to what was said.

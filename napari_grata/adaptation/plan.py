@@ -5,6 +5,7 @@ Loads no torch.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import re
@@ -247,8 +248,9 @@ def make_plan(
     Parameters
     ----------
     corrected : collection of int
-        Slices whose corrections teach: they take turns for ``correction_steps`` rounds, the
-        others as the settings say, and all slices of the episode are predicted afterwards, the
+        Slices whose corrections teach: they take turns for ``correction_steps`` rounds (where all
+        weights learn, each time beside one that is held to what was said of it), the others as the
+        settings say, and all slices of the episode are predicted afterwards, the
         corrected ones first.
     volumes : bool
         Whether the model reads whole volumes: no slice is finished before the model has learnt,
@@ -309,9 +311,13 @@ def _visits(
     if not settings.uncorrected_learn:
         plain = []
     rounds = settings.correction_steps
+    beside: Iterator[int] = iter(())
+    if settings.learns_from_stack and not volumes and others:
+        beside = itertools.cycle(_drawn(settings, others, 0))
     for number in range(rounds):
         for index in taught:
-            yield index, number, ()
+            other = tuple(itertools.islice(beside, 1))
+            yield index, number, (index, *other) if other else ()
         yield from plain[number * len(plain) // rounds : (number + 1) * len(plain) // rounds]
 
 
@@ -326,11 +332,15 @@ def _days(settings: Settings, members: Sequence[int]) -> list[Visit]:
     return visits
 
 
+def _drawn(settings: Settings, members: Sequence[int], pass_index: int) -> list[int]:
+    """Draw the slices of one pass, in random order."""
+    count = min(len(members), settings.pass_slices)
+    return random.Random(f"{settings.seed} {pass_index}").sample(list(members), count)
+
+
 def _batches(settings: Settings, members: Sequence[int], pass_index: int) -> Iterator[Visit]:
     """Deal the slices of one pass, or as many as it takes, into batches of about the same size."""
-    dealt = random.Random(f"{settings.seed} {pass_index}").sample(
-        list(members), min(len(members), settings.pass_slices)
-    )
+    dealt = _drawn(settings, members, pass_index)
     count = math.ceil(len(dealt) / settings.batch)
     for number in range(count):
         batch = tuple(dealt[number::count])

@@ -549,8 +549,11 @@ def teaching_settings(base: Settings) -> Settings:
         return base.but(
             method="mean-teacher",
             scribble="both",
-            decay=0.0,
+            learning_rate=1e-4,
+            decay=0.8,
             hold=0.2,
+            correction_steps=20,
+            pass_slices=12,
             passes=1,
             uncorrected_learn=False,
         )

@@ -146,15 +146,17 @@ class Stepper:
         if self._settings.method == "source" and not self._settings.six_views and reads_all:
             return None, None
         prepared = self._prepare(slice_index)
-        if batch:
-            return self._step_on_batch(prepared, batch)
-        if is_blank(prepared.image):
+        supervision = self._supervision(prepared)
+        untaught = supervision is None and self._only_corrections_teach(slice_index)
+        blank = is_blank(prepared.image)
+        if batch and not untaught and (supervision is None or not blank):
+            return self._step_on_batch(prepared, batch, supervision)
+        if blank:
             # Such as the air above a skull-stripped brain, a third of a volume. One value has no
             # statistics to normalise with (the masks would be noise), and its strong view would
             # be noise stretched to the full range, which should not be learnt.
             return None, None
-        supervision = self._supervision(prepared)
-        if supervision is None and self._only_corrections_teach(slice_index):
+        if untaught:
             # Drawn outside the region: the model never sees it, and the rest is not to teach.
             output = self._with_room(
                 lambda: self._method, lambda: self._method.predict(prepared.image), self._move
@@ -166,14 +168,21 @@ class Stepper:
         return record, self._prediction(Output(record.logits, record.probabilities), prepared)
 
     def _step_on_batch(
-        self, first: Prepared, batch: Sequence[int]
+        self, first: Prepared, batch: Sequence[int], supervision: Supervision | None
     ) -> tuple[StepRecord | None, Prediction | None]:
         """Take one step on several slices, and return the mask of the first as it is then.
 
         Slices of another size than the first are brought to it: for learning that does no harm.
+        Where corrections of the first teach, the others are held to what was said of them.
         """
-        others = (self._image(index) for index in batch if index != first.slice_index)
-        images = [one for one in (first.image, *others) if not is_blank(one)]
+        others = {index: self._image(index) for index in batch if index != first.slice_index}
+        images = [one for one in (first.image, *others.values()) if not is_blank(one)]
+        if supervision is not None:
+            images = [first.image]
+            for index, image in others.items():
+                if image.shape == first.image.shape and not is_blank(image):
+                    images.append(image)
+                    supervision = supervision.beside(self._said_of(index, image))
         record = None
         if images:
             size = images[0].shape[2:]
@@ -184,7 +193,7 @@ class Stepper:
             ]
             record = self._with_room(
                 lambda: self._method,
-                lambda: self._method.step_on_batch(torch.cat(alike)),
+                lambda: self._method.step_on_batch(torch.cat(alike), supervision),
                 self._move,
             )
         if record is None or is_blank(first.image):
@@ -208,14 +217,14 @@ class Stepper:
         prepared = self.segmenter.prepare(self._scan, slice_index, self.frame_of(slice_index))
         if is_blank(prepared.image):
             return next(iter(self.source([slice_index])))
-        return self._prediction(self._look(prepared, theta), prepared)
+        return self._prediction(self._look(prepared.image, theta), prepared)
 
-    def _look(self, prepared: Prepared, theta: np.ndarray | None) -> Output:
+    def _look(self, image: torch.Tensor, theta: np.ndarray | None) -> Output:
         def look() -> Output:
             viewer = self._viewer
             if theta is not None:
                 viewer.load_theta(torch.from_numpy(theta))
-            return viewer.predict(prepared.image)
+            return viewer.predict(image)
 
         with self._looking:
             return self._with_room(lambda: self._viewer, look, self._move_viewer)
@@ -230,9 +239,13 @@ class Stepper:
         )
         if found is None or settings.hold == 0:
             return found
-        if index not in self._said:
-            self._said[index] = self._look(prepared, self.start).probabilities
-        return found.holding(self._said[index], settings.hold)
+        return found.holding(self._said_of(index, prepared.image), settings.hold)
+
+    def _said_of(self, slice_index: int, image: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of a slice before anything was taught."""
+        if slice_index not in self._said:
+            self._said[slice_index] = self._look(image, self.start).probabilities
+        return self._said[slice_index]
 
     def _only_corrections_teach(self, slice_index: int) -> bool:
         """Whether a slice takes steps for its corrections alone."""

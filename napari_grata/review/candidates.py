@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.adaptation.settings import PRESETS, Preset, Settings, preset
+from napari_grata.adaptation.corrections import Corrections
+from napari_grata.adaptation.settings import (
+    PRESETS,
+    Preset,
+    Settings,
+    preset,
+    teaching_settings,
+)
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import AdaptationRun, Record
@@ -19,12 +26,15 @@ if TYPE_CHECKING:
 
 Masks = Mapping[int, np.ndarray]
 SOURCE = "source"
+TAUGHT = "taught"
 USUAL = tuple(
     name
     for name in ("careful", "learn-from-stack", "batch-norm", "as-published")
     if name in PRESETS
 )
 """Presets that are weighed where nobody names others."""
+LESSONS, FOLDS = 60, 4
+"""About how many steps a copy takes on reviewed slices, and how many copies are weighed."""
 STATES = 3
 """Of a model that learns from the whole stack so many states are weighed, over all its passes."""
 
@@ -246,6 +256,74 @@ class CandidateRuns:
                 found = candidate_of_run(run, one.name, one.title)
             self._take(found, settings)
 
+    def teach(self, reviewed: Masks, settings: Settings | None = None) -> Iterator[tuple[int, int]]:
+        """Have copies of the model learn from reviewed masks: a candidate more, the last one.
+
+        Yields how much is done of how much.
+
+        One copy learns from all of them and makes the masks. The mask that a reviewed slice is
+        weighed by comes from a copy that was taught by the others alone.
+
+        Parameters
+        ----------
+        reviewed : mapping of int to ndarray of uint8, shape (H, W)
+            Two slices or more, each drawn wholly.
+        settings : Settings, optional
+            By default those with which corrections teach all weights.
+        """
+        settings = settings or teaching_settings(preset("learn-from-stack").settings)
+        settings = settings.but(seed=self._seed, correction_steps=max(8, LESSONS // len(reviewed)))
+        groups = [sorted(reviewed)[n::FOLDS] for n in range(min(FOLDS, len(reviewed)))]
+        if TAUGHT in self.runs:
+            self.runs[TAUGHT].close()
+        earlier = list(self.runs.values())
+        run = self._begin(TAUGHT, settings, Corrections(_drawn(reviewed)))
+        for other in earlier:
+            run.adopt_frames(other.past.without_masks())
+        shown = sum(len(reviewed) - len(group) for group in groups)
+        done, total = 0, settings.correction_steps * shown + run.total
+        held_out: dict[int, np.ndarray] = {}
+        for group in groups:
+            for masks in self._without(group, reviewed, run):
+                if masks:
+                    held_out |= masks
+                else:
+                    done += 1
+                    yield done, total
+        for record in run.records():
+            yield done + record.done, total
+        own, by = dict(run.adapted_masks), frozenset(reviewed)
+        self.candidates = [one for one in self.candidates if one.name != TAUGHT]
+        title = "Learned from your review"
+        found = Candidate(TAUGHT, title, own, None, self._region, by, held_out)
+        self._take(found, settings)
+
+    def _without(
+        self, group: Sequence[int], reviewed: Masks, run: AdaptationRun
+    ) -> Iterator[Masks]:
+        """Teach a copy by all reviewed slices but some; yields nothing a step, then their masks."""
+        from napari_grata.adaptation.plan import make_plan
+        from napari_grata.adaptation.stepper import Stepper
+
+        drawn = Corrections(_drawn({i: m for i, m in reviewed.items() if i not in group}))
+        others = [index for index in self._slices if index not in group]
+        stepper = Stepper(
+            self._segmenter, self._scan, run.settings, self._region, run.notices, drawn
+        )
+        stepper.frame_of = run.frame_of
+        for event in make_plan(run.settings, others, self._scan.case_of, drawn.slices):
+            if event.phase == "adapt":
+                stepper.step(event.slice_index, event.batch)
+                yield {}
+        theta, found = stepper.snapshot().theta.numpy(), {}
+        for index in group:
+            source, prediction = self._source_masks[index], stepper.predict(index, theta)
+            found[index] = source if prediction is None else prediction.label_map
+            inside = self.candidates[0].looked_at(source.shape)
+            if inside is not None:
+                found[index] = np.where(inside, found[index], source)
+        yield found
+
     def _take(self, candidate: Candidate, settings: Settings) -> None:
         self.candidates.append(candidate)
         self.settings[candidate.name] = settings
@@ -272,7 +350,9 @@ class CandidateRuns:
         wanted = {round(settings.passes * number / STATES) for number in range(1, STATES)}
         return sorted(wanted - {0, settings.passes})
 
-    def _begin(self, name: str, settings: Settings) -> AdaptationRun:
+    def _begin(
+        self, name: str, settings: Settings, corrections: Corrections | None = None
+    ) -> AdaptationRun:
         from napari_grata.adaptation import AdaptationRun
 
         self.runs[name] = run = AdaptationRun(
@@ -283,6 +363,7 @@ class CandidateRuns:
             region=self._region,
             folder=None if self._folder is None else self._folder / name,
             source_masks=self._source_masks,
+            corrections=corrections,
         )
         return run
 
@@ -290,6 +371,10 @@ class CandidateRuns:
         """Close the runs; their candidates keep their masks, and give no probabilities any more."""
         for run in self.runs.values():
             run.close()
+
+
+def _drawn(masks: Masks) -> dict[int, np.ndarray]:
+    return {index: np.asarray(mask, np.int16) for index, mask in masks.items()}
 
 
 def _preset(one: str | Preset) -> Preset:

@@ -81,6 +81,11 @@ class Rule:
     telling : float
         On the reviewed slices together a candidate has to differ from the source mask at least so
         many times as much as on one of the others; where it does not, its gain there says little.
+    taught_share, taught_slices : float
+        A candidate that learned from the reviewed slices is expected to gain this share β₀ of
+        where it differs, as if so many more slices had shown it: it was told what is right here,
+        and on a slice that is held out it is weighed after learning from fewer. Nothing of it has
+        to be telling.
     """
 
     level: float = 0.85
@@ -90,6 +95,8 @@ class Rule:
     penalty: float = 0.03
     fewest: int = 2
     telling: float = 3.0
+    taught_share: float = 0.2
+    taught_slices: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,15 @@ class Estimate:
     high: float
 
 
-def estimate(gains: np.ndarray, apart: np.ndarray, rest: float, count: int, rule: Rule) -> Estimate:
+def estimate(
+    gains: np.ndarray,
+    apart: np.ndarray,
+    rest: float,
+    count: int,
+    rule: Rule,
+    *,
+    taught: bool = False,
+) -> Estimate:
     """Return what gains on a few slices say about the others.
 
     Parameters
@@ -115,17 +130,21 @@ def estimate(gains: np.ndarray, apart: np.ndarray, rest: float, count: int, rule
         1 − Dice between candidate and source mask there.
     rest : float
         The mean of the same on the ``count`` slices that were not reviewed.
+    taught : bool
+        Whether the candidate has learned from reviewed slices.
     """
+    expected, idle = (rule.taught_share, rule.taught_slices) if taught else (0.0, rule.idle_slices)
     apart = np.maximum(apart, np.abs(gains))
     told = apart > 0
     gains, apart = gains[told], apart[told]
     if not len(gains) or rest <= 0:
         return Estimate(0.0, 0.0, 0.0)
     typical = float(apart.sum() + rest * count) / (len(apart) + count)
-    precision = rule.idle_slices * typical + float(apart.sum())
-    share = float(gains.sum() / precision)
+    known = idle * typical
+    precision = known + float(apart.sum())
+    share = (known * expected + float(gains.sum())) / precision
     freedom = rule.weight + len(gains)
-    left = float((gains**2 / apart).sum() - gains.sum() ** 2 / precision)
+    left = float((gains**2 / apart).sum()) + known * expected**2 - share**2 * precision
     variance = (rule.weight * rule.scatter**2 * typical + max(left, 0.0)) / freedom
     spread = math.sqrt(variance * (rest**2 / precision + rest / max(count, 1)))
     reach = _student(rule.level, freedom) * spread
@@ -219,6 +238,8 @@ class Measured:
     remaining : int
     inside : dict of str to str
         For structures that lie in another one: which.
+    taught : frozenset of str
+        The candidates that learned from reviewed slices.
     """
 
     names: tuple[str, ...]
@@ -230,6 +251,7 @@ class Measured:
     rest: np.ndarray
     remaining: int
     inside: dict[str, str] = field(default_factory=dict)
+    taught: frozenset[str] = frozenset()
 
 
 def weigh(
@@ -312,7 +334,8 @@ def measure(
     titles = tuple(candidate.title for candidate in ordered)
     inside = {one.name: one.inside for one in card.structures if one.inside}
     own = tuple(one.name for one in ordered)
-    return Measured(own, titles, names, dice, gains, apart, rest, len(others), inside)
+    taught = frozenset(one.name for one in ordered if one.taught_by)
+    return Measured(own, titles, names, dice, gains, apart, rest, len(others), inside, taught)
 
 
 def _source_first(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -515,7 +538,7 @@ def _rows(
     dice, gains, apart = (
         table[which, :, place] for table in (measured.dice, measured.gains, measured.apart)
     )
-    every = np.arange(len(slices))
+    every, taught = np.arange(len(slices)), measured.names[which] in measured.taught
     plain = np.full(len(slices), _UNSHIFTED)
     ways = [(_UNSHIFTED, plain, float(measured.rest[which, place]))]
     last = _fitted(gains, rule)
@@ -528,7 +551,7 @@ def _rows(
         gained = gains[every, columns]
         counted = np.isfinite(gained)
         away = apart[every, columns][counted]
-        found = estimate(gained[counted], away, rest, measured.remaining, rule)
+        found = estimate(gained[counted], away, rest, measured.remaining, rule, taught=taught)
         shown = dice[every, columns]
         rows.append(
             Row(
@@ -540,7 +563,7 @@ def _rows(
                 gains={int(i): float(g) for i, g in zip(slices, gained, strict=True) if g == g},
                 estimate=found,
                 consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
-                telling=bool(len(away) and away.sum() >= rule.telling * rest),
+                telling=taught or bool(len(away) and away.sum() >= rule.telling * rest),
             )
         )
     return rows

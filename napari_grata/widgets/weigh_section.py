@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
+    QCheckBox,
     QScrollArea,
     QSpinBox,
     QVBoxLayout,
@@ -37,6 +38,7 @@ from napari_grata.widgets.weigh_tasks import (
     choose_masks,
     lies_over,
     propose_slices,
+    same_masks,
     weigh_slices,
 )
 
@@ -96,6 +98,8 @@ class WeighSection(QWidget):
         words = "Slices proposed (○) and called right (✓). A click goes there."
         self.list = LineList("Slices to review", words)
         self.list.setFixedHeight(62)
+        self.teach = QCheckBox("A copy learns from them, too")
+        self.teach.setChecked(True)
         self.weigh_button = button("Weigh", clicked=self.weigh)
         self.use_button = button("Use for the other slices", clicked=self.use)
         self.fold = QCollapsible(TITLE)
@@ -104,6 +108,7 @@ class WeighSection(QWidget):
                 self.words,
                 row("", self.propose_button, self.count),
                 self.list,
+                self.teach,
                 row("", self.weigh_button, self.use_button),
             )
         )
@@ -167,8 +172,7 @@ class WeighSection(QWidget):
 
     def _stale(self, session: Session) -> bool:
         """Whether the reviewed masks are others than those that were weighed with."""
-        weighed, now = self.found(session).reviewed, self._context.reviewed.of(session)
-        return weighed.keys() != now.keys() or any(weighed[i] is not now[i] for i in now)
+        return not same_masks(self.found(session).reviewed, self._context.reviewed.of(session))
 
     # --- why not ---------------------------------------------------------------------------------
 
@@ -205,6 +209,10 @@ class WeighSection(QWidget):
                 f"“This {noun} is right now”."
             )
         return ""
+
+    def _able_to_teach(self, session: Session | None) -> bool:
+        """Whether copies of the model may learn: of one that reads volumes that takes hours."""
+        return session is not None and session.card.patch is None
 
     def _why_no_use(self, session: Session | None) -> str:
         reason = self._why_not(session)
@@ -277,7 +285,13 @@ class WeighSection(QWidget):
         work = None if session is None or self._why_no_weigh(session) else self._work(session)
         if session is not None and work is not None:
             reviewed = self._context.reviewed.of(session)
-            make = partial(weigh_slices, work, reviewed, self.found(session).proposed)
+            make = partial(
+                weigh_slices,
+                work,
+                reviewed,
+                self.found(session).proposed,
+                teach=self._able_to_teach(session) and self.teach.isChecked(),
+            )
             ended = partial(self._weighed, reviewed=reviewed)
             self._start(session, make, "Weighing", ended)
 
@@ -423,6 +437,14 @@ class WeighSection(QWidget):
         ):
             made.setEnabled(not reason)
             made.setToolTip(tip(reason or words))
+        self.teach.setVisible(self._able_to_teach(session))
+        self.teach.setToolTip(
+            tip(
+                f"Copies of the model learn from the {noun}s that you call right, and have to win "
+                f"like every other method: on each of these {noun}s a copy is weighed that has not "
+                "seen it. All weights learn, so that it takes a while; your model stays as it is."
+            )
+        )
         if session is not None:
             self._show_list(session)
             self.words.say(*self._sentence(session))

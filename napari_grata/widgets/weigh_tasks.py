@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_grata.adaptation.run_files import now
 from napari_grata.adaptation.settings import preset
-from napari_grata.review.candidates import SOURCE, USUAL, Candidate, CandidateRuns
+from napari_grata.review.candidates import SOURCE, TAUGHT, USUAL, Candidate, CandidateRuns
 from napari_grata.review.choice_record import (
     RECORD_FILE,
     ChoiceRecord,
@@ -56,6 +56,8 @@ class Pool:
     candidates : list of Candidate
     left_out : str
         Why the run at hand is not among them, if that has to be said.
+    taught_by : mapping of int to ndarray
+        The reviewed masks that a candidate has learned from.
     """
 
     slices: tuple[int, ...]
@@ -65,6 +67,21 @@ class Pool:
     at_hand: tuple[AdaptationRun, int | None] | None
     candidates: list[Candidate]
     left_out: str = ""
+    taught_by: Masks = field(default_factory=dict)
+
+    def taught(self, reviewed: Masks) -> Generator[Any, None, Pool]:
+        """Return the same with a candidate that has learned from these masks, if not there."""
+        if same_masks(self.taught_by, reviewed):
+            return self
+        for done, total in self.runs.teach(reviewed):
+            yield tasks.Progress("Learning from your review", done, total)
+        candidates = [*self.untaught().candidates, self.runs.candidates[-1]]
+        return replace(self, candidates=candidates, taught_by=reviewed)
+
+    def untaught(self) -> Pool:
+        """Return the same without it."""
+        others = [one for one in self.candidates if one.name != TAUGHT]
+        return replace(self, candidates=others, taught_by={})
 
 
 @dataclass
@@ -175,6 +192,11 @@ def _usual(run: AdaptationRun) -> bool:
     )
 
 
+def same_masks(these: Masks, those: Masks) -> bool:
+    """Return whether they are the very same masks of the same slices."""
+    return these.keys() == those.keys() and all(these[index] is those[index] for index in these)
+
+
 def propose_slices(work: Work, count: int, leave_out: set[int]) -> Iterator[Any]:
     """Make the candidates and yield them with the slices to look at."""
     with tasks.leave_room_for_the_interface():
@@ -187,10 +209,11 @@ def propose_slices(work: Work, count: int, leave_out: set[int]) -> Iterator[Any]
         )
 
 
-def weigh_slices(work: Work, reviewed: Masks, proposed: list[int]) -> Iterator[Any]:
+def weigh_slices(work: Work, reviewed: Masks, proposed: list[int], *, teach: bool) -> Iterator[Any]:
     """Weigh the candidates on reviewed masks; yields them, the weighing and what it comes to."""
     with tasks.leave_room_for_the_interface():
         pool = yield from work.pooled()
+        pool = (yield from pool.taught(reviewed)) if teach else pool.untaught()
         yield pool
         session = work.session
         steps = weigh_stepwise(

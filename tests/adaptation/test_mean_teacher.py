@@ -11,6 +11,7 @@ from torch import nn
 
 from napari_grata.adaptation import AdaptationRun, MeanTeacher, Settings, reopen
 from napari_grata.adaptation.corrections import Corrections
+from napari_grata.adaptation.objectives import Supervision
 from napari_grata.adaptation.plan import make_plan
 from napari_grata.adaptation.run_store import LARGE_STATE
 from napari_grata.adaptation.settings import preset
@@ -95,6 +96,44 @@ def test_a_step_is_that_of_adam_on_the_student_and_a_running_mean_for_the_teache
         np.testing.assert_allclose(method.snapshot().theta.numpy(), teacher, atol=1e-5)
         np.testing.assert_allclose(method.snapshot().student.numpy(), student, atol=1e-5)
         np.testing.assert_allclose(record.probabilities[:, 0].numpy(), answer(teacher, data), 1e-4)
+
+
+def test_a_corrected_slice_teaches_beside_one_that_is_held_to_what_was_said() -> None:
+    x = torch.rand(2, 2, 5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    wanted = (torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(4)) > 0.5).double()
+    drawn = torch.zeros(1, 5, 5, dtype=torch.float64)
+    drawn[:, 1:3] = 1
+    said = torch.full((1, 1, 5, 5), 0.3, dtype=torch.float64)
+    network = toy()
+    taught = Supervision(wanted, drawn).beside(said)
+    views = ["identity", "left-right", "rotation-90"]
+    method = MeanTeacher(
+        network, 0.05, decay=0.0, scribble="both", blend=0.0, views=views, strong_view=lambda x: x
+    )
+    before = method.theta().double().requires_grad_()
+
+    def answer(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        y = (values[:2, None, None] * image).sum(0)
+        z = values[2] * (y - 0.1) / (0.7 + 1e-5) ** 0.5 + values[3]
+        return torch.sigmoid(z)
+
+    # No pixel of this network sees another one: a view changes nothing, whichever is drawn.
+    p, q = answer(before, x[0]), answer(before, x[1])
+    entropy = torch.nn.functional.binary_cross_entropy
+    losses = [
+        entropy(p[1:3], wanted[0, 0, 1:3]),
+        entropy(q, said[0, 0]),
+    ]
+    one, other = (torch.autograd.grad(loss, before)[0] for loss in losses)
+    record = method.step_on_batch(x, taught)
+    assert [record.auxiliary_loss, record.pseudo_loss] == pytest.approx(
+        [loss.item() for loss in losses], rel=1e-6
+    )
+    cosine = torch.nn.functional.cosine_similarity(one, other, dim=0)
+    assert record.cosine == pytest.approx(cosine.item(), abs=1e-6)
+    # The first step of Adam goes its whole rate along the sign of the mean gradient.
+    step = before.detach() - 0.05 * torch.sign(one + other)
+    np.testing.assert_allclose(method.theta().numpy(), step.numpy(), atol=1e-5)
 
 
 def test_all_weights_learn_and_the_source_keeps_its_own() -> None:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset, reopen
-from napari_grata.adaptation.settings import Preset
-from napari_grata.review.candidates import CandidateRuns, candidate_of_run
+from napari_grata.adaptation.settings import Preset, teaching_settings
+from napari_grata.review.candidates import Candidate, CandidateRuns, candidate_of_run
 from napari_grata.review.choice_record import read_choice, record_choice, use_choice
 from napari_grata.review.choosing import ChoosingError, weigh
 from napari_grata.review.compare import flags_of_run
@@ -73,6 +73,45 @@ def test_a_stack_taught_model_is_weighed_as_it_was_after_fewer_passes(segmenter,
     found = second.probabilities(3)
     np.testing.assert_array_equal(segmenter.label_map(found), second.masks[3])
     alone.close()
+    runs.close()
+
+
+def test_copies_learn_from_reviewed_slices_and_none_is_weighed_on_what_it_saw(
+    segmenter, scan
+) -> None:
+    runs = CandidateRuns(segmenter, scan, [])
+    list(runs.records())
+    fast = teaching_settings(preset("learn-from-stack").settings).but(learning_rate=0.02)
+    wanted = {i: (scan.read_slice(i) > 0.3).astype(np.uint8) for i in range(6)}
+
+    def taught(**changes: np.ndarray) -> Candidate:
+        shown = {i: changes.get(f"of_{i}", wanted[i]) for i in (0, 2, 5)}
+        parts = list(runs.teach(shown, fast))
+        assert [done for done, _ in parts] == list(range(1, parts[-1][1] + 1))
+        assert [one.name for one in runs.candidates] == ["source", "taught"]
+        return runs.candidates[-1]
+
+    found = taught()
+    assert found.taught_by == found.held_out.keys() == {0, 2, 5}
+    source = runs.candidates[0]
+    for index in (1, 3, 4):
+        gained = [
+            np.mean((m[index] > 0) == (wanted[index] > 0)) for m in (found.masks, source.masks)
+        ]
+        assert gained[0] > gained[1]
+    other = taught(of_0=np.zeros((40, 48), np.uint8))
+    np.testing.assert_array_equal(other.fair_mask(0), found.fair_mask(0))
+    assert (other.fair_mask(2) != found.fair_mask(2)).any()
+    assert (other.masks[3] != found.masks[3]).any()
+    again = taught()
+    for index, mask in found.masks.items():
+        np.testing.assert_array_equal(again.masks[index], mask)
+    weighing = weigh(segmenter, runs.candidates, {i: wanted[i] for i in (0, 2, 5)}, stack=True)
+    row = next(r for r in weighing.rows if (r.candidate, r.structure) == ("taught", "disc"))
+    for index in (0, 2, 5):
+        mine = found.held_out[index] > 0
+        both = np.logical_and(mine, wanted[index]).sum()
+        assert row.dice[index] == pytest.approx(2 * both / (mine.sum() + wanted[index].sum()))
     runs.close()
 
 

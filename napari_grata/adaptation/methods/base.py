@@ -326,9 +326,9 @@ class Method:
         output = self.predict(images)
         return StepRecord(*output, undone=not output.is_finite)
 
-    def step_on_batch(self, images: Tensor) -> StepRecord:
+    def step_on_batch(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
         """Adapt on several slices of a stack at once; as `step`, where that is no matter."""
-        return self.step(images)
+        return self.step(images, supervision)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Output:

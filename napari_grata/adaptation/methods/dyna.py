@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from typing_extensions import Unpack
 
+    from napari_grata.adaptation.objectives import Supervision
+
     from .base import Common
 
 NIGHT_RATE = 1e-4
@@ -120,7 +122,7 @@ class DyNA(VPTTA):
         super().reset()
         self._night.reset()
 
-    def step_on_batch(self, images: Tensor) -> StepRecord:
+    def step_on_batch(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
         record = self._night.step(images)
         if not record.undone:
             self._weights.copy_(self._night._flat.values)

@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from napari_grata.adaptation.augmentation import view
 from napari_grata.adaptation.gradients import aligned_rate, alignment, layer_cosines
 from napari_grata.adaptation.normalisation import grouped
-from napari_grata.adaptation.objectives import SCRIBBLE, consistency_loss
+from napari_grata.adaptation.objectives import (
+    SCRIBBLE,
+    Supervision,
+    consistency_loss,
+    scribble_loss,
+)
 from napari_grata.adaptation.settings import checked
 
 from .base import LAYERS, Learner, Snapshot
@@ -49,8 +55,13 @@ class MeanTeacher(Learner):
 
     The gradient is that of two halves of the batch, g₁ and g₂, and their cosine similarity says
     whether different slices ask for the same change. With another rule than ``fixed`` it sets the
-    rate of the step, as GraTa's does. A batch of one image has two strong views for halves. Where
-    a reviewer corrected the slice, the corrected pixels are the first half.
+    rate of the step, as GraTa's does. A batch of one image has two strong views for halves.
+
+    Where a reviewer corrected the first slice of a batch, that slice is the first half and teaches
+    what was corrected; the others are the second, held to what the model said of them before it
+    was taught. Each half is seen in a random one of the views, every second time as a strong view:
+    without the views three slices cost cups of a centre whose errors go both ways over a point,
+    with them a third of one. A corrected slice that is alone is its own second half.
 
     Parameters
     ----------
@@ -115,13 +126,14 @@ class MeanTeacher(Learner):
         theta = self._flat.values
         teacher = theta.clone()
         supervision = self.objectives.supervision if self.scribble != "none" else None
-        views = [self.objectives.mean_of_views(part)[1] for part in self._parts(images)]
-        targets = torch.cat(views)
-        if self.certain:
-            targets = self._as_mask(targets)
+        beside = supervision is not None and len(images) > 1
+        targets = images if beside else self._targets(images)
         try:
             theta.copy_(self._student)
-            if supervision is not None:
+            if supervision is not None and beside:
+                parts = (slice(1), slice(1, None))
+                lessons = [self._lesson(images, supervision, part) for part in parts]
+            elif supervision is not None:
                 loss = self.objectives.loss(SCRIBBLE, images)
                 lessons = [(loss.detach(), self._flat.gradient(loss)[0])]
                 lessons.append(self._gradient(images, targets))
@@ -146,6 +158,29 @@ class MeanTeacher(Learner):
             "auxiliary_norm": first_norm,
             "pseudo_norm": second_norm,
         }
+
+    def _lesson(
+        self, images: Tensor, supervision: Supervision, part: slice
+    ) -> tuple[Tensor, Tensor]:
+        """Return loss and gradient of the student on what some images should be."""
+
+        def chance(count: int) -> int:
+            return int(torch.randint(count, (), generator=self.generator))
+
+        name = self.objectives.views[chance(len(self.objectives.views))]
+        seen = view(images[part], name)
+        if chance(2):
+            seen = self.objectives.strong(seen)
+        with grouped(self.network, len(seen)):
+            logits = self.objectives.logits(seen)
+        loss = scribble_loss(logits, supervision.seen(part, name), self.activation)
+        return loss.detach(), self._flat.gradient(loss)[0]
+
+    def _targets(self, images: Tensor) -> Tensor:
+        """Return what the teacher says of images, in the mean over their views."""
+        views = [self.objectives.mean_of_views(part)[1] for part in self._parts(images)]
+        targets = torch.cat(views)
+        return self._as_mask(targets) if self.certain else targets
 
     def _follow(self) -> None:
         """Move the teacher towards the student."""
