@@ -9,6 +9,11 @@ the rule of `napari_grata.review.choosing` decides, and the gain is measured on 
     python benchmarks/choosing.py cache --data ../shared/data --presets careful batch-norm
     python benchmarks/choosing.py simulate
 
+``teach`` lets copies of the model learn from each draw's slices as well, which no cache can hold:
+some minutes a draw, so that fewer are made, and each is kept in a table and not made again.
+
+    python benchmarks/choosing.py teach --draws 8 --counts 3
+
 A preset may be changed on the way: ``careful+learning_rate=0.003+passes=2``. Whatever lies in the
 cache joins the candidates, so that a new preset is one more ``cache``; another model's folder than
 the centres' own is given with ``--model``.
@@ -387,6 +392,100 @@ def report(options: argparse.Namespace) -> None:
         leave_one_out(every, options.draws // 3)
 
 
+# -- copies that learn -----------------------------------------------------------------------
+
+
+def teach(options: argparse.Namespace) -> None:
+    """Let copies learn from the slices of each draw, decide, and print what that gains."""
+    import pandas as pd
+
+    from napari_grata.segmenters import load_segmenter
+
+    table = options.cache / "taught.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    for centre in options.centres:
+        model, folder = CENTRES[centre]
+        segmenter = load_segmenter(options.model or model, device="cpu")
+        for stack in stacks(options.data, centre, folder, options.cache):
+            for draw in _lessons(segmenter, stack, options, table):
+                pd.DataFrame([draw]).to_csv(table, mode="a", header=not table.exists(), index=False)
+    found = pd.read_csv(table)
+    keys = ["model", "stack", "reviewer", "count"]
+    gains = found.groupby(keys)[["decided", "taught", "careful"]]
+    summary = gains.mean().join(gains.min(), rsuffix=", worst draw").round(2)
+    print(summary.join(found.groupby(keys).size().rename("draws")).reset_index().to_string())
+
+
+def _lessons(
+    segmenter: Any, stack: Stack, options: argparse.Namespace, table: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield the draws of a stack that the table does not hold yet."""
+    import pandas as pd
+
+    from napari_grata.review.candidates import USUAL, CandidateRuns
+    from napari_grata.review.choosing import chosen_masks, weigh
+    from napari_grata.review.proposing import propose
+
+    card, is_stack = segmenter.card, stack.scan.is_stack
+    held = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["model", "stack"])
+    held = held[(held["model"] == card.name) & (held["stack"] == stack.name)]
+    done = set() if held.empty else set(zip(held.reviewer, held["count"], held.draw, strict=True))
+    runs: CandidateRuns | None = None
+    for reviewer, count, draw in itertools.product(
+        options.reviewers, options.counts, range(options.draws)
+    ):
+        if (reviewer, count, draw) in done:
+            continue
+        if runs is None:
+            runs = CandidateRuns(segmenter, stack.scan, USUAL, slices=stack.slices)
+            for _ in runs.records():
+                pass
+        rng = np.random.default_rng(draw)
+        away = rng.choice(stack.slices, round((1 - PART) * len(stack.slices)), replace=False)
+        asked = propose(
+            card, runs.candidates[: len(USUAL) + 1], count, stack=is_stack, leave_out=set(away)
+        )
+        shown = {
+            i: sloppy(stack.truth[i], i) if reviewer == "sloppy" else stack.truth[i] for i in asked
+        }
+        for _ in runs.teach(shown):
+            pass
+        choice = recommend(weigh(segmenter, runs.candidates, shown, stack=is_stack))
+        others = [i for i in stack.slices if i not in shown]
+        masks = {one.name: one.masks for one in runs.candidates}
+        masks["decided"] = dict(chosen_masks(segmenter, choice, runs.candidates, others))
+        dice = {name: _dice(card, found, stack.truth, others) for name, found in masks.items()}
+        gains = {name: 100 * (one - dice[SOURCE]) for name, one in dice.items()}
+        row = {"model": card.name, "stack": stack.name, "reviewer": reviewer, "count": count}
+        row |= {"draw": draw, "picks": " ".join(pick.candidate for pick in choice.picks)}
+        for name in ("decided", "taught", "careful"):
+            row |= {name: gains[name].mean(), f"{name}, by structure": _signed(gains[name])}
+        print(row, flush=True)
+        yield row
+    if runs is not None:
+        runs.close()
+
+
+def _dice(card: Any, masks: Any, truth: Any, slices: Sequence[int]) -> np.ndarray:
+    """Return the Dice of each structure: the mean of cases, of a stack that of all its slices."""
+    found = []
+    for structure in card.structures:
+        pairs = [
+            (
+                structure_mask(card, masks[i], structure.name),
+                structure_mask(card, truth[i], structure.name),
+            )
+            for i in slices
+        ]
+        both = np.array([(a & b).sum() for a, b in pairs])
+        total = np.array([a.sum() + b.sum() for a, b in pairs])
+        if card.dimensions == 3:
+            found.append(2 * both.sum() / total.sum())
+        else:
+            found.append(np.mean(2 * both[total > 0] / total[total > 0]))
+    return np.array(found)
+
+
 def leave_one_out(every: Sequence[Tables], draws: int) -> None:
     """Choose the rule on all centres but one, and report it on that one; three slices."""
     grid = itertools.product((0.7, 0.8, 0.85, 0.9), (0.3, 0.5), (0.01, 0.03), (0.0, 3.0))
@@ -419,19 +518,22 @@ def _worth(outcomes: Sequence[Outcome]) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("stage", choices=["cache", "simulate"])
+    parser.add_argument("stage", choices=["cache", "simulate", "teach"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=CACHE, help="outside the repository")
     parser.add_argument("--model", help="in place of the centre's own, such as a plain one")
     parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=list(CENTRES))
     parser.add_argument("--presets", nargs="+", help="cache: to run; simulate: to weigh (all)")
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 3, 5, 8])
+    parser.add_argument("--reviewers", nargs="+", default=["perfect"], help="or sloppy; of teach")
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--rules", action="store_true", help="also choose the rule, left-out")
     options = parser.parse_args(arguments)
     if options.stage == "cache":
         options.presets = options.presets or PRESETS
         fill_cache(options)
+    elif options.stage == "teach":
+        teach(options)
     else:
         report(options)
 
