@@ -395,6 +395,10 @@ def report(options: argparse.Namespace) -> None:
 # -- copies that learn -----------------------------------------------------------------------
 
 
+WAYS = ("decided", "untaught", "taught", "careful")
+"""What is decided with the copy that learned and without it, and always it or *Careful*."""
+
+
 def teach(options: argparse.Namespace) -> None:
     """Let copies learn from the slices of each draw, decide, and print what that gains."""
     import pandas as pd
@@ -411,7 +415,7 @@ def teach(options: argparse.Namespace) -> None:
                 pd.DataFrame([draw]).to_csv(table, mode="a", header=not table.exists(), index=False)
     found = pd.read_csv(table)
     keys = ["model", "stack", "reviewer", "count"]
-    gains = found.groupby(keys)[["decided", "taught", "careful"]]
+    gains = found.groupby(keys)[list(WAYS)]
     summary = gains.mean().join(gains.min(), rsuffix=", worst draw").round(2)
     print(summary.join(found.groupby(keys).size().rename("draws")).reset_index().to_string())
 
@@ -450,15 +454,16 @@ def _lessons(
         }
         for _ in runs.teach(shown):
             pass
-        choice = recommend(weigh(segmenter, runs.candidates, shown, stack=is_stack))
         others = [i for i in stack.slices if i not in shown]
         masks = {one.name: one.masks for one in runs.candidates}
-        masks["decided"] = dict(chosen_masks(segmenter, choice, runs.candidates, others))
+        for name, tried in (("untaught", runs.candidates[:-1]), ("decided", runs.candidates)):
+            choice = recommend(weigh(segmenter, tried, shown, stack=is_stack))
+            masks[name] = dict(chosen_masks(segmenter, choice, tried, others))
         dice = {name: _dice(card, found, stack.truth, others) for name, found in masks.items()}
         gains = {name: 100 * (one - dice[SOURCE]) for name, one in dice.items()}
         row = {"model": card.name, "stack": stack.name, "reviewer": reviewer, "count": count}
         row |= {"draw": draw, "picks": " ".join(pick.candidate for pick in choice.picks)}
-        for name in ("decided", "taught", "careful"):
+        for name in WAYS:
             row |= {name: gains[name].mean(), f"{name}, by structure": _signed(gains[name])}
         print(row, flush=True)
         yield row

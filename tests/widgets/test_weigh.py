@@ -43,6 +43,8 @@ class Reviewer:
 
     def __init__(self, user: Any) -> None:
         self.user, self.weigh, self.correct = user, user.dock.weigh, user.dock.correct
+        assert self.weigh.teach.isChecked()
+        self.weigh.teach.setChecked(False)  # takes its time
         user.adapt()
         user.decisions_are_known()
 
@@ -269,6 +271,27 @@ def test_what_is_better_is_used_elsewhere_and_one_undo_takes_it_back(
     assert 4 in session.drawn_slices
     assert np.array_equal(session.scan.get_mask(session.adapted.stack, 4), before[4])
     assert user.context.save_drawings() == ""
+
+
+def test_a_copy_learns_from_what_is_called_right_and_is_weighed_with_the_others(
+    review: Callable[..., Reviewer],
+) -> None:
+    one = review()
+    one.propose()
+    one.review_as(BETTER, [0, 3])
+    one.weigh.teach.setChecked(True)
+    one.press(one.weigh.weigh_button)
+    taught = one.candidate("taught")
+    assert taught.taught_by == {0, 3}
+    assert "taught" in {row.candidate for row in one.found.weighing.rows}
+    one.press(one.weigh.weigh_button)
+    assert one.candidate("taught") is taught  # nothing changed: not taught again
+    one.review_as(BETTER, [5])
+    one.press(one.weigh.weigh_button)
+    assert one.candidate("taught").taught_by == {0, 3, 5}
+    one.weigh.teach.setChecked(False)
+    one.press(one.weigh.weigh_button)
+    assert "taught" not in {row.candidate for row in one.found.weighing.rows}
 
 
 def test_what_is_said_of_the_masks_in_use_is_true_whatever_comes_after(
