@@ -40,6 +40,16 @@ def guard(what: str, path: Path, hint: str = AGAIN) -> Iterator[None]:
         raise ScanError(what, path, hint) from error
 
 
+@contextlib.contextmanager
+def access(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that it does not give into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ScanError(f"it cannot be read ({why})", path, "Ask for access to it.") from error
+
+
 def library(name: str, extra: str, what: str, path: Path) -> Any:
     """Return a library of one of our extras; without it, say what cannot be done, and how it can.
 

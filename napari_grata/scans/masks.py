@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_grata.scans.checks import access
 from napari_grata.scans.files import make_folder, name_of_case, write_bytes
 from napari_grata.scans.photographs import is_photograph, png
 from napari_grata.scans.readers import Reader, reader_of
@@ -226,11 +227,8 @@ def _labels(path: Path, scan: Scan, i: int | None, labels: Mapping[int, int] | N
     reader = reader_of(path)
     if reader is None:
         raise ScanError("this type of file holds no mask", path, "Choose the scan's own mask.")
-    try:
+    with access(path):
         values = np.asarray(reader.read_mask(path, scan, i))
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise ScanError(f"it cannot be read ({why})", path, "Ask for access to it.") from error
     if not np.isfinite(values).all():
         raise ScanError("the mask holds values that are no numbers", path, "Export it again.")
     whole = np.rint(values).astype(np.int64) if values.dtype.kind == "f" else values

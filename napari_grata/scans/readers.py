@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from napari_grata.scans import dicom, itk, nifti, photographs
+from napari_grata.scans.checks import access
 from napari_grata.scans.dicom_headers import is_dicom
 from napari_grata.scans.dicom_series import find_series, is_choice
 from napari_grata.scans.scan import Label, Scan, ScanError
@@ -87,7 +88,8 @@ def shape_of(path: Path) -> tuple[int, ...]:
     reader = dicom if path.is_dir() else reader_of(path)
     if reader is None:
         raise ScanError("this type of file is not known", path, _hint([path]))
-    shape = reader.shape_of(path)
+    with access(path):
+        shape = reader.shape_of(path)
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
@@ -151,7 +153,7 @@ def open_scan(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
     if not isinstance(source, str | os.PathLike):
         return _open_list([Path(item).expanduser() for item in source])
     path = Path(source).expanduser()
-    try:
+    with access(path):
         if path.is_dir():
             return _open_folder(path)
         if is_choice(path):
@@ -161,9 +163,6 @@ def open_scan(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
         reader = reader_of(path)
         if reader is not None:
             return reader.read(path)
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise ScanError(f"it cannot be read ({why})", path, "Ask for access to it.") from error
     raise ScanError("this type of file is not known", path, _hint([path]))
 
 
