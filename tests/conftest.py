@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+_USERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +29,9 @@ def data_root() -> Path:
 @pytest.fixture(autouse=True)
 def _own_user_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> None:
     """Keep tests away from the person's own models and settings."""
-    home = tmp_path_factory.mktemp("user")
+    # By a counter: mktemp looks through thousands of folders for the next number.
+    home = tmp_path_factory.getbasetemp() / f"user-{next(_USERS)}"
+    home.mkdir()
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("NAPARI_GRATA_HOME", str(home / "grata"))
 
