@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ MAY_USE = {
 }
 
 
+@functools.cache
 def imported_names(path: Path) -> set[str]:
     """Return the absolute names of all modules that a file imports, wherever in the file."""
     package = ["napari_grata", *path.relative_to(PACKAGE).with_suffix("").parts[:-1]]
@@ -66,42 +68,56 @@ def test_sections_know_neither_one_another_nor_the_dock() -> None:
             assert name.rpartition(".")[2] not in others or "widgets" not in name, (section, name)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
-def test_no_module_names_a_qt_binding(path: Path) -> None:
+def test_no_module_names_a_qt_binding() -> None:
     bindings = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
-    assert not {name.split(".")[0] for name in imported_names(path)} & bindings
+    for path in PACKAGE.rglob("*.py"):
+        assert not {name.split(".")[0] for name in imported_names(path)} & bindings, path
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "napari_grata",
-        "napari_grata.cli",
-        "napari_grata.doctor",
-        "napari_grata.review",
-        "napari_grata.evaluation",
-        "napari_grata.scans",
-        "napari_grata.scans.readers",
-        "napari_grata.scans.samples",
-        "napari_grata.segmenters",
-        "napari_grata.segmenters.card",
-        "napari_grata.segmenters.extent",
-        "napari_grata.adaptation",
-        "napari_grata.adaptation.settings",
-        "napari_grata.adaptation.records",
-        "napari_grata.adaptation.plan",
-        "napari_grata.adaptation.shift",
-        "napari_grata.widgets.reader",
-    ],
-)
-def test_importing_loads_neither_torch_nor_qt(module: str) -> None:
-    code = (
-        f"import sys, {module}; "
-        "print([m for m in sys.modules if m.split('.')[0] in "
-        "('torch', 'PyQt5', 'PyQt6', 'PySide6', 'qtpy', 'napari', 'matplotlib', 'pandas')])"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+# Modules that load neither torch nor Qt, one after the other in one process.
+LIGHT = [
+    "napari_grata",
+    "napari_grata.cli",
+    "napari_grata.doctor",
+    "napari_grata.review",
+    "napari_grata.evaluation",
+    "napari_grata.scans",
+    "napari_grata.scans.readers",
+    "napari_grata.scans.samples",
+    "napari_grata.segmenters",
+    "napari_grata.segmenters.card",
+    "napari_grata.segmenters.extent",
+    "napari_grata.adaptation",
+    "napari_grata.adaptation.settings",
+    "napari_grata.adaptation.records",
+    "napari_grata.adaptation.plan",
+    "napari_grata.adaptation.shift",
+    "napari_grata.widgets.reader",
+]
+
+
+def test_importing_loads_neither_torch_nor_qt_nor_do_the_lists_and_drawing(tmp_path: Path) -> None:
+    code = """
+import importlib, sys
+HEAVY = {'torch', 'PyQt5', 'PyQt6', 'PySide6', 'qtpy', 'napari', 'matplotlib', 'pandas'}
+def loaded():
+    return HEAVY & {name.partition('.')[0] for name in sys.modules}
+for module in sys.argv[2:]:
+    importlib.import_module(module)
+    assert not loaded(), (module, loaded())
+from napari_grata.segmenters import registry
+registry.list_models()
+from napari_grata.adaptation.settings import PRESETS, Settings
+Settings(method='tent')
+assert not loaded(), ('the lists of models and methods', loaded())
+from napari_grata.review import curves
+curves([], sys.argv[1])
+assert loaded() <= {'matplotlib', 'pandas'}, ('drawing', loaded())
+assert 'matplotlib.pyplot' not in sys.modules
+"""
+    command = [sys.executable, "-c", code, tmp_path / "x.png", *LIGHT]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_nothing_needs_the_extras_before_a_file_does() -> None:

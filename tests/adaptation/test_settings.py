@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -165,12 +163,3 @@ def test_a_form_is_told_which_settings_change_anything() -> None:
     assert grata.but(mode="every-n").uses("reset_every")
     assert not grata.uses("hold")
     assert grata.but(scribble="pseudo", predict="final").uses("hold")
-
-
-def test_the_list_of_methods_loads_no_torch() -> None:
-    code = (
-        "import sys; from napari_grata.adaptation.settings import PRESETS, Settings; "
-        "Settings(method='tent'); print('torch' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
