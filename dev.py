@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -40,6 +42,8 @@ SYSTEM_PACKAGES = [
     "libfontconfig1",
 ]
 WINDOWS = "tests/widgets"
+# About half of what opens no window.
+ROOMS_APART = ("tests/adaptation", "tests/scans", "tests/segmenters")
 NNUNET = "dynamic-network-architectures"
 WALK = ("tests/widgets/test_dock.py", "tests/widgets/test_layer_commands.py")
 # Not the oldest that we name: 2.6 wants another sympy than its own index of CPU builds has.
@@ -50,7 +54,7 @@ OTHER_BINDINGS = ("pyqt5",)
 # in some seventy of those that open one).
 ONE_A_PROCESS = "pyside6"
 # Of the walk there; each takes a start of napari.
-SHORT_WALK = "two_clicks or photograph or cancel or follows or deleting or drawn or region"
+SHORT_WALK = ("two_clicks", "photograph", "cancel", "follows", "deleting", "drawn", "region")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
@@ -156,7 +160,8 @@ def test(arguments: list[str]) -> None:
     """Check style, types and the manifest, then run the tests: all on PyQt6, a walk on the others.
 
     What never opens a window gives the same on every binding, and most of what does; the walk is
-    what a user does on one scan.
+    what a user does on one scan. Two parts at a time, the long ones first: each keeps one
+    processor busy at most.
     """
     install_system_packages()
     set_up(",".join(("test", "pyqt6", *OTHER_BINDINGS, ONE_A_PROCESS)))
@@ -164,66 +169,53 @@ def test(arguments: list[str]) -> None:
     run(PYTHON, "-m", "pip", "install", "-q", "-c", "constraints.txt", "--no-deps", NNUNET)
     run(PYTHON, "-m", "ruff", "check", ".")
     run(PYTHON, "-m", "ruff", "format", "--check", ".")
-    run(PYTHON, "-m", "mypy")
     run(PYTHON, "-m", "npe2", "validate", "napari-grata")
-    # Side by side, for each keeps one processor busy at most.
-    logs = VENV / "tests-windows.log"
-    with logs.open("w", encoding="utf-8") as log:
-        others = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), "windows", *arguments],
-            cwd=HERE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            command = pytest_on("pyqt6", 90, "tests", f"--ignore={WINDOWS}", *arguments)
-            first = run(*command, check=False, env=pytest_environment("pyqt6"))
-            third = one_by_one(ONE_A_PROCESS, 190, WALK[0], *arguments)
-            second = others.wait()
-        finally:
-            others.terminate()
-    print("== windows ==", logs.read_text(encoding="utf-8"), sep="\n", flush=True)
-    sys.exit(first or second or third)
-
-
-def one_by_one(binding: str, display: int, path: str, *arguments: str) -> int:
-    """Run a short walk through a file, each test in a process of its own, as users have one viewer.
-
-    A process that a signal ends has shown nothing of the test: it is run again, twice at most.
-    """
-    listing = subprocess.run(
-        [str(PYTHON), "-m", "pytest", "--collect-only", "-q", path, "-k", SHORT_WALK],
-        cwd=HERE,
-        env=pytest_environment("pyqt6"),
-        capture_output=True,
-        text=True,
-    ).stdout
-    tests = [line for line in listing.splitlines() if "::" in line]
-    codes = []
-    for test in tests:
-        command = pytest_on(binding, display, test, *arguments)
-        for _ in range(3):
-            code = run(*command, check=False, env=pytest_environment(binding))
-            if 0 <= code <= 5:  # pytest's own
-                break
-            print(f"A signal ended {binding} ({code}).", flush=True)
-        codes.append(code)
-    # A process that a signal has ended has a negative one.
-    return max(codes, key=abs, default=1)
-
-
-def windows(arguments: list[str]) -> None:
-    """Run the tests of the dock, and the walk through it on the other bindings."""
-    parts = [("pyqt6", (WINDOWS,)), *((binding, WALK) for binding in OTHER_BINDINGS)]
-    codes = [
-        run(
-            *pytest_on(binding, 140, *paths, *arguments),
-            check=False,
-            env=pytest_environment(binding),
-        )
-        for binding, paths in parts
+    parts = [
+        ("pyqt6", (WINDOWS,)),
+        ("pyqt6", ("tests", *(f"--ignore={path}" for path in (WINDOWS, *ROOMS_APART)))),
+        ("pyqt6", ROOMS_APART),
+        *((binding, WALK) for binding in OTHER_BINDINGS),
+        *((ONE_A_PROCESS, (test,)) for test in short_walk(WALK[0])),
     ]
-    sys.exit(max(codes, key=abs))
+    with ThreadPoolExecutor(2) as pool:
+        types = pool.submit(shown, [str(PYTHON), "-m", "mypy"])
+        codes = [
+            pool.submit(tested, binding, 90 + 50 * number, *paths, *arguments)
+            for number, (binding, paths) in enumerate(parts)
+        ]
+    # A process that a signal has ended has a negative one.
+    sys.exit(max((part.result() for part in (types, *codes)), key=abs))
+
+
+def short_walk(path: str) -> list[str]:
+    """Return the tests of a file that are taken where each has a process of its own."""
+    names = re.findall(r"^def (test_\w+)", (HERE / path).read_text(encoding="utf-8"), re.M)
+    return [f"{path}::{name}" for name in names if any(word in name for word in SHORT_WALK)]
+
+
+def tested(binding: str, display: int, *arguments: str) -> int:
+    """Run pytest on a binding and return its exit code.
+
+    A process that a signal ends has shown nothing of its one test: there it is run again, twice
+    at most.
+    """
+    command = pytest_on(binding, display, *arguments)
+    for _ in range(3 if binding == ONE_A_PROCESS else 1):
+        code = shown(command, pytest_environment(binding))
+        if 0 <= code <= 5:  # pytest's own
+            break
+    return code
+
+
+def shown(command: list[str], env: dict[str, str] | None = None) -> int:
+    """Run a command beside others and show what it said once it has ended."""
+    print("$", *command, flush=True)
+    done = subprocess.run(
+        command, cwd=HERE, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    code = done.returncode
+    print(f"$ {' '.join(command)}\n{done.stdout}(exit code {code})\n", end="", flush=True)
+    return code
 
 
 def walk(arguments: list[str], napari: str) -> None:
@@ -302,7 +294,7 @@ def pytest_environment(binding: str) -> dict[str, str]:
 def main() -> None:
     """Run the verb named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("verb", choices=["demo", "test", "windows", "walk", "beside"])
+    parser.add_argument("verb", choices=["demo", "test", "walk", "beside"])
     parser.add_argument("--napari", default="", help="walk, beside: a version, such as 0.6.*")
     options, rest = parser.parse_known_args()
     # A fresh machine may have an older one than setup.cfg asks for.
@@ -313,7 +305,7 @@ def main() -> None:
     elif options.verb == "beside":
         beside(options.napari)
     else:
-        {"demo": demo, "test": test, "windows": windows}[options.verb](rest)
+        {"demo": demo, "test": test}[options.verb](rest)
 
 
 if __name__ == "__main__":
