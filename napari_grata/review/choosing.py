@@ -15,8 +15,9 @@ candidates differ most on them)::
 
     g_i = β·D_i + ε_i,  ε_i ~ N(0, σ²·D_i),  β ~ N(0, σ²/(κ·D̄)),  σ² ~ Inv-χ²(ν, a²·D̄)
 
-The prior is that of κ more slices on which nothing was gained, and of shares that scatter by ``a``
-among slices, which weighs as much as ν of them: with three slices their own scatter is hardly
+The prior is that of κ more slices on which nothing was gained (of *Careful* and of copies that
+learned from the reviewed slices: on which they gained, see `Rule`), and of shares that scatter by
+``a`` among slices, which weighs as much as ν of them: with three slices their own scatter is hardly
 known. All is conjugate, so the gain on the remaining slices has a Student-t distribution with
 ν + k degrees of freedom. A candidate is recommended for a structure if the lower end of its
 interval is above 0, and on the reviewed slices it differs as much as on three others; of several,
@@ -45,7 +46,7 @@ import numpy as np
 from napari_grata.scans.scan import times
 from napari_grata.segmenters.card import structure_mask
 
-from .candidates import SOURCE, Candidate, Masks, shifted_labels, shifted_mask
+from .candidates import SOURCE, TAUGHT, Candidate, Masks, shifted_labels, shifted_mask
 
 if TYPE_CHECKING:
     from napari_grata.segmenters import Card, Segmenter
@@ -81,11 +82,11 @@ class Rule:
     telling : float
         On the reviewed slices together a candidate has to differ from the source mask at least so
         many times as much as on one of the others; where it does not, its gain there says little.
-    taught_share, taught_slices : float
-        A candidate that learned from the reviewed slices is expected to gain this share β₀ of
-        where it differs, as if so many more slices had shown it: it was told what is right here,
-        and on a slice that is held out it is weighed after learning from fewer. Nothing of it has
-        to be telling.
+    priors : dict of str to (float, float)
+        Candidates that are expected to gain: the share β₀ of where they differ, as if so many more
+        slices had shown it, in place of nothing on κ of them. *Careful* gained on nearly all
+        development centres; a copy that learned from the reviewed slices was told what is right
+        here, and is weighed after learning from fewer. Nothing of them has to be telling.
     """
 
     level: float = 0.85
@@ -95,8 +96,9 @@ class Rule:
     penalty: float = 0.03
     fewest: int = 2
     telling: float = 3.0
-    taught_share: float = 0.2
-    taught_slices: float = 2.0
+    priors: dict[str, tuple[float, float]] = field(
+        default_factory=lambda: {"careful": (0.2, 4.0), TAUGHT: (0.25, 3.0)}
+    )
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,7 @@ def estimate(
     rest: float,
     count: int,
     rule: Rule,
-    *,
-    taught: bool = False,
+    prior: tuple[float, float] | None = None,
 ) -> Estimate:
     """Return what gains on a few slices say about the others.
 
@@ -130,10 +131,10 @@ def estimate(
         1 − Dice between candidate and source mask there.
     rest : float
         The mean of the same on the ``count`` slices that were not reviewed.
-    taught : bool
-        Whether the candidate has learned from reviewed slices.
+    prior : (float, float), optional
+        Of the candidate, as in `Rule.priors`.
     """
-    expected, idle = (rule.taught_share, rule.taught_slices) if taught else (0.0, rule.idle_slices)
+    expected, idle = prior or (0.0, rule.idle_slices)
     apart = np.maximum(apart, np.abs(gains))
     told = apart > 0
     gains, apart = gains[told], apart[told]
@@ -238,8 +239,6 @@ class Measured:
     remaining : int
     inside : dict of str to str
         For structures that lie in another one: which.
-    taught : frozenset of str
-        The candidates that learned from reviewed slices.
     """
 
     names: tuple[str, ...]
@@ -251,7 +250,6 @@ class Measured:
     rest: np.ndarray
     remaining: int
     inside: dict[str, str] = field(default_factory=dict)
-    taught: frozenset[str] = frozenset()
 
 
 def weigh(
@@ -334,8 +332,7 @@ def measure(
     titles = tuple(candidate.title for candidate in ordered)
     inside = {one.name: one.inside for one in card.structures if one.inside}
     own = tuple(one.name for one in ordered)
-    taught = frozenset(one.name for one in ordered if one.taught_by)
-    return Measured(own, titles, names, dice, gains, apart, rest, len(others), inside, taught)
+    return Measured(own, titles, names, dice, gains, apart, rest, len(others), inside)
 
 
 def _source_first(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -538,7 +535,7 @@ def _rows(
     dice, gains, apart = (
         table[which, :, place] for table in (measured.dice, measured.gains, measured.apart)
     )
-    every, taught = np.arange(len(slices)), measured.names[which] in measured.taught
+    every, prior = np.arange(len(slices)), rule.priors.get(measured.names[which])
     plain = np.full(len(slices), _UNSHIFTED)
     ways = [(_UNSHIFTED, plain, float(measured.rest[which, place]))]
     last = _fitted(gains, rule)
@@ -551,7 +548,7 @@ def _rows(
         gained = gains[every, columns]
         counted = np.isfinite(gained)
         away = apart[every, columns][counted]
-        found = estimate(gained[counted], away, rest, measured.remaining, rule, taught=taught)
+        found = estimate(gained[counted], away, rest, measured.remaining, rule, prior)
         shown = dice[every, columns]
         rows.append(
             Row(
@@ -563,7 +560,7 @@ def _rows(
                 gains={int(i): float(g) for i, g in zip(slices, gained, strict=True) if g == g},
                 estimate=found,
                 consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
-                telling=taught or bool(len(away) and away.sum() >= rule.telling * rest),
+                telling=prior is not None or bool(len(away) and away.sum() >= rule.telling * rest),
             )
         )
     return rows

@@ -368,3 +368,17 @@ def test_proposals_show_every_structure_and_no_empty_slice() -> None:
     assert min(found) > 3
     empty = Candidate("source", "S", {i: eye(0, 0) for i in range(4)})
     assert propose(card, [empty]) == []
+
+
+def test_what_is_expected_to_gain_needs_less_and_harm_overrules_it() -> None:
+    gains, apart = np.array([0.01, 0.02, 0.0]), np.full(3, 0.1)
+    priors = Rule().priors
+    plain = estimate(gains, apart, 0.1, 20, Rule())
+    assert plain.low < 0 < plain.mean
+    for name in ("careful", "taught"):
+        assert estimate(gains, apart, 0.1, 20, Rule(), priors[name]).low > 0
+        assert estimate(-4 * gains, apart, 0.1, 20, Rule(), priors[name]).low < 0
+    share, slices = priors["taught"]
+    known = estimate(gains, apart, 0.1, 20, Rule(), priors["taught"])
+    # As if so many slices more had gained that share: all differ by 0.1 here.
+    assert known.mean == pytest.approx((slices * share * 0.1 + gains.sum()) / (slices + 3))
