@@ -19,8 +19,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from shift import BRAIN, FUNDUS, PLACES, Place, cases, mean_dice, measure
 
-from napari_grata.adaptation.layer_statistics import slice_statistics, source_statistics
-from napari_grata.adaptation.shift import slices_to_look_at
+from napari_grata.adaptation.shift import slice_statistics, slices_to_look_at, source_statistics
 from napari_grata.scans import open_scan
 from napari_grata.segmenters import load_segmenter
 

@@ -18,7 +18,15 @@ from napari_grata import __version__
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError, preset
-from napari_grata.cli_lists import benchmark, cases, masks, report, shift, train_optimiser
+from napari_grata.cli_lists import (
+    benchmark,
+    calibrate,
+    cases,
+    masks,
+    report,
+    shift,
+    train_optimiser,
+)
 from napari_grata.console import (
     Console,
     Device,
@@ -605,6 +613,7 @@ VERBS: dict[str, Verb] = {
     "report": report,
     "masks": masks,
     "benchmark": benchmark,
+    "calibrate": calibrate,
     "train-optimiser": train_optimiser,
     "doctor": doctor,
 }

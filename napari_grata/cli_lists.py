@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -188,6 +188,50 @@ def _told(console: Console, found: Benchmark) -> dict[str, Any]:
     }
 
 
+def calibrate(
+    console: Console,
+    scans: Annotated[Path, argument("FOLDER", "of scans of the model's own centre")],
+    *,
+    model: Model,
+    on: Annotated[str, option("which scans these are, for the card")] = "",
+    seen: Annotated[int, option("how many of them trained the model")] = 0,
+    dry_run: Annotated[bool, flag("--dry-run", "print it, change no card")] = False,
+    device: Device = "cpu",
+) -> dict[str, Any]:
+    """Measure scans of the source centre, without labels, and write how they look into the card."""
+    from napari_grata.adaptation.source_centre import calibrate as measured
+    from napari_grata.scans import open_scan
+    from napari_grata.scans.readers import scans_in
+    from napari_grata.segmenters import load_segmenter, write_card
+    from napari_grata.segmenters.shift_reference import FEW_SCANS
+
+    if not scans.is_dir():
+        raise UsageError(f"{scans} is not a folder of scans.")
+    segmenter = load_segmenter(model, device=device)
+    card, folder = segmenter.card, segmenter.folder
+    if folder is None or not folder.is_dir():
+        raise UsageError(f"{model} has no folder with a card; add it with napari-grata models.")
+    found = measured(
+        segmenter,
+        map(open_scan, scans_in(scans)),
+        on=on or scans.name,
+        command=f"napari-grata calibrate FOLDER --model {card.name}",
+        seen=seen,
+        progress=lambda text: console.warn([text]),
+    )
+    if not dry_run:
+        write_card(folder, replace(card, shift=found))
+    console.say(
+        f"{found.scans} scans ({found.measured_on}): edge {found.edge:.3f}, farthest "
+        f"{found.farthest:.3f}" + ("" if dry_run else f"; written to {folder}")
+    )
+    if found.scans < FEW_SCANS:
+        console.warn(
+            ["These are few scans: 'farther than 19 of 20' cannot be told, and words say how many."]
+        )
+    return {"model": card.name, "scans": found.scans, "edge": found.edge}
+
+
 def train_optimiser(
     console: Console,
     scan: Scans,
@@ -204,7 +248,7 @@ def train_optimiser(
     from safetensors.torch import save
 
     from napari_grata.adaptation.methods.mgg import FILE
-    from napari_grata.adaptation.train_optimiser import images_of, train_optimiser
+    from napari_grata.adaptation.source_centre import images_of, train_optimiser
     from napari_grata.scans import open_scan
     from napari_grata.scans.files import make_folder, write_bytes
     from napari_grata.segmenters import load_segmenter

@@ -13,15 +13,20 @@ says how large this distance is for scans of the source centre itself
 used, and the model is not changed. A scan that lies far is not wrong, and a near one is not
 right: see docs/results-details.md for what the distance does and does not tell.
 
-This module loads torch only when something is measured.
+Batch normalisation keeps mean and variance of what came in while the model was trained, and one
+pass of a slice through the unchanged source model shows what comes in now. This module loads torch
+only when something is measured.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,11 +35,12 @@ from napari_grata.segmenters.shift_reference import FEW_SCANS
 from .plan import Region
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Segmenter
     from napari_grata.segmenters.shift_reference import ShiftReference
-
-    from .layer_statistics import LayerStatistics
 
 _log = logging.getLogger(__name__)
 Level = Literal["near", "moderate", "far"]
@@ -295,8 +301,6 @@ def layers_of(
     between : callable, optional
         Called before each slice; what it raises ends the measurement.
     """
-    from .layer_statistics import slice_statistics
-
     found = []
     for index in slices:
         if between is not None:
@@ -319,8 +323,6 @@ def _layers(
     segmenter: Segmenter, found: Sequence[Mapping[str, LayerStatistics]]
 ) -> tuple[LayerShift, ...]:
     """Statistics of slices together, beside the source's."""
-    from .layer_statistics import source_statistics
-
     layers = []
     for name, source in source_statistics(segmenter.network).items():
         passes = [stats[name] for stats in found if name in stats]
@@ -395,3 +397,157 @@ class FarSlices:
             found = distance(layers) if layers else None
             self._words[slice_index] = far_words(reference, found)
         return self._words[slice_index]
+
+
+# -- what a scan looks like from inside the model ------------------------------------------
+
+
+class LayerStatistics(NamedTuple):
+    """Mean and variance per channel in front of one layer, ndarray of float64, shape (C,).
+
+    Source: as trained, with ε in the variance. Now: over one slice's pixels.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def source_statistics(network: nn.Module) -> dict[str, LayerStatistics]:
+    """Return the statistics that a network's layers kept from training, by layer name, in order.
+
+    Layers that kept none are left out; the variance has the layer's ε added.
+    """
+    return {
+        name: LayerStatistics(
+            _numbers(module.running_mean), _numbers(module.running_var) + module.eps
+        )
+        for name, module in _normalising(network).items()
+    }
+
+
+def slice_statistics(
+    segmenter: Segmenter,
+    scan: Scan,
+    index: int,
+    region: Region | None = None,
+    frame: tuple[int, int] | None = None,
+) -> dict[str, LayerStatistics] | None:
+    """Pass a slice through the source model and return what stood in front of each layer.
+
+    One forward pass without gradients; the model is not changed, and its hooks hear the calling
+    thread only.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    scan : Scan
+    index : int
+        Flat slice index.
+    region : (row0, col0, row1, col1), optional
+    frame : (int, int), optional
+        Put the slice on a black ground into a frame of this size, see `framed`; not with a region.
+
+    Returns
+    -------
+    dict of str to LayerStatistics, or None
+        By layer name; None for a slice of one single value. A map of a single pixel has no
+        spread; its layer is left out.
+    """
+    from .normalisation import is_blank
+
+    image = segmenter.prepare(scan, index, region).image
+    if is_blank(image):
+        return None
+    return _pass(segmenter, image if frame is None or region is not None else framed(image, frame))
+
+
+def framed(image: torch.Tensor, frame: tuple[int, int]) -> torch.Tensor:
+    """Give an image on a black ground as much of it as the source centre's have.
+
+    How much air there is around a head decides the mean of every layer, and is no property of
+    scanner or patient. An image whose border is not mostly black is returned as it is.
+
+    Parameters
+    ----------
+    image : Tensor, shape (1, C, h, w)
+    frame : (int, int)
+        Rows and columns, multiples of 32; larger where what is shown needs more.
+    """
+    shown = image[0].amax(0) > 0
+    border = [edge.float() for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1])]
+    if sum(edge.sum() for edge in border) > 0.5 * sum(map(len, border)):
+        return image
+    rows, columns = shown.any(1).nonzero(), shown.any(0).nonzero()
+    if not len(rows):
+        return image
+    part = image[..., rows[0, 0] : rows[-1, 0] + 1, columns[0, 0] : columns[-1, 0] + 1]
+    height, width = part.shape[2:]
+    out = image.new_zeros(
+        *image.shape[:2],
+        *(max(f, -(-n // 32) * 32) for f, n in zip(frame, (height, width), strict=True)),
+    )
+    top, left = (out.shape[2] - height) // 2, (out.shape[3] - width) // 2
+    out[..., top : top + height, left : left + width] = part
+    return out
+
+
+def _pass(segmenter: Segmenter, image: torch.Tensor) -> dict[str, LayerStatistics]:
+    import torch
+
+    from napari_grata.segmenters.devices import is_out_of_memory
+
+    try:
+        with torch.inference_mode(), _listening(segmenter.network) as heard:
+            segmenter.network(image)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or segmenter.device.type == "cpu":
+            raise
+        # Rare and short: the segmenter itself stays on its device for the work that follows.
+        return _pass(segmenter.to("cpu"), image.cpu())
+    found = {}
+    for name, passes in heard.items():
+        means = np.mean([_numbers(mean) for mean, _ in passes], axis=0)
+        variances = np.mean([_numbers(var) for _, var in passes], axis=0)
+        found[name] = LayerStatistics(means, variances)
+    return found
+
+
+def _numbers(values: torch.Tensor) -> np.ndarray:
+    """Return numbers as float64, which Apple's graphics processors do not know."""
+    return values.detach().float().cpu().numpy().astype(np.float64)
+
+
+@contextmanager
+def _listening(network: nn.Module) -> Iterator[dict[str, list[tuple[Any, Any]]]]:
+    """Within, note mean and variance of what goes into each layer with source statistics."""
+    from .normalisation import batch_statistics
+
+    heard: dict[str, list[tuple[Any, Any]]] = {}
+    here = threading.get_ident()
+
+    def hear(name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        # Another thread may be predicting with the same network.
+        if threading.get_ident() == here and x.numel() > x.shape[1]:
+            heard.setdefault(name, []).append(batch_statistics(x))
+
+    hooks = [
+        module.register_forward_pre_hook(partial(hear, name))
+        for name, module in _normalising(network).items()
+    ]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _normalising(network: nn.Module) -> dict[str, Any]:
+    """Return the layers that kept statistics from training, by name."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }

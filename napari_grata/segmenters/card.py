@@ -338,7 +338,7 @@ def _disagreements(card: dict[str, Any]) -> Iterator[str]:
     if shift is not None and card.get("weights_sha256") not in (None, shift.weights):
         yield (
             "shift was measured with other weights than this model's; measure it again "
-            "(python -m napari_grata.adaptation.calibrate_shift), or take the block out."
+            "(napari-grata calibrate), or take the block out."
         )
 
 

@@ -1,7 +1,7 @@
 """How far the source centre's own scans lie from a model's statistics: the card's ``shift`` block.
 
 Without it a distance is a bare number. With it the distance of a new scan can be put beside those
-of scans that the model is at home with. `napari_grata.adaptation.calibrate_shift` measures it.
+of scans that the model is at home with. ``napari-grata calibrate`` measures it.
 """
 
 from __future__ import annotations

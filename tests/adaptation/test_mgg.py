@@ -11,7 +11,7 @@ from torch import nn
 
 from napari_grata.adaptation import MGG
 from napari_grata.adaptation.methods.mgg import FILE, GradientMemory, optimiser_file
-from napari_grata.adaptation.train_optimiser import train_optimiser
+from napari_grata.adaptation.source_centre import train_optimiser
 from napari_grata.cli import main
 from napari_grata.segmenters import Segmenter
 from tools.generators.models import Small, small_card, write_tiny

@@ -12,13 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_grata.adaptation.calibrate_shift import calibrate, main
 from napari_grata.adaptation.flags import FAR_CODE, flag_slice
-from napari_grata.adaptation.layer_statistics import (
-    framed,
-    slice_statistics,
-    source_statistics,
-)
 from napari_grata.adaptation.run import AdaptationRun
 from napari_grata.adaptation.settings import Settings
 from napari_grata.adaptation.shift import (
@@ -27,12 +21,17 @@ from napari_grata.adaptation.shift import (
     LayerShift,
     ShiftError,
     far_words,
+    framed,
     judge,
     shift,
     shifts,
+    slice_statistics,
     slices_to_look_at,
+    source_statistics,
     why_not,
 )
+from napari_grata.adaptation.source_centre import calibrate
+from napari_grata.cli import main
 from napari_grata.scans import Scan, open_scan, scan_from_array
 from napari_grata.scans.samples import find_sample
 from napari_grata.segmenters import Card, Segmenter, Structure, load_card, load_segmenter
@@ -268,7 +267,7 @@ def test_calibrating_writes_the_card_alone(model: Path, tmp_path: Path, capsys) 
     scans.mkdir()
     sample = find_sample("fundus-disc").path
     (scans / "one.png").write_bytes(sample.read_bytes())
-    assert main([str(model), "--scans", str(scans), "--on", "one photograph"]) == 0
+    assert main(["calibrate", str(scans), "--model", str(model), "--on", "one photograph"]) == 0
     card = load_card(model)
     assert card.shift.scans == 1
     assert card.shift.measured_on == "one photograph"
@@ -280,10 +279,10 @@ def test_calibrating_writes_the_card_alone(model: Path, tmp_path: Path, capsys) 
 
 def test_a_folder_without_scans_is_refused_in_words(model: Path, tmp_path: Path, capsys) -> None:
     card = (model / "card.yaml").read_bytes()
-    assert main([str(model), "--scans", str(tmp_path / "nowhere")]) == 2
+    assert main(["calibrate", str(tmp_path / "nowhere"), "--model", str(model)]) == 2
     assert "not a folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert main([str(model), "--scans", str(tmp_path / "empty")]) == 2
+    assert main(["calibrate", str(tmp_path / "empty"), "--model", str(model)]) == 2
     assert (model / "card.yaml").read_bytes() == card
 
 

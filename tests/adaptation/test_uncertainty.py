@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_grata.adaptation.augmentation import unview, view
-from napari_grata.adaptation.layer_statistics import slice_statistics, source_statistics
 from napari_grata.adaptation.run import AdaptationRun
 from napari_grata.adaptation.settings import Settings
+from napari_grata.adaptation.shift import slice_statistics, source_statistics
 from napari_grata.adaptation.uncertainty import Uncertainty, disagreement, margin
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters import Card, Segmenter, Structure

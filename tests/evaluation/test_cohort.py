@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_grata.adaptation.calibrate_shift import main as calibrate
 from napari_grata.cli import main
 from napari_grata.evaluation.cohort import CohortError, open_cohort, parse_labels
 from napari_grata.scans import ScanError, open_scan, read_mask, write_mask
@@ -190,7 +189,7 @@ def test_centres_of_the_hospital_s_formats_are_measured_and_calibrated(tmp_path)
         cases = [row["case"] for row in csv.DictReader(file) if row["structure"] == "disc"]
     assert cases == ["a.1", "b", "c", "d", "e"]
     assert not [p for p in out.rglob("*") if p.is_file() and b"DOE" in p.read_bytes()]
-    assert calibrate([model, "--scans", str(images), "--on", "five scans"]) == 0
+    assert main(["calibrate", str(images), "--model", model, "--on", "five scans"]) == 0
     assert len(open_cohort(tmp_path / "data").centres[0].cases[0].files) == len(slices) + 1
 
     # By a list, with a photograph of the eye; a series more in a folder has to be chosen from.

@@ -15,7 +15,7 @@ import click
 import typer
 from tqdm import tqdm
 
-from napari_grata.adaptation.calibrate_shift import calibrate, write_reference
+from napari_grata.adaptation.source_centre import calibrate
 from napari_grata.scans import open_scan
 from napari_grata.segmenters import find_model, load_card, load_segmenter, write_card
 from napari_grata.segmenters.extent import measure_extents
@@ -129,7 +129,7 @@ def shift(
         seen=seen,
         progress=lambda text: typer.echo(text, err=True),
     )
-    write_reference(folder, reference)
+    write_card(folder, replace(load_card(folder), shift=reference))
     typer.echo(f"{reference.scans} scans ({on}): edge {reference.edge:.3f}; written to {folder}")
 
 
