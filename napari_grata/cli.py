@@ -106,7 +106,7 @@ def _write_masks(
     stacks: Mapping[Path, Mapping[int, np.ndarray]], scan: Scan, card: Card, scan_names: bool
 ) -> None:
     """Write label maps by slice, each set of them as one mask on the scan's own grid."""
-    from napari_grata.review.export import legend_of
+    from napari_grata.review.final_masks import legend_of
     from napari_grata.scans import write_mask
 
     for path, by_slice in stacks.items():

@@ -372,7 +372,7 @@ def masks(
     mask_format: MaskFormat = "",
 ) -> dict[str, Any]:
     """Write the decided masks of a list, and a table of all cases."""
-    from napari_grata.review.export import export_masks
+    from napari_grata.review.final_masks import export_masks
 
     caselist = _open_list(console, source)
     found = list(export_masks(caselist, out, scan_names=scan_names, mask_format=mask_format))

@@ -174,7 +174,7 @@ def soak(folder: Path, minutes: float, every: float = 30.0, turns: int = 12) -> 
     """Review one list after the other, each to its report, and watch what the process needs."""
     import psutil
 
-    from napari_grata.review.export import export_masks
+    from napari_grata.review.final_masks import export_masks
     from napari_grata.review.report import report_cases, write_report
 
     process = psutil.Process()

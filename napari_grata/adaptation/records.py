@@ -105,25 +105,67 @@ class Record:
     frame: tuple[int, int, int, int] | None = None
 
 
+@dataclass(frozen=True)
+class StructureChange:
+    """One structure before and after, on a slice or on several together.
+
+    Attributes
+    ----------
+    name : str
+    source_pixels, adapted_pixels, shared_pixels : int
+        Of the mask before, of the mask after, and of both.
+    """
+
+    name: str
+    source_pixels: int
+    adapted_pixels: int
+    shared_pixels: int
+
+    @classmethod
+    def of(cls, card: Card, source: np.ndarray, adapted: np.ndarray) -> list[StructureChange]:
+        """Compare label maps; a structure that contains others counts theirs too."""
+        found = []
+        for structure in card.structures:
+            before = structure_mask(card, source, structure)
+            after = structure_mask(card, adapted, structure)
+            counts = (int(one.sum()) for one in (before, after, before & after))
+            found.append(cls(structure.name, *counts))
+        return found
+
+    def __add__(self, other: StructureChange) -> StructureChange:
+        return StructureChange(
+            self.name,
+            self.source_pixels + other.source_pixels,
+            self.adapted_pixels + other.adapted_pixels,
+            self.shared_pixels + other.shared_pixels,
+        )
+
+    @property
+    def agreement(self) -> float:
+        """Dice coefficient between before and after, 0 … 1; 1 where both are empty."""
+        both = self.source_pixels + self.adapted_pixels
+        return 2 * self.shared_pixels / both if both else 1.0
+
+    @property
+    def change(self) -> float | None:
+        """Relative change of area or volume, 0.1 for a tenth more; None from nothing."""
+        return self.adapted_pixels / self.source_pixels - 1 if self.source_pixels else None
+
+
 def measure(card: Card, source: np.ndarray, adapted: np.ndarray) -> dict[str, Any]:
     """Return ``source_area``, ``adapted_area`` and ``agreement`` of a `Record`.
 
     Parameters
     ----------
     source, adapted : ndarray of uint8, shape (H, W)
-        Label maps. A structure that contains others counts theirs too.
+        Label maps.
     """
-    before: dict[str, int] = {}
-    after: dict[str, int] = {}
-    agreement: dict[str, float] = {}
-    for structure in card.structures:
-        first = structure_mask(card, source, structure)
-        second = structure_mask(card, adapted, structure)
-        name = structure.name
-        before[name], after[name] = int(first.sum()), int(second.sum())
-        both = before[name] + after[name]
-        agreement[name] = 2 * int((first & second).sum()) / both if both else 1.0
-    return {"source_area": before, "adapted_area": after, "agreement": agreement}
+    found = StructureChange.of(card, source, adapted)
+    return {
+        "source_area": {one.name: one.source_pixels for one in found},
+        "adapted_area": {one.name: one.adapted_pixels for one in found},
+        "agreement": {one.name: one.agreement for one in found},
+    }
 
 
 def figures(result: StepRecord | None) -> dict[str, Any]:

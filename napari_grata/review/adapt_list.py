@@ -30,8 +30,7 @@ from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, read_json, st
 
 from .case_list import CaseList, CaseWork, is_finished
 from .cases import Case, CaseSummary, CountedFlag, ListError, digest
-from .compare import latest_flags
-from .thumbnails import change_and_picture
+from .compare import change_and_picture, latest_flags
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.methods.base import Snapshot
@@ -319,7 +318,7 @@ def keep_run(
     records = run.past.without_masks()[: run.position]
     flags = latest_flags(records)
     masks = work.masks(scan, run.source_masks, run.adapted_masks)
-    change, picture = change_and_picture(masks, card, flags)
+    change, picture = change_and_picture(masks, card)
     known = work.summary or CaseSummary()
     if shift is not None:
         known = known.but(shift=float(shift.score), shift_words=str(shift.words))

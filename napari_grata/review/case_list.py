@@ -55,9 +55,9 @@ from .cases import (
     RecentList,
     digest,
 )
+from .compare import change_and_picture
 from .final_masks import CaseMasks, Standing, final_masks, mask_digest
 from .list_file import STORE_FILE, BeyondReadingError, read_identity
-from .thumbnails import change_and_picture
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -667,7 +667,7 @@ class CaseWork:
         if base not in ("", mask_digest(masks.mask("edit", None))):
             return known, None
         masks = masks.with_drawing(labels)
-        change, picture = change_and_picture(masks, card, {})
+        change, picture = change_and_picture(masks, card)
         return known.but(change=change, edited=True, slices=len(masks.slices)), picture
 
     def masks(

@@ -1,4 +1,4 @@
-"""Before and after, side by side: the difference, and a table of it in pixels, mm² and mL."""
+"""Before and after, side by side: the difference, a table of it, and a case's small picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_grata.adaptation.flags import FAR_CODE, FRAME_CODE, flag_slice
+from napari_grata.adaptation.records import StructureChange
 from napari_grata.segmenters.card import structure_mask
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
+    from .final_masks import CaseMasks
+
 ADDED = 1
 """Adaptation put the structure here."""
 REMOVED = 2
@@ -26,6 +29,8 @@ REMOVED = 2
 RELABELLED = 3
 """One structure before, another one beside it after (grey to white matter, say)."""
 DIFFERENCE_COLOURS = {ADDED: "#0072B2", REMOVED: "#D55E00", RELABELLED: "#CC79A7"}
+LONGEST_SIDE = 128
+"""Of a case's small picture, in pixels."""
 DIFFERENCE_NAMES = {ADDED: "added", REMOVED: "removed", RELABELLED: "other structure"}
 
 
@@ -88,59 +93,20 @@ def _depths(card: Card | None) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class StructureChange:
-    """One structure before and after, on a slice, in a case or in all.
-
-    Attributes
-    ----------
-    source_pixels, adapted_pixels : int
-    source_mm2, adapted_mm2 : float or None
-        Area; None where the file does not tell the pixels' size, and for whole stacks.
-    source_ml, adapted_ml : float or None
-        Volume, for whole stacks of known thickness.
-    agreement : float
-        Dice coefficient between before and after, 0 … 1; 1 where both are empty.
-    """
-
-    name: str
-    source_pixels: int
-    adapted_pixels: int
-    agreement: float
-    source_mm2: float | None = None
-    adapted_mm2: float | None = None
-    source_ml: float | None = None
-    adapted_ml: float | None = None
-
-    @property
-    def change(self) -> float | None:
-        """Relative change of area or volume, 0.1 for a tenth more; None from nothing."""
-        if self.source_pixels == 0:
-            return None
-        return self.adapted_pixels / self.source_pixels - 1
-
-
-@dataclass(frozen=True)
 class SliceSummary:
     """A row of the table: one slice before and after.
 
     Attributes
     ----------
     slice_index : int
-    slice_name : str
-        For the screen; a photograph's file name may name a patient.
-    case : int
     structures : tuple of StructureChange
     changed_pixels : int
         Pixels whose label changed.
-    flags : tuple of Flag
     """
 
     slice_index: int
-    slice_name: str
-    case: int
     structures: tuple[StructureChange, ...]
     changed_pixels: int
-    flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,15 +118,15 @@ class Summary:
     rows : tuple of SliceSummary
         In the order of the slices.
     total : tuple of StructureChange
-        Sums of everything, with volumes where the scan tells the slices' distance.
-    flagged : tuple of int
-        Slices that the user should look at, in order: the one count of flags, for every place
-        that tells one.
+        Sums of everything.
+    pixel, voxel : float or None
+        Size of a pixel in mm² and of a voxel in mL, where the scan tells.
     """
 
     rows: tuple[SliceSummary, ...]
     total: tuple[StructureChange, ...]
-    flagged: tuple[int, ...] = ()
+    pixel: float | None = None
+    voxel: float | None = None
 
     def most_changed(self, count: int, apart: int = 0) -> tuple[SliceSummary, ...]:
         """Up to `count` rows with the most changed pixels, most first; none without change.
@@ -175,13 +141,20 @@ class Summary:
                 chosen.append(row)
         return tuple(chosen)
 
+    def telling(self, count: int = 1, apart: int = 0) -> list[int]:
+        """Return the slices that changed most; without change the fullest; none without masks."""
+        chosen = [row.slice_index for row in self.most_changed(count, apart)]
+        if chosen or not self.rows:
+            return chosen
+        fullest = max(self.rows, key=lambda row: sum(c.source_pixels for c in row.structures))
+        return [fullest.slice_index]
+
 
 def summarise(
     scan: Scan,
     card: Card,
     source_masks: Mapping[int, np.ndarray],
     adapted_masks: Mapping[int, np.ndarray],
-    flags: Mapping[int, Sequence[Flag]] | None = None,
 ) -> Summary:
     """Tabulate all slices that have both masks.
 
@@ -189,48 +162,17 @@ def summarise(
     ----------
     source_masks, adapted_masks : mapping of int to ndarray, shape (H, W)
         Label maps by flat slice number.
-    flags : mapping of int to sequence of Flag, optional
-        As from `latest_flags`.
     """
-    flags = flags or {}
     rows: list[SliceSummary] = []
-    names = [structure.name for structure in card.structures]
-    sums = {name: np.zeros(3, dtype=np.int64) for name in names}
-    area = None if scan.slice_spacing is None else math.prod(scan.slice_spacing)
+    total = [StructureChange(structure.name, 0, 0, 0) for structure in card.structures]
     for index in sorted(source_masks.keys() & adapted_masks.keys()):
         source, adapted = np.asarray(source_masks[index]), np.asarray(adapted_masks[index])
-        changes = []
-        for name in names:
-            before = structure_mask(card, source, name)
-            after = structure_mask(card, adapted, name)
-            counts = np.array([before.sum(), after.sum(), (before & after).sum()], dtype=np.int64)
-            changes.append(_change(name, counts, area=area))
-            sums[name] += counts
-        changed = int((source != adapted).sum())
-        found = tuple(flags.get(index, ()))
-        name = scan.slice_name(index)
-        rows.append(SliceSummary(index, name, scan.case_of(index), tuple(changes), changed, found))
-    thickness = scan.slice_thickness
-    voxel = None if area is None or thickness is None else area * thickness / 1000
-    total = tuple(_change(name, counts, voxel=voxel) for name, counts in sums.items())
-    return Summary(tuple(rows), total, flagged_slices(flags))
-
-
-def _change(
-    name: str, counts: np.ndarray, *, area: float | None = None, voxel: float | None = None
-) -> StructureChange:
-    """Return a change from pixels before, after and in both; a pixel in mm², a voxel in mL."""
-    before, after, both = (int(count) for count in counts)
-    return StructureChange(
-        name,
-        before,
-        after,
-        2 * both / (before + after) if before + after else 1.0,
-        None if area is None else before * area,
-        None if area is None else after * area,
-        None if voxel is None else before * voxel,
-        None if voxel is None else after * voxel,
-    )
+        changes = StructureChange.of(card, source, adapted)
+        total = [so_far + one for so_far, one in zip(total, changes, strict=True)]
+        rows.append(SliceSummary(index, tuple(changes), int((source != adapted).sum())))
+    pixel, thickness = scan.slice_spacing and math.prod(scan.slice_spacing), scan.slice_thickness
+    voxel = None if pixel is None or thickness is None else pixel * thickness / 1000
+    return Summary(tuple(rows), tuple(total), pixel, voxel)
 
 
 def flagged_slices(flags: Mapping[int, Sequence[Flag]]) -> tuple[int, ...]:
@@ -337,20 +279,99 @@ def share_changed(
 ) -> float:
     """Return 1 − Dice between two sets of masks, all structures and slices together."""
     total = summarise(scan, card, source, adapted).total
-    pixels = [one.source_pixels + one.adapted_pixels for one in total]
-    both = sum(one.agreement * count for one, count in zip(total, pixels, strict=True))
-    return 1 - both / sum(pixels) if sum(pixels) else 0.0
+    return 1 - sum(total[1:], total[0]).agreement
 
 
 def dice_to(truth: Truth, card: Card, masks: Mapping[int, np.ndarray]) -> dict[str, float]:
     """Return Dice to a truth over all slices together, of each structure that the truth shows."""
-    found = {}
-    for name in (s.name for s in card.structures if s.name in truth.structures):
-        both = of_mask = of_truth = 0
-        for index, mask in masks.items():
-            drawn = structure_mask(card, truth.scan.get_mask(truth.stack, index), name)
-            made = structure_mask(card, mask, name)
-            both += int((drawn & made).sum())
-            of_mask, of_truth = of_mask + int(made.sum()), of_truth + int(drawn.sum())
-        found[name] = 2 * both / (of_mask + of_truth) if of_mask + of_truth else 1.0
-    return found
+    drawn = {index: truth.scan.get_mask(truth.stack, index) for index in masks}
+    total = summarise(truth.scan, card, drawn, masks).total
+    return {one.name: one.agreement for one in total if one.name in truth.structures}
+
+
+# -- the small picture of a case -----------------------------------------------------------
+
+
+def change_and_picture(masks: CaseMasks, card: Card) -> tuple[float, np.ndarray]:
+    """Return 1 − mean Dice between source and shown masks over the structures, and a picture.
+
+    The picture is of the slice that tells most.
+    """
+    shown = masks.shown()
+    table = summarise(masks.scan, card, masks.source, shown)
+    agreement = [part.agreement for part in table.total]
+    change = 1 - sum(agreement) / len(agreement) if agreement else 0.0
+    filled = any(one.source_pixels + one.adapted_pixels for one in table.total)
+    index = table.telling()[0] if filled else masks.scan.n_slices // 2
+    return change, thumbnail(masks.scan, index, card, masks.source, shown)
+
+
+def thumbnail(
+    scan: Scan,
+    index: int,
+    card: Card,
+    source_masks: Mapping[int, np.ndarray],
+    adapted_masks: Mapping[int, np.ndarray],
+) -> np.ndarray:
+    """Draw a slice, its outline before dotted and after solid, in the structures' colours.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        Pixels are square in millimetres; the longer side has ``LONGEST_SIDE`` pixels at most.
+    """
+    rows, columns = _grid(scan, index)
+    picture = grey_levels(scan.read_slice(index), scan.rgb)[np.ix_(rows, columns)]
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., np.newaxis], 3, axis=2)
+    dots = np.add.outer(np.arange(len(rows)), np.arange(len(columns))) % 3 == 0
+    for masks, pattern in ((source_masks, dots), (adapted_masks, None)):
+        if index not in masks:
+            continue
+        small = np.asarray(masks[index])[np.ix_(rows, columns)]
+        for structure in card.structures:
+            edge = _edge(structure_mask(card, small, structure))
+            picture[edge if pattern is None else edge & pattern] = _rgb(structure.colour)
+    return np.ascontiguousarray(picture)
+
+
+def _grid(scan: Scan, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the slice that the picture shows."""
+    height, width = scan.slice_shape(index)
+    row_mm, column_mm = scan.slice_spacing or (1.0, 1.0)
+    # Never enlarged along the axis of the smaller pixels.
+    unit = max(height * row_mm, width * column_mm) / LONGEST_SIDE
+    unit = max(unit, min(row_mm, column_mm))
+    size = [
+        min(LONGEST_SIDE, max(1, round(count * mm / unit)))
+        for count, mm in ((height, row_mm), (width, column_mm))
+    ]
+    return tuple(  # type: ignore[return-value]
+        ((np.arange(wanted) + 0.5) * count / wanted).astype(int)
+        for wanted, count in zip(size, (height, width), strict=True)
+    )
+
+
+def grey_levels(image: np.ndarray, rgb: bool) -> np.ndarray:
+    """Return a slice as uint8 for the eye: half a per cent of the values cut off at either end."""
+    if rgb and image.dtype == np.uint8:
+        return image
+    values = image.astype(np.float32)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.zeros(image.shape, np.uint8)
+    low, high = (0.0, float(finite.max())) if rgb else np.percentile(finite, [0.5, 99.5])
+    scaled = (values - low) / (high - low if high > low else 1.0)
+    return (255 * np.nan_to_num(np.clip(scaled, 0, 1))).astype(np.uint8)
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a mask that touch what is not of it."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge: np.ndarray = mask & ~inner
+    return edge
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))

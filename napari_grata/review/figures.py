@@ -27,12 +27,11 @@ from napari_grata.segmenters.card import structure_mask
 from .compare import (
     DIFFERENCE_COLOURS,
     DIFFERENCE_NAMES,
-    Summary,
     difference_map,
+    grey_levels,
     summarise,
     without_masks,
 )
-from .thumbnails import grey_levels
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Record
@@ -279,7 +278,7 @@ def before_after(
     summary = summarise(scan, card, source_masks, adapted_masks)
     # Neighbouring slices of a volume look alike: take them some way apart.
     apart = len(summary.rows) // 20 if scan.is_stack else 0
-    chosen = [row.slice_index for row in summary.most_changed(count, apart)] or _fullest(summary)
+    chosen = summary.telling(count, apart)
     if not chosen:
         return _only_words("There are no masks to draw.", path)
     spacing = scan.slice_spacing or (1.0, 1.0)
@@ -369,14 +368,6 @@ class _View:
         for value, colour in DIFFERENCE_COLOURS.items():
             overlay[shown == value] = (*to_rgb(colour), 0.85)
         axes.imshow(overlay, aspect=self.aspect, interpolation="nearest")
-
-
-def _fullest(summary: Summary) -> list[int]:
-    """Where nothing changed: the slice that shows most of it."""
-    if not summary.rows:
-        return []
-    best = max(summary.rows, key=lambda row: sum(c.source_pixels for c in row.structures))
-    return [best.slice_index]
 
 
 def _window(source: np.ndarray, adapted: np.ndarray, aspect: float) -> tuple[int, int, int, int]:

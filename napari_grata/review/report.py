@@ -17,11 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_grata.scans.files import FileError, make_folder, nameless, templates, whole_file
 from napari_grata.scans.scan import counted
 
+from .cases import Decision
 from .compare import StructureChange, Summary, flagged_slices, flags_of_run, summarise
 from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from napari_grata.adaptation import Flag, Record
     from napari_grata.adaptation.run_store import ChosenInfo
-    from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
     from .case_list import CaseList, CaseWork
@@ -42,29 +40,8 @@ PICTURE_COLOURS = 192
 """A palette of so many colours halves a picture's size; contours and grey levels keep theirs."""
 
 
-@dataclass(frozen=True)
-class ReportDecision:
-    """One decision of a user, in words.
-
-    Attributes
-    ----------
-    where : str
-        "whole case", or which slice.
-    verdict : str
-        Such as "mask after accepted".
-    time, reviewer, difficulty, comment : str
-        As they were written down; empty where they were not.
-    stale : bool
-        The mask was changed after the decision.
-    """
-
-    where: str
-    verdict: str
-    time: str = ""
-    reviewer: str = ""
-    difficulty: str = ""
-    comment: str = ""
-    stale: bool = False
+Decided = tuple[str, Decision, bool]
+"""Where (the whole case, or a slice), what, and whether the mask was changed since."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +54,19 @@ class ReportCase:
         Such as ``case-0007``: never a file's name, which may name a patient.
     state : str
         In words, such as "accepted".
-    scan : Scan or None
-        For pictures and units; None where it was not found.
     card : Card or None
         Of the model.
-    source_masks, adapted_masks : mapping of int to ndarray of uint8, shape (H, W)
-        Label maps by slice; where the user has drawn, ``edited_masks`` stand beside them.
-    edited_masks : mapping of int to ndarray of uint8, shape (H, W)
     masks : CaseMasks or None
-        All of them together, to tell whether a decision still holds.
+        The scan with its masks; None where it was not found.
     records : iterable of Record
         Of the run, for its curves.
     flags : mapping of int to tuple of Flag
-    decisions : tuple of ReportDecision
+    decisions : sequence of Decided
     info : mapping
         What the run's store says of it: settings, versions, device, weights.
     shift : str
         How far the scan is from the source centre, in words.
-    chosen : InUse or None
+    chosen : sequence of ChosenInfo
         Where a few reviewed slices decided whose masks are used.
     problem : str
         What went wrong with this case.
@@ -104,29 +76,24 @@ class ReportCase:
 
     code: str
     state: str = ""
-    scan: Scan | None = None
     card: Card | None = None
-    source_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
-    adapted_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
-    edited_masks: Mapping[int, np.ndarray] = field(default_factory=dict)
     masks: CaseMasks | None = None
     records: Iterable[Record] = ()
     flags: Mapping[int, tuple[Flag, ...]] = field(default_factory=dict)
-    decisions: tuple[ReportDecision, ...] = ()
+    decisions: Sequence[Decided] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     shift: str = ""
     chosen: Sequence[ChosenInfo] = ()
     problem: str = ""
     close: Callable[[], None] = lambda: None
 
-    @property
-    def final_masks(self) -> dict[int, np.ndarray]:
-        """Label maps as they are now: as adapted, and as drawn where the user has drawn."""
-        return {**self.adapted_masks, **self.edited_masks}
-
     def counts(self, number: int) -> str:
         """Say how many slices or photographs."""
-        return counted(number, "slice") if self.scan is None else self.scan.counts(number)
+        return counted(number, "slice") if self.masks is None else self.masks.scan.counts(number)
+
+    def place(self, index: int) -> str:
+        """Name a slice or photograph by its number."""
+        return f"slice {index + 1}" if self.masks is None else self.masks.scan.place_name(index)
 
 
 # -- from runs and lists to cases ----------------------------------------------------------
@@ -161,11 +128,7 @@ def case_of_run(
         masks = make(run.scan, run.source_masks, run.adapted_masks)
     return ReportCase(
         code=code,
-        scan=run.scan,
         card=run.card,
-        source_masks=run.source_masks,
-        adapted_masks=run.adapted_masks,
-        edited_masks={} if masks is None else masks.drawn(),
         masks=masks,
         records=run.records,
         flags=flags_of_run(run),
@@ -208,34 +171,22 @@ def _report_case(cases: CaseList, key: str) -> ReportCase:
             # Not the message as it is: it may hold a path, and that may name a patient.
             why = type(error).__name__
             problem = f"Its run {work.run_folder.name} cannot be read ({why})."
-    decisions = decisions_of(cases, key, found.scan, found.masks)
-    state = cases.state(key).title
-    return replace(found, state=state, shift=shift, problem=problem, decisions=decisions)
+    found = replace(found, state=cases.state(key).title, shift=shift, problem=problem)
+    return replace(found, decisions=decisions_of(cases, found))
 
 
-def decisions_of(
-    cases: CaseList, key: str, scan: Scan | None, masks: CaseMasks | None = None
-) -> tuple[ReportDecision, ...]:
+def decisions_of(cases: CaseList, told: ReportCase) -> list[Decided]:
     """Return the decisions in force on a case, the whole case first, for a report."""
-    now = cases.mask_now(key)
-    current = cases.decisions(key)
+    current, now = cases.decisions(told.code), cases.mask_now(told.code)
     order = sorted(current, key=lambda index: -1 if index is None else index)
-    return tuple(
-        ReportDecision(
-            where="whole case" if index is None else _place(index, scan),
-            verdict=VERDICT_WORDS[current[index].verdict],
-            time=current[index].time,
-            reviewer=current[index].reviewer,
-            difficulty=current[index].difficulty,
-            comment=current[index].comment,
-            stale=is_stale(current[index], masks, now),
+    return [
+        (
+            "whole case" if index is None else told.place(index),
+            current[index],
+            is_stale(current[index], told.masks, now),
         )
         for index in order
-    )
-
-
-def _place(index: int, scan: Scan | None) -> str:
-    return f"slice {index + 1}" if scan is None else scan.place_name(index)
+    ]
 
 
 # -- writing -------------------------------------------------------------------------------
@@ -303,14 +254,15 @@ def _waiting_room(path: Path) -> IO[str]:
 def _environment() -> jinja2.Environment:
     environment = templates("review")
     environment.filters |= {"local_time": local_time, "count": counted}
+    environment.filters["in_words"] = VERDICT_WORDS.get
     environment.globals["most_flags"] = MOST_FLAGS
     return environment
 
 
 def _summary(case: ReportCase) -> Summary | None:
-    if case.scan is None or case.card is None:
+    if case.masks is None or case.card is None:
         return None
-    return summarise(case.scan, case.card, case.source_masks, case.final_masks, case.flags)
+    return summarise(case.masks.scan, case.card, case.masks.source, case.masks.shown())
 
 
 def _overview(case: ReportCase, summary: Summary | None) -> dict[str, str]:
@@ -357,7 +309,7 @@ def _details(case: ReportCase, summary: Summary | None) -> dict[str, Any]:
         if summary is not None and summary.rows
         else [],
         "flags": [
-            (_place(index, case.scan), flag.text)
+            (case.place(index), flag.text)
             for index, flags in sorted(case.flags.items())
             for flag in flags
         ],
@@ -377,17 +329,18 @@ def _facts(case: ReportCase) -> str:
         said.append("The model went on from an earlier case.")
     said += (
         f"The adapted model read rows {row0 + 1} to {row1} and columns {column0 + 1} to {column1} "
-        f"of {_place(index, case.scan)}, as found."
+        f"of {case.place(index)}, as found."
         for index, (row0, column0, row1, column1) in _frames(case.records).items()
     )
+    drawn = {} if case.masks is None else case.masks.drawn()
     for one in case.chosen:
-        if left := [index for index in one["used_on"] if index not in case.edited_masks]:
+        if left := [index for index in one["used_on"] if index not in drawn]:
             said.append(
                 f"The masks of {case.counts(len(left))} were chosen on "
                 f"{case.counts(len(one['reviewed']))} that a person had reviewed: {one['words']}"
             )
-    if case.edited_masks:
-        said.append(f"A person drew on {case.counts(len(case.edited_masks))}.")
+    if drawn:
+        said.append(f"A person drew on {case.counts(len(drawn))}.")
     return " ".join(part for part in said if part)
 
 
@@ -399,17 +352,15 @@ def _frames(records: Iterable[Record]) -> dict[int, tuple[int, int, int, int]]:
 
 def _change(change: StructureChange, summary: Summary) -> dict[str, Any]:
     """Return a row of the table, in the best unit there is: mL, mm² of one slice, or pixels."""
-    before, after, unit = float(change.source_pixels), float(change.adapted_pixels), "px"
-    if change.source_ml is not None and change.adapted_ml is not None:
-        before, after, unit = change.source_ml, change.adapted_ml, "mL"
-    elif len(summary.rows) == 1:
-        only = next(c for c in summary.rows[0].structures if c.name == change.name)
-        if only.source_mm2 is not None and only.adapted_mm2 is not None:
-            before, after, unit = only.source_mm2, only.adapted_mm2, "mm²"
+    size, unit = summary.voxel, "mL"
+    if size is None:
+        size, unit = summary.pixel if len(summary.rows) == 1 else None, "mm²"
+    if size is None:
+        size, unit = 1.0, "px"
     return {
         "name": change.name,
-        "before": amount(before, unit),
-        "after": amount(after, unit),
+        "before": amount(change.source_pixels * size, unit),
+        "after": amount(change.adapted_pixels * size, unit),
         "change": "–" if change.change is None else f"{100 * change.change:+.1f} %",
         "dice": change.agreement,
     }
@@ -421,8 +372,9 @@ def _pictures(case: ReportCase) -> Iterator[tuple[str, str, str]]:
 
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "picture.png"
-        if case.scan is not None and case.card is not None and case.adapted_masks:
-            before_after(case.scan, (case.source_masks, case.final_masks), case.card, path)
+        masks = case.masks
+        if masks is not None and case.card is not None and masks.adapted:
+            before_after(masks.scan, (masks.source, masks.shown()), case.card, path)
             words = "Scan; contours before (dashed) and after (solid); difference"
             yield "pictures", words, _as_base64(path)
         steps = steps_of(case.records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QWidget
 
-from napari_grata.review.export import legend_of
+from napari_grata.review.final_masks import legend_of
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
 from napari_grata.scans.masks import formats_for, mask_target
 from napari_grata.widgets import tasks
@@ -78,7 +79,7 @@ def write_case_report(path: Path, case: ReportCase, overwrite: bool) -> Iterator
 
 def write_decided_masks(folder: Path, caselist: CaseList, names: bool, kind: str) -> Iterator[Any]:
     """Write the decided masks of a list; yields one result a case."""
-    from napari_grata.review.export import export_masks
+    from napari_grata.review.final_masks import export_masks
 
     for found in export_masks(caselist, folder, scan_names=names, mask_format=kind):
         yield tasks.Stage(f"Writing the decided masks: {found.key} …")
@@ -299,12 +300,10 @@ class ExportSection(QWidget):
         source = _masks_in(scan, session.source.stack, session.segmented_slices)
         masks = CaseMasks(scan, source, adapted, edited=session.adapted.as_shown())
         key, state, shift = "case-0001", "", ""
-        decisions: Any = ()
         found = self._context.decision_list
         if found is not None:
             caselist, key = found
             state = caselist.state(key).title
-            decisions = decisions_of(caselist, key, scan, masks)
             summary = caselist.summary(key)
             shift = summary.shift_words if summary is not None else ""
         info: dict[str, Any] = {}
@@ -321,21 +320,17 @@ class ExportSection(QWidget):
                     "weights_sha256": card.weights_sha256,
                 },
             }
-        return ReportCase(
+        told = ReportCase(
             code=key,
             state=state,
-            scan=scan,
             card=card,
-            # Where Segment was asked for anew, the source mask of a slice may not be there yet.
-            source_masks={i: mask for i, mask in source.items() if i in adapted},
-            adapted_masks=adapted,
-            edited_masks=masks.drawn(),
+            masks=masks,
             records=list(session.records),
             flags=dict(session.flags),
-            decisions=decisions,
             info=info,
             shift=shift,
         )
+        return told if found is None else replace(told, decisions=decisions_of(found[0], told))
 
     # --- the command -------------------------------------------------------------------------
 

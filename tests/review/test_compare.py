@@ -62,14 +62,14 @@ def test_areas_and_volumes_are_in_mm_and_ml(scan: Scan, eye: Card) -> None:
     assert [row.slice_index for row in found.rows] == [0, 3]
     disc, cup = found.rows[0].structures
     assert (disc.source_pixels, disc.adapted_pixels) == (100, 200)
-    assert (disc.source_mm2, disc.adapted_mm2) == (100.0, 200.0)
+    assert found.pixel == 1.0
     assert disc.agreement == pytest.approx(2 * 100 / 300)
     assert disc.change == 1.0
     assert (cup.source_pixels, cup.adapted_pixels, cup.agreement) == (0, 25, 0.0)
     assert cup.change is None
     total = found.total[0]
     assert (total.source_pixels, total.adapted_pixels) == (200, 300)
-    assert total.source_ml == pytest.approx(200 * 1.0 * 3.0 / 1000)
+    assert found.voxel == pytest.approx(1.0 * 3.0 / 1000)
     assert [row.slice_index for row in found.most_changed(5)] == [0]
 
 
@@ -77,8 +77,9 @@ def test_without_a_pixel_size_there_are_pixels_only(eye: Card) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     photograph = scan_from_array(picture, name="eye", rgb=True)
     one = {0: np.ones((20, 30), np.uint8)}
-    (row,) = summarise(photograph, eye, one, one).rows
-    assert (row.structures[0].source_pixels, row.structures[0].source_mm2) == (600, None)
+    found = summarise(photograph, eye, one, one)
+    (row,) = found.rows
+    assert (row.structures[0].source_pixels, found.pixel, found.voxel) == (600, None, None)
     assert row.structures[1].agreement == 1.0
 
 
@@ -115,12 +116,10 @@ def test_flags_are_those_of_the_last_look_but_an_undone_step_is_not_forgotten() 
     assert found == {0: (), 1: (undone, border)}
 
 
-def test_there_is_one_count_of_flagged_slices(scan: Scan, eye: Card) -> None:
+def test_there_is_one_count_of_flagged_slices() -> None:
     # An undone step and a slice without a flag; and one whose mask is not there any more.
     flags = latest_flags(
         [record(3, flags=(Flag("non-finite", "Undone."),), undone=True), record(3), record(0)]
     )
     flags[1] = (Flag("disc-lost", "The disc shrank."),)
-    masks = {index: np.ones((20, 30), np.uint8) for index in (0, 3)}
-    found = summarise(scan, eye, masks, masks, flags)
-    assert found.flagged == flagged_slices(flags) == (1, 3)
+    assert flagged_slices(flags) == (1, 3)

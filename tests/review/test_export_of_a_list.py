@@ -12,8 +12,7 @@ import pytest
 from napari_grata.adaptation import AdaptationRun, Settings
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseSummary
-from napari_grata.review.export import export_masks
-from napari_grata.review.final_masks import mask_digest
+from napari_grata.review.final_masks import export_masks, mask_digest
 from napari_grata.review.report import report_cases, write_report
 from napari_grata.scans import FileError, open_scan
 from napari_grata.segmenters import Segmenter, load_segmenter
@@ -125,7 +124,7 @@ def test_what_was_drawn_where_the_model_was_not_asked_is_taken_out_too(
     decide(cases, key, "accept")
     np.testing.assert_array_equal(cases.standing(key, scan).stack, drawn)
     (told, *_) = report_cases(cases, [key])
-    assert list(told.edited_masks) == [2]
+    assert list(told.masks.drawn()) == [2]
     told.close()
     # Slice by slice, the one that was only drawn on has to be decided on as well.
     cases.undo()

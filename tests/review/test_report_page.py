@@ -12,7 +12,8 @@ import pytest
 
 from napari_grata.adaptation import AdaptationRun, Settings
 from napari_grata.review.case_list import case_of_scan
-from napari_grata.review.report import ReportCase, ReportDecision, case_of_run, write_report
+from napari_grata.review.cases import Decision
+from napari_grata.review.report import ReportCase, case_of_run, write_report
 from napari_grata.scans import FileError, open_scan
 from napari_grata.segmenters import load_segmenter
 from tools.generators.models import write_tiny
@@ -90,10 +91,12 @@ def test_decisions_comments_flags_and_settings_are_in_it_and_cannot_break_it(
     folder: Path, tmp_path: Path
 ) -> None:
     decisions = (
-        ReportDecision("whole case", "mask after accepted", "2026-11-21T10:00:00+00:00", "AB"),
-        ReportDecision(
-            "axial 2", "rejected", comment="<b>rim</b> & vessel", difficulty="hard", stale=True
+        (
+            "whole case",
+            Decision(1, "2026-11-21T10:00:00+00:00", "case-0007", None, "accept"),
+            False,
         ),
+        ("axial 2", Decision(2, "", "case-0007", 1, "reject", "<b>rim</b> & vessel", "hard"), True),
     )
     case = case_of_run(folder / "run", "case-0007", state="rejected", decisions=decisions)
     text, _ = read(write_report(tmp_path / "r.html", [case]))
@@ -109,16 +112,15 @@ def test_decisions_comments_flags_and_settings_are_in_it_and_cannot_break_it(
 
 def test_what_a_person_drew_counts_in_the_table(folder: Path, tmp_path: Path) -> None:
     plain = case_of_run(folder / "run", "case-0001")
-    assert plain.scan is not None
-    stack = plain.scan.empty_mask()
-    for index, mask in plain.adapted_masks.items():
-        plain.scan.put_mask(stack, index, mask)
+    assert plain.masks is not None
+    scan = plain.masks.scan
+    stack = scan.mask_stack(plain.masks.adapted.items())
     drawn = stack.copy()
     drawn[1, 5:45, 5:45] = 1
-    work = case_of_scan(plain.scan).work("case-0001")
-    work.save_edit(drawn, plain.scan)
+    work = case_of_scan(scan).work("case-0001")
+    work.save_edit(drawn, scan)
     case = case_of_run(folder / "run", "case-0001", work=work)
-    assert set(case.edited_masks) == {1}
+    assert set(case.masks.drawn()) == {1}
     text, _ = read(write_report(tmp_path / "r.html", [case]))
     assert "A person drew on 1 slice." in text
     other, _ = read(write_report(tmp_path / "plain.html", [plain]))

@@ -29,9 +29,8 @@ from napari_grata.review.adapt_list import (
 )
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import Case, CaseState, CaseSummary, ListError
-from napari_grata.review.export import export_masks
-from napari_grata.review.final_masks import mask_digest
-from napari_grata.review.thumbnails import LONGEST_SIDE
+from napari_grata.review.compare import LONGEST_SIDE
+from napari_grata.review.final_masks import export_masks, mask_digest
 from napari_grata.scans import Scan, open_scan
 from napari_grata.segmenters import Segmenter
 from tools.generators.models import Small, small_card
