@@ -108,7 +108,7 @@ class Review:
                 self._done("undo", undone.number)
 
         def draw() -> None:
-            cases.position = case.key
+            cases.choose(position=case.key)
             value = 1 + (self._number * 31 + turn) % 250
             drawn = np.full(scan.mask_shape, value, np.uint8)
             self._done("edit", case.key, cases.work(case).save_edit(drawn, scan), value)

@@ -79,7 +79,6 @@ class Corrections:
         slice_index: int,
         shown: np.ndarray,
         adapted: np.ndarray,
-        painted: np.ndarray | None = None,
         *,
         whole: bool = False,
     ) -> Corrections:
@@ -92,20 +91,16 @@ class Corrections:
             The mask as it is on the screen now.
         adapted : ndarray of int, shape (H, W)
             The mask as the model drew it. Corrected is where the two differ.
-        painted : ndarray of bool, shape (H, W), optional
-            Where the reviewer painted, also where that changed nothing: a scribble that confirms.
         whole : bool
             The reviewer calls the whole slice right: every pixel of it counts.
         """
         shown, adapted = np.asarray(shown), np.asarray(adapted)
-        if shown.shape != adapted.shape or (painted is not None and painted.shape != shown.shape):
+        if shown.shape != adapted.shape:
             raise CorrectionsError(
                 f"The masks of slice {slice_index + 1} have different sizes ({shown.shape} and "
                 f"{adapted.shape}); both must lie on the slice's own grid."
             )
         where = np.ones(shown.shape, bool) if whole else shown != adapted
-        if painted is not None:
-            where = where | np.asarray(painted, bool)
         # Signed before −1 comes in: bytes would turn it into 255.
         labels = np.where(where, shown.astype(np.int16), np.int16(NOT_CORRECTED))
         return cls({slice_index: labels})

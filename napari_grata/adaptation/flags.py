@@ -88,21 +88,49 @@ class StructureMasks(NamedTuple):
 
 @dataclass(frozen=True)
 class Slice:
-    """All that a rule may look at; see `flag_slice`."""
+    """All that a rule may look at.
+
+    Attributes
+    ----------
+    card : Card
+        Structures and their containment.
+    source_mask, adapted_mask : ndarray of uint8, shape (H, W)
+        Label maps.
+    probabilities : ndarray of float, shape (S, H, W), optional
+        What the adapted mask was made from; shows broken containment, which a label map hides.
+    entropy, source_entropy : float, optional
+        `mean_entropy` of the adapted and of the source model's prediction of this slice.
+    region : (row0, col0, row1, col1), optional
+        The rectangle that was worked on; its edges count as the image's.
+    expected : bool
+        Whether every structure should be there (photographs; a volume has slices without any).
+    undone : bool
+        Whether the step met a value that is not a number and was taken back.
+    far : str, optional
+        What to say where the slice lies far from the source centre's own
+        (`napari_grata.adaptation.shift.FarSlices`).
+    unusual : tuple of (structure, sentence)
+        What is unlike the masks of the model's training (`napari_grata.segmenters.extent`).
+    framed : bool
+        Whether the region is a frame that was found: the mask before was made without it, so that
+        the two are not compared.
+    unsure : str
+        What to say where no frame was found for sure (`napari_grata.segmenters.framing`).
+    """
 
     card: Card
     source_mask: np.ndarray
     adapted_mask: np.ndarray
-    probabilities: np.ndarray | None
-    entropy: float | None
-    source_entropy: float | None
-    region: Region | None
-    expected: bool
-    undone: bool
-    far: str | None
-    unusual: tuple[tuple[str, str], ...]
-    framed: bool
-    unsure: str
+    probabilities: np.ndarray | None = None
+    entropy: float | None = None
+    source_entropy: float | None = None
+    region: Region | None = None
+    expected: bool = False
+    undone: bool = False
+    far: str | None = None
+    unusual: tuple[tuple[str, str], ...] = ()
+    framed: bool = False
+    unsure: str = ""
 
     @cached_property
     def structures(self) -> list[StructureMasks]:
@@ -259,66 +287,8 @@ def _collapsed(seen: Slice) -> Iterator[Values]:
         yield {}
 
 
-def flag_slice(
-    card: Card,
-    source_mask: np.ndarray,
-    adapted_mask: np.ndarray,
-    *,
-    probabilities: np.ndarray | None = None,
-    entropy: float | None = None,
-    source_entropy: float | None = None,
-    region: Region | None = None,
-    expected: bool = False,
-    undone: bool = False,
-    far: str | None = None,
-    unusual: tuple[tuple[str, str], ...] = (),
-    framed: bool = False,
-    unsure: str = "",
-) -> tuple[Flag, ...]:
-    """Look over one slice and return what the user should look at.
-
-    Parameters
-    ----------
-    card : Card
-        Structures and their containment.
-    source_mask, adapted_mask : ndarray of uint8, shape (H, W)
-        Label maps.
-    probabilities : ndarray of float, shape (S, H, W), optional
-        What the adapted mask was made from; shows broken containment, which a label map hides.
-    entropy, source_entropy : float, optional
-        `mean_entropy` of the adapted and of the source model's prediction of this slice.
-    region : (row0, col0, row1, col1), optional
-        The rectangle that was worked on; its edges count as the image's.
-    expected : bool
-        Whether every structure should be there (photographs; a volume has slices without any).
-    undone : bool
-        Whether the step met a value that is not a number and was taken back.
-    far : str, optional
-        What to say where the slice lies far from the source centre's own
-        (`napari_grata.adaptation.shift.FarSlices`).
-    unusual : tuple of (structure, sentence)
-        What is unlike the masks of the model's training (`napari_grata.segmenters.extent`).
-    framed : bool
-        Whether the region is a frame that was found: the mask before was made without it, so that
-        the two are not compared.
-    unsure : str
-        What to say where no frame was found for sure (`napari_grata.segmenters.framing`).
-    """
-    seen = Slice(
-        card,
-        source_mask,
-        adapted_mask,
-        probabilities,
-        entropy,
-        source_entropy,
-        region,
-        expected,
-        undone,
-        far,
-        unusual,
-        framed,
-        unsure,
-    )
+def flag_slice(seen: Slice) -> tuple[Flag, ...]:
+    """Look over one slice and return what the user should look at."""
     return tuple(
         Flag(code.format(**_small(values)), words.format(**values))
         for code, words, test in RULES

@@ -20,15 +20,14 @@ from napari_grata.segmenters.preprocessing import PredictionError
 from napari_grata.segmenters.segmenter import memory_in_words
 
 from .corrections import Corrections
-from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, flag_slice, mean_entropy
+from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, Slice, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
 from .records import Record, figures, measure
 from .run_files import describe_scan, now, versions, write_masks, write_tables, write_whereabouts
 from .run_store import ChosenInfo, RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
-from .stepper import TO_ADAPT, Stepper
-from .volume_stepper import VolumeStepper
+from .stepper import TO_ADAPT, Stepper, VolumeStepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -650,19 +649,21 @@ class AdaptationRun:
         adapted = self.corrections.put_into(event.slice_index, adapted)
         card = self.segmenter.card
         flags = flag_slice(
-            card,
-            source,
-            adapted,
-            probabilities=probabilities,
-            entropy=entropy,
-            source_entropy=source_entropy,
-            region=frame,
-            expected=self.scan.is_photographic,
-            undone=undone,
-            far=self._far.words(self.segmenter, event.slice_index, frame),
-            unusual=self._unusual(event.slice_index, adapted, frame),
-            framed=found is not None,
-            unsure="" if framing.settled else framing.words,
+            Slice(
+                card,
+                source,
+                adapted,
+                probabilities=probabilities,
+                entropy=entropy,
+                source_entropy=source_entropy,
+                region=frame,
+                expected=self.scan.is_photographic,
+                undone=undone,
+                far=self._far.words(self.segmenter, event.slice_index, frame),
+                unusual=self._unusual(event.slice_index, adapted, frame),
+                framed=found is not None,
+                unsure="" if framing.settled else framing.words,
+            )
         )
         adapted = np.ascontiguousarray(adapted)
         adapted.flags.writeable = False

@@ -211,7 +211,6 @@ def _of_several(middle: Shift, found: Sequence[Shift], scan: Scan) -> Shift:
 def shift(
     segmenter: Segmenter,
     scan: Scan,
-    slices: Sequence[int] | None = None,
     region: Region | None = None,
 ) -> Shift:
     """Measure how far a scan is from the source centre: one forward pass a slice, no labels.
@@ -221,9 +220,6 @@ def shift(
     segmenter : Segmenter
         Its card has a ``shift`` block.
     scan : Scan
-    slices : sequence of int, optional
-        Only the photographs or volumes that these slices belong to. A volume is always measured
-        over its whole extent: a few slices alone look peculiar in any volume.
     region : (row0, col0, row1, col1), optional
         What the model is shown of each slice.
 
@@ -237,9 +233,7 @@ def shift(
     ShiftError
         The model has no reference or does not read the scan, or the scan shows nothing.
     """
-    cases = sorted({scan.case_of(i) for i in (range(scan.n_slices) if slices is None else slices)})
-    if len(cases) > MANY_CASES:
-        cases = [cases[i] for i in _evenly(len(cases), MANY_CASES)]
+    cases = _evenly(scan.n_cases, MANY_CASES)
     found = sorted(
         (one for _, one in shifts(segmenter, scan, cases, region)), key=lambda one: one.distance
     )

@@ -28,7 +28,8 @@ from napari_grata.adaptation.run_store import (
 from napari_grata.adaptation.settings import Settings, preset
 from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, read_json, stem, write_json
 
-from .case_list import CaseList, CaseWork, is_finished
+from .case_list import CaseList
+from .case_work import CaseWork, is_finished
 from .cases import Case, CaseSummary, CountedFlag, ListError, digest
 from .compare import change_and_picture, latest_flags
 

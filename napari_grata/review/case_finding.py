@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from napari_grata.scans.dicom_headers import is_dicom
 from napari_grata.scans.files import stem
-from napari_grata.scans.readers import KINDS, find_scans
+from napari_grata.scans.readers import KINDS, find_scans, is_scan_file
 from napari_grata.scans.scan import ScanError
 
-from .cases import ListError
+from .cases import Case, ListError
 from .list_file import STORE_FILE
 
 MOST_CASES = 5000
@@ -128,3 +131,48 @@ def _is_result(path: Path) -> bool:
     if stem(path) not in ("source", "adapted"):
         return False
     return (path.parent / "run" / "run.sqlite").exists()
+
+
+def identity_of(roots: Sequence[Path]) -> str:
+    """Return what a list was made of, as a fingerprint."""
+    names = sorted(os.path.normcase(os.path.realpath(root)) for root in roots)
+    return hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sources_of(roots: Sequence[Path]) -> list[Path]:
+    """Return the scans of folders and files, each once; of a DICOM series, one of its files."""
+    found: dict[Path, None] = {}
+    slices = {root for root in roots if os.path.isfile(root) and is_dicom(root)}
+    try:
+        series = set(find_scans(sorted(slices)))
+    except ScanError as error:
+        raise ListError(str(error)) from error
+    if slices and not series:
+        raise ListError(f"{min(slices).name} is no scan. Choose the files of a DICOM series.")
+    for root in roots:
+        if os.path.isdir(root):
+            found.update(dict.fromkeys(find_sources(root)))
+        elif not os.path.exists(root):
+            raise ListError(f"There is no file or folder called {root.name}. Check its name.")
+        elif not is_scan_file(root):
+            raise ListError(f"{root.name} is no scan that can be read. Choose {KINDS}.")
+        elif root in series or root not in slices:
+            found[root] = None
+    return list(found)
+
+
+def numbered(sources: Sequence[tuple[Path, ...]], first: int, roots: Sequence[Path]) -> list[Case]:
+    """Make cases of files, or of photographs that are looked at together, from a number on."""
+    names = Counter(stem(paths[0]) for paths in sources if paths)
+    cases = []
+    for number, paths in enumerate(sources, start=first):
+        title = stem(paths[0]) if paths else "scan"
+        if len(paths) > 1:
+            title = f"{title} and {len(paths) - 1} more"
+        elif names[title] > 1:
+            # Centres side by side hold files of the same names.
+            inner = (paths[0].relative_to(r) for r in roots if paths[0].is_relative_to(r))
+            folder = next(inner, Path(*paths[0].parts[-2:])).parent
+            title = (folder / title).as_posix()
+        cases.append(Case(f"case-{number:04d}", number, tuple(paths), title))
+    return cases

@@ -9,61 +9,44 @@ with its runs and its small picture; `CaseWork` is what one does in there.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import os
 import threading
 import weakref
-from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_grata.adaptation.run_files import fingerprint
 from napari_grata.adaptation.run_store import RunFolderError, read_info
 from napari_grata.adaptation.settings import Settings, SettingsError
-from napari_grata.scans.dicom_headers import is_dicom
 from napari_grata.scans.files import (
-    FileError,
-    clear_leftovers,
-    identifier,
-    inside,
-    make_folder,
     stem,
-    sync_folder,
-    write_bytes,
 )
-from napari_grata.scans.readers import KINDS, find_scans, is_scan_file
-from napari_grata.scans.scan import ScanError
 
-from .case_finding import find_sources
-from .case_store import CaseStore, packed, unpacked
+from .case_finding import identity_of, numbered, sources_of
+from .case_store import CaseStore
+from .case_work import CaseWork
 from .cases import (
     STATE_OF_VERDICT,
     Case,
     CaseState,
     CaseSummary,
     DecidedMask,
-    EditVersion,
     ListError,
     Progress,
     RecentList,
     digest,
 )
-from .compare import change_and_picture
-from .final_masks import CaseMasks, Standing, final_masks, mask_digest
+from .final_masks import CaseMasks, Standing, final_masks
 from .list_file import STORE_FILE, BeyondReadingError, read_identity
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
-THUMBNAIL_FILE = "thumbnail.png"
 _CHANGED = (
     "The file has changed since this case was adapted. What is shown may not fit it; adapt the "
     "case again."
@@ -97,7 +80,7 @@ class CaseList(CaseStore):
         self._missing: set[str] = set()
         self._stale: set[str] = set()
         self._busy: set[str] = set()
-        self._drawn_over: tuple[Any, CaseMasks, Card] | None = None  # the case drawn on last
+        self.drawn_over: tuple[Any, CaseMasks, Card] | None = None  # the case drawn on last
 
     # -- opening ---------------------------------------------------------------------------
 
@@ -122,7 +105,7 @@ class CaseList(CaseStore):
         """
         given = [sources] if isinstance(sources, str | Path) else list(sources)
         roots = [Path(os.path.abspath(Path(source).expanduser())) for source in given]
-        identity = _identity(roots)
+        identity = identity_of(roots)
         place = list_folder(given) if folder is None else Path(folder).expanduser()
         with _opening:
             anew = False
@@ -134,7 +117,7 @@ class CaseList(CaseStore):
                 else:
                     known._go_on(identity, roots)
                     return known
-            found = [(path,) for path in _sources(roots)]
+            found = [(path,) for path in sources_of(roots)]
             return cls._made(place, identity, roots, found, anew=anew)
 
     def _go_on(self, identity: str, roots: Sequence[Path]) -> None:
@@ -145,7 +128,7 @@ class CaseList(CaseStore):
         try:
             if not self.identity:  # it was lost to damage
                 self._add_cases([], roots=roots, identity=identity)
-            self._grow([(path,) for path in _sources(roots)])
+            self._grow([(path,) for path in sources_of(roots)])
         except ListError as error:
             # Scans that are out of reach are no reason to lose sight of what was decided.
             self.notices += [str(error)] * (str(error) not in self.notices)
@@ -166,7 +149,7 @@ class CaseList(CaseStore):
         made = cls(Path(key))
         if anew:
             made._file.begin_anew()
-        made._create(identity, roots, _numbered(sources, 1, roots))
+        made._create(identity, roots, numbered(sources, 1, roots))
         try:
             made.retry()
         except ListError as error:
@@ -202,7 +185,7 @@ class CaseList(CaseStore):
                 folders = [root for root in found.roots if os.path.isdir(root)]
                 if folders and found.writable:
                     with contextlib.suppress(ListError):
-                        found._grow([(path,) for path in _sources(folders)])
+                        found._grow([(path,) for path in sources_of(folders)])
             return found
 
     @staticmethod
@@ -253,7 +236,7 @@ class CaseList(CaseStore):
         gone = sum(values[0] is None for values in self._file.rows["cases"].values())
         first = 1 + gone + max((case.number for case in self.cases), default=0)
         try:
-            self._add_cases(_numbered(fresh, first, self.roots))
+            self._add_cases(numbered(fresh, first, self.roots))
         except ListError as error:
             self.notices.append(f"New scans in the folder could not be added. {error}")
             return
@@ -283,7 +266,7 @@ class CaseList(CaseStore):
                 "that they had. Choose the folder that holds them as the old one did."
             )
         roots = [there / root.relative_to(top) for root in self.roots]
-        self._add_cases(moved, roots=roots, identity=_identity(roots))
+        self._add_cases(moved, roots=roots, identity=identity_of(roots))
         self.refresh()
 
     @contextlib.contextmanager
@@ -401,9 +384,9 @@ class CaseList(CaseStore):
         for entry in self.cases:
             lacks = bool(entry.sources) and not all(map(os.path.isfile, entry.sources))
             (self._missing.add if lacks else self._missing.discard)(entry.key)
-            self._look_at(entry)
+            self.look_at(entry)
 
-    def _look_at(self, case: Case) -> None:
+    def look_at(self, case: Case) -> None:
         """Find out whether a case's file has another size or date than its summary says."""
         summary = self._summaries.get(case.key)
         marks = case.marks if summary is not None and summary.files else ()
@@ -460,28 +443,16 @@ class CaseList(CaseStore):
         """Name (or folder) of the model for this list."""
         return self.option("model", "") or None
 
-    @model.setter
-    def model(self, name: str | None) -> None:
-        self.choose(model=name)
-
     @property
     def settings(self) -> Settings | None:
         """How the cases are adapted; None where nothing was chosen yet."""
         values = self._file.choices.get("settings")
         return None if values is None else Settings.from_dict(values)
 
-    @settings.setter
-    def settings(self, settings: Settings | None) -> None:
-        self.choose(settings=None if settings is None else settings.to_dict())
-
     @property
     def carry(self) -> bool:
         """Whether the adapted model lives on from case to case; else each begins anew."""
         return bool(self.option("carry", False))
-
-    @carry.setter
-    def carry(self, carry: bool) -> None:
-        self.choose(carry=bool(carry))
 
     @property
     def position(self) -> str | None:
@@ -489,296 +460,12 @@ class CaseList(CaseStore):
         key = self.option("position", "")
         return key if key in self._cases else None
 
-    @position.setter
-    def position(self, key: str | None) -> None:
-        self.choose(position=key)
-
     def _check_choices(self) -> None:
         try:
             self.settings  # noqa: B018
         except (SettingsError, TypeError, AttributeError):
             self._file.choices["settings"] = None
             self.notices.append("This list's method is not known here; choose it again.")
-
-
-class CaseWork:
-    """One case of a list: its runs, what the user drew, its small picture.
-
-    Attributes
-    ----------
-    key : str
-        The case's code.
-    folder : Path
-        Made when something is first written to it.
-    notices : list of str
-        What could not be read back, a sentence each.
-    """
-
-    def __init__(self, caselist: CaseList, key: str) -> None:
-        try:
-            self.folder = inside(caselist.folder, "cases", identifier(key, "case"))
-        except FileError as error:
-            raise ListError(str(error)) from error
-        self.key = key
-        self.notices: list[str] = []
-        self._list = caselist
-        self._mutex = threading.RLock()
-        if caselist.writable:
-            clear_leftovers([self.folder])
-
-    # -- runs ------------------------------------------------------------------------------
-
-    def run_folders(self) -> list[Path]:
-        """All run folders, oldest first, finished or not."""
-        found = []
-        with contextlib.suppress(OSError):
-            for path in self.folder.iterdir():
-                # A link that leads elsewhere is no run of this case.
-                with contextlib.suppress(ValueError, FileError):
-                    found.append(inside(self.folder, identifier(path.name, "run")))
-        return sorted(found, key=lambda path: [int(part) for part in path.name.split("-")[1:]])
-
-    @property
-    def run_folder(self) -> Path | None:
-        """The latest run folder whose run came to its end; None without one."""
-        return next((path for path in reversed(self.run_folders()) if is_finished(path)), None)
-
-    def new_run_folder(self) -> Path:
-        """Make an empty folder for a new run; a ListError where it cannot be made."""
-        with self._mutex:
-            number = max((int(path.name.split("-")[1]) for path in self.run_folders()), default=0)
-            while True:
-                number += 1
-                path = self.folder / f"run-{number:04d}"
-                with contextlib.suppress(FileExistsError), self._writing():
-                    path.mkdir()
-                    sync_folder(self.folder)
-                    return path
-
-    # -- summary and picture -------------------------------------------------------------------
-
-    @property
-    def summary(self) -> CaseSummary | None:
-        """What is known of the case."""
-        return self._list.summary(self.key)
-
-    def write_summary(self, summary: CaseSummary) -> None:
-        """Keep what is known of the case; a ListError where it cannot be written."""
-        self._list._add_summary(self.key, summary)
-        self._list._look_at(self._list.case(self.key))
-
-    @property
-    def thumbnail(self) -> Path | None:
-        """The small picture, None without one."""
-        path = self.folder / THUMBNAIL_FILE
-        return path if path.is_file() else None
-
-    def write_thumbnail(self, array: np.ndarray) -> Path:
-        """Keep a small picture, shape (H, W, 3) or (H, W), uint8; may raise ListError."""
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)).save(buffer, format="PNG")
-        with self._mutex, self._writing():
-            write_bytes(self.folder / THUMBNAIL_FILE, buffer.getvalue())
-        return self.folder / THUMBNAIL_FILE
-
-    # -- drawings ------------------------------------------------------------------------------
-
-    @property
-    def edits(self) -> tuple[EditVersion, ...]:
-        """All versions of what the user drew, in order."""
-        return tuple(one for _, one in sorted(self._list._edits.get(self.key, {}).items()))
-
-    @property
-    def edit_version(self) -> int:
-        """Number of the latest version; 0 without one."""
-        return max(self._list._edits.get(self.key, ()), default=0)
-
-    @property
-    def edit_base(self) -> str:
-        """Fingerprint of the mask under the latest version; "" where it is not known."""
-        edits = self.edits
-        return edits[-1].base if edits else ""
-
-    def save_edit(self, stack: np.ndarray, scan: Scan, base: str = "") -> int:
-        """Keep a mask that the user has drawn, as a new version; older ones stay.
-
-        The case's change and its small picture are those of the drawing from then on, if it was
-        made over the masks that the case has now.
-
-        Parameters
-        ----------
-        stack : ndarray of int, shape ``scan.mask_shape``
-            Label values, 0 … 65535.
-        scan : Scan
-            What it was drawn on.
-        base : str
-            `mask_digest` of the mask that it was drawn over.
-
-        Returns
-        -------
-        int
-            The version's number.
-
-        Raises
-        ------
-        ListError
-            If it is no mask of this scan, or cannot be written; nothing on the disk changed.
-        """
-        stack = np.asarray(stack)
-        if tuple(stack.shape) != tuple(scan.mask_shape) or stack.dtype.kind not in "bui":
-            raise ListError(
-                f"This mask ({stack.dtype}, {stack.shape}) is not one of the scan "
-                f"({tuple(scan.mask_shape)}). Draw on a mask of this case."
-            )
-        if stack.size and not 0 <= int(stack.min()) <= int(stack.max()) <= 65535:
-            raise ListError("The mask's values do not lie between 0 and 65535.")
-        small = not stack.size or int(stack.max()) <= 255
-        labels = np.ascontiguousarray(stack, dtype=np.uint8 if small else np.uint16)
-        with self._mutex:
-            summary, picture = self._with_drawing(labels, scan, base)
-            version = self._list._add_edit(self.key, labels, base, fingerprint(scan), summary)
-            if picture is not None:
-                with contextlib.suppress(ListError):
-                    self.write_thumbnail(picture)
-            return version
-
-    def _with_drawing(
-        self, labels: np.ndarray, scan: Scan, base: str
-    ) -> tuple[CaseSummary, np.ndarray | None]:
-        """Return what is known of the case with a drawing, and its picture then."""
-        from napari_grata.adaptation import reopen
-
-        known, folder = self.summary or CaseSummary(), self.run_folder
-        if folder is None or not known.adapted:
-            return known.but(edited=True), None
-        try:
-            info = read_info(folder)
-            which = (folder, info["position"], info["taken"], info.get("chosen"))
-            if self._list._drawn_over is None or self._list._drawn_over[0] != which:
-                with contextlib.closing(reopen(folder, scan)) as run:
-                    masks = CaseMasks(run.scan or scan, run.source_masks, run.adapted_masks)
-                    self._list._drawn_over = which, masks, run.card
-        except (RunFolderError, ValueError):
-            # What was drawn is kept, even if the run that it was drawn on cannot be read.
-            return known.but(edited=True), None
-        _, masks, card = self._list._drawn_over
-        if base not in ("", mask_digest(masks.mask("edit", None))):
-            return known, None
-        masks = masks.with_drawing(labels)
-        change, picture = change_and_picture(masks, card)
-        return known.but(change=change, edited=True, slices=len(masks.slices)), picture
-
-    def masks(
-        self, scan: Scan, source: Mapping[int, np.ndarray], adapted: Mapping[int, np.ndarray]
-    ) -> CaseMasks:
-        """Return masks of a run on this case with what the user drew on them, if anything.
-
-        A drawing counts only over the masks that it was drawn on.
-        """
-        masks = CaseMasks(scan, source, adapted)
-        if not self.edits or self.edit_base not in ("", mask_digest(masks.mask("edit", None))):
-            return masks
-        drawn = self.edit(scan)
-        return masks if drawn is None else masks.with_drawing(drawn)
-
-    def edit(self, scan: Scan, version: int | None = None) -> np.ndarray | None:
-        """Return what the user drew last, shape ``scan.mask_shape``; None without it.
-
-        A version that is damaged, or was drawn on another scan, is passed over in favour of the
-        one before, with a sentence in `notices`.
-        """
-        wanted = [entry for entry in self.edits if version in (None, entry.number)]
-        identity = fingerprint(scan) if wanted else ""
-        for entry in reversed(wanted):
-            labels = self._list._drawing(entry)
-            if labels is None:
-                self._note(f"Version {entry.number} of the drawing on {self.key} is damaged.")
-            elif entry.scan_sha256 != identity or labels.shape != tuple(scan.mask_shape):
-                self._note(
-                    f"The drawing on {self.key} (version {entry.number}) was made on another "
-                    "version of the scan's file and is not shown. It is kept."
-                )
-            else:
-                return labels
-        return None
-
-    # -- masks called right --------------------------------------------------------------------
-
-    def keep_reviewed(self, model: str, masks: Mapping[int, np.ndarray]) -> None:
-        """Keep which masks the user calls right, in place of those kept before.
-
-        Parameters
-        ----------
-        model : str
-            Whose labels they have: each model's are kept by themselves.
-        masks : mapping of int to ndarray of int, shape (H, W)
-
-        Raises
-        ------
-        ListError
-            If they cannot be written; then those kept before are there.
-        """
-        told = {str(i): b64encode(packed(mask)).decode() for i, mask in sorted(masks.items())}
-        value = {"scan_sha256": self._scan_sha256, "masks": told}
-        self._list._keep(f"reviewed {self.key} {model}", value)
-
-    def reviewed(self, model: str, scan: Scan) -> dict[int, np.ndarray]:
-        """Return the masks that were called right; none of another version of the scan's file."""
-        kept = self._list.option(f"reviewed {self.key} {model}", {"scan_sha256": "", "masks": {}})
-        stale = self.summary is not None and bool(self.summary.stale)
-        stale |= kept["scan_sha256"] not in ("", self._scan_sha256)
-        if kept["masks"] and stale:
-            self._note(
-                f"What was called right on {self.key} was so of another version of the scan's "
-                "file and is not shown."
-            )
-            return {}
-        masks = {int(index): unpacked(b64decode(text)) for index, text in kept["masks"].items()}
-        return {
-            index: mask
-            for index, mask in masks.items()
-            if index < scan.n_slices and mask.shape == tuple(scan.slice_shape(index))
-        }
-
-    @property
-    def _scan_sha256(self) -> str:
-        return self.summary.scan_sha256 if self.summary is not None else ""
-
-    # -- inside --------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Make the folder, and say in words why something cannot be written to it."""
-        try:
-            # Where the list's own folder has gone, so has the share it lay on: not made anew.
-            if not os.path.isdir(self._list.folder):
-                hint = "Bring it back: is the drive or share connected?"
-                raise FileError("the list's folder is not there any more", self.folder, hint)
-            make_folder(self.folder)
-            yield
-        except FileExistsError:
-            raise
-        except FileError as error:
-            raise ListError(str(error)) from error
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            where = f"{self._list.folder.name}/cases/{self.key}"
-            raise ListError(f"{where} cannot be written ({why}). Check the drive.") from error
-
-    def _note(self, text: str) -> None:
-        if text not in self.notices:
-            self.notices.append(text)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder's run came to its end, even if it was rolled back since."""
-    try:
-        info = read_info(folder)
-    except RunFolderError:
-        return False
-    return info["state"] == "finished" or info["count"] >= info["total"]
 
 
 def case_of_scan(scan: Scan) -> CaseList:
@@ -808,7 +495,7 @@ def case_of_scan(scan: Scan) -> CaseList:
             return CaseList._made(place, identity, [], [sources], anew=anew, wait=True)
         if known.cases[0].sources != sources and known.writable:
             with contextlib.suppress(ListError):
-                known._add_cases(_numbered([sources], 1, []))
+                known._add_cases(numbered([sources], 1, []))
             known.refresh()
         return known
 
@@ -816,7 +503,7 @@ def case_of_scan(scan: Scan) -> CaseList:
 def list_folder(sources: Sequence[str | Path]) -> Path:
     """Return the folder of the list that was, or would be, made of these sources."""
     roots = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
-    identity = _identity(roots)
+    identity = identity_of(roots)
     place = lists_dir() / identity[:16]
     for folder in [place, *_lists()]:
         # One that cannot be read is the one that would be made here.
@@ -853,46 +540,3 @@ def _recent(folder: Path) -> RecentList:
 
 def _key(case: Case | str) -> str:
     return case if isinstance(case, str) else case.key
-
-
-def _identity(roots: Sequence[Path]) -> str:
-    names = sorted(os.path.normcase(os.path.realpath(root)) for root in roots)
-    return hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _sources(roots: Sequence[Path]) -> list[Path]:
-    """Return the scans of folders and files, each once; of a DICOM series, one of its files."""
-    found: dict[Path, None] = {}
-    slices = {root for root in roots if os.path.isfile(root) and is_dicom(root)}
-    try:
-        series = set(find_scans(sorted(slices)))
-    except ScanError as error:
-        raise ListError(str(error)) from error
-    if slices and not series:
-        raise ListError(f"{min(slices).name} is no scan. Choose the files of a DICOM series.")
-    for root in roots:
-        if os.path.isdir(root):
-            found.update(dict.fromkeys(find_sources(root)))
-        elif not os.path.exists(root):
-            raise ListError(f"There is no file or folder called {root.name}. Check its name.")
-        elif not is_scan_file(root):
-            raise ListError(f"{root.name} is no scan that can be read. Choose {KINDS}.")
-        elif root in series or root not in slices:
-            found[root] = None
-    return list(found)
-
-
-def _numbered(sources: Sequence[tuple[Path, ...]], first: int, roots: Sequence[Path]) -> list[Case]:
-    names = Counter(stem(paths[0]) for paths in sources if paths)
-    cases = []
-    for number, paths in enumerate(sources, start=first):
-        title = stem(paths[0]) if paths else "scan"
-        if len(paths) > 1:
-            title = f"{title} and {len(paths) - 1} more"
-        elif names[title] > 1:
-            # Centres side by side hold files of the same names.
-            inner = (paths[0].relative_to(r) for r in roots if paths[0].is_relative_to(r))
-            folder = next(inner, Path(*paths[0].parts[-2:])).parent
-            title = (folder / title).as_posix()
-        cases.append(Case(f"case-{number:04d}", number, tuple(paths), title))
-    return cases

@@ -128,7 +128,7 @@ class CaseStore:
         self.roots: tuple[Path, ...] = ()
         self._cases: dict[str, Case] = {}
         self._summaries: dict[str, CaseSummary] = {}
-        self._edits: dict[str, dict[int, EditVersion]] = {}
+        self.edits: dict[str, dict[int, EditVersion]] = {}
         self._replay = _Replay()
         self._pending: list[dict[str, Any]] = []  # decisions that wait to be written
         self._lines: dict[str, tuple[int, str, str]] = {}  # of the table, by id: number, state
@@ -352,7 +352,7 @@ class CaseStore:
             raise ListError(str(self.read_only))
         self._file.write(rows, drawing=drawing)
 
-    def _keep(self, name: str, value: Any) -> None:
+    def keep(self, name: str, value: Any) -> None:
         """Keep a value under a name, in place of an earlier one; may raise ListError."""
         if not self.writable:
             raise ListError(str(self.read_only))
@@ -367,21 +367,21 @@ class CaseStore:
         ]
         self._add(rows + ([("lists", (identity, _texts(roots), _NOTE))] if roots else []))
 
-    def _add_summary(self, key: str, summary: CaseSummary) -> None:
+    def add_summary(self, key: str, summary: CaseSummary) -> None:
         self._add([_summary_row(key, summary)])
 
-    def _add_edit(
+    def add_edit(
         self, key: str, stack: np.ndarray, base: str, scan: str, summary: CaseSummary | None
     ) -> int:
         """Keep a drawing, and what is known of the case with it; return its version."""
         data = packed(stack)
         with self._file.writer:
-            number = max(self._edits.get(key, ()), default=0) + 1
+            number = max(self.edits.get(key, ()), default=0) + 1
             row: Row = ("edits", (key, number, now(), base, scan, sha256(data).hexdigest()))
             self._add([row, *([_summary_row(key, summary)] if summary else [])], data)
             return number
 
-    def _drawing(self, edit: EditVersion) -> np.ndarray | None:
+    def drawing(self, edit: EditVersion) -> np.ndarray | None:
         """Read a drawing; None where it is damaged, a ListError where nothing can be read."""
         try:
             data = self._file.drawing(edit.row)
@@ -410,7 +410,7 @@ class CaseStore:
                 key = identifier(row["case"], "case")
                 known = {**row, "number": row["number_of_case"], "row": number}
                 edit = _EDIT.validate_python(known)
-                self._edits.setdefault(key, {})[edit.number] = edit
+                self.edits.setdefault(key, {})[edit.number] = edit
             elif self._pending and self._pending[0]["id"] == row["id"]:
                 del self._pending[0]  # this program's own, on the disk now
             elif self._pending:

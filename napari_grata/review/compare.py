@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.adaptation.flags import FAR_CODE, FRAME_CODE, flag_slice
+from napari_grata.adaptation.flags import FAR_CODE, FRAME_CODE, Slice, flag_slice
 from napari_grata.adaptation.records import StructureChange
 from napari_grata.segmenters.card import structure_mask
 
@@ -229,13 +229,15 @@ def flag_again(
     """Flag another mask after, (source, adapted); what was ``told`` of the scan still holds."""
     texts = {flag.code: flag.text for flag in told}
     return flag_slice(
-        card,
-        *masks,
-        region=frame or region,
-        expected=photograph,
-        far=texts.get(FAR_CODE),
-        framed=frame is not None,
-        unsure=texts.get(FRAME_CODE, ""),
+        Slice(
+            card,
+            *masks,
+            region=frame or region,
+            expected=photograph,
+            far=texts.get(FAR_CODE),
+            framed=frame is not None,
+            unsure=texts.get(FRAME_CODE, ""),
+        )
     )
 
 

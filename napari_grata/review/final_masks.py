@@ -248,7 +248,6 @@ def export_masks(
     folder: Path,
     *,
     scan_names: bool = False,
-    overwrite: bool = False,
     mask_format: str = "",
 ) -> Iterator[Exported]:
     """Write the final mask of every case that has one, and ``cases.csv`` at the end.
@@ -260,8 +259,6 @@ def export_masks(
         Made where it is not there.
     scan_names : bool
         Name masks after their scans (which may name patients) instead of by the cases' codes.
-    overwrite : bool
-        Whether older masks may be replaced.
     mask_format : str
         One of `napari_grata.scans.masks.FORMATS`; "" for each scan's usual one.
 
@@ -273,14 +270,14 @@ def export_masks(
     Raises
     ------
     FileError
-        Before anything is written, if a mask is there already and `overwrite` is False; or where
+        Before anything is written, if a mask is there already; or where
         a file cannot be written.
     ScanError
         If a mask cannot be written; masks that were written before stay.
     """
     folder = make_folder(folder)
     there = [p for p in folder.iterdir() if p.name == TABLE_FILE or is_scan_file(p)]
-    if there and not overwrite:
+    if there:
         hint = "Choose an empty folder: nothing is overwritten."
         raise FileError("it holds masks already", folder, hint)
     rows = []
@@ -291,7 +288,7 @@ def export_masks(
             # Two scans of one name in different folders, or on a disk that ignores case.
             name = f"{name}-{case.key}"
         taken.add(name.lower())
-        found, path = _export(cases, case, folder, name, scan_names, overwrite, mask_format)
+        found, path = _export(cases, case, folder, name, scan_names, mask_format)
         rows.append(_row(cases, case, found, path))
         yield Exported(case.key, path, found.reason)
     write_csv(folder / TABLE_FILE, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
@@ -313,7 +310,6 @@ def _export(
     folder: Path,
     name: str,
     scan_names: bool,
-    overwrite: bool,
     mask_format: str,
 ) -> tuple[Standing, Path | None]:
     from napari_grata.adaptation import RunFolderError
@@ -334,7 +330,6 @@ def _export(
         scan,
         target,
         legend={} if run is None else legend_of(load_card(run)),
-        overwrite=overwrite,
         scan_names=scan_names,
     )
     return found, target

@@ -140,20 +140,11 @@ def case_of_run(
     )
 
 
-def report_cases(cases: CaseList, keys: Iterable[str] | None = None) -> Iterator[ReportCase]:
-    """Yield the cases of a list for a report, one at a time; each is read when its turn comes.
-
-    Parameters
-    ----------
-    cases : CaseList
-    keys : iterable of str, optional
-        Only these cases, in the list's order; all by default.
-    """
-    wanted = None if keys is None else set(keys)
+def report_cases(cases: CaseList) -> Iterator[ReportCase]:
+    """Yield the cases of a list for a report, one at a time; each is read when its turn comes."""
     for case in cases.cases:
-        if wanted is None or case.key in wanted:
-            found = _report_case(cases, case.key)
-            yield replace(found, problem=nameless(found.problem, case.sources, case.key))
+        found = _report_case(cases, case.key)
+        yield replace(found, problem=nameless(found.problem, case.sources, case.key))
 
 
 def _report_case(cases: CaseList, key: str) -> ReportCase:

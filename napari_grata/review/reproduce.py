@@ -40,8 +40,6 @@ def adapt_command(
     *,
     slices: Sequence[int] | None = None,
     region: Sequence[int] | None = None,
-    device: str = "auto",
-    out: str = "out/again",
 ) -> str:
     """Return the command line that makes the same masks from the same scan.
 
@@ -55,7 +53,6 @@ def adapt_command(
     slices : sequence of int, optional
         Flat numbers in the order of the run; all by default.
     region : (row0, col0, row1, col1), optional
-    device, out : str
 
     Raises
     ------
@@ -77,14 +74,12 @@ def adapt_command(
         words += ["--slices", describe_slices(list(slices), scan)]
     if region is not None:
         words += ["--region", ",".join(str(int(side)) for side in region)]
-    if device != "auto":
-        words += ["--device", device]
-    return _quoted([*words, "--out", out])
+    return _quoted([*words, "--out", "out/again"])
 
 
-def again_command(folder: Path, out: str = "out/again") -> str:
+def again_command(folder: Path) -> str:
     """Return the command line that does a saved run again and compares the masks."""
-    return _quoted(["napari-grata", "again", str(folder), "--out", out])
+    return _quoted(["napari-grata", "again", str(folder), "--out", "out/again"])
 
 
 def _quoted(words: Sequence[str]) -> str:

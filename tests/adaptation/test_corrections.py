@@ -41,12 +41,8 @@ def test_corrected_is_where_the_reviewer_changed_the_mask_and_nothing_else():
     assert ((labels != -1) == (shown != adapted)).all()
 
 
-def test_a_stroke_that_confirms_counts_and_so_does_a_whole_slice():
+def test_a_whole_slice_that_is_called_right_counts():
     shown, adapted = masks()
-    painted = np.zeros(shown.shape, bool)
-    painted[0, :5] = True
-    confirmed = Corrections.of_slice(0, shown, adapted, painted)
-    assert confirmed.pixels == 12 + 5
     whole = Corrections.of_slice(0, shown, adapted, whole=True)
     assert whole.pixels == shown.size
     assert (whole.labels[0] == shown).all()

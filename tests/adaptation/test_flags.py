@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_grata.adaptation import flags
-from napari_grata.adaptation.flags import flag_slice, mean_entropy
+from napari_grata.adaptation.flags import Slice, flag_slice, mean_entropy
 from napari_grata.segmenters import Card, Structure
 
 
@@ -32,7 +32,7 @@ def disc(radius: float, cup: float = 0, centre: tuple[int, int] = (50, 50)) -> n
 
 
 def codes(card: Card, before: np.ndarray, after: np.ndarray, **more) -> set[str]:
-    return {flag.code for flag in flag_slice(card, before, after, **more)}
+    return {flag.code for flag in flag_slice(Slice(card, before, after, **more))}
 
 
 def test_a_mask_that_hardly_changed_is_not_flagged(card: Card) -> None:
@@ -45,7 +45,7 @@ def test_a_structure_that_shrank_or_grew_beyond_a_factor_of_two_is_flagged(card:
     assert codes(card, disc(30, 15), disc(30, 9)) == {"cup-lost"}
     assert codes(card, disc(15), disc(30)) == {"disc-doubled"}
     assert codes(card, disc(0), disc(30)) == {"disc-doubled"}
-    (flag,) = flag_slice(card, disc(30, 15), disc(30, 9))
+    (flag,) = flag_slice(Slice(card, disc(30, 15), disc(30, 9)))
     assert "cup" in flag.text
     assert "%" in flag.text
 
@@ -77,7 +77,7 @@ def test_a_mask_that_fell_into_pieces_is_flagged(card: Card) -> None:
 def test_a_mask_at_the_edge_of_the_image_or_of_the_region_is_flagged(card: Card) -> None:
     at_edge = disc(30, centre=(80, 50))
     assert codes(card, at_edge, at_edge) == {"disc-at-border"}
-    (flag,) = flag_slice(card, disc(30), disc(30), region=(20, 25, 90, 90))
+    (flag,) = flag_slice(Slice(card, disc(30), disc(30), region=(20, 25, 90, 90)))
     assert flag.code == "disc-at-border"
     assert "rectangle" in flag.text
 
@@ -93,7 +93,7 @@ def test_a_model_that_is_suddenly_sure_of_everything_is_flagged(card: Card) -> N
 
 def test_what_is_unlike_the_training_is_flagged_by_the_structures_name(card: Card) -> None:
     words = (("disc", "The disc fills 90 % of the picture."),)
-    (flag,) = flag_slice(card, disc(30), disc(30), unusual=words)
+    (flag,) = flag_slice(Slice(card, disc(30), disc(30), unusual=words))
     assert (flag.code, flag.text) == ("disc-unusual", "The disc fills 90 % of the picture.")
 
 

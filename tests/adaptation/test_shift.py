@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_grata.adaptation.flags import FAR_CODE, flag_slice
+from napari_grata.adaptation.flags import FAR_CODE, Slice, flag_slice
 from napari_grata.adaptation.run import AdaptationRun
 from napari_grata.adaptation.settings import Settings
 from napari_grata.adaptation.shift import (
@@ -155,11 +155,6 @@ def test_scans_of_the_source_centre_are_near_and_others_far(at_home: Segmenter) 
 def test_the_score_grows_with_the_change(at_home: Segmenter) -> None:
     scores = [shift(at_home, a_volume(3, gain=gain)).score for gain in (1.0, 0.8, 0.6, 0.4)]
     assert scores == sorted(scores)
-
-
-def test_a_volume_is_measured_whole_whatever_slices_are_worked_on(at_home: Segmenter) -> None:
-    scan = a_volume(2)
-    assert shift(at_home, scan, slices=[3]) == shift(at_home, scan)
 
 
 def test_blank_slices_are_passed_over_and_what_shows_nothing_is_refused(at_home: Segmenter) -> None:
@@ -321,7 +316,7 @@ def test_a_slice_far_from_the_source_centre_is_flagged_in_a_run(at_home: Segment
 def test_the_flag_says_what_was_seen(at_home: Segmenter) -> None:
     words = FarSlices(a_volume(1, gain=0.15)).words(at_home, 2)
     mask = np.zeros((32, 32), np.uint8)
-    (flag,) = flag_slice(at_home.card, mask, mask, far=words)
+    (flag,) = flag_slice(Slice(at_home.card, mask, mask, far=words))
     assert flag.code == "far-from-source"
     assert "unlike the slices of its own centre" in flag.text
 

@@ -275,7 +275,7 @@ def test_a_place_that_comes_back_held_by_another_program_is_waited_for(
 
 def test_a_deleted_file_is_written_anew_from_memory(cases: CaseList) -> None:
     cases.decide("case-0001", "accept")
-    cases.position = "case-0002"
+    cases.choose(position="case-0002")
     (cases.folder / "list.sqlite").unlink()
     cases.decide("case-0003", "reject")
     again = opened_again(cases)

@@ -112,7 +112,7 @@ def test_every_kind_of_entry_is_told_and_the_rest_is_there(cases: CaseList) -> N
         cases.work(case).write_summary(CaseSummary(segmented=True, adapted=True, change=0.25))
         cases.work(case).save_edit(np.ones(scan.mask_shape, np.uint8), scan)
     cases.decide("case-0003", "accept")
-    cases.position = "case-0002"
+    cases.choose(position="case-0002")
     cases.close()
     with contextlib.closing(sqlite3.connect(cases.folder / STORE_FILE)) as file, file:
         for table in TABLES:

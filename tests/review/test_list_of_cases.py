@@ -130,8 +130,8 @@ def test_what_makes_no_list_is_said_in_a_sentence(tmp_path: Path, what: str) -> 
 
 def test_the_same_folder_goes_on_exactly_where_it_was(centre: Path) -> None:
     cases = CaseList.make(centre)
-    cases.model, cases.carry, cases.position = "fundus-disc-cup", True, "case-0002"
-    cases.settings = preset("as-published").settings
+    cases.choose(model="fundus-disc-cup", carry=True, position="case-0002")
+    cases.choose(settings=preset("as-published").settings.to_dict())
     cases.decide("case-0001", "accept")
     cases.work("case-0002").write_summary(CaseSummary(segmented=True, adapted=True, change=0.25))
     cases.close()
@@ -246,7 +246,7 @@ def test_a_changed_file_makes_its_summary_stale_and_a_touched_one_is_cleared(
 
 def test_only_the_lists_own_file_names_a_patient(centre: Path) -> None:
     cases = CaseList.make(centre)
-    cases.position = "case-0002"
+    cases.choose(position="case-0002")
     cases.decide("case-0001", "accept", comment="blurred")
     scan = open_scan(cases.cases[0].sources[0])
     cases.work("case-0001").save_edit(np.ones(scan.mask_shape, np.uint8), scan)

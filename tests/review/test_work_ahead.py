@@ -134,7 +134,7 @@ def dice(run: AdaptationRun, value: int) -> float:
 def test_a_model_that_is_carried_on_begins_where_the_case_before_ended(
     cases: CaseList, segmenter: Segmenter
 ) -> None:
-    cases.carry = True
+    cases.choose(carry=True)
     for _ in work_on_list(cases, segmenter):
         pass
     state = None
@@ -167,7 +167,7 @@ def test_a_model_taught_elsewhere_is_begun_with_and_named(
 def test_a_case_that_failed_is_passed_over_by_the_model_that_is_carried_on(
     cases: CaseList, segmenter: Segmenter
 ) -> None:
-    cases.carry = True
+    cases.choose(carry=True)
     cases.cases[1].sources[0].write_bytes(b"no scan")
     for _ in work_on_list(cases, segmenter):
         pass
@@ -177,7 +177,7 @@ def test_a_case_that_failed_is_passed_over_by_the_model_that_is_carried_on(
 def test_a_case_begins_anew_where_the_one_before_was_adapted_in_another_way(
     cases: CaseList, segmenter: Segmenter
 ) -> None:
-    cases.carry = True
+    cases.choose(carry=True)
     finish(work_on_case(cases, cases.cases[0], segmenter, LEARN.but(learning_rate=0.001)))
     assert finish(work_on_case(cases, cases.cases[1], segmenter)).continued_from == ""
 
