@@ -26,7 +26,8 @@ from PIL import Image
 
 from napari_grata.adaptation import AdaptationRun, RunFolderError, Settings, reopen
 from napari_grata.review.adapt_list import work_on_case
-from napari_grata.review.case_list import CaseList, is_finished
+from napari_grata.review.case_list import CaseList
+from napari_grata.review.case_work import is_finished
 from napari_grata.review.cases import DecisionError, ListError
 from napari_grata.scans import open_scan, read_mask
 from napari_grata.scans.files import FileError

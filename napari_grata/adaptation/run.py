@@ -15,19 +15,18 @@ import numpy as np
 from napari_grata.scans.files import sha256_of
 from napari_grata.segmenters.card import CARD_FILE, write_card
 from napari_grata.segmenters.extent import implausible
-from napari_grata.segmenters.framing import Framing, find_frame
 from napari_grata.segmenters.preprocessing import PredictionError
 from napari_grata.segmenters.segmenter import memory_in_words
 
 from .corrections import Corrections
-from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, Slice, flag_slice, mean_entropy
+from .flags import Slice, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
 from .records import Record, figures, measure
 from .run_files import describe_scan, now, versions, write_masks, write_tables, write_whereabouts
 from .run_store import ChosenInfo, RunFolderError, RunStore, fresh_folder
 from .settings import Settings, preset
 from .shift import FarSlices
-from .stepper import TO_ADAPT, Stepper, VolumeStepper
+from .stepper import TO_ADAPT, SourceMasks, Stepper, VolumeStepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
     from .methods.base import Snapshot
 
-AHEAD = 4
-"""So many slices at a time are predicted with the source model, ahead of the stream."""
 _log = logging.getLogger(__name__)
 
 
@@ -232,14 +229,10 @@ class AdaptationRun:
             self.position = store.info["position"]
             self.continued = store.info["continued"]
         self._adapter.start = self.past.theta(0)
-        self._adapter.frame_of = self.frame_of
-        self._framings: dict[int, Framing] = {}
-        self._framing = threading.Lock()
         self.adopt_frames(self.past.without_masks())
         self._mean: tuple[tuple[int, int], np.ndarray] | None = None
         self._far = FarSlices(scan)
-        self._given = dict(source_masks or {})
-        self._entropy: dict[int, float] = {}
+        self._sources = SourceMasks(self._adapter, self.past, scan, source_masks or {})
         self.source_masks = self.past.source_masks
         self.adapted_masks = self.past.latest_masks(self.position)
         if store is not None and store.info["taken"] is not None:
@@ -503,24 +496,11 @@ class AdaptationRun:
         What the user drew; else, if the settings say so, what is found when the first slice of a
         case is asked for, and stays from then on.
         """
-        return self._framing_of(slice_index).region
+        return self._adapter.frame_of(slice_index)
 
     def adopt_frames(self, records: Iterable[Record]) -> None:
         """Take the frames of cases from records: they are not looked for again."""
-        if not self.settings.reframe or self.region is not None:
-            return
-        for record in records:
-            words = "".join(flag.text for flag in record.flags if flag.code == FRAME_CODE)
-            self._framings[record.case] = Framing(record.frame, not words, words)
-
-    def _framing_of(self, slice_index: int) -> Framing:
-        if not self.settings.reframe or self.region is not None:
-            return Framing(self.region)
-        case = self.scan.case_of(slice_index)
-        with self._framing:
-            if case not in self._framings:
-                self._framings[case] = find_frame(self.segmenter, self.scan, case)
-            return self._framings[case]
+        self._adapter.adopt_frames(records)
 
     def close(self) -> None:
         """Close the file; a temporary one is removed. The masks stay in memory."""
@@ -621,8 +601,8 @@ class AdaptationRun:
         begin = time.perf_counter()
         self._forget_taken()
         coming = (later.slice_index for later in self.plan[self.position :])
-        source = self._source(event.slice_index, coming)
-        framing = self._framing_of(event.slice_index)
+        source = self._sources.of(event.slice_index, coming)
+        framing = self._adapter.framing_of(event.slice_index)
         frame = framing.region
         found = None if frame == self.region else frame
         result = state = None
@@ -643,7 +623,7 @@ class AdaptationRun:
             probabilities = prediction.probabilities
             adapted = self._within_region(prediction.label_map, event.slice_index)
             entropy = mean_entropy(_part(probabilities, found), self.segmenter.card.activation)
-            source_entropy = self._source_entropy(event.slice_index, entropy)
+            source_entropy = self._sources.entropy(event.slice_index, entropy)
             if self.watch is not None and event.final:
                 self.watch(event.slice_index, probabilities)
         adapted = self.corrections.put_into(event.slice_index, adapted)
@@ -737,52 +717,6 @@ class AdaptationRun:
             ]
             self._mean = (span, self.past.mean_theta(learnt or [event.step]))
         return self._mean[1]
-
-    # -- source masks ------------------------------------------------------------------------
-
-    def _source(self, slice_index: int, coming: Iterable[int]) -> np.ndarray:
-        """Return a slice's source mask; ``coming`` are the slices of the stream from here on.
-
-        Masks that are there already are taken, others are predicted a few slices ahead.
-        """
-        known = self.source_masks
-        if slice_index in known:
-            return known[slice_index]
-        if slice_index in self._given:
-            mask, shape = np.asarray(self._given[slice_index]), self.scan.slice_shape(slice_index)
-            if mask.shape != tuple(shape):
-                raise RunError(
-                    f"The source mask of slice {slice_index + 1} is {mask.shape}, the slice "
-                    f"{tuple(shape)}. Segment the scan again."
-                )
-            self.past.keep_source(slice_index, mask)
-            return known[slice_index]
-        ahead: dict[int, None] = {slice_index: None}
-        for index in coming:
-            if len(ahead) == AHEAD:
-                break
-            if index not in known and index not in self._given:
-                ahead[index] = None
-        for prediction in self._adapter.source(list(ahead)):
-            self.past.keep_source(prediction.slice_index, prediction.label_map)
-            self._remember(prediction)
-        return known[slice_index]
-
-    def _source_entropy(self, slice_index: int, adapted: float) -> float | None:
-        """Return the mean entropy of the source model on a slice.
-
-        Where the mask was given, the source model is asked only if the ``adapted`` entropy is
-        low enough to be suspicious; else the answer is None.
-        """
-        if slice_index not in self._entropy and adapted < SUSPICIOUS_ENTROPY:
-            for prediction in self._adapter.source([slice_index]):
-                self._remember(prediction)
-        return self._entropy.get(slice_index)
-
-    def _remember(self, prediction: Prediction) -> None:
-        self._entropy[prediction.slice_index] = mean_entropy(
-            prediction.probabilities, self.segmenter.card.activation
-        )
 
 
 def _part(probabilities: np.ndarray, region: Region | None) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -12,14 +13,18 @@ import torch
 from torch.nn import functional as fn
 
 from napari_grata.segmenters.devices import free_bytes, is_out_of_memory, size_words
+from napari_grata.segmenters.framing import Framing, find_frame
 from napari_grata.segmenters.preprocessing import Prepared
 from napari_grata.segmenters.segmenter import OutOfMemoryError, Prediction, memory_in_words
 
 from .corrections import Corrections
+from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, mean_entropy
 from .methods.base import Method, Output, Snapshot, StepRecord, method_for
 from .normalisation import is_blank
 from .objectives import Supervision
-from .plan import Region
+from .plan import Region, RunError
+from .records import Record
+from .run_store import RunStore
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
     from napari_grata.segmenters.nnunet_segmenter import NNUNetSegmenter, Patch, Volume
     from napari_grata.segmenters.sliding_window import SlidingWindow
 
+AHEAD = 4
+"""So many slices at a time are predicted with the source model, ahead of the stream."""
 IMAGE_BYTES = 2**30
 """So much of a stack is kept prepared while a model learns from all of it."""
 ANSWERS = 7
@@ -73,8 +80,8 @@ class Stepper:
         self._scan = scan
         self._settings = settings
         self._region = region
-        #: The part of a slice that is read, by slice, where it is not the region.
-        self.frame_of: Callable[[int], Region | None] = lambda _: region
+        self._framings: dict[int, Framing] = {}  # by case
+        self._framing = threading.Lock()
         self._notices = notices
         self._corrections = corrections if settings.scribble != "none" else None
         self.start: np.ndarray | None = None
@@ -109,6 +116,31 @@ class Stepper:
             sum(one.numel() for one in network.parameters() if one.requires_grad and moved),
             sum(one.numel() for one in network.parameters()),
         )
+
+    # -- what is read of a slice --------------------------------------------------------------
+
+    def frame_of(self, slice_index: int) -> Region | None:
+        """Return the part of a slice that the adapted model reads; None: all of it."""
+        return self.framing_of(slice_index).region
+
+    def framing_of(self, slice_index: int) -> Framing:
+        """Return what the user drew; else, if the settings say so, what is found in its case.
+
+        It is looked for when the first slice of a case is asked for, and stays from then on.
+        """
+        if not self._settings.reframe or self._region is not None:
+            return Framing(self._region)
+        case = self._scan.case_of(slice_index)
+        with self._framing:
+            if case not in self._framings:
+                self._framings[case] = find_frame(self.segmenter, self._scan, case)
+            return self._framings[case]
+
+    def adopt_frames(self, records: Iterable[Record]) -> None:
+        """Take the frames of cases from records: they are not looked for again."""
+        for record in records:
+            words = "".join(flag.text for flag in record.flags if flag.code == FRAME_CODE)
+            self._framings[record.case] = Framing(record.frame, not words, words)
 
     # -- state -----------------------------------------------------------------------------
 
@@ -321,6 +353,56 @@ class Stepper:
         if text not in self._notices:
             self._notices.append(text)
             _log.warning("%s", text)
+
+
+class SourceMasks:
+    """The source model's masks of a run's slices, and how sure it was of them.
+
+    Masks that are there already, ``given`` by slice, are taken, others are predicted.
+    """
+
+    def __init__(
+        self, stepper: Stepper, store: RunStore, scan: Scan, given: Mapping[int, np.ndarray]
+    ) -> None:
+        self._stepper, self._store, self._scan, self._given = stepper, store, scan, given
+        self._entropy: dict[int, float] = {}
+
+    def of(self, slice_index: int, coming: Iterable[int]) -> np.ndarray:
+        """Return a slice's source mask; ``coming`` are the slices of the stream from here on."""
+        known = self._store.source_masks
+        if slice_index in known:
+            return known[slice_index]
+        if slice_index in self._given:
+            mask, shape = np.asarray(self._given[slice_index]), self._scan.slice_shape(slice_index)
+            if mask.shape != tuple(shape):
+                raise RunError(
+                    f"The source mask of slice {slice_index + 1} is {mask.shape}, the slice "
+                    f"{tuple(shape)}. Segment the scan again."
+                )
+            self._store.keep_source(slice_index, mask)
+            return known[slice_index]
+        lacking = (i for i in coming if i not in known and i not in self._given)
+        ahead = dict.fromkeys(itertools.chain([slice_index], lacking))
+        for prediction in self._stepper.source(list(itertools.islice(ahead, AHEAD))):
+            self._store.keep_source(prediction.slice_index, prediction.label_map)
+            self._remember(prediction)
+        return known[slice_index]
+
+    def entropy(self, slice_index: int, adapted: float) -> float | None:
+        """Return the mean entropy of the source model on a slice.
+
+        Where the mask was given, the source model is asked only if the ``adapted`` entropy is
+        low enough to be suspicious; else the answer is None.
+        """
+        if slice_index not in self._entropy and adapted < SUSPICIOUS_ENTROPY:
+            for prediction in self._stepper.source([slice_index]):
+                self._remember(prediction)
+        return self._entropy.get(slice_index)
+
+    def _remember(self, prediction: Prediction) -> None:
+        self._entropy[prediction.slice_index] = mean_entropy(
+            prediction.probabilities, self._stepper.segmenter.card.activation
+        )
 
 
 class VolumeStepper(Stepper):

@@ -310,7 +310,7 @@ class CandidateRuns:
         stepper = Stepper(
             self._segmenter, self._scan, run.settings, self._region, run.notices, drawn
         )
-        stepper.frame_of = run.frame_of
+        stepper.adopt_frames(run.past.without_masks())
         for event in make_plan(run.settings, others, self._scan.case_of, drawn.slices):
             if event.phase == "adapt":
                 stepper.step(event.slice_index, event.batch)
