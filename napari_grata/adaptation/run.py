@@ -225,7 +225,12 @@ class AdaptationRun:
                 self.past = RunStore(self.folder, first)
         else:
             self.folder, self.past = store.folder, store
-            self._check_plan(store)
+            planned = [event.slice_index for event in self.plan[: len(store)]]
+            if planned != [record.slice_index for record in store.without_masks()]:
+                raise RunFolderError(
+                    "The steps of this run are not those that its settings ask for; it was made "
+                    "by another version. It can be looked at but not resumed."
+                )
             self.position = store.info["position"]
             self.continued = store.info["continued"]
         self._adapter.start = self.past.theta(0)
@@ -242,14 +247,6 @@ class AdaptationRun:
                 self.adapted_masks.update(taken)
         if store is not None:
             self._lay_over(store.chosen_masks() or {}, store.info.get("chosen", ()))
-
-    def _check_plan(self, store: RunStore) -> None:
-        planned = [event.slice_index for event in self.plan]
-        if planned[: len(store)] != [record.slice_index for record in store.without_masks()]:
-            raise RunFolderError(
-                "The steps of this run are not those that its settings ask for; it was made by "
-                "another version. It can be looked at but not resumed."
-            )
 
     # -- the stream ------------------------------------------------------------------------
 
@@ -622,12 +619,18 @@ class AdaptationRun:
         else:
             probabilities = prediction.probabilities
             adapted = self._within_region(prediction.label_map, event.slice_index)
-            entropy = mean_entropy(_part(probabilities, found), self.segmenter.card.activation)
+            row0, col0, row1, col1 = found or (0, 0, *adapted.shape)
+            part = probabilities[:, row0:row1, col0:col1]
+            entropy = mean_entropy(part, self.segmenter.card.activation)
             source_entropy = self._sources.entropy(event.slice_index, entropy)
             if self.watch is not None and event.final:
                 self.watch(event.slice_index, probabilities)
         adapted = self.corrections.put_into(event.slice_index, adapted)
         card = self.segmenter.card
+        unusual: tuple[tuple[str, str], ...] = ()
+        if card.dimensions == 2:  # a slice of a volume alone tells nothing
+            seen = {event.slice_index: adapted}
+            unusual = implausible(card, seen, self.scan, case=event.case, region=frame, slices=seen)
         flags = flag_slice(
             Slice(
                 card,
@@ -640,7 +643,7 @@ class AdaptationRun:
                 expected=self.scan.is_photographic,
                 undone=undone,
                 far=self._far.words(self.segmenter, event.slice_index, frame),
-                unusual=self._unusual(event.slice_index, adapted, frame),
+                unusual=unusual,
                 framed=found is not None,
                 unsure="" if framing.settled else framing.words,
             )
@@ -669,21 +672,6 @@ class AdaptationRun:
         self.adapted_masks[event.slice_index] = adapted
         self.position += 1
         return record
-
-    def _unusual(
-        self, slice_index: int, mask: np.ndarray, frame: Region | None
-    ) -> tuple[tuple[str, str], ...]:
-        """Say what on a photograph is unlike those of the training; a slice alone tells nothing."""
-        if self.segmenter.card.dimensions != 2:
-            return ()
-        return implausible(
-            self.segmenter.card,
-            {slice_index: mask},
-            self.scan,
-            case=self.scan.case_of(slice_index),
-            region=frame,
-            slices=[slice_index],
-        )
 
     def _within_region(self, label_map: np.ndarray, slice_index: int) -> np.ndarray:
         """Outside the region nothing was looked at: the source mask stays."""
@@ -717,9 +705,3 @@ class AdaptationRun:
             ]
             self._mean = (span, self.past.mean_theta(learnt or [event.step]))
         return self._mean[1]
-
-
-def _part(probabilities: np.ndarray, region: Region | None) -> np.ndarray:
-    """Return the part of probabilities (S, H, W) that was predicted."""
-    row0, col0, row1, col1 = region or (0, 0, *probabilities.shape[1:])
-    return probabilities[:, row0:row1, col0:col1]

@@ -83,7 +83,9 @@ def calibrate(
         for case in range(scan.n_cases):
             if segmenter.card.dimensions == 3 and frame is None:
                 middle = slices_to_look_at(scan, case, 1)
-                frame = _size(segmenter, scan, middle[0]) if middle else None
+                if middle:
+                    height, width = segmenter.prepare(scan, middle[0]).image.shape[2:]
+                    frame = height, width
             layers = layers_of(segmenter, scan, slices_to_look_at(scan, case), frame=frame)
             if not layers:
                 continue
@@ -113,11 +115,6 @@ def calibrate(
         weights=segmenter.card.weights_sha256,
         command=command,
     )
-
-
-def _size(segmenter: Segmenter, scan: Scan, index: int) -> tuple[int, int]:
-    height, width = segmenter.prepare(scan, index).image.shape[2:]
-    return int(height), int(width)
 
 
 def images_of(segmenter: Segmenter, scan: Scan) -> list[torch.Tensor]:

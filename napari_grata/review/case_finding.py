@@ -69,7 +69,7 @@ def find_sources(root: Path) -> list[Path]:
                 f"{'scans' if len(found) > MOST_CASES else 'folders'} below {root.name or root}. "
                 "Choose a folder further down."
             )
-        if _is_ours(files):
+        if "run.sqlite" in files or STORE_FILE in files:  # a run folder, or that of a list
             names.clear()
             continue
         visible = [name for name in names if not name.startswith(".")]
@@ -109,11 +109,6 @@ def _complain(root: Path) -> Callable[[OSError], None]:
             ) from error
 
     return complain
-
-
-def _is_ours(files: Sequence[str]) -> bool:
-    """A run folder, or the folder of a list."""
-    return "run.sqlite" in files or STORE_FILE in files
 
 
 def _is_mask_beside(path: Path, others: Sequence[Path]) -> bool:

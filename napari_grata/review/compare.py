@@ -322,6 +322,9 @@ def thumbnail(
     ndarray of uint8, shape (H, W, 3)
         Pixels are square in millimetres; the longer side has ``LONGEST_SIDE`` pixels at most.
     """
+    # Only here, for its import takes long and the dock opens before anything is drawn.
+    from scipy import ndimage
+
     rows, columns = _grid(scan, index)
     picture = grey_levels(scan.read_slice(index), scan.rgb)[np.ix_(rows, columns)]
     if picture.ndim == 2:
@@ -332,8 +335,10 @@ def thumbnail(
             continue
         small = np.asarray(masks[index])[np.ix_(rows, columns)]
         for structure in card.structures:
-            edge = _edge(structure_mask(card, small, structure))
-            picture[edge if pattern is None else edge & pattern] = _rgb(structure.colour)
+            shown = structure_mask(card, small, structure)
+            edge = shown & ~ndimage.binary_erosion(shown)
+            colour = tuple(bytes.fromhex(structure.colour[1:]))
+            picture[edge if pattern is None else edge & pattern] = colour
     return np.ascontiguousarray(picture)
 
 
@@ -365,15 +370,3 @@ def grey_levels(image: np.ndarray, rgb: bool) -> np.ndarray:
     low, high = (0.0, float(finite.max())) if rgb else np.percentile(finite, [0.5, 99.5])
     scaled = (values - low) / (high - low if high > low else 1.0)
     return (255 * np.nan_to_num(np.clip(scaled, 0, 1))).astype(np.uint8)
-
-
-def _edge(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask that touch what is not of it."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: np.ndarray = mask & ~inner
-    return edge
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))

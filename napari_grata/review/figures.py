@@ -98,13 +98,16 @@ def curves(records: Iterable[Record], path: str | Path) -> Path:
     has_cosine = any(record.cosine is not None for record in steps)
     rate_axis = upper.twinx() if has_cosine else upper
     rates = _column(steps, "learning_rate")
-    top = _above(rates)
+    highest = np.nanmax(rates, initial=0.0)
+    top = 1.08 * float(highest) if highest > 0 else 1.0
     # In the label, for above the axis are the marks of steps.
     power = math.floor(math.log10(top))
     power = 0 if -2 <= power <= 2 else power
     unit = rf" (×$10^{{{power}}}$)" if power else ""
     rate_axis.plot(x, rates / 10.0**power, color=RATE_COLOUR, ls="--", **style)
-    rate_axis.set_ylabel(f"Learning rate{unit}", color=_darker(RATE_COLOUR))
+    rate_axis.set_ylabel(
+        f"Learning rate{unit}", color=tuple(0.75 * part for part in to_rgb(RATE_COLOUR))
+    )
     rate_axis.set_ylim(0, top / 10.0**power)
     if has_cosine:
         upper.axhline(0, color="#999999", lw=0.8)
@@ -125,8 +128,10 @@ def curves(records: Iterable[Record], path: str | Path) -> Path:
     lower.set_xlabel("Step")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     _mark(upper, steps)
-    _mark_passes((upper, lower), steps)
+    passes = [b.step - 0.5 for a, b in itertools.pairwise(steps) if a.pass_index != b.pass_index]
     for axes in (upper, lower):
+        for place in passes:
+            axes.axvline(place, color="#bbbbbb", lw=0.8, ls=":")
         axes.spines["top"].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", lw=0.6)
         axes.set_axisbelow(True)
@@ -152,11 +157,6 @@ def _column(steps: Sequence[Record], name: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def _above(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.max()) * 1.08 if finite.size and finite.max() > 0 else 1.0
-
-
 def _mark(axes: Any, steps: Sequence[Record]) -> None:
     """Mark along the top the steps that the user should look at."""
     style: dict[str, Any] = {"clip_on": False, "zorder": 5, "s": 26}
@@ -170,17 +170,6 @@ def _mark(axes: Any, steps: Sequence[Record]) -> None:
         if found:
             height = [1.015] * len(found)
             axes.scatter(found, height, marker=marker, color=colour, label=label, **style)
-
-
-def _mark_passes(all_axes: Sequence[Any], steps: Sequence[Record]) -> None:
-    for before, after in itertools.pairwise(steps):
-        if after.pass_index != before.pass_index:
-            for axes in all_axes:
-                axes.axvline(after.step - 0.5, color="#bbbbbb", lw=0.8, ls=":")
-
-
-def _darker(colour: str) -> tuple[float, ...]:
-    return tuple(0.75 * part for part in to_rgb(colour))
 
 
 # -- candidates on reviewed slices ---------------------------------------------------------

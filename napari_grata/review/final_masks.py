@@ -210,16 +210,11 @@ def final_masks(
             words = "The mask was changed after the decision: look again and decide."
             return Standing(None, words, verdicts)
     for verdict, words in _NOT_FINAL.items():
-        if verdicts.get(verdict):
-            return Standing(None, _left_out(verdicts[verdict], total, words), verdicts)
+        if count := verdicts.get(verdict):
+            some = f"{count} of {total} slices {'was' if count == 1 else 'were'}"
+            return Standing(None, f"{'It was' if count == total else some} {words}.", verdicts)
     stack = masks.scan.mask_stack((i, masks.mask(one.verdict, i)) for i, one in made.items())
     return Standing(stack, "", verdicts, (total, masks.scan.n_slices))
-
-
-def _left_out(count: int, total: int, words: str) -> str:
-    if count == total:
-        return f"It was {words}."
-    return f"{count} of {total} slices {'was' if count == 1 else 'were'} {words}."
 
 
 # -- taken out of a list -------------------------------------------------------------------
