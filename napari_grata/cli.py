@@ -14,19 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_grata import __version__
+from napari_grata import __version__, cli_lists
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS, Settings, SettingsError, preset
-from napari_grata.cli_lists import (
-    benchmark,
-    calibrate,
-    cases,
-    masks,
-    report,
-    shift,
-    train_optimiser,
-)
 from napari_grata.console import (
     Console,
     Device,
@@ -165,48 +156,6 @@ def _headless(console: Console, sample: Sample, out: Path, method: str) -> dict[
         verdict = "better" if after > before else "worse" if after < before else "the same"
         console.say(f"    {name}: {100 * before:.1f} → {100 * after:.1f} % ({verdict})")
     return result
-
-
-def models(
-    console: Console,
-    name: Annotated[str | None, argument("NAME", "show this model's card")] = None,
-    *,
-    add: Annotated[
-        Path | None, option("a model's folder, also of nnU-Net, or .pth", metavar="PATH")
-    ] = None,
-) -> dict[str, Any]:
-    """List the source segmenters, show one, or add one."""
-    from napari_grata.segmenters import add_model, card_to_yaml, find_model, list_models
-
-    if add is not None:
-        entry = add_model(add)
-        console.say(f"Added {entry.name}: {entry.folder}")
-        return {"name": entry.name, "folder": str(entry.folder)}
-    if name is not None:
-        import yaml
-
-        found = find_model(name)
-        if found.card is None:
-            raise UsageError(f"The model {name!r} cannot be used: {found.error}")
-        text = card_to_yaml(found.card)
-        console.say(text)
-        return dict(yaml.safe_load(text))
-    entries = list_models()
-    for entry in entries:
-        about = entry.card.title if entry.card else f"cannot be used: {entry.error}"
-        console.say(f"{entry.name:<24} {entry.origin:<12} {about}")
-    return {
-        "models": [
-            {
-                "name": entry.name,
-                "origin": entry.origin,
-                "folder": str(entry.folder),
-                "usable": entry.card is not None,
-                "error": entry.error,
-            }
-            for entry in entries
-        ]
-    }
 
 
 def segment(
@@ -405,10 +354,10 @@ def choose(
     from napari_grata.review.candidates import USUAL, CandidateRuns
     from napari_grata.review.choice_record import record_choice
     from napari_grata.review.choosing import chosen_masks, weigh_stepwise
+    from napari_grata.review.compare import reviewed_masks
     from napari_grata.review.figures import gains
     from napari_grata.review.proposing import FEWEST, MOST
     from napari_grata.review.proposing import propose as proposed
-    from napari_grata.review.truth import reviewed_masks
 
     names = [name.strip() for name in presets.split(",") if name.strip()] or list(USUAL)
     tried = [preset(name).name for name in ("source", *names)]
@@ -570,52 +519,22 @@ def again(
     }
 
 
-def doctor(
-    console: Console,
-    *,
-    no_speed: Annotated[bool, flag("--no-speed", "skip the five-second speed test")] = False,
-) -> dict[str, Any]:
-    """Tell what runs here, how fast, and what stands in the way."""
-    from napari_grata.doctor import PROBLEM, examine
-
-    signs = {"good": "ok", "note": "--", "problem": "!!"}
-    found, heading = [], ""
-    for finding in examine(speed=not no_speed):
-        found.append(finding)
-        if console.quiet and finding.level != PROBLEM:
-            continue
-        if finding.about != heading:
-            heading = finding.about
-            console.say(f"\n{heading}")
-        console.say(f"  {signs[finding.level]}  {finding.text}")
-        if finding.advice:
-            console.say(f"      → {finding.advice}")
-    problems = sum(finding.level == PROBLEM for finding in found)
-    if not console.quiet:
-        console.say(f"\n{f'Problems: {problems}.' if problems else 'Nothing stands in the way.'}")
-    return {
-        "findings": [asdict(finding) for finding in found],
-        "problems": problems,
-        "exit_code": 1 if problems else 0,
-    }
-
-
 VERBS: dict[str, Verb] = {
     "demo": demo,
-    "models": models,
+    "models": cli_lists.models,
     "segment": segment,
     "adapt": adapt,
     "choose": choose,
     "reopen": reopen,
     "again": again,
-    "shift": shift,
-    "cases": cases,
-    "report": report,
-    "masks": masks,
-    "benchmark": benchmark,
-    "calibrate": calibrate,
-    "train-optimiser": train_optimiser,
-    "doctor": doctor,
+    "shift": cli_lists.shift,
+    "cases": cli_lists.cases,
+    "report": cli_lists.report,
+    "masks": cli_lists.masks,
+    "benchmark": cli_lists.benchmark,
+    "calibrate": cli_lists.calibrate,
+    "train-optimiser": cli_lists.train_optimiser,
+    "doctor": cli_lists.doctor,
 }
 _METHODS = "Methods:\n\n" + "\n\n".join(f"{p.name}: {p.summary}" for p in PRESETS.values())
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""Verbs of the command line about many scans: distances, benchmarks, lists of cases."""
+"""Verbs of the command line about models, many scans, lists of cases, and this machine."""
 
 from __future__ import annotations
 
@@ -185,6 +185,48 @@ def _told(console: Console, found: Benchmark) -> dict[str, Any]:
         "ranking": found.tables.ranking,
         "reused": found.reused,
         "notes": list(found.notes),
+    }
+
+
+def models(
+    console: Console,
+    name: Annotated[str | None, argument("NAME", "show this model's card")] = None,
+    *,
+    add: Annotated[
+        Path | None, option("a model's folder, also of nnU-Net, or .pth", metavar="PATH")
+    ] = None,
+) -> dict[str, Any]:
+    """List the source segmenters, show one, or add one."""
+    from napari_grata.segmenters import add_model, card_to_yaml, find_model, list_models
+
+    if add is not None:
+        entry = add_model(add)
+        console.say(f"Added {entry.name}: {entry.folder}")
+        return {"name": entry.name, "folder": str(entry.folder)}
+    if name is not None:
+        import yaml
+
+        found = find_model(name)
+        if found.card is None:
+            raise UsageError(f"The model {name!r} cannot be used: {found.error}")
+        text = card_to_yaml(found.card)
+        console.say(text)
+        return dict(yaml.safe_load(text))
+    entries = list_models()
+    for entry in entries:
+        about = entry.card.title if entry.card else f"cannot be used: {entry.error}"
+        console.say(f"{entry.name:<24} {entry.origin:<12} {about}")
+    return {
+        "models": [
+            {
+                "name": entry.name,
+                "origin": entry.origin,
+                "folder": str(entry.folder),
+                "usable": entry.card is not None,
+                "error": entry.error,
+            }
+            for entry in entries
+        ]
     }
 
 
@@ -386,4 +428,34 @@ def masks(
         "folder": str(out),
         "masks": {one.key: str(one.path) for one in written},
         "without": {one.key: one.reason for one in found if one.path is None},
+    }
+
+
+def doctor(
+    console: Console,
+    *,
+    no_speed: Annotated[bool, flag("--no-speed", "skip the five-second speed test")] = False,
+) -> dict[str, Any]:
+    """Tell what runs here, how fast, and what stands in the way."""
+    from napari_grata.doctor import PROBLEM, examine
+
+    signs = {"good": "ok", "note": "--", "problem": "!!"}
+    found, heading = [], ""
+    for finding in examine(speed=not no_speed):
+        found.append(finding)
+        if console.quiet and finding.level != PROBLEM:
+            continue
+        if finding.about != heading:
+            heading = finding.about
+            console.say(f"\n{heading}")
+        console.say(f"  {signs[finding.level]}  {finding.text}")
+        if finding.advice:
+            console.say(f"      → {finding.advice}")
+    problems = sum(finding.level == PROBLEM for finding in found)
+    if not console.quiet:
+        console.say(f"\n{f'Problems: {problems}.' if problems else 'Nothing stands in the way.'}")
+    return {
+        "findings": [asdict(finding) for finding in found],
+        "problems": problems,
+        "exit_code": 1 if problems else 0,
     }

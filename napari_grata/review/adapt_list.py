@@ -26,7 +26,7 @@ from napari_grata.adaptation.run_store import (
     read_info,
 )
 from napari_grata.adaptation.settings import Settings, preset
-from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, read_json, stem, write_json
+from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, nameless, read_json, write_json
 
 from .case_list import CaseList
 from .case_work import CaseWork, is_finished
@@ -72,7 +72,7 @@ def work_on_case(
     segmenter: Segmenter,
     settings: Settings | None = None,
     *,
-    start: Snapshot | Start | None = None,
+    start: Snapshot | None = None,
     again: bool = False,
 ) -> Iterator[Item]:
     """Segment and adapt one case into a run folder of its own; last comes its summary.
@@ -84,10 +84,9 @@ def work_on_case(
     ----------
     settings : Settings, optional
         By default the list's, or else "Careful".
-    start : Snapshot or Start, optional
-        Adapted model to begin with; a `Start` also tells, for the record, whose it was. By
-        default, where the list carries the model on, the one that the nearest case before this
-        one ended with; else the source model.
+    start : Snapshot, optional
+        Adapted model to begin with. By default, where the list carries the model on, the one that
+        the nearest case before this one ended with; else the source model.
     again : bool
         Also where the file has another date than when the case was adapted, but the same values.
 
@@ -181,12 +180,7 @@ def in_words(error: Exception, case: Case) -> str:
         text = str(error)
     else:
         text = f"It failed in an unforeseen way ({type(error).__name__}: {error})."
-    for path in sorted(case.sources, key=lambda path: -len(str(path))):
-        for name in (str(path), f"{path.parent.name}/{path.name}", path.name, stem(path)):
-            # A file called 1.png names nobody, and every sentence with a 1 in it would suffer.
-            if len(name) > 3 or not name.isdecimal():
-                text = text.replace(name, case.key)
-    return text
+    return nameless(text, case.sources, case.key)
 
 
 def _work(
@@ -194,7 +188,7 @@ def _work(
     case: Case,
     segmenter: Segmenter,
     settings: Settings,
-    start: Snapshot | Start | None,
+    start: Snapshot | None,
     begin: float,
     again: bool,
 ) -> Iterator[Item]:
@@ -220,12 +214,8 @@ def _work(
         yield caselist.summary(case) or CaseSummary()
         return
     work = caselist.work(case)
-    before: Start | None = None
-    if isinstance(start, Start):
-        before = start
-    elif start is not None:
-        before = Start(start, "", "", int(start.steps))
-    elif caselist.carry:
+    before = None if start is None else Start(start, "", "", int(start.steps))
+    if start is None and caselist.carry:
         before = _previous_end(caselist, case, segmenter, settings)
     shift = None
     if segmenter.card.shift is not None:

@@ -22,7 +22,7 @@ from napari_grata.scans.files import write_csv
 from napari_grata.segmenters.card import structure_mask
 
 if TYPE_CHECKING:
-    from napari_grata.review.truth import Truth
+    from napari_grata.review.compare import Truth
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Structure
 

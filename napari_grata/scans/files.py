@@ -413,9 +413,11 @@ def nameless(text: str, sources: Iterable[str | os.PathLike[str]], code: str) ->
     code : str
         As from `name_of_case`.
     """
-    for source in sources:
-        for name in (os.fspath(source), short_path(source), os.path.basename(source)):
-            text = text.replace(name, code)
+    for source in sorted((os.fspath(one) for one in sources), key=len, reverse=True):
+        for name in (source, short_path(source), os.path.basename(source), stem(source)):
+            # A file called 1.png names nobody, and every sentence with a 1 in it would suffer.
+            if len(name) > 3 or not name.isdecimal():
+                text = text.replace(name, code)
         if text.startswith(f"{stem(source)}: "):
             text = code + text[len(stem(source)) :]
     return text

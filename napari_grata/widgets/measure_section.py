@@ -15,6 +15,7 @@ from napari.layers import Labels
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 
+from napari_grata.review.compare import Truth, as_truth
 from napari_grata.review.measurements import (
     SHOWN,
     MaskSets,
@@ -27,7 +28,6 @@ from napari_grata.review.measurements import (
     notes,
     save_csv,
 )
-from napari_grata.review.truth import Truth, as_truth
 from napari_grata.widgets.background import Found, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.frame_table import Column, FrameTable

@@ -44,7 +44,7 @@ from napari_grata.widgets.theme import ThemeColours, tip
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
-    from napari_grata.review.truth import Truth
+    from napari_grata.review.compare import Truth
 
 _SHARP = 3  # pixels of an exported picture to one of the screen
 _BUSY = "A run is going on; wait for its end, or cancel it."

@@ -16,7 +16,7 @@ from napari_grata.widgets import tasks
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.run import AdaptationRun
-    from napari_grata.review.truth import Truth
+    from napari_grata.review.compare import Truth
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 

@@ -15,9 +15,8 @@ from napari_grata.adaptation.settings import Preset, teaching_settings
 from napari_grata.review.candidates import Candidate, CandidateRuns, candidate_of_run
 from napari_grata.review.choice_record import read_choice, record_choice, use_choice
 from napari_grata.review.choosing import ChoosingError, weigh
-from napari_grata.review.compare import flags_of_run
+from napari_grata.review.compare import TruthError, flags_of_run, reviewed_masks
 from napari_grata.review.figures import gains
-from napari_grata.review.truth import TruthError, reviewed_masks
 from napari_grata.scans import Scan, open_scan, scan_from_array, write_mask
 from napari_grata.segmenters import Card, Segmenter
 from tools.generators.models import Small, small_card

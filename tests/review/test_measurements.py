@@ -14,6 +14,7 @@ from scipy.spatial.distance import pdist
 from skimage.draw import disk, ellipse
 from skimage.measure import find_contours, regionprops
 
+from napari_grata.review.compare import TruthError, as_truth
 from napari_grata.review.measurements import (
     BOTH_EMPTY,
     COLUMNS,
@@ -30,7 +31,6 @@ from napari_grata.review.measurements import (
     save_csv,
     write,
 )
-from napari_grata.review.truth import TruthError, as_truth
 from napari_grata.scans import FileError, Scan, scan_from_array
 from napari_grata.segmenters import Card
 
