@@ -1,4 +1,4 @@
-"""The one stream's records: what each step of an adaptation hands to every consumer."""
+"""The one stream's records, which each step hands to every consumer, and what a run is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import NonNegativeInt
+from typing_extensions import NotRequired, TypedDict
 
 from napari_grata.segmenters.card import structure_mask
 
@@ -180,3 +182,83 @@ def figures(result: StepRecord | None) -> dict[str, Any]:
         "gradient_norms": (result.auxiliary_norm, result.pseudo_norm),
         "layer_cosines": result.layer_cosines,
     }
+
+
+# -- what a run is -------------------------------------------------------------------------
+
+
+class ModelInfo(TypedDict):
+    """Which model a run was made with."""
+
+    name: str
+    version: str
+    weights_sha256: str | None
+
+
+class ScanInfo(TypedDict):
+    """A scan's fingerprint and grid: nothing that names it."""
+
+    kind: str
+    shape: list[int]
+    dtype: str
+    sha256: str
+    mask_shape: list[NonNegativeInt]
+    n_slices: int
+    slice_spacing: list[float] | None
+    slice_thickness: float | None
+    channels: NotRequired[list[str]]
+
+
+class CorrectionsInfo(TypedDict):
+    """What a reviewer had drawn."""
+
+    slices: list[int]
+    pixels: int
+    sha256: str
+
+
+class ChosenInfo(TypedDict):
+    """Which slices' masks are in use that the run did not make, and how they were chosen.
+
+    ``reviewed`` are the slices that decided, ``words`` what was recommended, ``record`` all of it.
+    """
+
+    used_on: list[int]
+    reviewed: list[int]
+    words: str
+    record: dict[str, Any]
+
+
+class RunInfo(TypedDict):
+    """What a run is, and how it stands.
+
+    ``state`` is ``running``, ``finished``, ``cancelled`` or ``failed``; ``position`` the events
+    done, as rolled back to, ``step`` the optimiser steps of those, ``count`` the events kept;
+    ``cut`` after how many events the run was cut short; ``taken`` the step whose masks were taken
+    as the result, ``taken_slices`` of how many slices; ``chosen`` whose masks lie over those of the
+    run, an entry a choice, no slice in two. Times are in UTC.
+    """
+
+    settings: dict[str, Any]
+    seed: int
+    slices: list[int]
+    region: tuple[int, int, int, int] | None
+    continued: bool
+    corrections: CorrectionsInfo | None
+    started: str
+    versions: dict[str, str]
+    model: ModelInfo
+    scan: ScanInfo
+    card_sha256: str
+    state: Literal["running", "finished", "cancelled", "failed"]
+    position: int
+    step: int
+    count: int
+    total: int
+    cut: int | None
+    taken: int | None
+    taken_slices: int
+    chosen: NotRequired[list[ChosenInfo]]
+    ended: str | None
+    device: str
+    notices: list[str]

@@ -16,8 +16,9 @@ from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 from .corrections import Corrections
 from .methods.register import METHODS
 from .plan import Region
+from .records import ChosenInfo, ModelInfo, RunInfo
 from .run_files import fingerprint, read_whereabouts
-from .run_store import ChosenInfo, ModelInfo, RunFolderError, RunInfo, RunStore
+from .run_store import RunFolderError, RunStore
 from .settings import Settings, SettingsError
 
 if TYPE_CHECKING:

@@ -21,9 +21,17 @@ from napari_grata.segmenters.segmenter import memory_in_words
 from .corrections import Corrections
 from .flags import Slice, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
-from .records import Record, figures, measure
-from .run_files import describe_scan, now, versions, write_masks, write_tables, write_whereabouts
-from .run_store import ChosenInfo, RunFolderError, RunStore, fresh_folder
+from .records import ChosenInfo, Record, figures, measure
+from .run_files import (
+    describe_scan,
+    fresh_folder,
+    now,
+    versions,
+    write_masks,
+    write_tables,
+    write_whereabouts,
+)
+from .run_store import RunFolderError, RunStore
 from .settings import Settings, preset
 from .shift import FarSlices
 from .stepper import TO_ADAPT, SourceMasks, Stepper, VolumeStepper

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.scans.files import read_json, write_csv, write_json
+from napari_grata.scans.files import make_folder, read_json, sync_folder, write_csv, write_json
 
 from .methods.register import METHODS
-from .records import Record
-from .run_store import RunInfo, ScanInfo
+from .records import Record, RunInfo, ScanInfo
+from .run_store import RunFolderError
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -46,6 +46,37 @@ _PLAIN = (
     *("phase", "step", "done", "total", "slice_index", "case", "pass_index", "cosine"),
     *("learning_rate", "auxiliary_loss", "pseudo_loss", "undone", "final", "seconds"),
 )
+
+
+def fresh_folder(folder: str | Path) -> Path:
+    """Make a folder for a new run and return it; never one that holds anything already.
+
+    If `folder` exists and is not empty, ``folder-2``, ``folder-3`` … is made instead.
+
+    Raises
+    ------
+    RunFolderError
+        If it cannot be made.
+    """
+    wanted = Path(folder)
+    number = 1
+    while True:
+        candidate = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            make_folder(candidate.parent)
+            try:
+                candidate.mkdir()
+                sync_folder(candidate.parent)
+                return candidate
+            except FileExistsError:
+                if candidate.is_dir() and not any(candidate.iterdir()):
+                    return candidate
+        except OSError as error:
+            raise RunFolderError(
+                f"The run folder {candidate} cannot be made ({error.strerror}). Choose another "
+                "place, or run without a folder."
+            ) from error
+        number += 1
 
 
 def now() -> str:

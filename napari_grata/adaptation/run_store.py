@@ -31,14 +31,12 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import NonNegativeInt, TypeAdapter
-from typing_extensions import NotRequired, TypedDict
+from pydantic import TypeAdapter
 
-from napari_grata.scans.files import make_folder, sync_folder
 from napari_grata.scans.sqlite_file import cause, connect, seal
 
 from .corrections import Corrections
-from .records import Record
+from .records import ChosenInfo, Record, RunInfo
 
 if TYPE_CHECKING:
     from .methods.base import Snapshot
@@ -74,83 +72,6 @@ class _DamageError(Exception):
     """Something in the file is not what was written."""
 
 
-class ModelInfo(TypedDict):
-    """Which model a run was made with."""
-
-    name: str
-    version: str
-    weights_sha256: str | None
-
-
-class ScanInfo(TypedDict):
-    """A scan's fingerprint and grid: nothing that names it."""
-
-    kind: str
-    shape: list[int]
-    dtype: str
-    sha256: str
-    mask_shape: list[NonNegativeInt]
-    n_slices: int
-    slice_spacing: list[float] | None
-    slice_thickness: float | None
-    channels: NotRequired[list[str]]
-
-
-class CorrectionsInfo(TypedDict):
-    """What a reviewer had drawn."""
-
-    slices: list[int]
-    pixels: int
-    sha256: str
-
-
-class ChosenInfo(TypedDict):
-    """Which slices' masks are in use that the run did not make, and how they were chosen.
-
-    ``reviewed`` are the slices that decided, ``words`` what was recommended, ``record`` all of it.
-    """
-
-    used_on: list[int]
-    reviewed: list[int]
-    words: str
-    record: dict[str, Any]
-
-
-class RunInfo(TypedDict):
-    """What a run is, and how it stands.
-
-    ``state`` is ``running``, ``finished``, ``cancelled`` or ``failed``; ``position`` the events
-    done, as rolled back to, ``step`` the optimiser steps of those, ``count`` the events kept;
-    ``cut`` after how many events the run was cut short; ``taken`` the step whose masks were taken
-    as the result, ``taken_slices`` of how many slices; ``chosen`` whose masks lie over those of the
-    run, an entry a choice, no slice in two. Times are in UTC.
-    """
-
-    settings: dict[str, Any]
-    seed: int
-    slices: list[int]
-    region: tuple[int, int, int, int] | None
-    continued: bool
-    corrections: CorrectionsInfo | None
-    started: str
-    versions: dict[str, str]
-    model: ModelInfo
-    scan: ScanInfo
-    card_sha256: str
-    state: Literal["running", "finished", "cancelled", "failed"]
-    position: int
-    step: int
-    count: int
-    total: int
-    cut: int | None
-    taken: int | None
-    taken_slices: int
-    chosen: NotRequired[list[ChosenInfo]]
-    ended: str | None
-    device: str
-    notices: list[str]
-
-
 _INFO = TypeAdapter(RunInfo)
 _RECORD = TypeAdapter(Record)
 
@@ -163,37 +84,6 @@ def is_run_folder(folder: Path) -> bool:
 def _connect_nowhere() -> sqlite3.Connection:
     """Return a store in memory, or in a temporary file where it grows large."""
     return sqlite3.connect("", isolation_level=None, check_same_thread=False)
-
-
-def fresh_folder(folder: str | Path) -> Path:
-    """Make a folder for a new run and return it; never one that holds anything already.
-
-    If `folder` exists and is not empty, ``folder-2``, ``folder-3`` … is made instead.
-
-    Raises
-    ------
-    RunFolderError
-        If it cannot be made.
-    """
-    wanted = Path(folder)
-    number = 1
-    while True:
-        candidate = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
-            make_folder(candidate.parent)
-            try:
-                candidate.mkdir()
-                sync_folder(candidate.parent)
-                return candidate
-            except FileExistsError:
-                if candidate.is_dir() and not any(candidate.iterdir()):
-                    return candidate
-        except OSError as error:
-            raise RunFolderError(
-                f"The run folder {candidate} cannot be made ({error.strerror}). Choose another "
-                "place, or run without a folder."
-            ) from error
-        number += 1
 
 
 def read_info(folder: str | Path) -> RunInfo:

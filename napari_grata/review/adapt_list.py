@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_grata.adaptation.records import Flag, Record
+from napari_grata.adaptation.records import Flag, Record, RunInfo
 from napari_grata.adaptation.run_files import fingerprint
 from napari_grata.adaptation.run_store import (
     RunFolderError,
-    RunInfo,
     RunStore,
     is_run_folder,
     read_info,

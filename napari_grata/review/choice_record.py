@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_grata.adaptation import AdaptationRun
-    from napari_grata.adaptation.run_store import ChosenInfo
+    from napari_grata.adaptation.records import ChosenInfo
     from napari_grata.adaptation.settings import Settings
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from napari_grata.adaptation import Flag, Record
-    from napari_grata.adaptation.run_store import ChosenInfo
+    from napari_grata.adaptation.records import ChosenInfo
     from napari_grata.segmenters import Card
 
     from .case_list import CaseList, CaseWork

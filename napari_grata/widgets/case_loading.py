@@ -21,8 +21,7 @@ from napari_grata.widgets.state import chosen_words
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-    from napari_grata.adaptation.records import Flag, Record
-    from napari_grata.adaptation.run_store import ChosenInfo
+    from napari_grata.adaptation.records import ChosenInfo, Flag, Record
     from napari_grata.adaptation.settings import Settings
     from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-    from napari_grata.adaptation.records import Flag, Record
-    from napari_grata.adaptation.run_store import ChosenInfo
+    from napari_grata.adaptation.records import ChosenInfo, Flag, Record
     from napari_grata.adaptation.settings import Settings
     from napari_grata.scans import Scan
     from napari_grata.segmenters import ModelEntry

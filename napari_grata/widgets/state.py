@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from napari_grata.scans.scan import counted
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation.run_store import ChosenInfo
+    from napari_grata.adaptation.records import ChosenInfo
 
 
 class Step(Enum):

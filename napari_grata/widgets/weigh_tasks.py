@@ -29,9 +29,8 @@ from napari_grata.scans.files import FileError, write_json
 from napari_grata.widgets import tasks
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation.records import Flag
+    from napari_grata.adaptation.records import ChosenInfo, Flag
     from napari_grata.adaptation.run import AdaptationRun
-    from napari_grata.adaptation.run_store import ChosenInfo
     from napari_grata.widgets.session import Session
 
 AT_HAND = "at-hand"
