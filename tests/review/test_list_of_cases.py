@@ -465,7 +465,7 @@ def test_a_read_only_place_is_said_and_reading_goes_on(centre: Path) -> None:
                 again.work("case-0001").write_summary(CaseSummary())
             with pytest.raises(ListError, match="cannot be written"):
                 again.work("case-0001").new_run_folder()
-            again.position = "case-0001"
+            again.choose(position="case-0001")
             assert again.position == "case-0001"
         finally:
             if root:

@@ -95,8 +95,8 @@ def test_a_saved_run_is_done_again_from_the_command_line(
     model: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_once(model, file, tmp_path / "run", Settings(learning_rate=0.02)).close()
-    words = shlex.split(again_command(tmp_path / "run", str(tmp_path / "again")))[1:]
-    assert main([*words, "--model", str(model), "--quiet", "--json"]) == 0
+    words = shlex.split(again_command(tmp_path / "run"))[1:-1]
+    assert main([*words, str(tmp_path / "again"), "--model", str(model), "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["same"]
     assert found["slices"] == 5

@@ -59,7 +59,7 @@ def cases(tmp_path: Path) -> CaseList:
     for number in range(1, 4):
         volume(folder / f"Miller_{number}.nii.gz", number)
     found = CaseList.make(folder)
-    found.settings = LEARN
+    found.choose(settings=LEARN.to_dict())
     return found
 
 
@@ -342,7 +342,7 @@ def test_a_list_that_another_computer_has_open_is_read_but_not_worked_on(
     assert again.state("case-0001") in (CaseState.ADAPTED, CaseState.FLAGGED)
     with pytest.raises(ListError, match="reading-room-7"):
         list(work_on_list(again, segmenter))
-    again.position = "case-0002"
+    again.choose(position="case-0002")
     again.close()
     lock.unlink()
     assert CaseList.load(cases.folder).position is None
