@@ -70,7 +70,6 @@ def shift(
                     typical = "" if layer.typical is None else f", typically {layer.typical:.3f}"
                     ratio = f"variance × {layer.variance_ratio:.2f}"
                     console.say(f"  {layer.name}: {layer.mean:.3f}{typical}; {ratio}")
-                figures = {layer.name: asdict(layer) for layer in found.per_layer}
                 rows.append(
                     {
                         "scan": name,
@@ -79,10 +78,7 @@ def shift(
                         "words": found.words,
                         "nearer_at_home": found.calibrated,
                         "distance": found.distance,
-                        "layers": {
-                            name: {k: v for k, v in figure.items() if k != "name"}
-                            for name, figure in figures.items()
-                        },
+                        "layers": {one.pop("name"): one for one in map(asdict, found.per_layer)},
                     }
                 )
         except (ScanError, ShiftError) as error:

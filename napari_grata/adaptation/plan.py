@@ -82,24 +82,17 @@ def _numbered(part: str, scan: Scan) -> list[int]:
     """Flat numbers of one ``10-20``, ``7`` or ``3:10-20``."""
     leading = tuple(scan.leading_shape) or (1,)
     *front, last = part.split(":")
-    axes: list[list[int]]
-    if len(leading) == 1:
-        if front:
-            raise SlicesError(f"“{part}” names a time point, but this scan is no time series.")
-        axes = [_axis(last, leading[0], "slice", part)]
-    elif len(front) > len(leading) - 1:
+    if front and len(leading) == 1:
+        raise SlicesError(f"“{part}” names a time point, but this scan is no time series.")
+    if len(front) >= len(leading):
         raise SlicesError(f"“{part}” has too many colons; write time:slice, such as 3:10-20.")
-    else:
-        axes = [list(range(size)) for size in leading[: len(leading) - 1 - len(front)]]
-        for text, size in zip(front, leading[len(axes) :], strict=False):
-            axes.append(_axis(text, size, "time point", part))
-        axes.append(_axis(last, leading[-1], "slice", part))
-    positions: list[tuple[int, ...]] = [()]
-    for axis in axes:
-        positions = [(*position, number) for position in positions for number in axis]
-    if not tuple(scan.leading_shape):
-        return [0 for _ in positions][:1]
-    return [int(scan.slice_index(position)) for position in positions]
+    axes = [list(range(size)) for size in leading[: -1 - len(front)]]
+    for text, size in zip(front, leading[len(axes) : -1], strict=True):
+        axes.append(_axis(text, size, "time point", part))
+    axes.append(_axis(last, leading[-1], "slice", part))
+    if not scan.leading_shape:
+        return [0]
+    return [int(scan.slice_index(position)) for position in itertools.product(*axes)]
 
 
 def _axis(text: str, size: int, what: str, part: str) -> list[int]:

@@ -51,11 +51,8 @@ def adapt(
     method: str = "careful",
     *,
     settings: Settings | None = None,
-    slices: Sequence[int] | str | None = None,
-    region: Region | None = None,
     seed: int | None = None,
-    folder: str | Path | None = None,
-    source_masks: Mapping[int, np.ndarray] | None = None,
+    **options: Any,
 ) -> Iterator[Record]:
     """Adapt a segmenter to a scan and hand out a record for each step.
 
@@ -69,17 +66,10 @@ def adapt(
         ``batch-norm``, ``source``.
     settings : Settings, optional
         In place of a preset.
-    slices : sequence of int or str, optional
-        Flat slice numbers from 0, or text as `parse_slices` reads it; all by default. Worked on
-        in this order.
-    region : (row0, col0, row1, col1), optional
-        Rectangle in displayed pixels, half-open: only this part is seen and changed.
     seed : int, optional
         In place of the settings' seed.
-    folder : path, optional
-        Where to leave a run folder; a new name is found if it is not empty.
-    source_masks : mapping of int to ndarray, optional
-        Source label maps that are there already, by slice.
+    **options
+        ``slices``, ``region``, ``folder`` and others of `AdaptationRun`.
 
     Returns
     -------
@@ -96,15 +86,7 @@ def adapt(
     chosen = settings if settings is not None else preset(method).settings
     if seed is not None:
         chosen = chosen.but(seed=seed)
-    run = AdaptationRun(
-        segmenter,
-        scan,
-        chosen,
-        slices=slices,
-        region=region,
-        folder=folder,
-        source_masks=source_masks,
-    )
+    run = AdaptationRun(segmenter, scan, chosen, **options)
 
     def stream() -> Iterator[Record]:
         try:
@@ -122,8 +104,17 @@ class AdaptationRun:
 
     Parameters
     ----------
-    segmenter, scan, settings, slices, region, folder, source_masks
+    segmenter, scan, settings
         As for `adapt`.
+    slices : sequence of int or str, optional
+        Flat slice numbers from 0, or text as `parse_slices` reads it; all by default. Worked on
+        in this order.
+    region : (row0, col0, row1, col1), optional
+        Rectangle in displayed pixels, half-open: only this part is seen and changed.
+    folder : path, optional
+        Where to leave a run folder; a new name is found if it is not empty.
+    source_masks : mapping of int to ndarray, optional
+        Source label maps that are there already, by slice.
     start : Snapshot, optional
         The `state` of an earlier run with the same model and settings, from which this one goes
         on in place of the source model (its step 0, which resets go back to).

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,10 +315,6 @@ def _distance(percentile: float) -> Callable[[Region, Region], Figure]:
     return measure
 
 
-def _in_a_picture(region: Region) -> bool:
-    return region.picture
-
-
 AREA, VOLUME = "Area", "Volume"
 QUANTITIES = (
     Quantity(
@@ -340,13 +337,13 @@ QUANTITIES = (
         "Vertical diameter",
         "vertical ⌀",
         "Extent from top to bottom.",
-        _diameter("height", _in_a_picture),
+        _diameter("height", attrgetter("picture")),
     ),
     Quantity(
         "Horizontal diameter",
         "horizontal ⌀",
         "Extent from left to right.",
-        _diameter("width", _in_a_picture),
+        _diameter("width", attrgetter("picture")),
     ),
     Quantity(
         "Vertical {inner}-to-{outer} ratio",
