@@ -108,17 +108,22 @@ class CaseList(CaseStore):
         identity = identity_of(roots)
         place = list_folder(given) if folder is None else Path(folder).expanduser()
         with _opening:
-            anew = False
-            if (place / STORE_FILE).exists():
-                try:
-                    known = cls.load(place)
-                except BeyondReadingError:
-                    anew = True
-                else:
-                    known._go_on(identity, roots)
-                    return known
-            found = [(path,) for path in sources_of(roots)]
-            return cls._made(place, identity, roots, found, anew=anew)
+            known, beyond = cls._known(place)
+            if known is None:
+                found = [(path,) for path in sources_of(roots)]
+                return cls._made(place, identity, roots, found, anew=beyond)
+            known._go_on(identity, roots)
+            return known
+
+    @classmethod
+    def _known(cls, place: Path) -> tuple[CaseList | None, bool]:
+        """Return the list that lies in a place, or whether there is one beyond reading."""
+        if os.path.realpath(place) not in _open and not (place / STORE_FILE).exists():
+            return None, False
+        try:
+            return cls.load(place), False
+        except BeyondReadingError:
+            return None, True
 
     def _go_on(self, identity: str, roots: Sequence[Path]) -> None:
         if self.identity not in (identity, ""):
@@ -484,15 +489,9 @@ def case_of_scan(scan: Scan) -> CaseList:
     paths = [scan.slice_path(index) for index in range(scan.n_slices)]
     sources = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths if path))
     with _opening:
-        known = _open.get(os.path.realpath(place))
-        anew = False
-        if known is None and (place / STORE_FILE).exists():
-            try:
-                known = CaseList.load(place)
-            except BeyondReadingError:
-                anew = True
+        known, beyond = CaseList._known(place)
         if known is None:
-            return CaseList._made(place, identity, [], [sources], anew=anew, wait=True)
+            return CaseList._made(place, identity, [], [sources], anew=beyond, wait=True)
         if known.cases[0].sources != sources and known.writable:
             with contextlib.suppress(ListError):
                 known._add_cases(numbered([sources], 1, []))

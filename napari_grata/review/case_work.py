@@ -28,7 +28,7 @@ from napari_grata.scans.files import (
 from .case_store import packed, unpacked
 from .cases import CaseSummary, EditVersion, ListError
 from .compare import change_and_picture
-from .final_masks import CaseMasks, mask_digest
+from .final_masks import CaseMasks, as_labels, mask_digest
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -171,8 +171,7 @@ class CaseWork:
             )
         if stack.size and not 0 <= int(stack.min()) <= int(stack.max()) <= 65535:
             raise ListError("The mask's values do not lie between 0 and 65535.")
-        small = not stack.size or int(stack.max()) <= 255
-        labels = np.ascontiguousarray(stack, dtype=np.uint8 if small else np.uint16)
+        labels = as_labels(stack)
         with self._mutex:
             summary, picture = self._with_drawing(labels, scan, base)
             version = self._list.add_edit(self.key, labels, base, fingerprint(scan), summary)

@@ -66,10 +66,15 @@ COLUMNS = (
 )
 
 
+def as_labels(mask: np.ndarray) -> np.ndarray:
+    """Return label values 0 … 65535 in the smallest type that holds them, contiguous."""
+    small = mask.size == 0 or int(mask.max()) <= 255
+    return np.ascontiguousarray(mask, dtype=np.uint8 if small else np.uint16)
+
+
 def mask_digest(mask: np.ndarray) -> str:
     """Return a fingerprint of a label map or stack: 16 hexadecimal digits."""
-    small = mask.size == 0 or int(mask.max()) <= 255
-    plain = np.ascontiguousarray(mask, dtype=np.uint8 if small else np.uint16)
+    plain = as_labels(mask)
     found = hashlib.sha256(repr(plain.shape).encode())
     found.update(plain.data)
     return found.hexdigest()[:16]
