@@ -376,7 +376,8 @@ class AdaptationRun:
         """
         with self._lock:
             if not self.active:
-                self.past.take(step, masks)
+                told = {"taken": step, "taken_slices": len(masks), "chosen": []}
+                self.past.lay_over("taken", masks, **told)
             self.taken = step
             self._lay_over({}, ())
             self.adapted_masks.update(masks)
@@ -405,7 +406,7 @@ class AdaptationRun:
         if self.active:
             raise RunError("This run is going on; wait for its end before masks are chosen.")
         with self._lock:
-            self.past.choose(masks, chosen)
+            self.past.lay_over("chosen", masks, chosen=list(chosen))
             self._lay_over(masks, chosen)
             self._rest()
 

@@ -36,7 +36,7 @@ from pydantic import TypeAdapter
 from napari_grata.scans.sqlite_file import cause, connect, seal
 
 from .corrections import Corrections
-from .records import ChosenInfo, Record, RunInfo
+from .records import Record, RunInfo
 
 if TYPE_CHECKING:
     from .methods.base import Snapshot
@@ -255,23 +255,15 @@ class RunStore(Sequence[Record]):
             with self._transaction():
                 self._put_info(**changes)
 
-    def take(self, step: int, masks: Mapping[int, np.ndarray]) -> None:
-        """Keep masks of an earlier state, in place of any that were kept before."""
-        if not self.begun:
-            return
-        with self._transaction():
-            self._connection.execute("DELETE FROM masks WHERE kind = 'taken'")
-            self._put_masks("taken", masks)
-            self._put_info(taken=step, taken_slices=len(masks), chosen=[])
-
-    def choose(self, masks: Mapping[int, np.ndarray], chosen: Sequence[ChosenInfo]) -> None:
-        """Keep masks that were chosen, with how, in place of any that were kept before."""
-        if not self.begun:
-            return
-        with self._transaction():
-            self._connection.execute("DELETE FROM masks WHERE kind = 'chosen'")
-            self._put_masks("chosen", masks)
-            self._put_info(chosen=list(chosen))
+    def lay_over(
+        self, kind: Literal["taken", "chosen"], masks: Mapping[int, np.ndarray], **changes: Any
+    ) -> None:
+        """Keep masks in place of any of their kind, with entries of `RunInfo` that say how."""
+        if self.begun:
+            with self._transaction():
+                self._connection.execute("DELETE FROM masks WHERE kind = ?", (kind,))
+                self._put_masks(kind, masks)
+                self._put_info(**changes)
 
     def masks(
         self, kind: Literal["source", "taken", "chosen", "correction"]

@@ -19,7 +19,7 @@ from napari_grata.segmenters.segmenter import OutOfMemoryError, Prediction, memo
 
 from .corrections import Corrections
 from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, mean_entropy
-from .methods.base import Method, Output, Snapshot, StepRecord, method_for
+from .methods.base import Output, Snapshot, StepRecord, method_for
 from .normalisation import is_blank
 from .objectives import Supervision
 from .plan import Region, RunError
@@ -86,7 +86,7 @@ class Stepper:
         self._corrections = corrections if settings.scribble != "none" else None
         self.start: np.ndarray | None = None
         self._said: dict[int, torch.Tensor] = {}
-        self._looking = threading.Lock()
+        self._looking = threading.RLock()
         self._prepared: Prepared | None = None
         self._images: dict[int, torch.Tensor] = {}
         self._make()
@@ -195,13 +195,9 @@ class Stepper:
             return None, None
         if untaught:
             # Drawn outside the region: the model never sees it, and the rest is not to teach.
-            output = self._with_room(
-                lambda: self._method, lambda: self._method.predict(prepared.image), self._move
-            )
+            output = self._with_room(lambda: self._method.predict(prepared.image))
             return None, self._prediction(output, prepared)
-        record = self._with_room(
-            lambda: self._method, lambda: self._method.step(prepared.image, supervision), self._move
-        )
+        record = self._with_room(lambda: self._method.step(prepared.image, supervision))
         return record, self._prediction(Output(record.logits, record.probabilities), prepared)
 
     def _step_on_batch(
@@ -229,9 +225,7 @@ class Stepper:
                 for one in images
             ]
             record = self._with_room(
-                lambda: self._method,
-                lambda: self._method.step_on_batch(torch.cat(alike), supervision),
-                self._move,
+                lambda: self._method.step_on_batch(torch.cat(alike), supervision)
             )
         if record is None or is_blank(first.image):
             return record, None
@@ -258,13 +252,12 @@ class Stepper:
 
     def _look(self, image: torch.Tensor, theta: np.ndarray | None) -> Output:
         def look() -> Output:
-            viewer = self._viewer
             if theta is not None:
-                viewer.load_theta(torch.from_numpy(theta))
-            return viewer.predict(image)
+                self._viewer.load_theta(torch.from_numpy(theta))
+            return self._viewer.predict(image)
 
         with self._looking:
-            return self._with_room(lambda: self._viewer, look, self._move_viewer)
+            return self._with_room(look, viewing=True)
 
     def _supervision(self, prepared: Prepared) -> Supervision | None:
         """Return what the reviewer's corrections of a slice teach, if there are any."""
@@ -304,13 +297,12 @@ class Stepper:
 
     # -- memory ----------------------------------------------------------------------------
 
-    def _with_room(
-        self, worker: Callable[[], Method], work: Callable[[], _Result], move: Callable[[], None]
-    ) -> _Result:
+    def _with_room(self, work: Callable[[], _Result], *, viewing: bool = False) -> _Result:
         """Do some work; when memory runs out, make room and do it again.
 
-        First the views run one by one, then the CPU takes over from the worker. A step that
-        failed has put its state back, so that it can be taken again.
+        First the views run one by one, then the CPU takes over from the model that learns, or
+        from the one that only looks. A step that failed has put its state back, so that it can be
+        taken again.
         """
         while True:
             methods = self._method, self._viewer
@@ -323,7 +315,7 @@ class Stepper:
                 if any(method.objectives.batch_views for method in methods):
                     for method in methods:
                         method.objectives.batch_views = False
-                elif worker().device.type == "cpu":
+                elif methods[viewing].device.type == "cpu":
                     with memory_in_words(TO_ADAPT):
                         raise
                 else:
@@ -332,7 +324,7 @@ class Stepper:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if moves:
-                move()
+                (self._move_viewer if viewing else self._move)()
 
     def _move(self) -> None:
         """Let the CPU go on, from the state that the learning model is in."""
@@ -494,13 +486,7 @@ class VolumeStepper(Stepper):
             self._kept = None
             image = self._hold(slice_index).image[None]
             self._reader.check_memory(image.shape[2:], ANSWERS)
-
-            def look() -> Output:
-                if theta is not None:
-                    self._viewer.load_theta(torch.from_numpy(theta))
-                return self._viewer.predict(image)
-
-            output = self._with_room(lambda: self._viewer, look, self._move_viewer)
+            output = self._look(image, theta)
             logits = None
             if output.is_finite:
                 maps = output.probabilities[0].cpu()

@@ -346,17 +346,15 @@ class CaseStore:
 
     # -- the rest ------------------------------------------------------------------------------
 
-    def _add(self, rows: Sequence[Row], drawing: bytes | None = None) -> None:
-        """Add rows, all of them or none; may raise ListError."""
+    def _write(self, rows: Sequence[Row] = (), **more: Any) -> None:
+        """Write as `ListFile.write` does, where this program may; may raise ListError."""
         if not self.writable:
             raise ListError(str(self.read_only))
-        self._file.write(rows, drawing=drawing)
+        self._file.write(rows, **more)
 
     def keep(self, name: str, value: Any) -> None:
         """Keep a value under a name, in place of an earlier one; may raise ListError."""
-        if not self.writable:
-            raise ListError(str(self.read_only))
-        self._file.write(choices={name: value})
+        self._write(choices={name: value})
 
     def _add_cases(
         self, cases: Sequence[Case], *, roots: Sequence[Path] = (), identity: str = ""
@@ -365,10 +363,10 @@ class CaseStore:
         rows: list[Row] = [
             ("cases", (case.key, _texts(case.sources), case.title)) for case in cases
         ]
-        self._add(rows + ([("lists", (identity, _texts(roots), _NOTE))] if roots else []))
+        self._write(rows + ([("lists", (identity, _texts(roots), _NOTE))] if roots else []))
 
     def add_summary(self, key: str, summary: CaseSummary) -> None:
-        self._add([_summary_row(key, summary)])
+        self._write([_summary_row(key, summary)])
 
     def add_edit(
         self, key: str, stack: np.ndarray, base: str, scan: str, summary: CaseSummary | None
@@ -378,7 +376,8 @@ class CaseStore:
         with self._file.writer:
             number = max(self.edits.get(key, ()), default=0) + 1
             row: Row = ("edits", (key, number, now(), base, scan, sha256(data).hexdigest()))
-            self._add([row, *([_summary_row(key, summary)] if summary else [])], data)
+            rows = [row, *([_summary_row(key, summary)] if summary else [])]
+            self._write(rows, drawing=data)
             return number
 
     def drawing(self, edit: EditVersion) -> np.ndarray | None:
