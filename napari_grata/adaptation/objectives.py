@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +31,6 @@ ACTIVATIONS = ("sigmoid", "softmax")
 SCRIBBLE = "scribble"
 NOISE_DEVIATION = 0.1
 _STRIDE = 32  # what a halved image is padded to, so that networks of stride 32 take it
-
-
-class _WithHeads(Protocol):
-    heads: Sequence[str]
-
-    def forward_head(self, x: Tensor, head: str) -> Tensor: ...
 
 
 def probabilities(logits: Tensor, activation: str) -> Tensor:
@@ -473,7 +467,9 @@ class Objectives:
         return torch.stack(losses).sum() / images.shape[0]
 
     def _head(self, x: Tensor, head: str) -> Tensor:
-        return cast(_WithHeads, self.network).forward_head(x, head)
+        network: Any = self.network
+        logits: Tensor = network.forward_head(x, head)
+        return logits
 
     def strong(self, images: Tensor) -> Tensor:
         """Return a strong view of images (B, C, H, W), which are not written to."""

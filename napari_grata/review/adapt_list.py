@@ -46,13 +46,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A sentence about what takes time now."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Start:
     """The adapted model that a case begins with, and whose it was."""
 
@@ -62,7 +55,8 @@ class Start:
     step: int
 
 
-Item = Stage | Record | CaseSummary
+Item = str | Record | CaseSummary
+"""Of work on a case: a sentence about what takes time now, a step, or what it came to."""
 
 
 def work_on_case(
@@ -200,7 +194,7 @@ def _work(
         raise RunError(problem)
     if not case.sources:
         raise RunError("This scan came from no file; adapt it where it is open.")
-    yield Stage(f"Opening case {case.number} …")
+    yield f"Opening case {case.number} …"
     scan = open_scan(case.sources[0] if len(case.sources) == 1 else list(case.sources))
     misfit = segmenter.fits(scan)
     if misfit is not None:
@@ -218,9 +212,9 @@ def _work(
         before = _previous_end(caselist, case, segmenter, settings)
     shift = None
     if segmenter.card.shift is not None:
-        yield Stage(f"Looking how far case {case.number} is from the source centre …")
+        yield f"Looking how far case {case.number} is from the source centre …"
         shift = _shift(segmenter, scan)
-    yield Stage(f"Adapting to case {case.number} …")
+    yield f"Adapting to case {case.number} …"
     run = _resumed(work, segmenter, scan, settings, before)
     if run is None:
         folder = work.new_run_folder()

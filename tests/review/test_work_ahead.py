@@ -19,7 +19,6 @@ from PIL import Image
 
 from napari_grata.adaptation import AdaptationRun, Record, Settings, reopen
 from napari_grata.review.adapt_list import (
-    Stage,
     in_words,
     keep_run,
     needs_work,
@@ -97,7 +96,7 @@ def test_every_case_gets_a_run_a_summary_and_a_picture_of_its_own(
         case.key for case in cases.cases
     ]
     assert sum(isinstance(item, Record) for _, item in items) == 9
-    assert all(item.text for _, item in items if isinstance(item, Stage))
+    assert any(isinstance(item, str) for _, item in items)
     for case in cases.cases:
         run = alone(cases, case.key, segmenter)
         assert same_masks(masks(cases, case.key), run.adapted_masks)
