@@ -39,12 +39,13 @@ from napari_grata.widgets.scan_layer import (
     take_own_units,
     take_units,
 )
-from napari_grata.widgets.session import Session, Sessions, UndoStack
+from napari_grata.widgets.session import Session, Sessions
 from napari_grata.widgets.slice_figures import SliceFigures
 from napari_grata.widgets.state import Facts
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.tasks import Region
 from napari_grata.widgets.theme import ThemeColours, theme_colours
+from napari_grata.widgets.undo import UndoStack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -27,8 +27,9 @@ from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, button, choice, column, column_in, later, row
 from napari_grata.widgets.reviewed import Masks
-from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
+from napari_grata.widgets.session import Session
 from napari_grata.widgets.settings_form import TEACHING, SettingsForm
+from napari_grata.widgets.undo import MaskSnapshot, Undoable
 
 CASE, REST = "case", "rest"
 ROLES = (

@@ -147,7 +147,7 @@ class _Plot:
 
     def __init__(self, canvas: pg.GraphicsLayoutWidget, row: int, *, steps_below: bool) -> None:
         self._canvas = canvas
-        self._fixed = self._dimmed = False
+        self._dimmed = False
         self._plot = canvas.addPlot(row=row, col=0, axisItems={"bottom": WholeSteps("bottom")})
         self.box = self._plot.getViewBox()
         self.box.setMouseEnabled(x=False, y=False)

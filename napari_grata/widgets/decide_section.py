@@ -35,8 +35,8 @@ from napari_grata.widgets.qt_parts import (
     notify,
     row,
 )
-from napari_grata.widgets.session import Undoable
 from napari_grata.widgets.theme import ThemeColours, mark, tip
+from napari_grata.widgets.undo import Undoable
 
 if TYPE_CHECKING:
     from napari_grata.review.cases import DecidedMask, Decision

@@ -39,8 +39,9 @@ from napari_grata.widgets.methods_table import MethodsTable, figures_of, steps_o
 from napari_grata.widgets.methods_tasks import dice_of_all, keep_result, run_methods, saved_result
 from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, notify
 from napari_grata.widgets.scan_layer import alive, camera_of, free_name
-from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
+from napari_grata.widgets.session import Session
 from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.undo import MaskSnapshot, Undoable
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings

@@ -19,9 +19,10 @@ from napari_grata.widgets.context import Context
 from napari_grata.widgets.curves import ABOUT, PAIRS, Curves
 from napari_grata.widgets.mask_layer import SliceLayer
 from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in
-from napari_grata.widgets.session import MaskSnapshot, Session, Undoable
+from napari_grata.widgets.session import Session
 from napari_grata.widgets.slice_figures import AreaUnit, pixel_area
 from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.undo import MaskSnapshot, Undoable
 
 CACHE_BYTES = 48 * 2**20
 RESULT = -1

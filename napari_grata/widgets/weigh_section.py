@@ -24,9 +24,10 @@ from napari_grata.scans.scan import counted
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import LineList, Sentence, button, column, row
-from napari_grata.widgets.session import Session, Undoable
+from napari_grata.widgets.session import Session
 from napari_grata.widgets.state import chosen_words
 from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.undo import Undoable
 from napari_grata.widgets.weigh_picture import WeighPicture
 from napari_grata.widgets.weigh_tasks import (
     Changed,

@@ -16,7 +16,8 @@ from qtpy.QtWidgets import QApplication
 
 from napari_grata.adaptation.uncertainty import KINDS as MEASURED
 from napari_grata.segmenters import Card, Structure
-from napari_grata.widgets.overlays import WAYS, dashed, outlines
+from napari_grata.widgets.lines import dashed, outlines
+from napari_grata.widgets.overlays import WAYS
 from napari_grata.widgets.scan_layer import camera_of, canvases, grid_of, remove_layers
 from napari_grata.widgets.uncertainty import KINDS
 

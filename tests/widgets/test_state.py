@@ -11,8 +11,9 @@ from napari.components import ViewerModel
 
 from napari_grata.scans import scan_from_array
 from napari_grata.segmenters import Card, Structure
-from napari_grata.widgets.session import MaskSnapshot, Session, Undoable, UndoStack
+from napari_grata.widgets.session import Session
 from napari_grata.widgets.state import Facts, Step, dock_state
+from napari_grata.widgets.undo import MaskSnapshot, Undoable, UndoStack
 
 BRAIN = Facts(scan="case_017", model="Brain T1", method="Careful", total=53)
 ADAPTED = Facts(
