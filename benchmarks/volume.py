@@ -5,6 +5,9 @@ each: the memory above that of the shorter one is what grows with the number of 
 the volume itself are part of it (1 MiB and 23 MiB for 160 slices).
 
     python benchmarks/volume.py
+    python benchmarks/volume.py --structures 50 --side 256 --slices 64 256 --methods careful
+
+With ``--structures`` the model is a made-up one that tells so many structures apart (softmax).
 """
 
 from __future__ import annotations
@@ -22,18 +25,16 @@ from typing import Any
 
 import numpy as np
 
-SIDE = 192
 
-
-def make_volume(slices: int, folder: Path) -> Path:
+def make_volume(slices: int, side: int, folder: Path) -> Path:
     """Write a head of three tissues, as a compressed NIfTI file."""
     import nibabel as nib
 
     rng = np.random.default_rng(0)
     z, y, x = np.meshgrid(
         np.linspace(-1.1, 1.1, slices),
-        np.linspace(-1.1, 1.1, SIDE),
-        np.linspace(-1.1, 1.1, SIDE),
+        np.linspace(-1.1, 1.1, side),
+        np.linspace(-1.1, 1.1, side),
         indexing="ij",
     )
     radius = np.sqrt(z**2 + y**2 + (1.2 * x) ** 2)
@@ -53,14 +54,43 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def work(path: Path, method: str) -> dict[str, Any]:
+def made_up(structures: int) -> Any:
+    """Return a segmenter of so many structures: shades of grey, one after the other."""
+    import torch
+    from torch import nn
+
+    from napari_grata.segmenters import Card, Segmenter, Structure
+    from napari_grata.segmenters.card import structure_colours
+
+    colours = enumerate(structure_colours(structures), 1)
+    card = Card(
+        name="made-up",
+        title="Made up",
+        structures=tuple(Structure(f"structure {n}", colour, n) for n, colour in colours),
+        activation="softmax",
+        channels=1,
+        modality="T1",
+        dimensions=3,
+    )
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, card.outputs, 1),
+    )
+    return Segmenter(card, network, device="cpu")
+
+
+def work(path: Path, method: str, structures: int) -> dict[str, Any]:
     """Segment and adapt one volume; returns seconds and MiB."""
     from napari_grata import load_segmenter, open_scan
     from napari_grata.adaptation import AdaptationRun
     from napari_grata.adaptation.settings import preset
 
     scan = open_scan(path)
-    segmenter = load_segmenter("brain-tissue-t1", device="cpu")
+    known = not structures
+    segmenter = load_segmenter("brain-tissue-t1", "cpu") if known else made_up(structures)
     loaded = peak()
     began = time.perf_counter()
     masks = {found.slice_index: found.label_map for found in segmenter.predict(scan)}
@@ -86,23 +116,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run each volume in a process of its own and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--slices", type=int, nargs="+", default=[40, 160])
+    parser.add_argument("--side", type=int, default=192)
+    parser.add_argument("--structures", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=["as-published", "careful"])
     parser.add_argument("--one", nargs=2, metavar=("FILE", "METHOD"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.one:
-        print(json.dumps(work(Path(options.one[0]), options.one[1])))
+        print(json.dumps(work(Path(options.one[0]), options.one[1], options.structures)))
         return
     print(
         "| slices | method | source s | adapting s | ms a slice | MiB with the model loaded "
         "| MiB at most, source | MiB at most |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    command = [sys.executable, __file__, "--structures", str(options.structures)]
     with tempfile.TemporaryDirectory() as folder:
         for slices in options.slices:
-            path = make_volume(slices, Path(folder))
+            path = make_volume(slices, options.side, Path(folder))
             for method in options.methods:
                 done = subprocess.run(
-                    [sys.executable, __file__, "--one", str(path), method],
+                    [*command, "--one", str(path), method],
                     capture_output=True,
                     text=True,
                     check=False,

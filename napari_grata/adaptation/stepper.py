@@ -274,7 +274,10 @@ class Stepper:
     def _said_of(self, slice_index: int, image: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of a slice before anything was taught."""
         if slice_index not in self._said:
-            self._said[slice_index] = self._look(image, self.start).probabilities
+            said = self._look(image, self.start).probabilities
+            if said.numel() * said.element_size() * (len(self._said) + 1) > IMAGE_BYTES:
+                self._said.clear()
+            self._said[slice_index] = said
         return self._said[slice_index]
 
     def _only_corrections_teach(self, slice_index: int) -> bool:

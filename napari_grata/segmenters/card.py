@@ -6,6 +6,7 @@ no torch, so that models can be listed and matched to scans at once.
 
 from __future__ import annotations
 
+import colorsys
 import os
 import re
 from collections import Counter
@@ -367,6 +368,17 @@ def _structures(structures: tuple[Structure, ...], activation: str | None) -> It
             inside = above.get(inside)
         if one.name in seen:
             yield f"{one.name} lies inside itself, by way of {one.inside}."
+
+
+def structure_colours(count: int) -> Iterator[str]:
+    """Colours that are told apart: the known ones, then round the circle."""
+    for number in range(count):
+        if number < len(COLOURS):
+            yield COLOURS[number]
+        else:
+            light, rich = 0.35 + 0.2 * (number % 3), (1.0, 0.5)[number // 3 % 2]
+            tones = colorsys.hls_to_rgb(number * 0.618 % 1, light, rich)
+            yield "#" + "".join(f"{round(255 * tone):02X}" for tone in tones)
 
 
 def structure_mask(card: Card, label_map: np.ndarray, structure: Structure | str) -> np.ndarray:

@@ -18,7 +18,7 @@ import yaml
 
 from napari_grata.scans.files import sha256_of, write_bytes
 
-from .card import Card, CardLoader, Structure, write_card
+from .card import Card, CardLoader, Structure, structure_colours, write_card
 from .card_fields import ModelError, shortened
 from .checkpoint import read_checkpoint, state_dict
 from .exported import TorchScriptFolder
@@ -32,7 +32,6 @@ from .loaders import (
     register_loader,
     write_model,
 )
-from .nnunet import structure_colours
 
 if TYPE_CHECKING:
     from torch import nn

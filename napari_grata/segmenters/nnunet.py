@@ -9,19 +9,18 @@ plans say, and the weights of all folds as safetensors. How a scan is read by it
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.scans.files import sha256_of
 
-from .card import COLOURS, Card, Structure
+from .card import Card, Structure, structure_colours
 from .card_fields import ModelError
 from .checkpoint import WeightsError, read_checkpoint
 from .factory import build_network
@@ -521,16 +520,6 @@ def _container(name: str, parts: Mapping[str, tuple[int, ...]]) -> str | None:
     own = set(parts[name])
     around = [other for other, part in parts.items() if own < set(part)]
     return min(around, key=lambda other: len(parts[other]), default=None)
-
-
-def structure_colours(count: int) -> Iterator[str]:
-    """Colours that are told apart: the known ones, then round the circle."""
-    for number in range(count):
-        if number < len(COLOURS):
-            yield COLOURS[number]
-        else:
-            tones = colorsys.hls_to_rgb(number * 0.618 % 1, 0.35 + 0.2 * (number % 3), 0.7)
-            yield "#" + "".join(f"{round(255 * tone):02X}" for tone in tones)
 
 
 def _plain(value: Any) -> Any:

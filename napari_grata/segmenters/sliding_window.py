@@ -116,7 +116,8 @@ class SlidingWindow(nn.Module):
             weight[inside] += weights
         assert total is not None
         assert weight is not None
-        return total / weight
+        total /= weight  # in place: of many structures a second one is gigabytes
+        return total
 
     def _mirrored(self, x: Tensor, mirror: Sequence[int]) -> Tensor:
         axes = [axis + 2 for axis in mirror]

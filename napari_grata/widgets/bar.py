@@ -6,12 +6,23 @@ from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QLineEdit,
+    QProgressBar,
+    QScrollArea,
+    QToolButton,
+    QWidget,
+)
 
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import Sentence, button, column_in, line_in
 from napari_grata.widgets.state import DockState, NextStep
 from napari_grata.widgets.theme import mark, swatch
+
+#: From so many structures on they are searched for, in a list that scrolls.
+MANY = 9
+_LIST_HEIGHT = 76
 
 
 class ProgressLine(QWidget):
@@ -70,15 +81,26 @@ class ProgressLine(QWidget):
 class Legend(QWidget):
     """The structures with their colours: a click hides or shows one, or chooses the brush.
 
-    While the user paints, a click chooses what the brush paints; *Background* erases.
+    While the user paints, a click chooses what the brush paints; *Background* erases. Many
+    structures scroll, below a line to search them by name.
     """
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._lines = QVBoxLayout(self)
-        self._lines.setContentsMargins(0, 0, 0, 0)
-        self._lines.setSpacing(4)
+        self.search = QLineEdit()
+        self.search.setPlaceholderText("find a structure")
+        self.search.setAccessibleName("Find a structure")
+        self.search.setClearButtonEnabled(True)
+        self.search.textChanged.connect(self._show)
+        self._names = QWidget()
+        self._lines = column_in(self._names)
+        self._lines.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._area = QScrollArea()
+        self._area.setWidget(self._names)
+        self._area.setWidgetResizable(True)
+        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        column_in(self, self.search, self._area)
         self._arranged: list[list[QToolButton]] = []
         self.chips: dict[int, QToolButton] = {}
         context.session_changed.connect(self._fill)
@@ -96,7 +118,7 @@ class Legend(QWidget):
         card = entry.card if entry is not None else None
         structures = [(s.value, s.name, s.colour) for s in card.structures] if card else []
         for value, name, colour in [*structures, (0, "Background", "")]:
-            chip = QToolButton(self)
+            chip = QToolButton(self._names)
             chip.setText(name)
             chip.setIconSize(QSize(12, 12))
             if colour:
@@ -105,6 +127,9 @@ class Legend(QWidget):
             chip.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             chip.clicked.connect(partial(self._clicked, value))
             self.chips[value] = chip
+        self._many = len(structures) >= MANY
+        self.search.setVisible(self._many)
+        self.search.clear()
         self._show()
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
@@ -115,14 +140,15 @@ class Legend(QWidget):
     def _arrange(self) -> None:
         """Put the chips that are in use on as few lines as hold them."""
         lines: list[list[QToolButton]] = [[]]
-        room = self.width()
+        bar = self._area.verticalScrollBar() if self._many else None
+        whole = room = self.width() - (bar.sizeHint().width() if bar is not None else 0)
         for chip in self.chips.values():
             if chip.isHidden():
                 continue
             wide = chip.sizeHint().width() + self._lines.spacing()
             if lines[-1] and wide > room + self._lines.spacing():
                 lines.append([])
-                room = self.width()
+                room = whole
             lines[-1].append(chip)
             room -= wide
         if lines == self._arranged:
@@ -134,6 +160,8 @@ class Legend(QWidget):
             found: Any = self._lines.itemAt(number)  # lines stay, empty they take no room
             for place, chip in enumerate(chips):
                 found.insertWidget(place, chip)
+        high = self._lines.sizeHint().height()
+        self._area.setFixedHeight(_LIST_HEIGHT if self._many else high)
 
     def _clicked(self, value: int, _checked: bool = False) -> None:
         context = self._context
@@ -150,15 +178,17 @@ class Legend(QWidget):
         session = context.session
         hidden = session.hidden if session is not None else set()
         self.setVisible(session is not None)
+        wanted = self.search.text().strip().casefold()
         for value, chip in self.chips.items():
             name = chip.text()
+            found = wanted in name.casefold()
             if context.painting:
                 words = f"Paint {name}." if value else "Erase."
                 chip.setEnabled(True)
             else:
                 words = f"Show {name}." if value in hidden else f"Hide {name}."
             chip.setToolTip(words)
-            chip.setVisible(bool(value) or context.painting)
+            chip.setVisible(context.painting if not value else found)
             font = chip.font()
             font.setStrikeOut(value in hidden)
             chip.setFont(font)

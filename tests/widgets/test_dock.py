@@ -14,6 +14,7 @@ from PIL import Image
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QScrollArea
 
 from napari_grata.segmenters import registry
+from napari_grata.widgets import bar
 from napari_grata.widgets.dock import WIDTH
 from napari_grata.widgets.state import Step
 
@@ -315,6 +316,24 @@ def test_the_legend_hides_a_structure_and_chooses_the_brush(start: Start, volume
     assert len({chip.y() for chip in chips.values()}) > 1
     user.do("paint")
     assert not user.context.painting
+
+
+def test_many_structures_are_searched_by_name_in_a_list_that_scrolls(
+    start: Start, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = start(volume)
+    user.press(user.dock.adapt.segment_button)
+    user.finish()
+    legend = user.dock.legend
+    assert legend.search.isHidden(), "two structures need no search"
+    monkeypatch.setattr(bar, "MANY", 2)
+    user.context.model_changed.emit()
+    assert not legend.search.isHidden()
+    legend.search.setText(" CU")
+    assert legend.chips[1].isHidden()
+    assert not legend.chips[2].isHidden()
+    user.press(legend.chips[2])
+    assert user.session.hidden == {2}
 
 
 def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
