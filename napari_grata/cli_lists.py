@@ -194,11 +194,18 @@ def models(
 ) -> dict[str, Any]:
     """List the source segmenters, show one, or add one."""
     from napari_grata.segmenters import add_model, card_to_yaml, find_model, list_models
+    from napari_grata.segmenters.card import CARD_FILE, lacking
+    from napari_grata.segmenters.card_fields import HINTS
 
     if add is not None:
         entry = add_model(add)
         console.say(f"Added {entry.name}: {entry.folder}")
-        return {"name": entry.name, "folder": str(entry.folder)}
+        missing = lacking(entry.card) if entry.card is not None else ()
+        if missing:
+            console.say(f"Its card does not say all. Fill in, in {entry.folder / CARD_FILE}:")
+        for field in missing:
+            console.say(f"  {field}: {HINTS[field]}")
+        return {"name": entry.name, "folder": str(entry.folder), "missing": list(missing)}
     if name is not None:
         import yaml
 

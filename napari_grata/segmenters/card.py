@@ -381,6 +381,20 @@ def structure_colours(count: int) -> Iterator[str]:
             yield "#" + "".join(f"{round(255 * tone):02X}" for tone in tones)
 
 
+def lacking(card: Card) -> tuple[str, ...]:
+    """Return which fields a drafted card says nothing of, as `HINTS` names them."""
+    structures = card.structures
+    drafted = any(re.fullmatch(r"structure \d+", one.name) for one in structures)
+    flat = len(structures) > 1 and card.activation == "sigmoid"
+    found = {
+        "structures.name": drafted,
+        "structures.inside": flat and not any(one.inside for one in structures),
+        "source_centre": not card.source_centre or card.source_centre.startswith("not stated"),
+        "licence": not card.licence or card.licence.startswith("not stated"),
+    }
+    return tuple(name for name, missing in found.items() if missing)
+
+
 def structure_mask(card: Card, label_map: np.ndarray, structure: Structure | str) -> np.ndarray:
     """Return where a label map shows a structure, contained structures included.
 

@@ -52,6 +52,8 @@ HINTS = {
     "training_data": "a list of entries with 'name' and 'terms'",
     "results": "a list of figures, each with the 'command' that measured them",
     "weights_sha256": "64 hexadecimal digits (sha256sum weights.safetensors)",
+    "source_centre": "where the scans of the training come from: hospital, device, country",
+    "licence": "the terms on which the model may be used",
     "views": "a list of identity, left-right, up-down, rotation-90, rotation-180, rotation-270",
     "shift": "'field: value' lines, or left out",
     "shift.quantiles": "21 rising distances (0, 5, 10 … 100 % of the scans)",

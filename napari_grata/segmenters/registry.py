@@ -149,6 +149,12 @@ def add_model(path: str | Path) -> ModelEntry:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def remove_model(entry: ModelEntry) -> None:
+    """Take a model out of the user's own; any other is left alone."""
+    if entry.folder.parent == user_models_dir():
+        shutil.rmtree(entry.folder, ignore_errors=True)
+
+
 def _settle(staging: Path, card: Card, user: Path) -> ModelEntry:
     """Move a complete model folder to its place; the same model twice is no error."""
     for entry in list_models():

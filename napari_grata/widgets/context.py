@@ -640,11 +640,12 @@ class Context(QObject):
 
     # --- running ---------------------------------------------------------------------------
 
-    def segment(self) -> None:
-        """Make the source masks."""
+    def segment(self, *, in_view: bool = False) -> None:
+        """Make the source masks; ``in_view``: of the slice in view alone."""
         begun = self.begin()
         if begun is not None:
-            self._segment(*begun)
+            session, entry, slices = begun
+            self._segment(session, entry, [self.in_view()] if in_view else slices)
 
     def _segment(self, session: Session, entry: ModelEntry, slices: list[int]) -> None:
         self.runner.segment(session, entry, self.device, slices, self.region)

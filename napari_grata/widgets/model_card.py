@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
-from qtpy.QtWidgets import QDialog, QLabel, QTextBrowser, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
+    QLabel,
+    QLineEdit,
+    QTableWidget,
+    QTableWidgetItem,
+    QTextBrowser,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_grata.scans import ScanError
+from napari_grata.segmenters.card import CardError, lacking, write_card
+from napari_grata.segmenters.card_fields import HINTS
+from napari_grata.segmenters.registry import ModelEntry, remove_model
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import button, choice, dialog, row
 from napari_grata.widgets.scan_layer import free_name, scan_layers
@@ -152,6 +167,71 @@ def show_card(context: Context) -> QDialog:
     )
     made, _ = dialog(context.widget, card.title if card else "Model", view)
     made.resize(480, 560)
+    made.show()
+    return made
+
+
+def ask_missing(context: Context, entry: ModelEntry, take: Callable[[ModelEntry], None]) -> QDialog:
+    """Open a window that asks for what the card of a model just added lacks, and for no more.
+
+    Parameters
+    ----------
+    context : Context
+    entry : ModelEntry
+        Its card is written anew; cancelled, the model is taken out again.
+    take : callable
+        What is done with the model then.
+    """
+    card = entry.card
+    assert card is not None
+    missing, body, words = lacking(card), QWidget(), QLabel()
+    words.setWordWrap(True)
+    words.setText("The model does not say this of itself. What is left empty is kept as not said.")
+    layout = QVBoxLayout(body)
+    layout.addWidget(words)
+    lines = {"source_centre": "Source centre", "licence": "Terms"}
+    fields = {name: QLineEdit() for name in lines if name in missing}
+    for name, line in fields.items():
+        line.setPlaceholderText(HINTS[name])
+        line.setAccessibleName(lines[name])
+        layout.addWidget(row(lines[name], line, tip=HINTS[name]))
+    columns = ("name", "colour", "inside")
+    table = QTableWidget(len(card.structures), len(columns))
+    table.setHorizontalHeaderLabels(list(columns))
+    table.setAccessibleName("Structures")
+    for number, one in enumerate(card.structures):
+        for place, column in enumerate(columns):
+            table.setItem(number, place, QTableWidgetItem(getattr(one, column) or ""))
+    table.setColumnHidden(columns.index("inside"), card.activation == "softmax")
+    table.setVisible(any(name.startswith("structures") for name in missing))
+    layout.addWidget(table)
+    made, buttons = dialog(context.widget, entry.title, body)
+    ok, cancel = QDialogButtonBox.StandardButton.Ok, QDialogButtonBox.StandardButton.Cancel
+    buttons.setStandardButtons(ok | cancel)
+
+    def cell(number: int, place: int) -> str:
+        found = table.item(number, place)
+        return "" if found is None else found.text().strip()
+
+    def keep() -> None:
+        answers = {name: line.text().strip() for name, line in fields.items()}
+        said: dict[str, Any] = {name: text for name, text in answers.items() if text}
+        try:
+            structures = tuple(
+                replace(one, name=cell(n, 0), colour=cell(n, 1), inside=cell(n, 2) or None)
+                for n, one in enumerate(card.structures)
+            )
+            changed = replace(card, structures=structures, **said)
+            write_card(entry.folder, changed)
+        except (CardError, OSError) as error:
+            words.setText(str(error))
+            return
+        made.accept()
+        take(replace(entry, card=changed))
+
+    buttons.accepted.connect(keep)
+    made.rejected.connect(partial(remove_model, entry))
+    made.resize(420, made.sizeHint().height())
     made.show()
     return made
 

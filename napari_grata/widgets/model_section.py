@@ -14,12 +14,12 @@ from qtpy.QtGui import QColor, QPainter, QPen
 from qtpy.QtWidgets import QFileDialog, QMenu, QSizePolicy, QToolTip, QWidget
 
 from napari_grata.adaptation.shift import why_not
-from napari_grata.segmenters.card import CARD_FILE, WEIGHTS_FILE, ModelError
+from napari_grata.segmenters.card import CARD_FILE, WEIGHTS_FILE, ModelError, lacking
 from napari_grata.segmenters.loaders import WeightsError, loader_for, model_path
-from napari_grata.segmenters.registry import add_model
+from napari_grata.segmenters.registry import ModelEntry, add_model
 from napari_grata.widgets.background import Found, describe
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.model_card import choose_images, show_card
+from napari_grata.widgets.model_card import ask_missing, choose_images, show_card
 from napari_grata.widgets.qt_parts import (
     Sentence,
     ask_folder,
@@ -133,9 +133,21 @@ class ModelSection(QWidget):
         if found.error is not None:
             notify(describe(found.error))
             self._context.fail(describe(found.error), found.details)
+            return
+        known = any(one.folder == found.result.folder for one in self._context.entries)
+        if lacking(found.result.card) and not known:
+            ask_missing(self._context, found.result, self._take)
         else:
-            self._context.reload_models(found.result.name)
-            self._context.say(f"{found.result.title} was added and can be chosen now.")
+            self._take(found.result)
+
+    def _take(self, entry: ModelEntry) -> None:
+        """Choose a model that was added, and show what it says of the slice in view."""
+        context = self._context
+        context.reload_models(entry.name)
+        context.say(f"{entry.title} was added and can be chosen now.")
+        card, scan = entry.card, context.scan
+        if card is not None and scan is not None and card.fits(scan) is None and not context.busy:
+            context.segment(in_view=True)
 
     # --- devices -----------------------------------------------------------------------------
 

@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QComboBox, QInputDialog, QPushButton
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QInputDialog,
+    QLineEdit,
+    QPushButton,
+)
 
 pytest.importorskip("pydicom")
 
+from napari_grata.segmenters.card import load_card
+from napari_grata.segmenters.registry import user_models_dir
 from napari_grata.widgets.state import Step
 from tools.generators.dicom import classic
 from tools.generators.nnunet import DATASET, write_trained
@@ -59,6 +68,18 @@ def test_a_folder_without_series_is_answered_in_words(start: Any, tmp_path: Path
     assert user.context.scan is None
 
 
+def _add(user: Any, trained: Path, press: Any = QDialogButtonBox.StandardButton.Ok) -> None:
+    """Add a model, and answer what its card lacks."""
+    user.dock.model.add([trained])
+    user.wait(lambda: user.dock.findChildren(QDialog))
+    (asked,) = user.dock.findChildren(QDialog)
+    lines = {line.accessibleName(): line for line in asked.findChildren(QLineEdit)}
+    lines["Source centre"].setText("Utrecht")
+    asked.findChild(QDialogButtonBox).button(press).click()
+    user.wait(lambda: not user.dock.findChildren(QDialog))
+    user.finish()
+
+
 def test_images_that_a_model_reads_together_are_chosen_from_the_layers(
     start: Any, tmp_path: Path
 ) -> None:
@@ -76,9 +97,7 @@ def test_images_that_a_model_reads_together_are_chosen_from_the_layers(
         context.add_scan(
             scan_from_array(values.astype(np.float32), spacing=(1, 1, 1), name=f"image {number}")
         )
-    user.dock.model.add([trained])
-    user.wait(lambda: context.entry is not None and "nnU-Net" in context.entry.title)
-    user.settle()
+    _add(user, trained)
     assert not user.dock.model.images_button.isHidden()
     assert "reads 2 images together" in context.facts().misfit
     dialog = choose_images(context)
@@ -115,8 +134,14 @@ def test_from_a_trained_folder_and_a_series_to_a_segmentation(
     dock, context, weigh = user.dock, user.context, user.dock.weigh
     dock.scan.open_series(str(tmp_path / "study"))
     user.wait(lambda: context.scan is not None)
-    dock.model.add([trained])
-    user.wait(lambda: context.entry is not None and "nnU-Net" in context.entry.title)
+    before = context.entry
+    _add(user, trained, QDialogButtonBox.StandardButton.Cancel)
+    assert context.entry is before
+    assert not list(user_models_dir().iterdir()), "what was cancelled is not kept"
+    _add(user, trained)
+    assert context.entry.card.source_centre == "Utrecht"
+    assert load_card(context.entry.folder).source_centre == "Utrecht"
+    assert user.session.segmented_slices == {context.in_view()}, "a first look at it"
     user.adapt()
     assert user.session.adapted_slices == set(range(8))
     user.press(weigh.propose_button)
