@@ -207,7 +207,9 @@ def ask_missing(context: Context, entry: ModelEntry, take: Callable[[ModelEntry]
     layout.addWidget(table)
     made, buttons = dialog(context.widget, entry.title, body)
     ok, cancel = QDialogButtonBox.StandardButton.Ok, QDialogButtonBox.StandardButton.Cancel
-    buttons.setStandardButtons(ok | cancel)
+    buttons.clear()
+    for each in (ok, cancel):
+        buttons.addButton(each)
 
     def cell(number: int, place: int) -> str:
         found = table.item(number, place)
