@@ -276,15 +276,15 @@ class CandidateRuns:
         groups = [sorted(reviewed)[n::FOLDS] for n in range(min(FOLDS, len(reviewed)))]
         if TAUGHT in self.runs:
             self.runs[TAUGHT].close()
-        earlier = list(self.runs.values())
+        framed = (one for name, one in self.runs.items() if one.settings.reframe and name != TAUGHT)
+        frames = next((one.past.without_masks() for one in framed), [])
         run = self._begin(TAUGHT, settings, Corrections(_drawn(reviewed)))
-        for other in earlier:
-            run.adopt_frames(other.past.without_masks())
+        run.adopt_frames(frames)
         shown = sum(len(reviewed) - len(group) for group in groups)
         done, total = 0, settings.correction_steps * shown + run.total
         held_out: dict[int, np.ndarray] = {}
         for group in groups:
-            for masks in self._without(group, reviewed, run):
+            for masks in self._without(group, reviewed, run, frames):
                 if masks:
                     held_out |= masks
                 else:
@@ -299,7 +299,7 @@ class CandidateRuns:
         self._take(found, settings)
 
     def _without(
-        self, group: Sequence[int], reviewed: Masks, run: AdaptationRun
+        self, group: Sequence[int], reviewed: Masks, run: AdaptationRun, frames: Sequence[Record]
     ) -> Iterator[Masks]:
         """Teach a copy by all reviewed slices but some; yields nothing a step, then their masks."""
         from napari_grata.adaptation.plan import make_plan
@@ -310,7 +310,7 @@ class CandidateRuns:
         stepper = Stepper(
             self._segmenter, self._scan, run.settings, self._region, run.notices, drawn
         )
-        stepper.adopt_frames(run.past.without_masks())
+        stepper.adopt_frames(frames)
         for event in make_plan(run.settings, others, self._scan.case_of, drawn.slices):
             if event.phase == "adapt":
                 stepper.step(event.slice_index, event.batch)
