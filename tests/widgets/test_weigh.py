@@ -369,7 +369,7 @@ def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path:
     assert all(np.array_equal(back[index], chosen[index]) for index in chosen)
     assert set(user.context.reviewed.of(user.session)) == {0, 3, 5}
     user.wait(lambda: in_use(user).startswith("In use: chosen on 3 reviewed slices"), 30)
-    (told,) = report_cases(cases.caselist, ["case-0001"])
+    told = next(one for one in report_cases(cases.caselist) if one.code == "case-0001")
     page = write_report(tmp_path / "report.html", [told]).read_text(encoding="utf-8")
     assert "chosen on 3 slices that a person had reviewed: Recommended. disc" in page
     user.wait(lambda: not (cases.queue.busy or cases.runs.busy or cases.prefetch.queue.busy), 30)
