@@ -535,7 +535,7 @@ def _rows(
     dice, gains, apart = (
         table[which, :, place] for table in (measured.dice, measured.gains, measured.apart)
     )
-    every, prior = np.arange(len(slices)), rule.priors.get(measured.names[which])
+    every = np.arange(len(slices))
     plain = np.full(len(slices), _UNSHIFTED)
     ways = [(_UNSHIFTED, plain, float(measured.rest[which, place]))]
     last = _fitted(gains, rule)
@@ -545,6 +545,8 @@ def _rows(
         ways.append((last, columns, float(apart[:, last].mean())))
     rows = []
     for column, columns, rest in ways:
+        # A fitted threshold makes another mask of it, of which nothing is expected.
+        prior = rule.priors.get(measured.names[which]) if column == _UNSHIFTED else None
         gained = gains[every, columns]
         counted = np.isfinite(gained)
         away = apart[every, columns][counted]

@@ -93,7 +93,6 @@ class WeighSection(QWidget):
         self.propose_button = button("Propose slices", clicked=self.propose)
         self.count = QSpinBox()
         self.count.setRange(FEWEST, MOST)
-        self.count.setSuffix(" slices")
         self.count.setAccessibleName("How many slices to review")
         self.count.setToolTip("How many slices to look at in all. More decide more surely.")
         words = "Slices proposed (○) and called right (✓). A click goes there."
@@ -110,7 +109,9 @@ class WeighSection(QWidget):
                 row("", self.propose_button, self.count),
                 self.list,
                 self.teach,
-                row("", self.weigh_button, self.use_button),
+                # One below the other: with “photographs” for “slices” both are too wide for a line.
+                self.weigh_button,
+                self.use_button,
             )
         )
         self.picture = WeighPicture(self._context.theme)
@@ -412,7 +413,6 @@ class WeighSection(QWidget):
         self.setVisible(there and bool(session and session.adapted_slices))
         noun = session.scan.noun if session is not None else "slice"
         self.propose_button.setText(f"Propose {noun}s")
-        self.count.setSuffix(f" {noun}s")
         done = len(self._context.reviewed.of(session)) if session is not None else 0
         self.weigh_button.setText(f"Weigh {counted(done, noun)}" if done else "Weigh")
         self.use_button.setText(f"Use for the other {noun}s")
