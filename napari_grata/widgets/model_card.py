@@ -189,7 +189,7 @@ def ask_missing(context: Context, entry: ModelEntry, take: Callable[[ModelEntry]
     words.setText("The model does not say this of itself. What is left empty is kept as not said.")
     layout = QVBoxLayout(body)
     layout.addWidget(words)
-    lines = {"source_centre": "Source centre", "licence": "Terms"}
+    lines = {"source_centre": "Centre", "licence": "Terms"}
     fields = {name: QLineEdit() for name in lines if name in missing}
     for name, line in fields.items():
         line.setPlaceholderText(HINTS[name])

@@ -74,7 +74,7 @@ def _add(user: Any, trained: Path, press: Any = QDialogButtonBox.StandardButton.
     user.wait(lambda: user.dock.findChildren(QDialog))
     (asked,) = user.dock.findChildren(QDialog)
     lines = {line.accessibleName(): line for line in asked.findChildren(QLineEdit)}
-    lines["Source centre"].setText("Utrecht")
+    lines["Centre"].setText("Utrecht")
     asked.findChild(QDialogButtonBox).button(press).click()
     user.wait(lambda: not user.dock.findChildren(QDialog))
     user.finish()
