@@ -416,7 +416,7 @@ def teach(options: argparse.Namespace) -> None:
     found = pd.read_csv(table)
     keys = ["model", "stack", "reviewer", "count"]
     gains = found.groupby(keys)[list(WAYS)]
-    summary = gains.mean().join(gains.min(), rsuffix=", worst draw").round(2)
+    summary = gains.mean().join(gains.min().add_suffix(", worst draw")).round(2)
     print(summary.join(found.groupby(keys).size().rename("draws")).reset_index().to_string())
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from napari_grata.adaptation import AdaptationRun, Settings, preset, reopen
 from napari_grata.adaptation.uncertainty import Uncertainty
+from napari_grata.review.candidates import CandidateRuns
 from napari_grata.review.reproduce import Again
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Segmenter
@@ -68,6 +69,19 @@ def test_looking_back_and_doubt_stay_in_the_frame(segmenter: Segmenter, scan: Sc
     assert doubt[row0:row1, column0:column1].any()
     doubt[row0:row1, column0:column1] = 0
     assert not doubt.any()
+
+
+def test_copies_that_learn_read_the_frames_that_were_found(
+    segmenter: Segmenter, scan: Scan
+) -> None:
+    runs = CandidateRuns(segmenter, scan, ["careful", "batch-norm"])  # the second looks for none
+    list(runs.records())
+    reviewed = {index: runs.candidates[1].masks[index] for index in (0, 1)}
+    list(runs.teach(reviewed))
+    found = runs.runs["taught"].frame_of(0)
+    assert found is not None
+    assert found == runs.runs["careful"].frame_of(0)
+    runs.close()
 
 
 def test_a_region_that_was_drawn_stays_and_no_frame_is_looked_for(
