@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_grata.adaptation.corrections import Corrections
+from napari_grata.adaptation.corrections import Corrections, CorrectionsError
 from napari_grata.adaptation.settings import (
     PRESETS,
     Preset,
@@ -270,7 +270,17 @@ class CandidateRuns:
             Two slices or more, each drawn wholly.
         settings : Settings, optional
             By default those with which corrections teach all weights.
+
+        Raises
+        ------
+        CorrectionsError
+            If a reviewed slice is none of those that the candidates have masks of.
         """
+        for index in sorted(reviewed.keys() - set(self._slices)):
+            raise CorrectionsError(
+                f"Slice {index + 1} was not segmented, so that nothing can be learned from it. "
+                "Segment it, or leave it out."
+            )
         settings = settings or teaching_settings(preset("learn-from-stack").settings)
         settings = settings.but(seed=self._seed, correction_steps=max(8, LESSONS // len(reviewed)))
         groups = [sorted(reviewed)[n::FOLDS] for n in range(min(FOLDS, len(reviewed)))]

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset, reopen
+from napari_grata.adaptation.corrections import CorrectionsError
 from napari_grata.adaptation.settings import Preset, teaching_settings
 from napari_grata.review.candidates import Candidate, CandidateRuns, candidate_of_run
 from napari_grata.review.choice_record import read_choice, record_choice, use_choice
@@ -105,6 +106,8 @@ def test_copies_learn_from_reviewed_slices_and_none_is_weighed_on_what_it_saw(
     again = taught()
     for index, mask in found.masks.items():
         np.testing.assert_array_equal(again.masks[index], mask)
+    with pytest.raises(CorrectionsError, match="Slice 10 was not segmented"):
+        list(runs.teach({0: wanted[0], 9: wanted[1]}, fast))
     weighing = weigh(segmenter, runs.candidates, {i: wanted[i] for i in (0, 2, 5)}, stack=True)
     row = next(r for r in weighing.rows if (r.candidate, r.structure) == ("taught", "disc"))
     for index in (0, 2, 5):
