@@ -540,8 +540,8 @@ def teaching_settings(base: Settings) -> Settings:
 
     The statistics stay as they were, for θ and statistics belong together. What else is here was
     chosen on development centres with ``benchmarks/corrections.py``; see
-    ``docs/results-details.md``. Where all weights learnt, all go on learning, and the masks follow
-    at once.
+    ``docs/results-details.md``. Where all weights learnt, all go on learning, as copies do from
+    reviewed slices (``benchmarks/choosing.py``).
     """
     if not base.uses("parameters"):
         base = base.but(parameters="usual")

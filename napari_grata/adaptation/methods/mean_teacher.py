@@ -61,7 +61,7 @@ class MeanTeacher(Learner):
     what was corrected; the others are the second, held to what the model said of them before it
     was taught. Each half is seen in a random one of the views, every second time as a strong view:
     without the views three slices cost cups of a centre whose errors go both ways over a point,
-    with them a third of one. A corrected slice that is alone is its own second half.
+    with them less than half of one. A corrected slice that is alone is its own second half.
 
     Parameters
     ----------
