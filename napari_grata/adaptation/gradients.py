@@ -48,7 +48,8 @@ class FlatParameters:
         self.sizes = [shape.numel() for shape in self.shapes]
         self.layers: dict[str, int] = {}
         for name, size in zip(self.names, self.sizes, strict=True):
-            layer = name.rpartition(".")[0] or name
+            # Of an update (`normalisation.LowRank`) the layer is that of the weight.
+            layer = name.replace(".parametrizations.weight.0", "").rpartition(".")[0] or name
             self.layers[layer] = self.layers.get(layer, 0) + size
         flat = [p.detach().reshape(-1) for p in self.parameters]
         self.values = torch.cat(flat) if flat else torch.zeros(0)

@@ -13,6 +13,7 @@ their scale and shift are adapted like any other.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -22,11 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrize import register_parametrization
 
 _OTHER_NORMS: tuple[type[nn.Module], ...] = (_InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 if hasattr(nn, "RMSNorm"):
     _OTHER_NORMS = (*_OTHER_NORMS, nn.RMSNorm)
+RANK = 4
+"""Of the low-rank updates, r."""
 
 
 class BlendedNorm(nn.Module):
@@ -144,6 +149,26 @@ class _Blended(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
+class LowRank(nn.Module):
+    """A weight with an update of low rank, W' = W + B·A (Hu et al., 2022, eq. 3; scale α/r = 1).
+
+    W is read as a matrix, (first axis, all others). B (m, r) starts as 0, so that W' = W, and A
+    (r, n) uniformly within ±1/√n, always with the same numbers.
+    """
+
+    def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
+        super().__init__()
+        rows, columns = weight.flatten(1).shape
+        rank = min(RANK, rows, columns)
+        drawn = 2 * torch.rand(rank, columns, generator=generator) - 1
+        self.a = nn.Parameter((drawn / math.sqrt(columns)).to(weight))
+        self.b = nn.Parameter(weight.new_zeros(rows, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the updated weight."""
+        return weight + (self.b @ self.a).view(weight.shape)
+
+
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance per channel of ``x``, shape (B, C, …)."""
     if x.device.type in ("cpu", "cuda"):
@@ -174,14 +199,16 @@ def adaptable_copy(
     blend : float
         α of `BlendedNorm`.
     parameters, names : str
-        What adapts, and so is the copy's own; see `chosen_parameters`.
+        What adapts, and so is the copy's own; see `chosen_parameters`. ``"low-rank"``: a `LowRank`
+        update beside the weight of each convolution and linear layer.
 
     Returns
     -------
     nn.Module
         In evaluation mode; what adapts, and nothing else, requires a gradient.
     """
-    chosen = dict(chosen_parameters(network, parameters, names))
+    low_rank = parameters == "low-rank"
+    chosen = {} if low_rank else dict(chosen_parameters(network, parameters, names))
     norms = [module for module in network.modules() if _is_norm(module)]
     own = {id(tensor) for module in norms for tensor in _tensors(module)}
     own |= {id(tensor) for tensor in chosen.values()}
@@ -206,7 +233,25 @@ def adaptable_copy(
         parameter.requires_grad_(False)
     for name in chosen:
         twin.get_parameter(name).requires_grad_(True)
+    if low_rank:
+        _add_updates(twin)
     return twin
+
+
+def _add_updates(network: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layers = [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, (_ConvNd, nn.Linear)) and "weight" in layer._parameters
+    ]
+    if not layers:
+        raise ValueError(
+            "Low-rank updates lie beside convolutions and linear layers, and this network shows "
+            "none (a TorchScript or exported one hides them). Choose what else adapts."
+        )
+    for layer in layers:
+        register_parametrization(layer, "weight", LowRank(layer.weight, generator))
 
 
 def chosen_parameters(

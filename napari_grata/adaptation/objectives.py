@@ -488,7 +488,8 @@ class Objectives:
 def _last_layer(network: nn.Module) -> tuple[Tensor, Tensor]:
     """Return weight (S, C) and bias (S,) of the 1 × 1 convolution that gives the logits."""
     # ResUNet's auxiliary heads come after it; other networks make their last layer last.
-    head: Any = getattr(network, "seg_head", None) or list(network.modules())[-1]
+    layers = [layer for name, layer in network.named_modules() if "parametrizations" not in name]
+    head: Any = getattr(network, "seg_head", None) or layers[-1]
     if not isinstance(head, (nn.Conv2d, nn.Conv3d)) or head.weight[0, 0].numel() > 1:
         raise ValueError(
             "stag reads the last layer of the network, and this one does not end in a 1 × 1 "

@@ -158,12 +158,13 @@ class Settings:
         "Adapts",
         "What of the model may change. (θ: scale and shift of the normalisation layers, or all "
         "weights where the method says so; the last block is what runs after the network's last "
-        "change of size.)",
+        "change of size; updates of rank 4 are learnt beside all convolutions and linear layers.)",
         enum={
             "usual": "As the method says",
             "norms": "Scale and shift",
             "biases": "Biases",
             "last-block": "Last block",
+            "low-rank": "Low-rank updates",
             "all": "All weights",
             "named": "Parameters named …",
         },

@@ -105,7 +105,7 @@ class Stepper:
                 "run computes in float32, and its numbers differ a little."
             )
         if self._settings.uses("parameters") and self._settings.parameters != "usual":
-            self._say("{:,} of the {:,} parameters of this model adapt.".format(*self.adapted))
+            self._say("{:,} of the {:,} parameters adapt.".format(*self.adapted))
 
     @property
     def adapted(self) -> tuple[int, int]:

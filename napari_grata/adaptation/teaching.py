@@ -10,7 +10,6 @@ import torch
 from .corrections import Corrections, CorrectionsError
 from .methods.base import Snapshot
 from .methods.register import METHODS
-from .normalisation import chosen_parameters
 from .reopening import ReopenedRun
 from .run import AdaptationRun
 from .settings import Settings, teaching_settings
@@ -102,8 +101,7 @@ def taught_state(run: AdaptationRun, slice_index: int | None = None) -> Snapshot
     theta = torch.from_numpy(run.theta_of(run.slices[-1] if slice_index is None else slice_index))
     if METHODS[run.settings.method].learns == "theta":
         # A method may note more behind the parameters.
-        own = chosen_parameters(run.segmenter.network, *run.settings.adapted)
-        theta = theta[: sum(parameter.numel() for _, parameter in own)]
+        theta = theta[: run.adapted[0]]
     theta = theta.to(origin.theta)
     return Snapshot(
         theta, torch.zeros_like(theta), torch.zeros_like(theta), 0, origin.generator.clone()

@@ -290,6 +290,14 @@ def test_after_a_method_that_notes_more_scales_and_shifts_go_on(segmenter, scan)
     np.testing.assert_array_equal(taught.past.theta(0), base.theta_of(1)[:-1])
 
 
+def test_low_rank_updates_are_taught_on(segmenter, scan):
+    settings = Settings(method="consistency", parameters="low-rank", learning_rate=1e-2)
+    base = finished(AdaptationRun(segmenter, scan, settings))
+    taught = correct_run(base, strokes(1))
+    assert taught.settings.parameters == "low-rank"
+    np.testing.assert_array_equal(taught.past.theta(0), base.theta_of(1))
+
+
 def test_without_a_corrected_slice_nothing_is_started(segmenter, scan):
     old = finished(AdaptationRun(segmenter, scan, BASE, slices=[0, 1]))
     for corrections in (Corrections.none(), strokes(4)):

@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from napari_grata.adaptation.methods import make_method
 from napari_grata.adaptation.normalisation import (
+    RANK,
     BlendedNorm,
     adaptable_copy,
     batch_statistics,
     grouped,
     norm_parameters,
 )
+from napari_grata.adaptation.settings import Settings
+from napari_grata.segmenters.devices import lay_out
 from napari_grata.segmenters.resunet import ResUNet
 
 LAYERS = {
@@ -185,3 +189,36 @@ def test_every_scale_and_shift_of_a_resunet_is_adapted_heads_included() -> None:
     names = [name for name, _ in norm_parameters(twin)]
     assert names == [f"{layer}.{which}" for layer in layers for which in ("weight", "bias")]
     assert "recon3.bn.bias" in names
+
+
+def test_low_rank_updates_start_at_the_source_and_alone_move() -> None:
+    torch.manual_seed(0)
+    source = ResUNet("compact").double().eval()
+    lay_out(source, torch.device("cpu"))
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    kept = {name: one.clone() for name, one in source.state_dict().items()}
+    settings = Settings(blend=0.0, parameters="low-rank", learning_rate=1e-2)
+    method = make_method(settings, source)
+    start = method.snapshot()
+    with torch.no_grad():
+        assert torch.equal(method.predict(x).logits, source(x))
+    figures = [method.step(x) for _ in range(3)][-1]
+    assert "res.conv1" in figures.layer_cosines
+    assert not torch.equal(method.predict(x).logits, source(x))
+    ranks = []
+    for name, module in source.named_modules():
+        if isinstance(module, nn.Conv2d):
+            change = method.network.get_submodule(name).weight - module.weight
+            ranks.append(int(torch.linalg.matrix_rank(change.flatten(1), rtol=1e-9)))
+    assert max(ranks) == RANK
+    own = dict(method.network.named_parameters())
+    moved = {name for name, one in own.items() if one.requires_grad}
+    assert moved == {name for name in own if name.endswith((".0.a", ".0.b"))}
+    found = source.state_dict()
+    assert all(torch.equal(kept[name], found[name]) for name in kept)
+    assert all(torch.equal(own[n], one) for n, one in source.named_parameters() if n in own)
+    method.restore(start)
+    with torch.no_grad():
+        assert torch.equal(method.predict(x).logits, source(x))
+    with pytest.raises(ValueError, match="this network shows none"):
+        adaptable_copy(nn.Sequential(nn.BatchNorm2d(3)), parameters="low-rank")

@@ -102,10 +102,12 @@ def test_a_run_learns_from_patches_and_predicts_the_whole_volume(segmenter, scan
     assert "once it has learnt" in " ".join(run.notices)
 
 
+@pytest.mark.parametrize("parameters", ["norms", "low-rank"])
 def test_a_run_is_rolled_back_reopened_and_done_again_with_the_same_numbers(
-    segmenter, scan, tmp_path
+    segmenter, scan, tmp_path, parameters
 ):
-    run = AdaptationRun(segmenter, scan, LEARN.but(predict="average"), folder=tmp_path / "run")
+    settings = LEARN.but(predict="average", parameters=parameters)
+    run = AdaptationRun(segmenter, scan, settings, folder=tmp_path / "run")
     straight = list(run.records())
     run.rollback(2)
     again = list(run.resume())
@@ -116,8 +118,11 @@ def test_a_run_is_rolled_back_reopened_and_done_again_with_the_same_numbers(
     saved = reopen(tmp_path / "run")
     live = saved.run(segmenter, scan)
     assert np.array_equal(live.predict(4).label_map, straight[-(scan.n_slices - 4)].adapted_mask)
+    live.rollback(2)
+    for one, other in zip(straight[2:], live.resume(), strict=True):
+        assert np.array_equal(one.adapted_mask, other.adapted_mask)
     live.close()
-    stream = adapt(segmenter, scan, settings=LEARN.but(predict="average"))
+    stream = adapt(segmenter, scan, settings=settings)
     assert all(a.pseudo_loss == b.pseudo_loss for a, b in zip(straight, stream, strict=True))
 
 
@@ -143,12 +148,16 @@ def test_what_adapts_is_a_choice(segmenter, scan):
     assert not np.array_equal(run.past.theta(0), run.past.theta(run.last_step))
     counts = [
         AdaptationRun(segmenter, scan, LEARN.but(parameters=name)).adapted[0]
-        for name in ("norms", "biases", "last-block", "all")
+        for name in ("norms", "biases", "last-block", "all", "low-rank")
     ]
     # Five layers with scale and shift; biases of them and of all convolutions; all.
     assert counts[0] == 2 * (4 + 8 + 8 + 8 + 4)
     assert counts[3] == total
     assert all(count < total for count in counts[:3])
+    kinds = torch.nn.Conv3d, torch.nn.ConvTranspose3d
+    layers = [one for one in segmenter.network.modules() if isinstance(one, kinds)]
+    shapes = [one.weight.flatten(1).shape for one in layers]
+    assert counts[4] == sum(min(4, *shape) * sum(shape) for shape in shapes)
     last = AdaptationRun(segmenter, scan, LEARN.but(parameters="last-block"))._adapter._method
     assert all(".decoder." in name for name in last.theta_names)
     with pytest.raises(ValueError, match=r"No parameter of this network is called 'prompt\*'"):

@@ -112,6 +112,8 @@ def test_scale_and_shift_adapt_by_their_names_as_in_the_network_itself(folder, v
     assert torch.allclose(records[0].probabilities, records[1].probabilities, atol=1e-4)
     # The source stays as it was, and a second method starts from it.
     assert torch.equal(make_method(settings, segmenter.network).theta(), before)
+    with pytest.raises(ValueError, match="a TorchScript or exported one hides them"):
+        make_method(settings.but(parameters="low-rank"), segmenter.network)
 
 
 def test_a_run_goes_through_and_says_that_statistics_stay(folder, volume):
