@@ -37,8 +37,8 @@ No Qt, no torch, and no label goes anywhere else: candidates are finished before
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,8 @@ SHIFTS = tuple(step / 2 for step in range(-2, 3))
 """Shifts of a structure's logit that are tried. Larger ones, fitted on three slices, now and then
 cost a structure 17 points on the others."""
 _UNSHIFTED = SHIFTS.index(0)
+MOST_SHOWN = 7
+"""Of so many structures pictures have a panel each, and words name no more; tables have all."""
 
 
 class ChoosingError(ValueError):
@@ -317,7 +319,7 @@ def measure(
     dice, gains, apart = (np.full(shape, np.nan) for _ in range(3))
     others = sorted(source.masks.keys() - reviewed.keys())
     rest = np.zeros((len(ordered), len(names)))
-    usual = _usual(card, source.masks.values()) if stack else None
+    usual = _usual(card, ordered) if stack else None
     total = len(ordered) * (len(slices) + 1)
     for row, candidate in enumerate(ordered):
         for column, index in enumerate(slices):
@@ -388,14 +390,18 @@ def _on_slice(
     own, source, truth = own[box], source[box], truth[box]
     before = _overlaps(card, source, truth)
     weights = _weights(card, source, truth, usual)
+    plain = _overlaps(card, own, truth), _apart(card, source, own, usual)
     for column, shift in enumerate(SHIFTS):
         if shift and moved is None:
             continue
         for place, name in enumerate(names):
-            mask = moved(name, shift) if shift and moved is not None else own
-            found = _overlaps(card, mask, truth)[place]
+            mask, (overlaps, far) = own, plain
+            if shift and moved is not None:
+                mask = moved(name, shift)
+                overlaps, far = _overlaps(card, mask, truth), _apart(card, source, mask, usual)
+            found = overlaps[place]
             dice[place, column] = found
-            apart[place, column] = _apart(card, source, mask, usual)[place]
+            apart[place, column] = far[place]
             if not (np.isnan(found) and np.isnan(before[place])):
                 after = _overlaps(card, taken_over(card, source, mask, name), truth)
                 change = np.nan_to_num(after, nan=1.0) - np.nan_to_num(before, nan=1.0)
@@ -443,7 +449,7 @@ def distances(card: Card, candidates: Sequence[Candidate], *, stack: bool = Fals
     ``stack``.
     """
     source, *rest = _source_first(candidates)
-    slices, usual = sorted(source.masks), _usual(card, source.masks.values()) if stack else None
+    slices, usual = sorted(source.masks), _usual(card, [source, *rest]) if stack else None
     found = [_distances(card, source, one, slices, usual) for one in rest]
     return np.array(found).reshape(len(rest), len(slices), len(card.structures))
 
@@ -459,13 +465,27 @@ def _distances(
     return np.array([_apart(card, masks[0][i], masks[1][i], usual) for i in slices])
 
 
-def _usual(card: Card, masks: Collection[np.ndarray]) -> np.ndarray:
-    """Return how much of each structure a slice shows in the mean, in pixels, at least one."""
-    return np.asarray(np.mean([_areas(card, mask) for mask in masks], axis=0).clip(1))
+def _usual(card: Card, candidates: Sequence[Candidate]) -> np.ndarray:
+    """Return how much of each structure a slice shows in the mean, in pixels.
+
+    As the source mask says; of one that it hardly shows, half of what a candidate says.
+    """
+    each = [
+        np.mean([_areas(card, mask) for mask in one.masks.values()], axis=0) for one in candidates
+    ]
+    return np.asarray(np.maximum(each[0], np.max(each, axis=0) / 2).clip(1))
+
+
+def _values(card: Card) -> np.ndarray:
+    """Return which label values belong to which structure, shape (structures, 256)."""
+    found: np.ndarray = np.zeros((len(card.structures), 256))
+    for row, one in zip(found, card.structures, strict=True):
+        row[list(card.values_within(one))] = 1
+    return found
 
 
 def _areas(card: Card, mask: np.ndarray) -> np.ndarray:
-    return np.array([structure_mask(card, mask, one).sum() for one in card.structures], float)
+    return np.asarray(_values(card) @ np.bincount(mask.ravel(), minlength=256))
 
 
 def _weights(
@@ -479,17 +499,12 @@ def _weights(
 
 def _overlaps(card: Card, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the Dice of each structure; NaN where neither mask shows it."""
-    return np.array(
-        [
-            _dice(structure_mask(card, mask, one), structure_mask(card, truth, one))
-            for one in card.structures
-        ]
-    )
-
-
-def _dice(first: np.ndarray, second: np.ndarray) -> float:
-    total = np.count_nonzero(first) + np.count_nonzero(second)
-    return 2 * np.count_nonzero(first & second) / total if total else math.nan
+    values = _values(card)
+    pairs = np.bincount(256 * mask.ravel().astype(int) + truth.ravel(), minlength=256**2)
+    pairs = pairs.reshape(256, 256)
+    both = ((values @ pairs) * values).sum(1)
+    total = values @ (pairs.sum(1) + pairs.sum(0))
+    return np.where(total > 0, 2 * both / np.maximum(total, 1), math.nan)
 
 
 def _apart(
@@ -577,6 +592,34 @@ def _fitted(gains: np.ndarray, rule: Rule) -> int:
     return best if score[best] > score[_UNSHIFTED] else _UNSHIFTED
 
 
+def excerpt(weighing: Weighing) -> Weighing:
+    """Return what a picture has room for: of many structures those that candidates change most.
+
+    These first, and last the mean over all of them, without an interval: what is expected of each
+    is no sample of one whole.
+    """
+    most = dict.fromkeys(weighing.structures, 0.0)
+    for row in weighing.rows:
+        most[row.structure] = max([most[row.structure], *map(abs, row.gains.values())])
+    if len(most) <= MOST_SHOWN:
+        return weighing
+    shown = sorted(most, key=lambda name: -most[name])[:MOST_SHOWN]
+    mean = f"mean of {len(most)}"
+    rows = [row for row in weighing.rows if row.structure in shown]
+    plain = [row for row in weighing.rows if not row.shift]
+    for first in (row for row in plain if row.structure == weighing.structures[0]):
+        own = [row for row in plain if row.candidate == first.candidate]
+        gains = {
+            i: float(np.mean(told))
+            for i in weighing.slices
+            if (told := [row.gains[i] for row in own if i in row.gains])
+        }
+        expected = float(np.mean([row.estimate.mean for row in own]))
+        found = Estimate(expected, math.nan, math.nan)
+        rows.append(Row(first.candidate, first.title, mean, 0.0, {}, gains, found, False, False))
+    return replace(weighing, structures=(*shown, mean), rows=tuple(rows))
+
+
 # -- the choice ------------------------------------------------------------------------------
 
 
@@ -622,15 +665,21 @@ def recommend(weighing: Weighing) -> Choice:
     if not told and any(row.consistent for row in weighing.rows):
         words += " What gains on them hardly differs there: review some of the proposed slices."
     if told:
+        gaining = sorted(told.values(), key=lambda row: -row.estimate.mean)[:MOST_SHOWN]
         changed = [
-            f"{row.structure}: {_named(row)}, {_points(row.estimate)}" for row in told.values()
+            f"{row.structure}: {_named(row)}, {_points(row.estimate)}"
+            for row in told.values()
+            if row in gaining
         ]
+        if len(told) > len(gaining):
+            changed.append(f"{len(told) - len(gaining)} more structures gain less")
         along = [row for row in best.values() if _changes(row) and row.structure not in told]
         changed += [f"{row.structure} goes along with it" for row in along]
         words = "Recommended. " + "; ".join(changed) + "."
         kept = [structure for structure, row in best.items() if not _changes(row)]
         if kept:
-            words += f" As before: {', '.join(kept)}."
+            many = len(kept) > MOST_SHOWN
+            words += f" As before: {f'{len(kept)} others' if many else ', '.join(kept)}."
     picks = (
         Pick(structure, row.candidate, row.title, row.shift, row.estimate)
         for structure, row in best.items()

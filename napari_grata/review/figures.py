@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from napari_grata.scans.files import write_bytes
 from napari_grata.segmenters.card import structure_mask
 
+from .choosing import MOST_SHOWN, Choice, Row, Weighing, excerpt
 from .compare import (
     DIFFERENCE_COLOURS,
     DIFFERENCE_NAMES,
@@ -38,10 +39,9 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card
 
-    from .choosing import Choice, Row, Weighing
-
 Masks = Mapping[int, np.ndarray]
 
+PANELS_ACROSS = 4
 COSINE_COLOUR = "#0072B2"
 RATE_COLOUR = "#E69F00"
 AUXILIARY_COLOUR = "#009E73"
@@ -178,8 +178,8 @@ def _mark(axes: Any, steps: Sequence[Record]) -> None:
 def gains(weighing: Weighing, choice: Choice, path: str | Path) -> Path:
     """Draw what each candidate gains over the source mask on the reviewed slices.
 
-    A panel a structure, a row a candidate: a dot for each reviewed slice, and the interval of what
-    is expected on the others; what was chosen is filled.
+    A panel a structure (of many an `excerpt`), a row a candidate: a dot for each reviewed slice,
+    and the interval of what is expected on the others; what was chosen is filled.
 
     Parameters
     ----------
@@ -189,17 +189,21 @@ def gains(weighing: Weighing, choice: Choice, path: str | Path) -> Path:
     path : path
         PNG to write; an older one is replaced.
     """
+    whole, weighing = weighing, excerpt(weighing)
     labels = list(dict.fromkeys(_row_label(row) for row in weighing.rows if row.gains))
     labels = [label for label in labels if label != _row_label(weighing.rows[0])]
     if not labels:
         return _only_words("There is nothing to weigh on these slices.", path)
     chosen = {(pick.structure, pick.candidate, pick.shift) for pick in choice.picks}
     count = len(weighing.structures)
-    size = (2.6 + 2.9 * count, 1.5 + 0.42 * len(labels))
+    across = min(count, PANELS_ACROSS)
+    down = math.ceil(count / across)
+    size = (2.6 + 2.9 * across, 1.0 + down * (0.5 + 0.42 * len(labels)))
     figure = Figure(figsize=size, layout="constrained")
-    for axes, structure in zip(
-        figure.subplots(1, count, sharey=True, squeeze=False)[0], weighing.structures, strict=True
-    ):
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    for axes, structure in zip(panels, weighing.structures, strict=False):
         axes.axvline(0, color="#999999", lw=0.8)
         for row in weighing.rows:
             if row.structure != structure or _row_label(row) not in labels:
@@ -218,8 +222,8 @@ def gains(weighing: Weighing, choice: Choice, path: str | Path) -> Path:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#e6e6e6", lw=0.6)
         axes.set_axisbelow(True)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
     handles = [
         Line2D([], [], marker="o", ls="", mfc="white", mec="#777777", label="a reviewed slice"),
         Line2D([], [], color="#777777", lw=2.2, label="expected on the others"),
@@ -228,7 +232,13 @@ def gains(weighing: Weighing, choice: Choice, path: str | Path) -> Path:
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small"
     )
-    words = "\n".join(textwrap.wrap(choice.words, 30 + 26 * count))
+    words = choice.words
+    if whole is not weighing:
+        words += (
+            f" Shown are {count - 1} of {len(whole.structures)} structures, which change most; "
+            "the table has all."
+        )
+    words = "\n".join(textwrap.wrap(words, 30 + 26 * across))
     figure.suptitle(words, fontsize="small", color=TEXT_COLOUR)
     return save(figure, path)
 
@@ -274,6 +284,8 @@ def before_after(
     aspect = spacing[0] / spacing[1]
     windows = {i: _window(source_masks[i], adapted_masks[i], aspect) for i in chosen}
     ratios = [(w[2] - w[0]) * aspect / (w[3] - w[1]) for w in windows.values()]
+    known = [one for one in summary.total if one.source_pixels + one.adapted_pixels]
+    named = {one.name for one in sorted(known, key=lambda one: one.agreement)[:MOST_SHOWN]}
     width, gap = 2.9, 0.45
     heights = [width * min(max(ratio, 0.45), 1.5) for ratio in ratios]
     figure = Figure(figsize=(3 * width + 0.3, sum(heights) + gap * len(heights) + 1.05))
@@ -292,13 +304,13 @@ def before_after(
         panels[row][0].set_title(scan.place_name(index), fontsize="small", color=TEXT_COLOUR)
         found = next(entry for entry in summary.rows if entry.slice_index == index)
         # No line breaks inside a name or before its figure.
-        parts = (f"{change.name} {change.agreement:.2f}" for change in found.structures)
+        parts = (f"{one.name} {one.agreement:.2f}" for one in found.structures if one.name in named)
         dice = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
         panels[row][1].set_title("before and after", fontsize="small", color=TEXT_COLOUR)
         words = "\n".join(textwrap.wrap(f"Dice {dice}", 46))
         panels[row][2].set_title(f"difference\n{words}", fontsize="x-small", color=TEXT_COLOUR)
     figure.legend(
-        handles=_legend(card, chosen, source_masks, adapted_masks),
+        handles=_legend(card, named, chosen, source_masks, adapted_masks),
         loc="outside lower center",
         ncols=4,
         frameon=False,
@@ -308,6 +320,8 @@ def before_after(
     words = (
         f"{len(chosen)} of {scan.counts(changed)} that changed" if changed else "Nothing changed"
     )
+    if len(named) < len(known):
+        words += f"; named are {len(named)} of {len(known)} structures, which changed most"
     if len(summary.rows) > 1 or not changed:
         figure.suptitle(words, fontsize="medium", color=TEXT_COLOUR)
     return save(figure, path)
@@ -376,6 +390,7 @@ def _window(source: np.ndarray, adapted: np.ndarray, aspect: float) -> tuple[int
 
 def _legend(
     card: Card,
+    named: Container[str],
     chosen: Sequence[int],
     source_masks: Masks,
     adapted_masks: Masks,
@@ -383,6 +398,7 @@ def _legend(
     handles: list[Any] = [
         Line2D([], [], color=structure.colour, lw=2, label=structure.name)
         for structure in card.structures
+        if structure.name in named
     ]
     handles += [
         Line2D([], [], color=TEXT_COLOUR, lw=1.2, ls=(0, (3, 2)), label="before"),

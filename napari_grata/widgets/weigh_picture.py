@@ -12,6 +12,7 @@ from qtpy.QtGui import QColor, QFont, QFontMetricsF, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_grata.review.candidates import SOURCE
+from napari_grata.review.choosing import excerpt
 from napari_grata.widgets.theme import ThemeColours, tip
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _UNIT = "gain, points of Dice"
 # In a stack the Dice of the whole counts: a slice weighs as much as it shows of the structure.
 _UNIT_OF_STACK = "gain × size, points of Dice"
 _DOT = 3.0
+# Of many structures as many are drawn as have so much room each.
+_NARROWEST = 90.0
 # Harm that is so many times the largest gain is cut off, or it would hide the gains.
 _CUT, _LEAST_REACH = 2.0, 2.0
 
@@ -109,6 +112,7 @@ class WeighPicture(QWidget):
         super().__init__(parent)
         self.colours = colours
         self.weighing: Weighing | None = None
+        self._shown: Weighing | None = None
         self.rows: list[PictureRow] = []
         self._choice: Choice | None = None
         self._scan: Scan | None = None
@@ -122,7 +126,8 @@ class WeighPicture(QWidget):
     ) -> None:
         """Draw a weighing with what is recommended; None: nothing."""
         self.weighing, self._choice, self._card, self._scan = weighing, choice, card, scan
-        self.rows = picture_rows(weighing) if weighing is not None else []
+        self._shown = excerpt(weighing) if weighing is not None else None
+        self.rows = picture_rows(self._shown) if self._shown is not None else []
         self.setMinimumHeight(self._height(_LEAST_ROW) if self.rows else 0)
         self.setAccessibleDescription(choice.words if choice is not None else "")
         self.updateGeometry()
@@ -130,7 +135,7 @@ class WeighPicture(QWidget):
 
     def clear(self) -> None:
         """Draw nothing: another scan is in view."""
-        self.weighing, self._choice, self.rows = None, None, []
+        self.weighing, self._shown, self._choice, self.rows = None, None, None, []
         self.setMinimumHeight(0)
         self.update()
 
@@ -158,8 +163,8 @@ class WeighPicture(QWidget):
         font = painter.font()
         font.setPointSize(_FONT_SIZE)
         painter.setFont(font)
-        if self.weighing is not None and self._card is not None and self.rows:
-            self._paint(painter, self.weighing)
+        if self._shown is not None and self._card is not None and self.rows:
+            self._paint(painter, self._shown)
         else:
             painter.setPen(QColor(self.colours.muted))
             flags = int(Qt.AlignmentFlag.AlignCenter) | int(Qt.TextFlag.TextWordWrap)
@@ -173,14 +178,28 @@ class WeighPicture(QWidget):
         metrics = QFontMetricsF(strong)
         titles = [*(line.title for line in self.rows), self._unit()]
         left = min(max(map(metrics.horizontalAdvance, titles)) + 12, 0.35 * self.width())
-        wide = (self.width() - left) / len(weighing.structures) - _GAP
+        assert self.weighing is not None
+        structures, total = weighing.structures, len(self.weighing.structures)
+        if weighing is not self.weighing:
+            room = max(1, int((self.width() - left) / _NARROWEST) - 1)
+            structures = (*structures[:-1][:room], structures[-1])
+        wide = (self.width() - left) / len(structures) - _GAP
         picked = self._picked()
         self._paint_titles(painter, left, row, picked)
-        for place, structure in enumerate(weighing.structures):
+        for place, structure in enumerate(structures):
             area = QRectF(
                 left + place * (wide + _GAP) + _GAP / 2, _HEAD, wide, row * len(self.rows)
             )
             self._paint_panel(painter, structure, area, row, picked)
+        if weighing is not self.weighing:
+            place, count = QRectF(4, 0, left - 8, _HEAD), len(structures) - 1
+            painter.setPen(QColor(self.colours.muted))
+            painter.drawText(place, int(Qt.AlignmentFlag.AlignVCenter), f"{count} of {total}")
+            words = (
+                f"{count} of {total} structures are drawn, those that candidates change most, and "
+                "the mean of all. The figures of all are in the record of the choice."
+            )
+            self._spots.append((place, None, words))
         # A dot lies within its row, so the narrower place is asked first.
         self._spots.sort(key=lambda spot: spot[1] is None)
 
@@ -259,13 +278,16 @@ class WeighPicture(QWidget):
 
     def _paint_head(self, painter: QPainter, structure: str, area: QRectF) -> None:
         assert self._card is not None
-        colour = next(one.colour for one in self._card.structures if one.name == structure)
-        painter.setPen(QPen(QColor(128, 128, 128, 180), 1))
-        painter.setBrush(QColor(colour))
-        painter.drawRoundedRect(QRectF(area.left(), 4, 9, 9), 2, 2)
+        for colour in (one.colour for one in self._card.structures if one.name == structure):
+            painter.setPen(QPen(QColor(128, 128, 128, 180), 1))
+            painter.setBrush(QColor(colour))
+            painter.drawRoundedRect(QRectF(area.left(), 4, 9, 9), 2, 2)
         painter.setPen(QColor(self.colours.text))
         place = QRectF(area.left() + 14, 0, area.width() - 14, _HEAD)
-        painter.drawText(place, int(Qt.AlignmentFlag.AlignVCenter), structure)
+        text = painter.fontMetrics().elidedText(
+            structure, Qt.TextElideMode.ElideMiddle, int(place.width())
+        )
+        painter.drawText(place, int(Qt.AlignmentFlag.AlignVCenter), text)
 
     def _paint_cell(
         self, painter: QPainter, cell: Row, band: QRectF, axis: tuple[float, float], *, strong: bool
@@ -283,7 +305,8 @@ class WeighPicture(QWidget):
             pen = QPen(QColor(colours.accent if better else colours.muted))
             pen.setWidthF(3.0 if strong else 2.0)
             painter.setPen(pen)
-            painter.drawLine(QPointF(x(found.low), middle), QPointF(x(found.high), middle))
+            if not math.isnan(found.low):
+                painter.drawLine(QPointF(x(found.low), middle), QPointF(x(found.high), middle))
             for share, half in ((found.low, 2.5), (found.high, 2.5), (found.mean, 5.0)):
                 if low <= 100 * share <= high:
                     place = x(share)
@@ -329,6 +352,10 @@ class WeighPicture(QWidget):
         if cell.candidate == SOURCE and not cell.shift:
             return f"{cell.structure}: the mask before, with which all others are compared."
         found = cell.estimate
+        if math.isnan(found.low):
+            return (
+                f"{cell.structure}, {_named(cell)}: {points(found.mean)} points of Dice expected."
+            )
         verdict = "consistent" if cell.telling else "it hardly differs on the reviewed slices"
         if not cell.consistent:
             verdict = "not consistent, so not recommended"

@@ -10,16 +10,20 @@ from scipy import ndimage
 
 from napari_grata.review.candidates import Candidate, shifted_mask
 from napari_grata.review.choosing import (
+    MOST_SHOWN,
     ChoosingError,
     Rule,
     chosen_masks,
     estimate,
+    excerpt,
     recommend,
     taken_over,
     weigh,
 )
+from napari_grata.review.figures import gains
 from napari_grata.review.proposing import propose
-from napari_grata.segmenters import Card, Segmenter
+from napari_grata.segmenters import Card, Segmenter, Structure
+from napari_grata.segmenters.card import structure_colours
 from tools.generators.models import Small, small_card
 
 SIDE = 64
@@ -382,3 +386,45 @@ def test_what_is_expected_to_gain_needs_less_and_harm_overrules_it() -> None:
     known = estimate(gains, apart, 0.1, 20, Rule(), priors["taught"])
     # As if so many slices more had gained that share: all differ by 0.1 here.
     assert known.mean == pytest.approx((slices * share * 0.1 + gains.sum()) / (slices + 3))
+
+
+def test_of_many_structures_pictures_and_words_name_those_that_change_most(tmp_path) -> None:
+    count = 20
+    colours = enumerate(structure_colours(count), 1)
+    card = Card(
+        name="many",
+        title="Many",
+        structures=tuple(Structure(f"part {n}", colour, n) for n, colour in colours),
+        activation="softmax",
+        channels=1,
+        modality="T1",
+        dimensions=3,
+    )
+    # A strip each; the source misses n of 40 columns of part n, and of part 20 all but a pixel.
+    truth: np.ndarray = np.repeat(np.arange(1, count + 1, dtype=np.uint8), 2)[:, None]
+    truth = np.tile(truth, (1, 40))
+    source = truth.copy()
+    for part in range(1, count + 1):
+        source[truth == part] = np.where(np.arange(80) % 40 < 40 - part, part, 0)
+    source[truth == count] = 0
+    source[-1, 0] = count
+    made = [Candidate("source", "Before", dict.fromkeys(range(8), source))]
+    made.append(Candidate("better", "Better", dict.fromkeys(range(8), truth)))
+    weighing = weigh(
+        Segmenter(card, Small(), "cpu"), made, {i: truth for i in (1, 3, 6)}, stack=True
+    )
+    assert all(row.estimate.mean <= 1 for row in weighing.rows)
+    drawn = excerpt(weighing)
+    most = [f"part {n}" for n in range(count, count - MOST_SHOWN, -1)]
+    assert drawn.structures == (*most, "mean of 20")
+    mean = next(
+        row for row in drawn.rows if (row.candidate, row.structure) == ("better", "mean of 20")
+    )
+    each = [row.gains[3] for row in weighing.rows if row.candidate == "better"]
+    assert mean.gains[3] == pytest.approx(np.mean(each))
+    assert excerpt(drawn) is not drawn
+    choice = recommend(weighing)
+    taken = sum(pick.candidate == "better" for pick in choice.picks)
+    assert choice.words.count("Better") == MOST_SHOWN
+    assert f"{taken - MOST_SHOWN} more structures gain less" in choice.words
+    assert gains(weighing, choice, tmp_path / "gains.png").stat().st_size > 10_000
