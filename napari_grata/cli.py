@@ -58,6 +58,20 @@ Channel = Annotated[
 MovedScan = Annotated[Path | None, option("the scan, if it has moved", "--scan")]
 
 
+def _opened(scan: Path | list[Path], channel: Sequence[Path] | None) -> Scan:
+    from napari_grata.scans import open_scan
+
+    opened = open_scan(scan)
+    return opened.together(map(open_scan, channel)) if channel else opened
+
+
+def _moved(scan: Path | None, channel: Sequence[Path] | None) -> Scan | None:
+    """Open the images of a saved run where they lie now."""
+    if scan is None and channel:
+        raise UsageError("--channel names a further image: name the first one with --scan.")
+    return None if scan is None else _opened(scan, channel)
+
+
 def _prepare(
     console: Console,
     scan: list[Path],
@@ -70,12 +84,9 @@ def _prepare(
 ) -> tuple[Scan, Segmenter, list[int], Region | None]:
     """Open scan and model, and refuse what does not fit before anything heavy starts."""
     from napari_grata.adaptation import parse_slices
-    from napari_grata.scans import open_scan
     from napari_grata.segmenters import load_segmenter
 
-    opened = open_scan(scan)
-    if channel:
-        opened = opened.together(map(open_scan, channel))
+    opened = _opened(scan, channel)
     segmenter = load_segmenter(model, device=device)
     console.warn([*opened.notices, *segmenter.notices])
     reason = segmenter.fits(opened)
@@ -434,6 +445,7 @@ def reopen(
     run: Run,
     *,
     scan: MovedScan = None,
+    channel: Channel = None,
     out: Annotated[Path | None, option("write masks, plots and picture here")] = None,
     view: Annotated[bool, flag("--view", "open it in napari")] = False,
     scan_names: ScanNames = False,
@@ -441,18 +453,17 @@ def reopen(
 ) -> dict[str, Any]:
     """Show a saved run again: masks, plots, summary."""
     from napari_grata.adaptation import reopen as reopen_run
-    from napari_grata.scans import open_scan
     from napari_grata.scans.masks import mask_target
 
     if view:
         from napari_grata.demo import view_run
 
-        return view_run(run, scan)
-    saved = reopen_run(run, scan=open_scan(scan) if scan is not None else None)
+        return view_run(run, _moved(scan, channel))
+    saved = reopen_run(run, scan=_moved(scan, channel))
     steps = sum(1 for record in saved.records if record.phase == "adapt" and record.step)
-    name, photographic = saved.info["model"]["name"], "photograph" in saved.info["scan"]["kind"]
+    name = saved.info["model"]["name"]
     console.say(f"{name}, {saved.settings.method}, {saved.info['started']}")
-    count = counted(len(saved.adapted_masks), "photograph" if photographic else "slice")
+    count = counted(len(saved.adapted_masks), "photograph" if saved.photographic else "slice")
     console.say(f"{saved.state}: {count}, {counted(steps, 'step')}")
     console.warn(saved.missing)
     written: list[Path] = []
@@ -489,16 +500,16 @@ def again(
     *,
     out: Annotated[Path, option("folder for the new run")],
     scan: MovedScan = None,
+    channel: Channel = None,
     model: Annotated[str | None, option("the model, if it has moved")] = None,
     device: Annotated[str | None, option("other than the one of the first time")] = None,
 ) -> dict[str, Any]:
     """Do a saved run again and compare the masks."""
     from napari_grata.adaptation import reopen as reopen_run
     from napari_grata.review.reproduce import Again
-    from napari_grata.scans import open_scan
     from napari_grata.segmenters import load_segmenter
 
-    saved = reopen_run(run, scan=open_scan(scan) if scan is not None else None)
+    saved = reopen_run(run, scan=_moved(scan, channel))
     where = model or saved.model_folder or saved.info["model"]["name"]
     segmenter = load_segmenter(where, device=device or saved.info["device"])
     repeated = Again(saved, segmenter, out / "run")

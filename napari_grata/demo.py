@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_grata.scans import Scan
     from napari_grata.scans.samples import Sample
 
 # Headless, one sample a model, each a scan as another scanner would have made it.
@@ -41,24 +42,17 @@ def in_napari(sample: Sample) -> dict[str, Any]:
     return {"opened": sample.key}
 
 
-def view_run(run: Path, scan: Path | None) -> dict[str, Any]:
+def view_run(run: Path, scan: Scan | None) -> dict[str, Any]:
     """Open a saved run in a napari window: its scan, masks and curves."""
     import napari
 
-    viewer = napari.Viewer(title="napari-grata")
-    show_run(viewer, run, scan)
-    napari.run()
-    return {"opened": str(run)}
-
-
-def show_run(viewer: Any, run: Path, scan: Path | None) -> Any:
-    """Dock the plugin in a viewer and bring a saved run back into it; return the dock."""
-    from napari_grata.scans import open_scan
     from napari_grata.widgets.case_loading import show_saved_run
 
+    viewer = napari.Viewer(title="napari-grata")
     _, dock = viewer.window.add_plugin_dock_widget("napari-grata", "Adapt to a new centre")
-    show_saved_run(dock.context, run, None if scan is None else open_scan(scan))
-    return dock
+    show_saved_run(dock.context, run, scan)
+    napari.run()
+    return {"opened": str(run)}
 
 
 def against_reference(sample: Sample, before: Path, after: Path) -> dict[str, tuple[float, float]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_grata.scans.files import sha256_of
+from napari_grata.scans.scan import PHOTOGRAPHIC
 from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 
 from .corrections import Corrections
@@ -80,6 +81,11 @@ class ReopenedRun:
     corrections: Corrections | None = field(default_factory=Corrections.none)
     taken: int | None = None
     chosen: list[ChosenInfo] = field(default_factory=list)
+
+    @property
+    def photographic(self) -> bool:
+        """Whether its scan is a photograph or a list of them."""
+        return self.info["scan"]["kind"] in PHOTOGRAPHIC
 
     def close(self) -> None:
         """Close the folder's file."""

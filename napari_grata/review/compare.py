@@ -220,7 +220,7 @@ def flags_of_run(run: ReopenedRun) -> dict[int, tuple[Flag, ...]]:
             found[index],
             frames[index],
             run.region,
-            photograph="photograph" in run.info["scan"]["kind"],
+            photograph=run.photographic,
         )
     return found
 

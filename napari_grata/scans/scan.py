@@ -16,6 +16,8 @@ from napari_grata.scans.files import short_path
 from napari_grata.scans.geometry import Geometry, same_grid
 
 Kind = Literal["photograph", "photographs", "image", "volume", "series"]
+PHOTOGRAPHIC = ("photograph", "photographs")
+"""Kinds of scans that are photographs or lists of them."""
 
 #: Beyond this many values, quantiles are taken from an evenly spaced subset.
 _QUANTILE_VALUES = 8_000_000
@@ -197,7 +199,7 @@ class Scan:
     @property
     def is_photographic(self) -> bool:
         """Whether it is a photograph or a list of them, each a whole picture of its subject."""
-        return self.kind in ("photograph", "photographs")
+        return self.kind in PHOTOGRAPHIC
 
     @property
     def is_list(self) -> bool:

@@ -531,6 +531,20 @@ def test_a_run_on_images_read_together_comes_back_with_all_of_them(tmp_path, cap
     live = found.run()
     assert live.predict(1).label_map.tolist() == found.adapted_masks[1].tolist()
     live.close()
+    # What was torn apart is named.
+    apart = moved[1].rename(tmp_path / "elsewhere.nii.gz")
+    words = ["again", str(run), "--quiet", "--out", str(tmp_path / "thrice")]
+    assert main([*words, "--channel", str(apart)]) == 2
+    assert "name the first one with --scan" in capsys.readouterr().err
+    words += ["--scan", str(moved[0])]
+    assert main([*words, "--channel", str(moved[0])]) == 2
+    assert "Image 2 (T2) of this run is not the one" in capsys.readouterr().err
+    assert main([*words, "--channel", str(apart), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["same"]
+    where = ["--scan", str(moved[0]), "--channel", str(apart)]
+    assert main(["reopen", str(run), *where, "--out", str(tmp_path / "shown"), "--json"]) == 0
+    assert not json.loads(capsys.readouterr().out)["missing"]
+    apart.rename(moved[1])
     # Without one of them, or with another one in its place, it is said which.
     nibabel.save(nibabel.Nifti1Image(np.eye(32)[..., None] * [1, 2, 3], np.eye(4)), moved[1])
     other = reopen(run, open_scan(moved[0]))
