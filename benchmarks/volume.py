@@ -6,8 +6,10 @@ the volume itself are part of it (1 MiB and 23 MiB for 160 slices).
 
     python benchmarks/volume.py
     python benchmarks/volume.py --structures 50 --side 256 --slices 64 256 --methods careful
+    python benchmarks/volume.py --structures 50 --patch 64 --side 256 --slices 256 --methods careful
 
-With ``--structures`` the model is a made-up one that tells so many structures apart (softmax).
+With ``--structures`` the model is a made-up one that tells so many structures apart (softmax), with
+``--patch`` one that reads volumes in windows of so many voxels a side.
 """
 
 from __future__ import annotations
@@ -54,14 +56,17 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def made_up(structures: int) -> Any:
+def made_up(structures: int, patch: int = 0) -> Any:
     """Return a segmenter of so many structures: shades of grey, one after the other."""
     import torch
     from torch import nn
 
     from napari_grata.segmenters import Card, Segmenter, Structure
-    from napari_grata.segmenters.card import structure_colours
+    from napari_grata.segmenters.card import VIEWS, structure_colours
+    from napari_grata.segmenters.planned import PlannedSegmenter, PlannedWindow, ReadingPlan
 
+    plan: Any = {"patch": [patch] * 3, "overlap": 0.5, "gaussian": True}
+    plan["steps"] = [{"kind": "min-max"}]
     colours = enumerate(structure_colours(structures), 1)
     card = Card(
         name="made-up",
@@ -71,18 +76,23 @@ def made_up(structures: int) -> Any:
         channels=1,
         modality="T1",
         dimensions=3,
+        arguments={"plan": plan} if patch else {},
+        views=("identity", "left-right", "through", "through-left-right") if patch else VIEWS,
     )
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.BatchNorm2d(16),
+        (nn.Conv3d if patch else nn.Conv2d)(1, 16, 3, padding=1),
+        (nn.BatchNorm3d if patch else nn.BatchNorm2d)(16),
         nn.ReLU(),
-        nn.Conv2d(16, card.outputs, 1),
+        (nn.Conv3d if patch else nn.Conv2d)(16, card.outputs, 1),
     )
+    if patch:
+        window = PlannedWindow(network, ReadingPlan.from_arguments(plan))
+        return PlannedSegmenter(card, window, device="cpu")
     return Segmenter(card, network, device="cpu")
 
 
-def work(path: Path, method: str, structures: int) -> dict[str, Any]:
+def work(path: Path, method: str, structures: int, patch: int) -> dict[str, Any]:
     """Segment and adapt one volume; returns seconds and MiB."""
     from napari_grata import load_segmenter, open_scan
     from napari_grata.adaptation import AdaptationRun
@@ -90,7 +100,7 @@ def work(path: Path, method: str, structures: int) -> dict[str, Any]:
 
     scan = open_scan(path)
     known = not structures
-    segmenter = load_segmenter("brain-tissue-t1", "cpu") if known else made_up(structures)
+    segmenter = load_segmenter("brain-tissue-t1", "cpu") if known else made_up(structures, patch)
     loaded = peak()
     began = time.perf_counter()
     masks = {found.slice_index: found.label_map for found in segmenter.predict(scan)}
@@ -118,18 +128,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--slices", type=int, nargs="+", default=[40, 160])
     parser.add_argument("--side", type=int, default=192)
     parser.add_argument("--structures", type=int, default=0)
+    parser.add_argument("--patch", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=["as-published", "careful"])
     parser.add_argument("--one", nargs=2, metavar=("FILE", "METHOD"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.one:
-        print(json.dumps(work(Path(options.one[0]), options.one[1], options.structures)))
+        print(
+            json.dumps(
+                work(Path(options.one[0]), options.one[1], options.structures, options.patch)
+            )
+        )
         return
     print(
         "| slices | method | source s | adapting s | ms a slice | MiB with the model loaded "
         "| MiB at most, source | MiB at most |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    command = [sys.executable, __file__, "--structures", str(options.structures)]
+    command = [sys.executable, __file__, f"--structures={options.structures}"]
+    command.append(f"--patch={options.patch}")
     with tempfile.TemporaryDirectory() as folder:
         for slices in options.slices:
             path = make_volume(slices, options.side, Path(folder))

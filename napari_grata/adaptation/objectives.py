@@ -401,6 +401,28 @@ class Objectives:
             )
         return logits.to(images.dtype), mean
 
+    def add_views(self, images: Tensor, names: Sequence[str], total: Tensor) -> bool:
+        """Add the probabilities of some views of a volume, slab by slab; False: no numbers.
+
+        Parameters
+        ----------
+        images : Tensor, shape (1, C, a, b, c)
+            For a `SlidingWindow`.
+        total : Tensor, shape (S, a, b, c)
+            On any device and of any precision; what is found is added.
+        """
+        sides, finite = total.shape[1], True
+        network: Any = self.network
+        with self._casting(images):
+            for name in names:
+                for planes, logits in network.slabs(view(images, name)):
+                    found = self.probabilities(logits.to(images.dtype))
+                    finite = finite and bool((logits.isfinite() & found.isfinite()).all())
+                    if name in THROUGH:
+                        planes = slice(sides - planes.stop, sides - planes.start)
+                    total[:, planes] += unview(found, name)[0].to(total.device)
+        return finite
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return what the network's activation makes of logits."""
         return probabilities(logits, self.activation)

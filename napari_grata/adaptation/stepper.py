@@ -19,7 +19,7 @@ from napari_grata.segmenters.segmenter import OutOfMemoryError, Prediction, memo
 
 from .corrections import Corrections
 from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, mean_entropy
-from .methods.base import Output, Snapshot, StepRecord, method_for
+from .methods.base import Method, Output, Snapshot, StepRecord, method_for
 from .normalisation import is_blank
 from .objectives import Supervision
 from .plan import Region, RunError
@@ -37,8 +37,8 @@ AHEAD = 4
 """So many slices at a time are predicted with the source model, ahead of the stream."""
 IMAGE_BYTES = 2**30
 """So much of a stack is kept prepared while a model learns from all of it."""
-ANSWERS = 7
-"""Of so many answers of a volume's size there is room for: source's, adapted, mean of the views."""
+ANSWERS = 6
+"""So many answers of a volume's size are held by methods that predict in a way of their own."""
 _Result = TypeVar("_Result")
 TO_ADAPT = "to adapt on this slice"
 _log = logging.getLogger(__name__)
@@ -248,13 +248,16 @@ class Stepper:
         prepared = self.segmenter.prepare(self._scan, slice_index, self.frame_of(slice_index))
         if is_blank(prepared.image):
             return next(iter(self.source([slice_index])))
-        return self._prediction(self._look(prepared.image, theta), prepared)
+        output = self._look(lambda viewer: viewer.predict(prepared.image), theta)
+        return self._prediction(output, prepared)
 
-    def _look(self, image: torch.Tensor, theta: np.ndarray | None) -> Output:
-        def look() -> Output:
+    def _look(self, work: Callable[[Method], _Result], theta: np.ndarray | None) -> _Result:
+        """Let the model that only predicts do some work, with some θ."""
+
+        def look() -> _Result:
             if theta is not None:
                 self._viewer.load_theta(torch.from_numpy(theta))
-            return self._viewer.predict(image)
+            return work(self._viewer)
 
         with self._looking:
             return self._with_room(look, viewing=True)
@@ -274,7 +277,7 @@ class Stepper:
     def _said_of(self, slice_index: int, image: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of a slice before anything was taught."""
         if slice_index not in self._said:
-            said = self._look(image, self.start).probabilities
+            said = self._look(lambda viewer: viewer.predict(image), self.start).probabilities
             if said.numel() * said.element_size() * (len(self._said) + 1) > IMAGE_BYTES:
                 self._said.clear()
             self._said[slice_index] = said
@@ -488,14 +491,13 @@ class VolumeStepper(Stepper):
                 return kept[2]
             self._kept = None
             image = self._hold(slice_index).image[None]
-            self._reader.check_memory(image.shape[2:], ANSWERS)
-            output = self._look(image, theta)
-            logits = None
-            if output.is_finite:
-                maps = output.probabilities[0].cpu()
-                logits = self._reader.as_logits(maps)
-            self._kept = case, theta, logits
-            return logits
+            shape, others = image.shape[2:], ANSWERS if self._viewer.holds_whole else 0
+            self._reader.check_memory(shape, others)
+            found = self._reader.room_for(shape)
+            finite = self._look(lambda viewer: viewer.predict_volume(image, found), theta)
+            self._reader.as_logits_(found)
+            self._kept = case, theta, found if finite else None
+            return self._kept[2]
 
     def _hold(self, slice_index: int) -> Volume:
         """Return a slice's volume, which stays read until another one is asked for."""

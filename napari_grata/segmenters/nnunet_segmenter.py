@@ -45,11 +45,20 @@ if TYPE_CHECKING:
 ANISOTROPY = 3.0
 #: So often a patch lies about a structure, if one is near; nnU-Net trains with a third.
 EXPECTED = 2 / 3
+#: Of larger answers to a volume, in bytes as float32, half precision is kept, as by nnU-Net.
+HALF_BEYOND = 2**30
+#: Of so many windows' depth there is room for answers in float32 while they are stitched.
+STITCHING = 3
 #: Halves of what the maps of a pass take that a step of learning takes.
 LEARNING = 3
 _TINY = 1e-8
 #: Probabilities are brought back as logits; beyond this they are as good as certain.
 _CERTAIN = 1e-12
+_LARGEST_HALF = 6e4
+
+
+Over = tuple[tuple[slice, slice, slice], torch.Tensor]
+"""Where on a volume's grid logits (S, a, b, c) lie over others, and they themselves."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Volume:
     image : Tensor, shape (C, a, b, c)
         On the plan's grid, with its axes.
     logits : Tensor, shape (S, a, b, c)
+        In half precision where they are many, see `HALF_BEYOND`.
     """
 
     image: torch.Tensor
@@ -498,29 +508,55 @@ class NNUNetSegmenter(Segmenter):
         current, target = self._grids(scan)
         shape = self._new_shape(values.shape[1:], current, target)
         _check_shape(values.shape[1:], shape)
-        self.check_memory(shape, 2)
+        self.check_memory(shape)
         grid = self._resampled(
             np.ascontiguousarray(values), shape, current, target, self._limits(case)
         )
         grid = (grid - self._low[:, None, None, None]) / self._span[:, None, None, None]
         image = torch.from_numpy(np.ascontiguousarray(grid, np.float32))
+        found = self.room_for(shape)
         with torch.inference_mode():
-            if not self.plan.is_2d:
-                found = self._network_logits(image[None].to(self.device))[0].cpu()
-            else:
-                found = torch.stack(
-                    [
-                        self._network_logits(image[None, :, n].to(self.device))[0].cpu()
-                        for n in range(image.shape[1])
-                    ],
-                    dim=1,
-                )
-        self._check_finite(found)
+            for part, logits in self._slabs(image[None]):
+                self._check_finite(logits)
+                if found.dtype is torch.float16:
+                    logits = logits.clamp(-_LARGEST_HALF, _LARGEST_HALF)
+                found[:, part] = logits[0].cpu()
         return Volume(image, found)
 
-    def check_memory(self, shape: Sequence[int], answers: int) -> None:
-        """Refuse a volume of so many voxels of which so many answers have to be kept at once."""
-        needed = 4 * math.prod(shape) * (answers * self.card.outputs + 4 * self.card.channels)
+    def _slabs(self, image: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield planes of a volume (1, C, a, b, c) and their logits."""
+        if not self.plan.is_2d:
+            network = cast("SlidingWindow", self.network)
+            yield from network.slabs(image.to(self.device), self.plan.mirror)
+            return
+        for n in range(image.shape[2]):
+            found = self._network_logits(image[:, :, n].to(self.device))
+            yield slice(n, n + 1), found[:, :, None]
+
+    def room_for(self, shape: Sequence[int]) -> torch.Tensor:
+        """Return zeros (S, a, b, c) on the CPU for what is said of a volume; see `HALF_BEYOND`."""
+        large = 4 * self.card.outputs * math.prod(shape) > HALF_BEYOND
+        return torch.zeros(self.card.outputs, *shape, dtype=torch.float16 if large else None)
+
+    def as_logits_(self, maps: torch.Tensor) -> None:
+        """Take back the activation of a volume (S, a, b, c) in place, see `as_logits`."""
+        for plane in maps.unbind(1):
+            plane.copy_(self.as_logits(plane.float()))
+
+    def check_memory(self, shape: Sequence[int], answers: int = 0) -> None:
+        """Refuse a volume of so many voxels for whose answer there is no room.
+
+        Parameters
+        ----------
+        shape : sequence of int
+        answers : int
+            How many others, in float32, have to be kept at the same time.
+        """
+        outputs, voxels = self.card.outputs, math.prod(shape)
+        kept = (2 if 4 * outputs * voxels > HALF_BEYOND else 4) * outputs * voxels
+        depth = 1 if self.plan.is_2d else min(shape[0], self.plan.patch[0])
+        stitching = STITCHING * 4 * outputs * voxels * depth // shape[0]
+        needed = kept + stitching + 4 * voxels * (answers * outputs + 4 * self.card.channels)
         free = free_bytes(torch.device("cpu"))
         if free is not None and needed > free:
             raise PredictionError(
@@ -530,9 +566,20 @@ class NNUNetSegmenter(Segmenter):
             )
 
     def slice_of(
-        self, logits: torch.Tensor, scan: Scan, i: int, region: Region | None = None
+        self,
+        logits: torch.Tensor,
+        scan: Scan,
+        i: int,
+        region: Region | None = None,
+        over: Over | None = None,
     ) -> np.ndarray:
-        """Bring one displayed slice out of a volume's logits; probabilities (S, H, W)."""
+        """Bring one displayed slice out of a volume's logits; probabilities (S, H, W).
+
+        Parameters
+        ----------
+        over : (tuple of slice, Tensor), optional
+            Logits that lie over the others, and where.
+        """
         case = self._case(scan, i)
         rows, columns, outside = self._rectangle(scan, i, region, case)
         place = (rows.start, columns.start, rows.stop, columns.stop)
@@ -548,7 +595,11 @@ class NNUNetSegmenter(Segmenter):
         plane = sides[0] - 1 - plane if flips[across] else plane
         current, target = self._grids(scan)
         apart = _separate_axis(target, current, None)
-        maps = _plane_at(logits, across, plane, sides[0], apart == across)
+        low, high, weight = (
+            one[plane] for one in _places(sides[0], logits.shape[across + 1], apart == across)
+        )
+        first, second = (planes_of(logits, across, int(n), 1, over) for n in (low, high))
+        maps = torch.lerp(first, second, float(weight)).squeeze(across + 1)
         rest = [axis for axis in range(3) if axis != across]
         maps = _linear(
             maps,
@@ -666,9 +717,9 @@ class NNUNetSegmenter(Segmenter):
         self, probabilities: torch.Tensor, patch: Patch, scan: Scan, region: Region | None
     ) -> np.ndarray:
         """Return a slice as a patch (S, a, b, c) says, and beyond it the source model."""
-        logits = self.volume(scan, patch.slice_index, region).logits.clone()
-        logits[(slice(None), *patch.place)] = self.as_logits(probabilities.detach().float().cpu())
-        return self.slice_of(logits, scan, patch.slice_index, region)
+        logits = self.volume(scan, patch.slice_index, region).logits
+        over = patch.place, self.as_logits(probabilities.detach().float().cpu())
+        return self.slice_of(logits, scan, patch.slice_index, region, over)
 
 
 def _check_shape(before: Sequence[int], after: Sequence[int]) -> None:
@@ -705,14 +756,21 @@ def _places(
     return low, (low + 1).clamp_max(length - 1), (places - low).float()
 
 
-def _plane_at(
-    logits: torch.Tensor, axis: int, index: int, size: int, nearest: bool
+def planes_of(
+    logits: torch.Tensor, axis: int, first: int, count: int, over: Over | None = None
 ) -> torch.Tensor:
-    """Interpolate (S, a, b, c) along one axis at one place; returns (S, ·, ·)."""
-    low, high, weight = (one[index] for one in _places(size, logits.shape[axis + 1], nearest))
-    return torch.lerp(
-        logits.select(axis + 1, int(low)), logits.select(axis + 1, int(high)), float(weight)
-    )
+    """Return some planes of a volume (S, a, b, c) as float32, with what lies over them."""
+    found = logits.narrow(axis + 1, first, count).float()
+    if over is None:
+        return found
+    place, maps = over
+    low, high = max(first, place[axis].start), min(first + count, place[axis].stop)
+    if low < high:
+        found = found.clone()
+        inside: Any = [slice(None), *place]
+        inside[axis + 1] = slice(low - first, high - first)
+        found[tuple(inside)] = maps.narrow(axis + 1, low - place[axis].start, high - low)
+    return found
 
 
 def _linear(maps: torch.Tensor, sides: tuple[int, int], nearest: tuple[bool, bool]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from .nnunet_network import intensity_range
-from .nnunet_segmenter import Case, NNUNetSegmenter
+from .nnunet_segmenter import Case, NNUNetSegmenter, Over, planes_of
 from .preprocessing import Frame, Prepared, Region, Turn
 from .sliding_window import SlidingWindow
 
@@ -398,7 +398,12 @@ class PlannedSegmenter(NNUNetSegmenter):
         return self._placed(frame.turn.back(maps.numpy()), frame.shape, frame.region, invalid)
 
     def slice_of(
-        self, logits: Tensor, scan: Scan, i: int, region: Region | None = None
+        self,
+        logits: Tensor,
+        scan: Scan,
+        i: int,
+        region: Region | None = None,
+        over: Over | None = None,
     ) -> np.ndarray:
         """Bring one displayed slice out of a volume's logits; probabilities (S, H, W)."""
         case = self._case(scan, i)
@@ -412,7 +417,7 @@ class PlannedSegmenter(NNUNetSegmenter):
         across, plane = order.index(0), i - slices.start
         plane = shown[0] - 1 - plane if flips[across] else plane
         place = lines.pop(across).here()[plane : plane + 1].clamp(0, grid[across] - 1)
-        near = logits.narrow(across + 1, int(place), min(2, grid[across] - int(place)))
+        near = planes_of(logits, across, int(place), min(2, grid[across] - int(place)), over)
         maps = self._activated(near)
         maps = _sampled(maps, across + 1, place - place.floor(), self.plan.nearest)
         rest = [axis for axis in range(3) if axis != across]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,19 @@ class SlidingWindow(nn.Module):
         mirror : sequence of int
             Spatial axes over which predictions are mirrored, all ways, and averaged.
         """
+        found = [slab for _, slab in self.slabs(images, mirror)]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
+
+    def slabs(self, images: Tensor, mirror: Sequence[int] = ()) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the logits in slabs along the first side, as soon as no window adds to them.
+
+        Of many structures on a volume, all of it at once is gigabytes.
+
+        Yields
+        ------
+        (slice, Tensor)
+            Which planes these are, and their logits (B, S, planes, …).
+        """
         x = images * self.scale + self.offset
         sides = x.shape[2:]
         spare = [max(0, want - have) for want, have in zip(self.window, sides, strict=True)]
@@ -89,35 +102,42 @@ class SlidingWindow(nn.Module):
         starts = [
             self.starts(have, want) for have, want in zip(x.shape[2:], self.window, strict=True)
         ]
-        places = list(itertools.product(*starts))
-        one = len(places) == 1
-        total = self._mirrored(x, mirror) if one else self._stitched(x, places, mirror)
         inner = [slice(n // 2, n // 2 + side) for n, side in zip(spare, sides, strict=True)]
-        return total[(slice(None), slice(None), *inner)]
+        if all(len(one) == 1 for one in starts):
+            stitched = iter([(0, self._mirrored(x, mirror))])
+        else:
+            stitched = self._stitched(x, starts, mirror)
+        for first, found in stitched:
+            slab = found[(slice(None), slice(None), *inner)]
+            yield slice(first, first + slab.shape[2]), slab
 
     def starts(self, size: int, window: int) -> list[int]:
         """Return where the windows of one axis start."""
         return window_starts(size, window)
 
     def _stitched(
-        self, x: Tensor, places: Sequence[tuple[int, ...]], mirror: Sequence[int]
-    ) -> Tensor:
-        total = weight = None
-        weights = self.weights.to(x.dtype)
-        for place in places:
-            inside: Any = tuple(
-                slice(start, start + side) for start, side in zip(place, self.window, strict=True)
-            )
-            part = self._mirrored(x[(slice(None), slice(None), *inside)], mirror)
-            if total is None or weight is None:
-                total = part.new_zeros(*part.shape[:2], *x.shape[2:])
-                weight = part.new_zeros(x.shape[2:])
-            total[(slice(None), slice(None), *inside)] += part * weights
-            weight[inside] += weights
-        assert total is not None
-        assert weight is not None
-        total /= weight  # in place: of many structures a second one is gigabytes
-        return total
+        self, x: Tensor, starts: Sequence[Sequence[int]], mirror: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        depth, weights = self.window[0], self.weights.to(x.dtype)
+        total, weight = x.new_zeros(0), x.new_zeros(depth, *x.shape[3:])
+        for first, following in itertools.pairwise([*starts[0], x.shape[2]]):
+            for place in itertools.product(*starts[1:]):
+                inside: Any = tuple(
+                    slice(start, start + side)
+                    for start, side in zip(place, self.window[1:], strict=True)
+                )
+                here = x[:, :, first : first + depth][(..., *inside)]
+                part = self._mirrored(here, mirror)
+                if not total.numel():
+                    total = part.new_zeros(*part.shape[:3], *x.shape[3:])
+                total[(..., *inside)] += part * weights
+                weight[(..., *inside)] += weights
+            done = following - first
+            yield first, total[:, :, :done] / weight[:done]
+            # What the next windows add to moves to the front. Not in place: gradients need it.
+            weight = torch.cat([weight[done:], torch.zeros_like(weight[:done])])
+            total[:, :, : depth - done] = total[:, :, done:].clone()
+            total[:, :, depth - done :] = 0
 
     def _mirrored(self, x: Tensor, mirror: Sequence[int]) -> Tensor:
         axes = [axis + 2 for axis in mirror]

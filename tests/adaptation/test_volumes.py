@@ -176,6 +176,25 @@ def test_batch_normalisation_of_volumes_adapts_its_statistics(tmp_path, scan, me
     assert not np.allclose(model.slice_of(model.volume(scan, 5).logits, scan, 5), after, atol=1e-3)
 
 
+def test_a_large_answer_is_kept_in_half_precision_and_masks_stay(segmenter, scan, monkeypatch):
+    settings = LEARN.but(six_views=True, predict="average")
+    masks = {one.slice_index: one.label_map for one in segmenter.predict(scan)}
+    run = AdaptationRun(segmenter, scan, settings)
+    list(run.records())
+    monkeypatch.setattr("napari_grata.segmenters.nnunet_segmenter.HALF_BEYOND", 0)
+    again = AdaptationRun(segmenter, open_scan(scan.path), settings)
+    list(again.records())
+    assert segmenter.volume(again.scan, 0).logits.dtype is torch.float16
+    for found, wanted in ((again.source_masks, masks), (again.adapted_masks, run.adapted_masks)):
+        same = [(found[index] == wanted[index]).mean() for index in wanted]
+        assert np.mean(same) > 0.995
+    # What the mean of the views is, in one piece.
+    output = run._adapter._viewer.predict(segmenter.volume(scan, 5).image[None])
+    for one, tolerance in ((run, 1e-5), (again, 5e-3)):
+        maps = one._adapter._whole(5, one.theta_of(5)).float().softmax(0)
+        assert torch.allclose(maps, output.probabilities[0], atol=tolerance)
+
+
 def test_a_prompt_is_of_a_slice_and_not_of_a_volume(segmenter, scan):
     with pytest.raises(RunError, match="a prompt for each slice, and this model reads whole"):
         AdaptationRun(segmenter, scan, Settings(method="vptta"))

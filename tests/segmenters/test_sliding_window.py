@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,34 @@ def test_mirroring_averages_over_all_ways_to_mirror():
     network = SlidingWindow([Place()], (16, 16), [1.0], [0.0])
     found = network(torch.zeros(1, 1, 16, 16), (1,))
     assert torch.allclose(found, torch.tensor(7.5))
+
+
+@pytest.mark.parametrize("sides", [(21, 9, 8), (8, 30, 5), (6, 8, 8)])
+def test_slabs_are_the_whole_piece_by_piece(sides):
+    torch.manual_seed(0)
+    network = SlidingWindow([nn.Conv3d(1, 3, 3, padding=1)], (8, 8, 8), [1.0], [0.0])
+    images = torch.rand(1, 1, *sides)
+    with torch.inference_mode():
+        whole = network(images, (1,))
+        slabs = list(network.slabs(images, (1,)))
+    assert [part.start for part, _ in slabs] == window_starts(sides[0], 8)
+    assert slabs[-1][0].stop == sides[0]
+    assert all(torch.equal(whole[:, :, part], found) for part, found in slabs)
+    # Each window by hand, as it is written down.
+    total, weight = torch.zeros(1, 3, *(max(8, n) for n in sides)), 0.0
+    padded = nn.functional.pad(
+        images, [n for s in reversed(sides) for n in (max(0, 8 - s) // 2, -(min(0, s - 8) // 2))]
+    )
+    weight = torch.zeros(total.shape[2:])
+    for starts in itertools.product(*(window_starts(n, 8) for n in padded.shape[2:])):
+        inside = tuple(slice(n, n + 8) for n in starts)
+        x = padded[(..., *inside)]
+        answer = (network.folds[0](x) + network.folds[0](x.flip(3)).flip(3)) / 2
+        total[(..., *inside)] += answer.detach() * network.weights
+        weight[inside] += network.weights
+    begin = [max(0, 8 - n) // 2 for n in sides]
+    inner = tuple(slice(b, b + n) for b, n in zip(begin, sides, strict=True))
+    assert torch.allclose(whole, (total / weight)[(..., *inner)], atol=1e-6)
 
 
 def test_folds_are_averaged_and_gradients_reach_all_of_them():

@@ -339,6 +339,35 @@ class Method:
         logits = self.objectives.logits(images)
         return Output(logits, self.objectives.probabilities(logits))
 
+    @torch.no_grad()
+    def predict_volume(self, images: Tensor, found: Tensor) -> bool:
+        """Predict a volume (1, C, a, b, c) as `predict` does, but slab by slab.
+
+        Parameters
+        ----------
+        images : Tensor
+        found : Tensor, shape (S, a, b, c)
+            Where the probabilities go, on any device and of any precision.
+
+        Returns
+        -------
+        bool
+            Whether they are numbers.
+        """
+        if self.holds_whole:
+            output = self.predict(images)
+            found.copy_(output.probabilities[0])
+            return output.is_finite
+        names = self.objectives.views if self.six_views else ("identity",)
+        finite = self.objectives.add_views(self._images(images), names, found.zero_())
+        found /= len(names)
+        return finite
+
+    @property
+    def holds_whole(self) -> bool:
+        """Whether a volume is predicted all at once, for the method predicts in its own way."""
+        return type(self).predict is not Method.predict
+
     def _norms(self) -> list[BlendedNorm]:
         """Return the layers with source statistics; ValueError if there are none."""
         found = [
