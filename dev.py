@@ -53,7 +53,7 @@ OTHER_BINDINGS = ("pyqt5",)
 # at such an address ends the process (6.8.3, 6.10.3: most runs that open several viewers, and one
 # in some seventy of those that open one).
 ONE_A_PROCESS = "pyside6"
-# Of the walk there; each takes a start of napari.
+# Of the walk on them.
 SHORT_WALK = ("two_clicks", "photograph", "cancel", "follows", "deleting", "drawn", "region")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
@@ -170,12 +170,13 @@ def test(arguments: list[str]) -> None:
     run(PYTHON, "-m", "ruff", "check", ".")
     run(PYTHON, "-m", "ruff", "format", "--check", ".")
     run(PYTHON, "-m", "npe2", "validate", "napari-grata")
+    short = short_walk(WALK[0])
     parts = [
         ("pyqt6", (WINDOWS,)),
         ("pyqt6", ("tests", *(f"--ignore={path}" for path in (WINDOWS, *ROOMS_APART)))),
         ("pyqt6", ROOMS_APART),
-        *((binding, WALK) for binding in OTHER_BINDINGS),
-        *((ONE_A_PROCESS, (test,)) for test in short_walk(WALK[0])),
+        *((binding, (*short, WALK[1])) for binding in OTHER_BINDINGS),
+        *((ONE_A_PROCESS, (test,)) for test in short),
     ]
     with ThreadPoolExecutor(2) as pool:
         types = pool.submit(shown, [str(PYTHON), "-m", "mypy"])
@@ -188,7 +189,7 @@ def test(arguments: list[str]) -> None:
 
 
 def short_walk(path: str) -> list[str]:
-    """Return the tests of a file that are taken where each has a process of its own."""
+    """Return the tests of a file that are taken on the other bindings."""
     names = re.findall(r"^def (test_\w+)", (HERE / path).read_text(encoding="utf-8"), re.M)
     return [f"{path}::{name}" for name in names if any(word in name for word in SHORT_WALK)]
 

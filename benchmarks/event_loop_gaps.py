@@ -179,7 +179,7 @@ def ahead(loop: Loop, dock: Any, folder: Path) -> None:
     def in_view() -> bool:
         # The dock then has a model that reads photographs; the one for brains would refuse all.
         scan = context.scan
-        return scan is not None and scan.name.startswith("photo_") and not context.facts().misfit
+        return scan is not None and scan.name.startswith("photo_") and not context.misfit()
 
     def begin() -> None:
         cases.open_list([str(path) for path in paths])
@@ -233,11 +233,11 @@ def run(slices: int, moves: int, folder: Path) -> None:
     context.slices_text = "all" if count == scan.n_slices else f"1-{count}"
 
     def at_rest() -> bool:
-        return not context.busy
+        return not context.runs.busy
 
     viewer.dims.set_current_step(0, count // 2)
-    loop.measure(f"segment, {count} slices", context.segment, at_rest)
-    loop.measure(f"adapt with Careful, {count} slices", context.adapt, at_rest)
+    loop.measure(f"segment, {count} slices", context.runs.segment, at_rest)
+    loop.measure(f"adapt with Careful, {count} slices", context.runs.adapt, at_rest)
     waits = drag(loop, dock, moves)
     ahead(loop, dock, folder)
     print(

@@ -20,7 +20,7 @@ from napari_grata.widgets.qt_parts import (
     row,
 )
 from napari_grata.widgets.settings_form import SettingsForm
-from napari_grata.widgets.state import ADAPT_WORDS
+from napari_grata.widgets.state import ADAPT_WORDS, facts_of
 
 _SEGMENT_WORDS = "Outline the structures with the model as it was trained, and no more."
 
@@ -44,8 +44,8 @@ class AdaptSection(QWidget):
         self.advanced.setToolTip("Every setting of the method, for those who know it.")
         self.keep = choice(name="Keep run")
         self.time = Sentence(1, "grata_small")
-        self.segment_button = button("Segment only", _SEGMENT_WORDS, clicked=context.segment)
-        self.adapt_button = button("Adapt", ADAPT_WORDS, clicked=context.adapt)
+        self.segment_button = button("Segment only", _SEGMENT_WORDS, clicked=context.runs.segment)
+        self.adapt_button = button("Adapt", ADAPT_WORDS, clicked=context.runs.adapt)
         buttons = QWidget()
         line = QHBoxLayout(buttons)
         line.setContentsMargins(0, 0, 0, 0)
@@ -121,10 +121,10 @@ class AdaptSection(QWidget):
         self._context.choose_settings(str(self.method.currentData()), settings)
 
     def _go_on(self) -> None:
-        self._context.go_on(finish=False)
+        self._context.runs.go_on(finish=False)
 
     def _finish(self) -> None:
-        self._context.go_on(finish=True)
+        self._context.runs.go_on(finish=True)
 
     def _on_keep(self, index: int) -> None:
         folder = self.keep.itemData(index)
@@ -159,7 +159,7 @@ class AdaptSection(QWidget):
     def refresh(self) -> None:
         """Bring the controls in line with the situation."""
         context = self._context
-        facts = context.facts()
+        facts = facts_of(context)
         idle = facts.running is None
         why_not = "Wait until the work in progress has ended, or cancel it." if not idle else ""
         why_not = why_not or facts.misfit or ("" if facts.model else "Choose a model first.")
@@ -171,7 +171,7 @@ class AdaptSection(QWidget):
             made.setToolTip(why_not or words)
         for widget in (self.method, self.keep, self.form):
             widget.setEnabled(idle)
-        expected = context.expected_time()
+        expected = context.runs.expected_time()
         self.time.setVisible(bool(expected))
         self.time.say(f"Takes {expected}, as measured the last time." if expected else "")
         self._show_unfinished()
@@ -179,7 +179,7 @@ class AdaptSection(QWidget):
     def _show_unfinished(self) -> None:
         context = self._context
         session = context.session
-        offered = session is not None and context.runner.kind is None and context.unfinished()
+        offered = session is not None and context.runner.kind is None and context.runs.unfinished
         self.unfinished.setVisible(offered)
         if session is None or not offered:
             return

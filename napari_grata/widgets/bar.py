@@ -222,7 +222,7 @@ class NextStepButton(QWidget):
         context = self._context
         if self._next is not None:
             {
-                "adapt": context.adapt,
+                "adapt": context.runs.adapt,
                 "resume": context.runner.resume,
                 "region": context.region_requested.emit,
                 "look": context.next_flagged,

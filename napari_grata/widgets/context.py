@@ -13,21 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.layers import Image, Shapes
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
 
-from napari_grata.adaptation.plan import SlicesError, make_plan, parse_slices
-from napari_grata.adaptation.settings import PRESETS, Settings, preset
-from napari_grata.scans.files import safe_name
-from napari_grata.scans.scan import counted
-from napari_grata.segmenters.extent import anchor, implausible
+from napari_grata.adaptation.plan import SlicesError, parse_slices
+from napari_grata.adaptation.settings import PRESETS, Settings
 from napari_grata.segmenters.registry import ModelEntry, list_models
-from napari_grata.widgets.background import Found, Outcome, Queue
+from napari_grata.widgets.background import Queue
 from napari_grata.widgets.connections import ClosingWatch, EventConnections
 from napari_grata.widgets.keys import Actions
 from napari_grata.widgets.qt_parts import later, notify
 from napari_grata.widgets.reviewed import ReviewedMasks
-from napari_grata.widgets.runner import Runner, about
+from napari_grata.widgets.runner import Runner
+from napari_grata.widgets.runs import Runs
 from napari_grata.widgets.scan_layer import (
     alive,
     can_be_scan,
@@ -41,7 +39,6 @@ from napari_grata.widgets.scan_layer import (
 )
 from napari_grata.widgets.session import Session, Sessions
 from napari_grata.widgets.slice_figures import SliceFigures
-from napari_grata.widgets.state import Facts
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.tasks import Region
 from napari_grata.widgets.theme import ThemeColours, theme_colours
@@ -108,6 +105,8 @@ class Context(QObject):
     store : SettingsStore
     sessions : Sessions
     runner : Runner
+    runs : Runs
+        What is run on the scan in view.
     queue : Queue
         For small work in the background; keys are tuples that begin with the section's name.
     undo : UndoStack
@@ -266,10 +265,9 @@ class Context(QObject):
         self.figures = SliceFigures(self)
         self.reviewed = ReviewedMasks(self)
         self.looked = False
-        self._adapt_then = False
+        self.runs = Runs(self)
         self._unreadable = ""
         self._session: Session | None = None
-        self._running_layer: Layer | None = None
         self._watched: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._soon = later(self, 0, self.changed.emit)
         self._follow_soon = later(self, 0, self.follow)
@@ -283,13 +281,11 @@ class Context(QObject):
         for name in ("removing", "end_batch"):  # the second is missing before napari 0.7
             if hasattr(layers, name):
                 self.connections.listen(getattr(layers, name), self._layer_goes)
-        self.connections.listen(layers.removed, self._layer_removed)
         self.connections.listen(self.viewer.events.theme, self._on_theme)
         self.connections.listen(self.viewer.dims.events.current_step, self._on_dims)
         runner = self.runner
         runner.changed.connect(self.touch)
         runner.noticed.connect(partial(notify, severity="info"))
-        runner.ended.connect(self._on_ended)
         self.undo.changed.connect(self.touch)
         self.actions.provide("undo", self.undo.undo, self._why_no_undo)
         self.actions.provide("redo", self.undo.redo, self._why_no_redo)
@@ -432,21 +428,23 @@ class Context(QObject):
 
     def _choose_fitting_model(self) -> None:
         """Another scan brings along a model that reads it; else the dock says why none does."""
-        if self.scan is None or not self._misfit():
+        if self.scan is None or not self.misfit():
             return
-        better = self._fitting()
+        better = self.fitting_model()
         if better is not None:
             self.entry = better
             self.model_changed.emit()
 
-    def _misfit(self) -> str:
+    def misfit(self) -> str:
+        """Return why the chosen model cannot segment the chosen scan; "" where it can."""
         if self._unreadable:
             return self._unreadable
         if self.scan is None or self.entry is None or self.entry.card is None:
             return ""
         return self.entry.card.fits(self.scan) or ""
 
-    def _fitting(self) -> ModelEntry | None:
+    def fitting_model(self) -> ModelEntry | None:
+        """Return a model that reads the chosen scan."""
         if self.scan is None:
             return None
         usable = (entry for entry in self.entries if entry.card is not None)
@@ -526,19 +524,6 @@ class Context(QObject):
 
     def _layer_goes(self, event: Any = None) -> None:
         hold_canvas(self.closing.find_window())
-
-    def _layer_removed(self, event: Any) -> None:
-        """A scan that a run is working on comes back: its masks would have no place."""
-        layer = self._running_layer
-        if layer is not None and event.value is layer and self.runner.kind is not None:
-            QTimer.singleShot(0, self._put_back)
-
-    def _put_back(self) -> None:
-        layer = self._running_layer
-        if layer is None or alive(self.viewer, layer) or self.closing.closing:
-            return
-        self.viewer.layers.insert(0, layer)
-        notify("The scan stays until the run on it has ended; cancel the run to remove it.", "info")
 
     def _on_theme(self, event: Any = None) -> None:
         self.theme = theme_colours(self.viewer.theme)
@@ -637,269 +622,6 @@ class Context(QObject):
         if layer is not None and self.painting:
             layer.selected_label = value
         self.touch()
-
-    # --- running ---------------------------------------------------------------------------
-
-    def segment(self, *, in_view: bool = False) -> None:
-        """Make the source masks; ``in_view``: of the slice in view alone."""
-        begun = self.begin()
-        if begun is not None:
-            session, entry, slices = begun
-            self._segment(session, entry, [self.in_view()] if in_view else slices)
-
-    def _segment(self, session: Session, entry: ModelEntry, slices: list[int]) -> None:
-        self.runner.segment(session, entry, self.device, slices, self.region)
-        self.mode = "source"
-        self.take_results()
-        self.mode_changed.emit(self.mode)
-
-    def adapt(self) -> None:
-        """Segment, where that is not done, and adapt if the source masks can be right.
-
-        Where they cannot, it is said and nothing is adapted; asked for once more, it is done.
-        """
-        begun = self.begin()
-        if begun is None:
-            return
-        session, entry, slices = begun
-        there = session.source_masks(slices, self.region)
-        if len(there) < len(slices):
-            self._adapt_then = True
-            self._segment(session, entry, slices)
-            return
-        self.undo.forget([session])
-        session.settings = self.settings
-        volumes = entry.card is not None and entry.card.patch is not None
-        plan = make_plan(self.settings, slices, session.scan.case_of, volumes=volumes)
-        session.expected_steps = max((event.step for event in plan), default=0)
-        folder = self.new_run_folder(session)
-        self.runner.adapt(session, entry, self.device, self.settings, slices, self.region, folder)
-        self.looked = False
-        self.mode = "adapted"
-        self.take_results()
-        self.mode_changed.emit(self.mode)
-
-    def go_on(self, *, finish: bool) -> None:
-        """Go on with a run that was cancelled, or finish it with what was learned."""
-        session = self.session
-        if session is not None and self.unfinished() and self.runner.kind is None:
-            self.clear_problem()
-            self._running_layer = self.layer
-            self.runner.go_on(session, finish=finish)
-            self.touch()
-
-    @property
-    def busy(self) -> bool:
-        """Whether something runs, or is about to: between segmenting and adapting."""
-        return self.runner.kind is not None or self._adapt_then
-
-    @property
-    def finds_frame(self) -> bool:
-        """Whether Adapt looks for the frame of a photograph: its source mask may be wrong then."""
-        card = None if self.entry is None else self.entry.card
-        if card is None or self.scan is None or self.region is not None:
-            return False
-        return self.settings.reframe and self.scan.is_photographic and anchor(card) is not None
-
-    def unfinished(self) -> bool:
-        """Whether the run in view was cancelled and can go on."""
-        session = self.session
-        if session is None or session.busy or session.run is None:
-            return False
-        # A state that was taken rolled the run back on purpose.
-        return session.taken_step is None and session.run.position < session.run.total
-
-    def start(self, kind: str, session: Session | None, make: Any, title: str) -> None:
-        """Run another job, as `Runner.start`; says why where one is going on."""
-        if self.runner.kind is not None:
-            self.say("A run is going on; wait for its end, or cancel it.")
-            return
-        self.clear_problem()
-        self.closing.find_window()
-        self._running_layer = self.layer if session is not None else None
-        self.runner.start(kind, session, make, title)
-
-    def new_run_folder(self, session: Session) -> Path | None:
-        """Return where this session's run is kept: with its case, or where the user wants it."""
-        of_case = self.flow.run_folder(session) if self.flow is not None else None
-        if of_case is not None or not self.run_parent:
-            return of_case
-        from datetime import datetime
-
-        stamp = datetime.now().strftime("%Y-%m-%d %H.%M.%S")
-        return Path(self.run_parent) / f"{safe_name(session.scan.name)} {stamp}"
-
-    def begin(self) -> tuple[Session, ModelEntry, list[int]] | None:
-        """Capture what a run works on, or say why it cannot begin."""
-        self.clear_problem()
-        self.look_back(None)
-        self._adapt_then = False
-        layer, scan, entry = self.layer, self.scan, self.entry
-        if self.runner.kind or self._misfit() or layer is None or scan is None or entry is None:
-            self.touch()
-            return None
-        try:
-            slices = self.slices()
-        except SlicesError as error:
-            self.fail(str(error))
-            return None
-        self.closing.find_window()
-        session = self.sessions.get(layer, scan, entry, filled=self.store.get("filled"))
-        session.note = session.note_tone = ""
-        self._running_layer = layer
-        return session, entry, slices
-
-    def _on_ended(self, kind: str, outcome: Outcome) -> None:
-        session = self.runner.session
-        self._running_layer = None
-        if outcome.kind == "failed":
-            kept = ""
-            if session is not None and session.has_masks:
-                kept = " What was finished is kept."
-            self.problem, self.details = f"{outcome.message}{kept}", outcome.details
-        if session is None or self.closing.closing:
-            return
-        done = session.adapted_slices if kind == "adapt" else session.segmented_slices
-        if outcome.kind == "cancelled":
-            session.note_tone = ""
-            session.note = f"Cancelled; {counted(len(done), session.scan.noun)} finished and kept."
-        elif outcome.kind == "done" and kind == "adapt":
-            self._tell_result(session)
-        if outcome.kind == "done" and self.runner.seconds_a_slice is not None:
-            self.store.set_pace(self._pace_key(kind), self.runner.seconds_a_slice)
-        if kind == "segment":
-            if outcome.kind == "done":
-                self._look_at_extent(session)
-            else:
-                self._adapt_then = False
-        if kind == "adapt" and session is self.session and session.can_compare:
-            finished = outcome.kind == "done"
-            index = self._most_worth_a_look(session) if finished else self.in_view()
-            # Beside a mask of the whole picture, one within a frame differs nearly everywhere.
-            compares = finished and session.frame_of(index) is None
-            self.mode = "difference" if compares else "adapted"
-            self.apply_plain_mode(session)
-            self.mode_changed.emit(self.mode)
-            if finished:
-                self.go_to(index)
-
-    def _look_at_extent(self, session: Session) -> None:
-        """Look in the background whether the source masks can be right, then go on."""
-        masks = session.source_masks(sorted(session.segmented_slices), session.region)
-        look = partial(
-            implausible,
-            session.card,
-            masks,
-            session.scan,
-            region=session.region,
-            slices=sorted(masks),
-        )
-        self.queue.ask(("extent", id(session)), look, self._on_extent)
-
-    def _on_extent(self, found: Found) -> None:
-        then, self._adapt_then = self._adapt_then, False
-        session = self.session
-        if session is not None and found.key == ("extent", id(session)):
-            self.implausible = " ".join(sentence for _, sentence in (found.result or ())[:2])
-            if then and not (self.implausible and not self.finds_frame):
-                self.adapt()
-        self.touch()
-
-    def describe_result(self, session: Session) -> None:
-        """Say of a session what came of its adaptation."""
-        if session.adapted_slices:
-            self._tell_result(session)
-
-    def _note(self, session: Session | None) -> str:
-        if session is None:
-            return ""
-        if session.note and session.note == session.result_note and session.can_compare:
-            self._tell_result(session)  # a correction may have changed what is flagged
-        return session.note
-
-    def _tell_result(self, session: Session) -> None:
-        session.note, session.note_tone = self._result_words(session)
-        session.result_note = session.note
-
-    def _result_words(self, session: Session) -> tuple[str, str]:
-        adapted = counted(len(session.adapted_slices), session.scan.noun)
-        framed = sum(session.frame_of(index) is not None for index in session.adapted_slices)
-        if framed:
-            adapted += f" (of {framed} the part round the structures, as found)"
-        flagged = len(session.flagged())
-        if flagged and session.scan.n_slices == 1:
-            # No table and no way to the next one: what was seen is said here.
-            return f"Adapted. Look closely: {session.flags[0][0].text}", "warning"
-        if flagged:
-            return f"{adapted} adapted, {flagged} flagged: have a look (key N).", "warning"
-        tone = "" if self.implausible and not framed else "good"
-        return f"{adapted} adapted, none flagged.", tone
-
-    @staticmethod
-    def _most_worth_a_look(session: Session) -> int:
-        """Return the flagged slice that changed most; of all slices where none is flagged."""
-        change: dict[int, float] = {}
-        for record in session.records:
-            shares = list(record.agreement.values())
-            change[record.slice_index] = 1 - sum(shares) / len(shares) if shares else 0.0
-        flagged = [index for index in session.flagged() if index in change]
-        return max(flagged or change, key=lambda index: change[index], default=0)
-
-    def expected_time(self) -> str:
-        """Return how long segmenting should take here, as measured the last time; "" unknown."""
-        if self.scan is None or self.entry is None:
-            return ""
-        pace = self.store.pace(self._pace_key("adapt"))
-        try:
-            count = len(self.slices())
-        except SlicesError:
-            return ""
-        if pace is None:
-            return ""
-        return f"{about(pace * count)} for {counted(count, self.scan.noun)}"
-
-    def _pace_key(self, kind: str) -> str:
-        size = "x".join(str(n) for n in self.scan.mask_shape[-2:]) if self.scan else ""
-        model = self.entry.name if self.entry is not None else ""
-        return "/".join((kind, model, self.device, size))
-
-    # --- the situation ---------------------------------------------------------------------
-
-    def facts(self) -> Facts:
-        """Return the situation as plain facts."""
-        session, runner, scan = self.session, self.runner, self.scan
-        misfit = self._misfit()
-        better = self._fitting() if misfit else None
-        usable = self.entry is not None and self.entry.card is not None
-        title = PRESETS[self.preset].title if self.preset in PRESETS else preset("careful").title
-        return Facts(
-            scan=self.layer.name if self.layer is not None else "",
-            model=self.entry.title if self.entry is not None and usable else "",
-            misfit=misfit,
-            better_model=better.title if better is not None else "",
-            implausible="" if self.finds_frame else self.implausible,
-            shift=self.shift,
-            method=title,
-            total=scan.n_slices if scan is not None else 1,
-            segmented=len(session.segmented_slices) if session is not None else 0,
-            adapted=len(session.adapted_slices) if session is not None else 0,
-            flagged=len(session.flagged()) if session is not None else 0,
-            drawn=len(session.drawn_slices) if session is not None else 0,
-            noun=scan.noun if scan is not None else "slice",
-            running="segment" if runner.kind is None and self._adapt_then else runner.kind,
-            pausing=runner.pausing,
-            paused=runner.paused,
-            cancelling=runner.cancelling,
-            unfinished=self.unfinished(),
-            problem=self.problem,
-            note=self._note(session),
-            note_tone=session.note_tone if session is not None else "",
-            decided=self.decided,
-            done=self.done,
-            saved=session.saved if session is not None else "",
-            reopened=(session.reopened or "") if session is not None else "",
-            looked=self.looked,
-        )
 
     def _on_masks(self, slices: Any) -> None:
         self.masks_changed.emit(slices)

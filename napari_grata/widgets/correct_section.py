@@ -272,13 +272,15 @@ class CorrectSection(QWidget):
             session.run,
             corrections,
             settings,
-            context.new_run_folder(session),
+            context.runs.folder_of(session),
             context.runner.job.abandoned,
         )
         session.expected_steps = settings.correction_steps * len(corrections.slices)
         session.settings = settings
         context.set_painting(False)
-        context.start("adapt", session, make, f"Learning from corrections of {session.scan.name}")
+        context.runs.start(
+            "adapt", session, make, f"Learning from corrections of {session.scan.name}"
+        )
         context.take_results()
 
     @staticmethod

@@ -44,7 +44,7 @@ from napari_grata.widgets.qt_parts import (
 from napari_grata.widgets.scan_layer import fit_view
 from napari_grata.widgets.scan_section import OpenButtons, ScanSection
 from napari_grata.widgets.slice_table import SliceTable
-from napari_grata.widgets.state import DockState, Step, dock_state
+from napari_grata.widgets.state import DockState, Step, dock_state, facts_of
 from napari_grata.widgets.steps import StepsSection
 from napari_grata.widgets.theme import ThemeColours, sheet
 from napari_grata.widgets.timeline import Timeline
@@ -246,7 +246,7 @@ class GrataDock(DropTarget):
 
     def refresh(self) -> None:
         """Bring the dock in line with the situation."""
-        facts = self.context.facts()
+        facts = facts_of(self.context)
         state = self._state = dock_state(facts)
         self.pages.setCurrentIndex(1 if state.steps else 0)
         self.first_words.setText(state.message)

@@ -419,7 +419,7 @@ class ExportSection(QWidget):
     def _start(self, what: str, make: Any, title: str, session: Session | None = None) -> None:
         self._waiting = what, session
         self.say("")
-        self._context.start("task", None, make, title)
+        self._context.runs.start("task", None, make, title)
 
     def _on_ended(self, kind: str, outcome: Outcome) -> None:
         waiting, self._waiting = self._waiting, None

@@ -146,8 +146,13 @@ class ModelSection(QWidget):
         context.reload_models(entry.name)
         context.say(f"{entry.title} was added and can be chosen now.")
         card, scan = entry.card, context.scan
-        if card is not None and scan is not None and card.fits(scan) is None and not context.busy:
-            context.segment(in_view=True)
+        if (
+            card is not None
+            and scan is not None
+            and card.fits(scan) is None
+            and not context.runs.busy
+        ):
+            context.runs.segment(in_view=True)
 
     # --- devices -----------------------------------------------------------------------------
 

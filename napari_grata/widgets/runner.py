@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
@@ -15,8 +13,6 @@ from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Job, Outcome
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation.settings import Settings
-    from napari_grata.segmenters import ModelEntry
     from napari_grata.widgets.session import Session
 
 
@@ -72,56 +68,6 @@ class Runner(QObject):
         self.job.paused.connect(self._on_paused)
         self.job.resumed.connect(self._on_resumed)
         self.job.ended.connect(self._on_ended)
-
-    # --- what the user starts --------------------------------------------------------------
-
-    def segment(
-        self,
-        session: Session,
-        entry: ModelEntry,
-        device: str,
-        slices: Sequence[int],
-        region: tasks.Region | None,
-    ) -> None:
-        """Make the source masks of these slices."""
-        session.begin_segmenting(region)
-        make = partial(
-            tasks.segment, self.engine, entry.folder, device, session.scan, list(slices), region
-        )
-        self.start("segment", session, make, f"Segmenting {session.scan.name}")
-
-    def adapt(
-        self,
-        session: Session,
-        entry: ModelEntry,
-        device: str,
-        settings: Settings,
-        slices: Sequence[int],
-        region: tasks.Region | None,
-        folder: Path | None,
-    ) -> None:
-        """Adapt and make the adapted masks of these slices; source masks that lack are made."""
-        session.begin_adapting(region)
-        make = partial(
-            tasks.adapt,
-            self.engine,
-            entry.folder,
-            device,
-            session.scan,
-            settings,
-            list(slices),
-            region,
-            session.source_masks(slices, region),
-            folder,
-            self.job.abandoned,
-        )
-        self.start("adapt", session, make, f"Adapting to {session.scan.name}")
-
-    def go_on(self, session: Session, *, finish: bool) -> None:
-        """Go on with the session's run after a cancel, or finish it with what was learned."""
-        make = partial(tasks.go_on, session.run, finish, self.job.abandoned)
-        verb = "Finishing" if finish else "Adapting to"
-        self.start("adapt", session, make, f"{verb} {session.scan.name}")
 
     def start(
         self,

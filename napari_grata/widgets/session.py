@@ -345,6 +345,15 @@ class Session(QObject):
         """Return the slices that the user should look at, in order."""
         return sorted(index for index, flags in self.flags.items() if flags)
 
+    def most_changed(self) -> int:
+        """Return the flagged slice that changed most; of all slices where none is flagged."""
+        change: dict[int, float] = {}
+        for record in self.records:
+            shares = list(record.agreement.values())
+            change[record.slice_index] = 1 - sum(shares) / len(shares) if shares else 0.0
+        flagged = [index for index in self.flagged() if index in change]
+        return max(flagged or change, key=lambda index: change[index], default=0)
+
     def flag(self, index: int, source: np.ndarray, adapted: np.ndarray) -> tuple[Flag, ...]:
         """Return what is to be looked at on a slice with these masks, each of shape (H, W)."""
         return flag_again(

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans.scan import counted
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.records import ChosenInfo
+    from napari_grata.widgets.context import Context
 
 
 class Step(Enum):
@@ -95,6 +97,46 @@ class Facts:
     saved: str = ""
     reopened: str = ""
     looked: bool = False
+
+
+def facts_of(context: Context) -> Facts:
+    """Return the situation that a dock is in."""
+    session, runner, scan, entry = context.session, context.runner, context.scan, context.entry
+    misfit = context.misfit()
+    better = context.fitting_model() if misfit else None
+    there: dict[str, Any] = {}
+    if session is not None:
+        there = {
+            "segmented": len(session.segmented_slices),
+            "adapted": len(session.adapted_slices),
+            "flagged": len(session.flagged()),
+            "drawn": len(session.drawn_slices),
+            "note": context.runs.note(session),
+            "note_tone": session.note_tone,
+            "saved": session.saved,
+            "reopened": session.reopened or "",
+        }
+    if scan is not None:
+        there |= {"total": scan.n_slices, "noun": scan.noun}
+    return Facts(
+        scan=context.layer.name if context.layer is not None else "",
+        model=entry.title if entry is not None and entry.card is not None else "",
+        misfit=misfit,
+        better_model=better.title if better is not None else "",
+        implausible="" if context.runs.finds_frame else context.implausible,
+        shift=context.shift,
+        method=PRESETS[context.preset if context.preset in PRESETS else "careful"].title,
+        running=context.runs.kind,
+        pausing=runner.pausing,
+        paused=runner.paused,
+        cancelling=runner.cancelling,
+        unfinished=context.runs.unfinished,
+        problem=context.problem,
+        decided=context.decided,
+        done=context.done,
+        looked=context.looked,
+        **there,
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ pytest.importorskip("pydicom")
 
 from napari_grata.segmenters.card import load_card
 from napari_grata.segmenters.registry import user_models_dir
-from napari_grata.widgets.state import Step
+from napari_grata.widgets.state import Step, facts_of
 from tools.generators.dicom import classic
 from tools.generators.nnunet import DATASET, write_trained
 
@@ -99,7 +99,7 @@ def test_images_that_a_model_reads_together_are_chosen_from_the_layers(
         )
     _add(user, trained)
     assert not user.dock.model.images_button.isHidden()
-    assert "reads 2 images together" in context.facts().misfit
+    assert "reads 2 images together" in facts_of(context).misfit
     dialog = choose_images(context)
     first, second = dialog.findChildren(QComboBox)
     read = next(b for b in dialog.findChildren(QPushButton) if b.text() == "Read together")

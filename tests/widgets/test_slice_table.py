@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_grata.adaptation.records import Flag
 from napari_grata.widgets.slice_figures import AreaUnit, SliceRow, percent
 from napari_grata.widgets.slice_table import COLUMNS, SliceTable
+from napari_grata.widgets.state import facts_of
 from napari_grata.widgets.theme import theme_colours
 
 OUTSIDE = Flag("cup-outside-disc", "12 % of the cup lay outside the disc.")
@@ -206,10 +207,10 @@ def test_volumes_are_added_up_in_millilitres(table: Any, stage: Any) -> None:
 def test_every_count_of_flags_is_that_of_the_session(table: Any, stage: Any) -> None:
     fill(table, stage, stage.record(1, 0, flags=(LOST,)), stage.record(2, 1))
     assert "1 flagged" in table.totals.said()
-    assert stage.context.facts().flagged == 1
+    assert facts_of(stage.context).flagged == 1
     fill(table, stage, stage.record(3, 0))
     assert "none flagged" in table.totals.said()
-    assert stage.context.facts().flagged == 0
+    assert facts_of(stage.context).flagged == 0
 
 
 def test_nothing_before_has_no_percentage() -> None:

@@ -23,6 +23,7 @@ from napari_grata.widgets.curves import (
 )
 from napari_grata.widgets.slice_figures import SliceRow
 from napari_grata.widgets.slice_table import SliceTable
+from napari_grata.widgets.state import facts_of
 from napari_grata.widgets.steps import StepsSection
 from napari_grata.widgets.theme import contrast, theme_colours
 from napari_grata.widgets.timeline import Timeline
@@ -167,7 +168,7 @@ def test_flagged_slices_are_marked_at_their_last_step_whichever_way_they_are_cou
     assert curves.plots[0].flags.data["x"].tolist() == [9]
     assert curves.describe(8).endswith(LOST.text)
     assert "1 flagged" in table.totals.said()
-    assert stage.context.facts().flagged == 1
+    assert facts_of(stage.context).flagged == 1
 
 
 def test_the_cosine_axis_is_fixed_and_the_rate_axis_fits(curves: Any, stage: Any) -> None:
