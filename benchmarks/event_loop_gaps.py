@@ -132,7 +132,7 @@ def drag(loop: Loop, dock: Any, moves: int) -> list[float]:
         context.look_back(int(places[number]))
 
     def step_layer() -> Any:
-        found = (x for x in context.viewer.layers if _role(x) == "step")
+        found = (x for x in context.viewer.layers if _role(x) == "step" and x.visible)
         return next(found, None)
 
     timer.timeout.connect(move)

@@ -352,6 +352,8 @@ class SliceLayer(_Over):
         data, place = on_slice(self._scan, self._scan_layer(), slice_index, label_map)
         layer, before = self.layer, self._last
         self._last = slice_index, label_map
+        if layer is not None and not layer.visible:
+            layer.visible = True
         if layer is None:
             layer = self._make(data, translate=place["translate"])
             # What would be drawn on it would be gone with the next step.
@@ -366,6 +368,21 @@ class SliceLayer(_Over):
             # In place: a new array would have extent and thumbnail worked out anew.
             layer.data[...] = data
             layer.refresh(extent=False, highlight=False, thumbnail=False)
+
+    def set_looks(self, colours: Mapping[int, str], opacity: float, contour: int) -> None:
+        """Show it in these colours, so opaque, and filled (0) or as contours of this width."""
+        if (colours, opacity, contour) == (self._colours, self._opacity, self._contour):
+            return
+        self._colours, self._opacity, self._contour = dict(colours), opacity, contour
+        layer = self.layer
+        if layer is not None:
+            layer.colormap = colormap(self._colours)
+            layer.opacity, layer.contour = opacity, contour
+
+    def hide(self) -> None:
+        """Switch the layer off: that takes a tenth of making it anew."""
+        if self.layer is not None:
+            self.layer.visible = False
 
     def remove(self) -> None:
         """Take the layer away."""

@@ -145,6 +145,7 @@ class StepsSection(QWidget):
         self._queue = Queue("steps", self)
         self._cache: dict[_Question, np.ndarray] = {}
         self._preview: SliceLayer | None = None
+        self._looking_back = False
         self._of: Session | None = None
         # The session whose run is being taken to a state, and what then is to be done.
         self._change: tuple[Session, Callable[[bool], None]] | None = None
@@ -293,6 +294,9 @@ class StepsSection(QWidget):
     def _on_session(self) -> None:
         if self._context.session is not self._of or self.session() is None:
             self._hide()
+            if self._preview is not None:
+                self._preview.remove()
+                self._preview = None
             self._context.look_back(None)
         self._cache.clear()
         self._of = self._context.session
@@ -342,28 +346,29 @@ class StepsSection(QWidget):
     def _show(self, session: Session, question: _Question, label_map: np.ndarray) -> None:
         self._keep(question, label_map)
         if self._preview is None:
-            colours = {v: "transparent" for v in session.hidden}
             self._preview = SliceLayer(
                 session.viewer,
                 session.scan,
                 f"{session.scan.name} step",
-                {**session.colours, **colours},
+                session.colours,
                 session.scan_layer(),
-                opacity=0.45 if session.filled else 0.9,
             )
+        self._preview.set_looks(
+            {**session.colours, **{value: "transparent" for value in session.hidden}},
+            0.45 if session.filled else 0.9,
+            session.adapted.layer.contour if session.adapted.layer is not None else 0,
+        )
         self._preview.show(question[1], label_map)
-        result, shown = session.adapted.layer, self._preview.layer
-        if result is not None and shown is not None and shown.contour != result.contour:
-            shown.contour = result.contour  # as wide on the screen as the result's
+        self._looking_back = True
         if session.source.visible or session.adapted.visible:
             session.show_masks(source=False, adapted=False)
         session.show_difference_layer(False)
 
     def _hide(self) -> None:
-        """Take the preview away and show the result again."""
-        preview, self._preview = self._preview, None
-        if preview is not None:
-            preview.remove()
+        """Put the preview away and show the result again."""
+        if self._preview is not None and self._looking_back:
+            self._looking_back = False
+            self._preview.hide()
             if self._of is not None and self._of is self._context.session:
                 self._context.apply_plain_mode(self._of)
                 self._of.show_difference_layer(True)
