@@ -249,7 +249,6 @@ def adapt(
     masks = {before: run.source_masks, after: run.adapted_masks}
     _write_masks(masks, opened, card, scan_names)
     _draw(out, records, opened, run.source_masks, run.adapted_masks, card)
-    console.warn(run.notices)
     frames = {index: run.frame_of(index) for index in run.source_masks}
     whole = {i: mask for i, mask in run.source_masks.items() if frames[i] == box}
     _doubt(console, card, whole, opened, box)

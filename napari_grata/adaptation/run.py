@@ -212,9 +212,14 @@ class AdaptationRun:
         self.position = 0
         self._lock = threading.RLock()
         with memory_in_words(TO_ADAPT):
-            self._adapter: Stepper = (VolumeStepper if volumes else Stepper)(
-                segmenter, scan, self.settings, self.region, self.notices, self.corrections
-            )
+            kind = VolumeStepper if volumes else Stepper
+            given = scan, self.settings, self.region, self.notices, self.corrections
+            try:
+                self._adapter: Stepper = kind(segmenter, *given)
+            except ValueError as error:
+                if type(error) is ValueError:  # a network that cannot serve the settings
+                    raise RunError(str(error)) from error
+                raise
             if start is not None:
                 self._adapter.restore(start)
             first = self._adapter.snapshot() if store is None else None

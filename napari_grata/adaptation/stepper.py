@@ -98,7 +98,7 @@ class Stepper:
             # Many steps: what the slices look like in between is worth one view, not six.
             learner = learner.but(six_views=False)
         self._method = method_for(learner, self.segmenter)
-        self._viewer = method_for(self._settings, self.segmenter)
+        self._viewer = method_for(self._viewing, self.segmenter)
         if self._method.precision != self._settings.precision:
             self._say(
                 f"{self.segmenter.device} does not compute in {self._settings.precision}; this "
@@ -106,6 +106,11 @@ class Stepper:
             )
         if self._settings.uses("parameters") and self._settings.parameters != "usual":
             self._say("{:,} of the {:,} parameters adapt.".format(*self.adapted))
+
+    @property
+    def _viewing(self) -> Settings:
+        """The settings of the model that only predicts."""
+        return self._settings
 
     @property
     def adapted(self) -> tuple[int, int]:
@@ -345,7 +350,7 @@ class Stepper:
 
     def _move_viewer(self) -> None:
         """Let the CPU look back, while the learning model stays where it is."""
-        self._viewer = method_for(self._settings, self.segmenter.to("cpu"))
+        self._viewer = method_for(self._viewing, self.segmenter.to("cpu"))
 
     def _say(self, text: str) -> None:
         if text not in self._notices:
@@ -427,6 +432,17 @@ class VolumeStepper(Stepper):
         self._sides = self._fitting() if self._settings.learns else self._whole_patch
         super()._make()
         cast("SlidingWindow", self._method.network).window = self._sides
+
+    @property
+    def _viewing(self) -> Settings:
+        as_it_is = self._settings.six_views or self._settings.method == "source"
+        if as_it_is or not self._reader.plan.mirror:
+            return self._settings
+        self._say(
+            "As trained this model takes the mean over mirrored images, and so it does adapted, "
+            "whatever six_views says."
+        )
+        return self._settings.but(six_views=True)
 
     @property
     def _whole_patch(self) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 #: Windows follow one another by half their size.
 STEP = 0.5
+#: Planes of a volume that are handed on at a time.
+PLANES = 8
 #: Standard deviation of a window's weights, as a part of its size.
 DEVIATION = 1 / 8
 
@@ -80,7 +82,7 @@ class SlidingWindow(nn.Module):
         mirror : sequence of int
             Spatial axes over which predictions are mirrored, all ways, and averaged.
         """
-        found = [slab for _, slab in self.slabs(images, mirror)]
+        found = [slab for _, slab in self._slabs(images, mirror)]
         return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
     def slabs(self, images: Tensor, mirror: Sequence[int] = ()) -> Iterator[tuple[slice, Tensor]]:
@@ -91,8 +93,14 @@ class SlidingWindow(nn.Module):
         Yields
         ------
         (slice, Tensor)
-            Which planes these are, and their logits (B, S, planes, …).
+            Which planes these are, at most `PLANES`, and their logits (B, S, planes, …).
         """
+        for first, slab in self._slabs(images, mirror):
+            for piece in slab.split(PLANES, dim=2):
+                yield slice(first, first + piece.shape[2]), piece
+                first += piece.shape[2]
+
+    def _slabs(self, images: Tensor, mirror: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         x = images * self.scale + self.offset
         sides = x.shape[2:]
         spare = [max(0, want - have) for want, have in zip(self.window, sides, strict=True)]
@@ -108,8 +116,7 @@ class SlidingWindow(nn.Module):
         else:
             stitched = self._stitched(x, starts, mirror)
         for first, found in stitched:
-            slab = found[(slice(None), slice(None), *inner)]
-            yield slice(first, first + slab.shape[2]), slab
+            yield first, found[(slice(None), slice(None), *inner)]
 
     def starts(self, size: int, window: int) -> list[int]:
         """Return where the windows of one axis start."""

@@ -154,7 +154,7 @@ def test_volumes_are_prompted_along_three_axes_and_other_norms_are_refused() -> 
     assert method.theta_shapes[0] == (2, 8, 8, 8)
     assert method._distance(method._shown(volume)) < before
     plain = nn.Sequential(nn.Conv2d(2, 3, 1), nn.InstanceNorm2d(3, affine=True))
-    with pytest.raises(ValueError, match="VPTTA needs the statistics of batch normalisation"):
+    with pytest.raises(ValueError, match="vptta needs the statistics of batch normalisation"):
         VPTTA(plain)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -91,11 +92,14 @@ def test_a_run_learns_from_patches_and_predicts_the_whole_volume(segmenter, scan
     assert sum(one.cosine is not None and -1 <= one.cosine <= 1 for one in steps) >= 3
     assert {one.slice_index for one in records if one.final} == set(range(scan.n_slices))
     assert not np.array_equal(run.past.theta(0), run.past.theta(4))
-    # θ as it began: the source network's windows, not mirrored.
+    # θ as it began: the mean over the mirrored images, as the model itself takes it.
     image = segmenter.volume(scan, 5).image[None]
+    ways = itertools.product(*((axis, None) for axis in (2, 3, 4)))
+    flips = [[axis for axis in way if axis is not None] for way in ways]
     with torch.inference_mode():
-        logits = segmenter.network(image)[0]
-    expected = segmenter.slice_of(logits, scan, 5)
+        seen = [segmenter.network(image.flip(f)).softmax(1).flip(f)[0] for f in flips]
+    expected = segmenter.slice_of(segmenter.as_logits(sum(seen) / len(seen)), scan, 5)
+    assert "takes the mean over mirrored images" in " ".join(run.notices)
     assert np.allclose(run.predict(5, 0).probabilities, expected, atol=1e-5)
     assert not np.allclose(run.predict(5).probabilities, expected, atol=1e-3)
     assert np.array_equal(run.predict(5).label_map, run.adapted_masks[5])
@@ -288,6 +292,12 @@ def test_how_sure_a_model_of_volumes_is(segmenter, scan):
     assert 0 < found.max() <= 1
     with pytest.raises(PredictionError, match="slice by slice"):
         Uncertainty(segmenter, scan).measure(5, "disagreement")
+
+
+def test_what_a_method_lacks_in_a_network_is_said_in_words(segmenter, scan):
+    for method in ("centre-statistics", "intent", "osuda"):
+        with pytest.raises(RunError, match=rf"The method {method} .* this network has none"):
+            AdaptationRun(segmenter, scan, Settings(method=method))
 
 
 def test_the_command_line_adapts_a_model_of_volumes(tmp_path, scan, capsys):

@@ -226,7 +226,7 @@ class Method:
         if self.learns and not self._flat.names:
             what = "statistics of batch" if self.adapts == "statistics" else "scale and shift of"
             raise ValueError(
-                f"{type(self).__name__} adapts the {what} normalisation layers, and this network "
+                f"The method {self.name} adapts the {what} normalisation layers, and this network "
                 "has none. Choose another model or another method."
             )
         self._adam = FlatAdam(self._flat.values)
@@ -377,7 +377,7 @@ class Method:
         ]
         if not found:
             raise ValueError(
-                f"{type(self).__name__} needs the statistics of batch normalisation layers, and "
+                f"The method {self.name} needs the statistics of batch normalisation layers, and "
                 "this network has none. Choose another model or another method."
             )
         return found
