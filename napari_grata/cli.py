@@ -236,6 +236,10 @@ def adapt(
     settings = _changed(preset(method).settings, changes or (), seed)
     if precision is not None:
         settings = settings.but(precision=precision)
+    names = (change.partition("=")[0].replace("-", "_") for change in changes or ())
+    idle = [name for name in names if not settings.uses(name)]
+    if idle:
+        console.warn([f"With {settings.method} these change nothing: {', '.join(idle)}."])
     opened, segmenter, chosen, box = _prepare(
         console, scan, model, out, device, slices, region, channel
     )
@@ -395,7 +399,6 @@ def choose(
     )
     for _ in console.progress(runs.records(), runs.total, "adapt"):
         pass
-    console.warn(runs.notices)
     source = runs.candidates[0].masks
     result: dict[str, Any] = {"model": card.name, "presets": tried, "before": str(before)}
     if reviewed is None:
@@ -412,7 +415,9 @@ def choose(
         steps = weigh_stepwise(segmenter, runs.candidates, truth, stack=opened.is_stack)
         weighed.append((yield from steps))
 
-    if teach and card.patch is None and len(truth) > 1:
+    if teach and card.patch is not None:
+        console.warn(["This model reads whole volumes: no copy learns from the reviewed slices."])
+    elif teach and len(truth) > 1:
         lessons = runs.teach(truth)
         _, total = next(lessons)
         for _ in console.progress(lessons, total - 1, "learn"):

@@ -126,9 +126,12 @@ def test_wrong_input_is_told_in_words(
 def test_a_setting_is_read_as_a_person_writes_it(tmp_path: Path, capsys) -> None:
     fundus = str(find_sample("fundus-disc").path)
     changes = ["--set", "learning-rate=1e-3", "--set", "perturbation=none", "--set", "passes=2"]
+    changes += ["--set", "six_views=false", "--set", "reserve=8"]
     arguments = ["adapt", fundus, "--model", "fundus-disc-cup", "--out", str(tmp_path / "out")]
-    assert main([*arguments, *changes, "--set", "six_views=false", "--json", "--quiet"]) == 0
-    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert main([*arguments, *changes, "--json", "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert "With grata these change nothing: reserve." in told.err
+    settings = json.loads(told.out)["settings"]
     assert settings["learning_rate"] == 1e-3
     assert settings["perturbation"] is None
     assert settings["passes"] == 2

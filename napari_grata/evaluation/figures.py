@@ -110,9 +110,9 @@ def gain_against_cost(tables: Tables) -> Figure:
 
 def gain_against_shift(tables: Tables, methods: list[str]) -> Figure:
     """Draw each case's gain against its distance from the source centre, an axis a structure."""
-    figure, [axes] = _axes(1, len(tables.structures), (5.2 * len(tables.structures), 4.2))
+    figure, [axes] = _axes(1, len(tables.drawn), (5.2 * len(tables.drawn), 4.2))
     styles = _styles(tables)
-    for axis, structure in zip(axes, tables.structures, strict=True):
+    for axis, structure in zip(axes, tables.drawn, strict=True):
         for method in methods:
             points = [
                 (tables.shifts[(*own, case)], 100 * (dice - source[case]))

@@ -49,6 +49,7 @@ def write_page(
         rows=tables.ranking_lines()[1:],
         table=tables.lines(full=True),
         worst=_worst(tables, description["centres"]),
+        undrawn=len(tables.structures) - len(tables.drawn),
         overview=_picture(overview(tables)),
         slopes=[
             (

@@ -17,6 +17,7 @@ RESAMPLES = 10_000
 HARM = -0.003
 """A cell in which a method loses so much of mean Dice, or more, is one in which it does harm."""
 LEVEL = 0.05
+MOST_DRAWN = 8
 COSTS = ("seconds", "peak_mb")
 COLUMNS = (
     *("centre", "case", "structure", "method", "dice", "hd95", "assd", "area"),
@@ -294,11 +295,27 @@ class Tables:
         ]
 
     @property
+    def drawn(self) -> list[str]:
+        """The structures that pictures show: of more than `MOST_DRAWN`, where methods change most.
+
+        Tables have all.
+        """
+        most = dict.fromkeys(self.structures, 0.0)
+        for places in self.differences.values():
+            for structures in places.values():
+                for name, cell in structures.items():
+                    most[name] = max(most[name], abs(cell["dice_mean"]["mean"]))
+        few = sorted(most, key=lambda name: -most[name])[:MOST_DRAWN]
+        return [name for name in self.structures if name in few]
+
+    @property
     def panels(self) -> list[tuple[str, str, list[str]]]:
-        """Model, structure and the places where both were measured."""
+        """Model, structure (of those `drawn`) and the places where both were measured."""
         found: dict[tuple[str, str], dict[str, None]] = {}
+        drawn = self.drawn
         for _, place, structure in self._cells:
-            found.setdefault((self.places[place][0], structure), {})[place] = None
+            if structure in drawn:
+                found.setdefault((self.places[place][0], structure), {})[place] = None
         return [(*panel, [*places]) for panel, places in found.items()]
 
     def dice(self, method: str, place: str, structure: str) -> dict[str, float]:

@@ -49,6 +49,20 @@ def test_differences_are_paired_by_case_whatever_the_order():
     assert (found["better"], found["worse"]) == (2, 0)
 
 
+def test_of_many_structures_pictures_show_those_that_methods_change_most():
+    rows = [row("a", "source", 0.5, structure=f"part {n}") for n in range(12)]
+    rows += [
+        row("a", "other", 0.5 + (n % 6) * (0.05 if n % 2 else -0.05), structure=f"part {n}")
+        for n in range(12)
+    ]
+    tables = Tables(rows)
+    drawn = [f"part {n}" for n in range(12) if n % 6 > 1]
+    assert tables.drawn == drawn
+    assert [structure for _, structure, _ in tables.panels] == drawn
+    assert len(tables.lines()) - 1 == len(rows)
+    assert Tables(rows[:3]).drawn == ["part 0", "part 1", "part 2"]
+
+
 def test_a_method_whose_cases_the_source_lacks_has_no_difference():
     rows = [row("a", "source", 0.5), row("b", "other", 0.95)]
     assert Tables(rows).differences == {}
