@@ -3,9 +3,9 @@
 
 ``python3 dev.py demo`` opens the plugin on the sample scans (without a screen: does the same
 headless and writes masks, plots and a picture to ``out/demo``); ``python3 dev.py test`` passes
-the tests. Both make their own virtual environment in ``.venv`` the first time. With network only,
-``walk --napari 0.6.*`` takes the walk through the dock on another napari, and ``beside`` installs
-the wheel beside a user's napari.
+the tests. Both make their own virtual environment in ``.venv`` the first time. ``walk --napari
+0.7.*`` takes the walk through the dock on another napari, and ``beside`` installs the wheel beside
+a user's napari.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +50,7 @@ WALK = ("tests/widgets/test_dock.py", "tests/widgets/test_layer_commands.py")
 # Not the oldest that we name: 2.6 wants another sympy than its own index of CPU builds has.
 OLDER_TORCH = "torch==2.8.0"
 OTHER_BINDINGS = ("pyqt5",)
+OLDEST_NAPARI = "0.6.*"  # of those that setup.cfg names
 # napari's own layouts leave PySide6 handles on items that are gone, and a widget that comes to lie
 # at such an address ends the process (6.8.3, 6.10.3: most runs that open several viewers, and one
 # in some seventy of those that open one).
@@ -179,13 +181,16 @@ def test(arguments: list[str]) -> None:
         *((ONE_A_PROCESS, (test,)) for test in short),
     ]
     with ThreadPoolExecutor(2) as pool:
-        types = pool.submit(shown, [str(PYTHON), "-m", "mypy"])
         codes = [
-            pool.submit(tested, binding, 90 + 50 * number, *paths, *arguments)
-            for number, (binding, paths) in enumerate(parts)
+            pool.submit(shown, [str(PYTHON), "-m", "mypy"]),
+            *(
+                pool.submit(tested, binding, 90 + 50 * number, *paths, *arguments)
+                for number, (binding, paths) in enumerate(parts)
+            ),
+            pool.submit(walk, arguments, OLDEST_NAPARI, short),
         ]
     # A process that a signal has ended has a negative one.
-    sys.exit(max((part.result() for part in (types, *codes)), key=abs))
+    sys.exit(max((part.result() for part in codes), key=abs))
 
 
 def short_walk(path: str) -> list[str]:
@@ -219,20 +224,20 @@ def shown(command: list[str], env: dict[str, str] | None = None) -> int:
     return code
 
 
-def walk(arguments: list[str], napari: str) -> None:
-    """Run the walk through the dock on another napari, in an environment of its own.
+def walk(arguments: Sequence[str], napari: str, tests: Sequence[str] = WALK) -> int:
+    """Take the walk through the dock on another napari, in an environment of its own.
 
     With PyQt5, which the oldest has by default. Warnings are no errors there: an old napari
     beside new libraries is full of its own.
     """
-    install_system_packages()
     python = python_of(HERE / f".venv-napari-{napari.replace('*', 'x')}")
     if not python.exists():
         run(sys.executable, "-m", "venv", python.parents[1])
         install_torch(python)
-    run(python, "-m", "pip", "install", "-q", "-e", ".[test,pyqt5]", f"napari=={napari}")
-    command = pytest_on("pyqt5", 240, *WALK, "-W", "default", *arguments, python=python)
-    sys.exit(run(*command, check=False, env=pytest_environment("pyqt5")))
+    needs = ("pytest", "pytest-qt", "pytest-timeout", f"napari=={napari}", "-e", ".[pyqt5]")
+    run(python, "-m", "pip", "install", "-q", *needs)
+    command = pytest_on("pyqt5", 840, *tests, "-W", "default", *arguments, python=python)
+    return shown(command, pytest_environment("pyqt5"))
 
 
 def beside(napari: str = "") -> None:
@@ -302,7 +307,8 @@ def main() -> None:
     if sys.version_info < (3, 10):  # noqa: UP036
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
     if options.verb == "walk":
-        walk(rest, options.napari or "0.6.*")
+        install_system_packages()
+        sys.exit(walk(rest, options.napari or OLDEST_NAPARI))
     elif options.verb == "beside":
         beside(options.napari)
     else:
