@@ -7,12 +7,11 @@ here, listens to the signals, and asks for what it wants done.
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari.layers import Image, Shapes
+from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
 
@@ -28,24 +27,25 @@ from napari_grata.widgets.runner import Runner
 from napari_grata.widgets.runs import Runs
 from napari_grata.widgets.scan_layer import (
     alive,
-    can_be_scan,
     current_slice,
     fit_view,
     hold_canvas,
+    lend_units,
+    of_other_scans,
     scan_layers,
     show_slice,
     take_own_units,
-    take_units,
 )
 from napari_grata.widgets.session import Session, Sessions
 from napari_grata.widgets.slice_figures import SliceFigures
+from napari_grata.widgets.state import Displayed
 from napari_grata.widgets.store import SettingsStore
 from napari_grata.widgets.tasks import Region
 from napari_grata.widgets.theme import ThemeColours, theme_colours
 from napari_grata.widgets.undo import UndoStack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from napari.layers import Layer
     from napari.viewer import Viewer
@@ -70,25 +70,6 @@ class CaseFlow(Protocol):
 
     def take_back(self, session: Session, folder: Path | None) -> None:
         """A run of the case in view was undone: its folder counts no more."""
-
-
-@dataclass(frozen=True)
-class Displayed:
-    """Which mask the user looks at, and so decides about.
-
-    Attributes
-    ----------
-    which : {"source", "adapted", "step", "none"}
-        ``adapted`` also where both masks are in view.
-    step : int or None
-        The step looked back at.
-    edited : bool
-        Whether the user has painted on the adapted mask.
-    """
-
-    which: str
-    step: int | None = None
-    edited: bool = False
 
 
 class Context(QObject):
@@ -353,7 +334,7 @@ class Context(QObject):
     def add_scan(self, scan: Scan, *, fit: bool = True, **arguments: Any) -> Image:
         """Put a scan into the viewer and choose it; ``arguments`` are napari's, of its layer."""
         layer = Image(scan.data, **{**scan.layer_kwargs(), **arguments})
-        self._lend_units(layer, self._of_other_scans([layer]))
+        lend_units(self.viewer, layer, of_other_scans(self.viewer, [layer]))
         self.viewer.add_layer(layer)
         self.choose_layer(layer, fit=fit)
         return layer
@@ -498,29 +479,14 @@ class Context(QObject):
         mine = [entry for session in self.sessions.of(layer) for entry in session.layers()]
         # Before anything is shown or hidden, for each of that is drawn at once.
         take_own_units(layer, mine)
-        theirs = self._of_other_scans([layer, *mine])
-        self._lend_units(layer, theirs)
+        theirs = of_other_scans(self.viewer, [layer, *mine])
+        lend_units(self.viewer, layer, theirs)
         layer.visible = True
         for other in theirs:
             other.visible = False
         session = self.session
         if session is not None:
             self.apply_plain_mode(session)
-
-    def _of_other_scans(self, mine: Sequence[Layer]) -> list[Layer]:
-        """Return the scans, and what we drew over scans, that are not among these."""
-        found = []
-        for other in self.viewer.layers:
-            named = other.metadata.get("napari_grata")
-            of_ours = isinstance(named, dict) and "role" in named
-            if (can_be_scan(other) or of_ours) and not any(other is one for one in mine):
-                found.append(other)
-        return found
-
-    def _lend_units(self, layer: Layer, others: Sequence[Layer]) -> None:
-        shapes = [one for one in self.viewer.layers if isinstance(one, Shapes)]
-        for other in (*others, *shapes):  # a rectangle may be the region in any scan
-            take_units(other, layer)
 
     def _layer_goes(self, event: Any = None) -> None:
         hold_canvas(self.closing.find_window())

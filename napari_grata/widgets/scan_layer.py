@@ -45,6 +45,17 @@ def scan_layers(viewer: Viewer) -> list[Image]:
     return [layer for layer in reversed(viewer.layers) if can_be_scan(layer)]
 
 
+def of_other_scans(viewer: Viewer, mine: Sequence[Layer]) -> list[Layer]:
+    """Return the scans, and what we drew over scans, that are not among these."""
+    found = []
+    for other in viewer.layers:
+        entry = other.metadata.get(KEY)
+        of_ours = isinstance(entry, dict) and "role" in entry
+        if (can_be_scan(other) or of_ours) and not any(other is one for one in mine):
+            found.append(other)
+    return found
+
+
 def _named_scan(layer: Layer) -> Scan | None:
     entry = layer.metadata.get(KEY)
     scan = entry.get("scan") if isinstance(entry, dict) else None
@@ -146,16 +157,19 @@ def show_slice(viewer: Viewer, scan: Scan, layer: Layer, index: int) -> None:
     viewer.dims.set_point(axes, [float(world[axis]) for axis in range(len(position))])
 
 
-def take_units(layer: Layer, like: Layer) -> None:
-    """Give a layer that makes way for another scan the kind of units that scan has.
+def lend_units(viewer: Viewer, layer: Layer, others: Iterable[Layer]) -> None:
+    """Give layers that make way for a scan the kind of units that it has.
 
     napari counts all layers in one kind of unit, hidden ones too, and complains in a box where the
     pixels of a photograph meet the millimetres of a volume. What is in view has its own units.
     """
-    if layer.units[-1].dimensionality != like.units[-1].dimensionality:
-        own = _OWN_UNITS.setdefault(layer, layer.units)
-        same = own[-1].dimensionality == like.units[-1].dimensionality
-        layer.units = own if same else (like.units[-1],) * layer.ndim
+    shapes = [one for one in viewer.layers if isinstance(one, Shapes)]
+    kind = layer.units[-1].dimensionality
+    for other in (*others, *shapes):  # a rectangle may be the region in any scan
+        if other.units[-1].dimensionality != kind:
+            own = _OWN_UNITS.setdefault(other, other.units)
+            same = own[-1].dimensionality == kind
+            other.units = own if same else (layer.units[-1],) * other.ndim
 
 
 def take_own_units(layer: Layer, masks: Iterable[Layer]) -> None:

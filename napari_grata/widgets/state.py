@@ -140,6 +140,25 @@ def facts_of(context: Context) -> Facts:
 
 
 @dataclass(frozen=True)
+class Displayed:
+    """Which mask the user looks at, and so decides about.
+
+    Attributes
+    ----------
+    which : {"source", "adapted", "step", "none"}
+        ``adapted`` also where both masks are in view.
+    step : int or None
+        The step looked back at.
+    edited : bool
+        Whether the user has painted on the adapted mask.
+    """
+
+    which: str
+    step: int | None = None
+    edited: bool = False
+
+
+@dataclass(frozen=True)
 class StepState:
     """How one step stands.
 
