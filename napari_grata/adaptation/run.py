@@ -313,6 +313,7 @@ class AdaptationRun:
             raise
         finally:
             self.active = False
+            self._adapter.rest()
             self._rest(state)
 
     def resume(self) -> Iterator[Record]:

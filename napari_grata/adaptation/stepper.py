@@ -157,6 +157,9 @@ class Stepper:
         """Put the learning model back."""
         self._method.restore(snapshot)
 
+    def rest(self) -> None:
+        """Let go of what takes gigabytes and can be had again: the run comes to rest."""
+
     # -- work ------------------------------------------------------------------------------
 
     def source(self, slices: list[int]) -> Iterator[Prediction]:
@@ -472,6 +475,12 @@ class VolumeStepper(Stepper):
     @property
     def _reader(self) -> NNUNetSegmenter:
         return cast("NNUNetSegmenter", self.segmenter)
+
+    def rest(self) -> None:
+        with self._looking:
+            answer = self._kept and self._kept[2]
+            if answer is not None and answer.dtype is torch.float16:
+                self._kept = None
 
     def source(self, slices: list[int]) -> Iterator[Prediction]:
         self._hold(slices[0])

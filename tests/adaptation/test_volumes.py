@@ -192,6 +192,7 @@ def test_a_large_answer_is_kept_in_half_precision_and_masks_stay(segmenter, scan
     for found, wanted in ((again.source_masks, masks), (again.adapted_masks, run.adapted_masks)):
         same = [(found[index] == wanted[index]).mean() for index in wanted]
         assert np.mean(same) > 0.995
+    assert again._adapter._kept is None is not run._adapter._kept  # of large answers none stays
     # What the mean of the views is, in one piece.
     output = run._adapter._viewer.predict(segmenter.volume(scan, 5).image[None])
     for one, tolerance in ((run, 1e-5), (again, 5e-3)):
