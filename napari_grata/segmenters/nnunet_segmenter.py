@@ -694,14 +694,12 @@ class NNUNetSegmenter(Segmenter):
         low, high = np.zeros_like(grid), grid - size
         low[lie.across] = max(0, lie.plane - size[lie.across] + 1)
         high[lie.across] = min(high[lie.across], lie.plane)
-        if about is None:
+        if about is None and chance.random() < EXPECTED:
             near: Any = [slice(None)] * 4
             near[lie.across + 1] = slice(low[lie.across], high[lie.across] + size[lie.across])
             about = self._foreground(volume.logits[tuple(near)]).nonzero().numpy()
             about[:, lie.across] += low[lie.across]
-            if chance.random() >= EXPECTED:
-                about = about[:0]
-        if len(about):
+        if about is not None and len(about):
             start = np.clip(about[chance.integers(len(about))] - size // 2, low, high)
         else:
             start = chance.integers(low, high, endpoint=True)
