@@ -14,11 +14,15 @@ from qtpy.QtCore import QPoint, Qt
 from napari_grata.adaptation import reopen
 from napari_grata.adaptation.settings import preset
 from napari_grata.review.choice_record import RECORD_FILE
+from napari_grata.review.choosing import Estimate, Row, Rule, Weighing
 from napari_grata.review.report import report_cases, write_report
+from napari_grata.scans import scan_from_array
 from napari_grata.scans.files import read_json
 from napari_grata.widgets.state import Step
 from napari_grata.widgets.steps import StepsSection
-from napari_grata.widgets.weigh_picture import points, ticks
+from napari_grata.widgets.theme import theme_colours
+from napari_grata.widgets.weigh_picture import WeighPicture, points, ticks
+from tools.generators.models import small_card
 
 Start = Callable[..., Any]
 BETTER = "as-published"
@@ -485,3 +489,34 @@ def test_axis_and_figures() -> None:
     assert points(0.0141) == "+1.4"
     assert points(-0.0141) == "−1.4"
     assert points(-0.0001) == "0.0"
+
+
+def test_of_many_structures_as_many_are_drawn_as_there_is_room_for(qtbot: Any) -> None:
+    names = tuple(f"part {n}" for n in range(20))
+    rows = [
+        Row(
+            which,
+            which.title(),
+            name,
+            0.0,
+            {},
+            {1: 0.01 * n * move},
+            Estimate(0, 0, 0),
+            False,
+            True,
+        )
+        for n, name in enumerate(names)
+        for which, move in (("source", 0), ("other", 1))
+    ]
+    picture = WeighPicture(theme_colours("dark"))
+    qtbot.addWidget(picture)
+    scan = scan_from_array(np.arange(192.0).reshape(3, 8, 8), name="v")
+    weighing = Weighing((1,), 2, names, tuple(rows), Rule())
+    picture.show_weighing(weighing, None, small_card(), scan)
+    for width, count in ((900, 7), (420, 2)):
+        picture.resize(width, 120)
+        picture.grab()
+        words = [text for _, index, text in picture.spots() if index is None]
+        drawn = {text.split(",")[0] for text in words if ", Other: " in text}
+        assert drawn == {*(f"part {n}" for n in range(19, 19 - count, -1)), "mean of 20"}
+        assert any(text.startswith(f"{count} of 20 structures are drawn") for text in words)
