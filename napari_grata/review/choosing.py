@@ -47,6 +47,7 @@ from napari_grata.scans.scan import times
 from napari_grata.segmenters.card import structure_mask
 
 from .candidates import SOURCE, TAUGHT, Candidate, Masks, shifted_labels, shifted_mask
+from .compare import MOST_SHOWN
 
 if TYPE_CHECKING:
     from napari_grata.segmenters import Card, Segmenter
@@ -55,8 +56,6 @@ SHIFTS = tuple(step / 2 for step in range(-2, 3))
 """Shifts of a structure's logit that are tried. Larger ones, fitted on three slices, now and then
 cost a structure 17 points on the others."""
 _UNSHIFTED = SHIFTS.index(0)
-MOST_SHOWN = 7
-"""Of so many structures pictures have a panel each, and words name no more; tables have all."""
 
 
 class ChoosingError(ValueError):

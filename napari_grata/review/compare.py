@@ -39,6 +39,8 @@ RELABELLED = 3
 DIFFERENCE_COLOURS = {ADDED: "#0072B2", REMOVED: "#D55E00", RELABELLED: "#CC79A7"}
 LONGEST_SIDE = 128
 """Of a case's small picture, in pixels."""
+MOST_SHOWN = 7
+"""Of so many structures pictures have a panel each, and words name no more; tables have all."""
 DIFFERENCE_NAMES = {ADDED: "added", REMOVED: "removed", RELABELLED: "other structure"}
 
 
@@ -148,6 +150,15 @@ class Summary:
             if all(abs(row.slice_index - other.slice_index) > apart for other in chosen):
                 chosen.append(row)
         return tuple(chosen)
+
+    def least_alike(self) -> tuple[list[StructureChange], int]:
+        """Return totals of at most `MOST_SHOWN` structures, and how many others there are.
+
+        Of more those that agree least, in the card's order; what neither mask shows is left out.
+        """
+        there = [one for one in self.total if one.source_pixels + one.adapted_pixels]
+        few = sorted(there, key=lambda one: one.agreement)[:MOST_SHOWN]
+        return [one for one in there if one in few], len(there) - len(few)
 
     def telling(self, count: int = 1, apart: int = 0) -> list[int]:
         """Return the slices that changed most; without change the fullest; none without masks."""

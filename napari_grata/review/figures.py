@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from napari_grata.scans.files import write_bytes
 from napari_grata.segmenters.card import structure_mask
 
-from .choosing import MOST_SHOWN, Choice, Row, Weighing, excerpt
+from .choosing import Choice, Row, Weighing, excerpt
 from .compare import (
     DIFFERENCE_COLOURS,
     DIFFERENCE_NAMES,
@@ -284,8 +284,8 @@ def before_after(
     aspect = spacing[0] / spacing[1]
     windows = {i: _window(source_masks[i], adapted_masks[i], aspect) for i in chosen}
     ratios = [(w[2] - w[0]) * aspect / (w[3] - w[1]) for w in windows.values()]
-    known = [one for one in summary.total if one.source_pixels + one.adapted_pixels]
-    named = {one.name for one in sorted(known, key=lambda one: one.agreement)[:MOST_SHOWN]}
+    few, others = summary.least_alike()
+    named = {one.name for one in few}
     width, gap = 2.9, 0.45
     heights = [width * min(max(ratio, 0.45), 1.5) for ratio in ratios]
     figure = Figure(figsize=(3 * width + 0.3, sum(heights) + gap * len(heights) + 1.05))
@@ -320,8 +320,8 @@ def before_after(
     words = (
         f"{len(chosen)} of {scan.counts(changed)} that changed" if changed else "Nothing changed"
     )
-    if len(named) < len(known):
-        words += f"; named are {len(named)} of {len(known)} structures, which changed most"
+    if others:
+        words += f"; {len(few)} structures are named, which changed most, and {others} are not"
     if len(summary.rows) > 1 or not changed:
         figure.suptitle(words, fontsize="medium", color=TEXT_COLOUR)
     return save(figure, path)

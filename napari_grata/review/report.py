@@ -258,12 +258,13 @@ def _summary(case: ReportCase) -> Summary | None:
 
 def _overview(case: ReportCase, summary: Summary | None) -> dict[str, str]:
     """Return the case's row of the overview."""
-    changes = summary.total if summary is not None and summary.rows else ()
+    changes, others = summary.least_alike() if summary is not None else ([], 0)
+    agreement = [f"{change.name} {change.agreement:.3f}" for change in changes]
     flagged = flagged_slices(case.flags)
     return {
         "code": case.code,
         "state": case.state,
-        "agreement": ", ".join(f"{change.name} {change.agreement:.3f}" for change in changes),
+        "agreement": ", ".join(agreement) + (f", {others} others changed less" * bool(others)),
         "look": case.counts(len(flagged)) if flagged else "",
         "shift": case.shift,
     }

@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from napari_grata.review.candidates import Candidate, shifted_mask
 from napari_grata.review.choosing import (
-    MOST_SHOWN,
     ChoosingError,
     Rule,
     chosen_masks,
@@ -20,6 +19,7 @@ from napari_grata.review.choosing import (
     taken_over,
     weigh,
 )
+from napari_grata.review.compare import MOST_SHOWN
 from napari_grata.review.figures import gains
 from napari_grata.review.proposing import propose
 from napari_grata.segmenters import Card, Segmenter, Structure
