@@ -518,7 +518,7 @@ class DecideBar(QWidget):
         if session is not None and session.busy:
             return "the masks are still in the making"
         if displayed.which == "step":
-            return f"you see the mask after step {displayed.step}, not the result"
+            return f"this is after step {displayed.step}"
         edited = ", with what you drew" if displayed.edited else ""
         return {
             "source": "you see the mask before",
