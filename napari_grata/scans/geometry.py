@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nibabel.affines import voxel_sizes
-from nibabel.orientations import io_orientation
 
 #: World axes (0 = left to right, 1 = posterior to anterior, 2 = inferior to superior, as in
 #: NIfTI) in the order they are shown in, whether the index runs towards the world axis, and names.
@@ -253,6 +251,10 @@ class Geometry:
         time_step, time_unit
             Spacing along the fourth axis.
         """
+        # Not with the module: with it come DICOM and what asks networks, a quarter of a second.
+        from nibabel.affines import voxel_sizes
+        from nibabel.orientations import io_orientation
+
         shape = tuple(int(n) for n in shape)
         spatial = tuple(shape[:3]) + (1,) * (3 - len(shape[:3]))
         later = [axis for axis in range(3, len(shape)) if shape[axis] > 1]

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from napari_grata.scans.checks import (
@@ -72,6 +71,8 @@ def shape_of(path: Path) -> tuple[int, ...]:
 
 def load_nifti(path: Path) -> Any:
     """Load a NIfTI header and check it; no voxel is read yet."""
+    import nibabel as nib
+
     size = size_of(path)
     with guard("it cannot be read as NIfTI", path):
         image: Any = nib.load(path, mmap="c")
@@ -228,6 +229,8 @@ def write_mask(
     The header is a new one: of the scan's own it takes what names its place, bit for bit, and
     neither texts nor extensions, for those may name the patient.
     """
+    import nibabel as nib
+
     geometry = scan.geometry
     own = geometry.header if isinstance(geometry.header, nib.Nifti1Header) else None
     # NIfTI-1 counts to 32,767 on each axis.
@@ -259,8 +262,9 @@ def _bytes_of(image: Any) -> bytes:
     nibabel's own writer would work out sform and qform anew from the affine.
     """
     header = image.header
-    header.set_data_offset(544 if isinstance(header, nib.Nifti2Header) else 352)
-    header["magic"] = b"n+2" if isinstance(header, nib.Nifti2Header) else b"n+1"
+    second = int(header["sizeof_hdr"]) == 540
+    header.set_data_offset(544 if second else 352)
+    header["magic"] = b"n+2" if second else b"n+1"
     values = np.asanyarray(image.dataobj).astype(header.get_data_dtype(), copy=False)
     return bytes(header.binaryblock + b"\0\0\0\0" + values.tobytes(order="F"))
 
