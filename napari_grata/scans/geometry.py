@@ -251,7 +251,7 @@ class Geometry:
         time_step, time_unit
             Spacing along the fourth axis.
         """
-        # Not with the module: with it come DICOM and what asks networks, a quarter of a second.
+        # Not with the module: nibabel takes a quarter of a second, for it imports pydicom.
         from nibabel.affines import voxel_sizes
         from nibabel.orientations import io_orientation
 
