@@ -129,6 +129,10 @@ class Legend(QWidget):
             self.chips[value] = chip
         self._many = len(structures) >= MANY
         self.search.setVisible(self._many)
+        # A few lie on lines that are as high as they need; rounding must not bring a scroll bar.
+        shown = Qt.ScrollBarPolicy.ScrollBarAsNeeded
+        hidden = Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+        self._area.setVerticalScrollBarPolicy(shown if self._many else hidden)
         self.search.clear()
         self._show()
 
