@@ -34,6 +34,7 @@ from napari_grata.console import (
     add_verb,
     argument,
     flag,
+    load_model,
     option,
     parse_region,
 )
@@ -84,10 +85,9 @@ def _prepare(
 ) -> tuple[Scan, Segmenter, list[int], Region | None]:
     """Open scan and model, and refuse what does not fit before anything heavy starts."""
     from napari_grata.adaptation import parse_slices
-    from napari_grata.segmenters import load_segmenter
 
     opened = _opened(scan, channel)
-    segmenter = load_segmenter(model, device=device)
+    segmenter = load_model(model, device)
     console.warn([*opened.notices, *segmenter.notices])
     reason = segmenter.fits(opened)
     if reason:
@@ -511,11 +511,10 @@ def again(
     """Do a saved run again and compare the masks."""
     from napari_grata.adaptation import reopen as reopen_run
     from napari_grata.review.reproduce import Again
-    from napari_grata.segmenters import load_segmenter
 
     saved = reopen_run(run, scan=_moved(scan, channel))
     where = model or saved.model_folder or saved.info["model"]["name"]
-    segmenter = load_segmenter(where, device=device or saved.info["device"])
+    segmenter = load_model(where, device or saved.info["device"])
     repeated = Again(saved, segmenter, out / "run")
     for _ in console.progress(repeated.records(), len(saved.records), "again"):
         pass

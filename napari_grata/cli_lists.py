@@ -21,6 +21,7 @@ from napari_grata.console import (
     UsageError,
     argument,
     flag,
+    load_model,
     option,
     parse_region,
 )
@@ -48,10 +49,9 @@ def shift(
     """
     from napari_grata.adaptation.shift import ShiftError, shifts, why_not
     from napari_grata.scans import ScanError, open_scan
-    from napari_grata.segmenters import load_segmenter
 
     box = parse_region(region)
-    segmenter = load_segmenter(model, device=device)
+    segmenter = load_model(model, device)
     problem = why_not(segmenter.card)
     if problem is not None:
         raise ShiftError(problem)
@@ -247,12 +247,12 @@ def calibrate(
     from napari_grata.adaptation.source_centre import calibrate as measured
     from napari_grata.scans import open_scan
     from napari_grata.scans.readers import scans_in
-    from napari_grata.segmenters import load_segmenter, write_card
+    from napari_grata.segmenters import write_card
     from napari_grata.segmenters.shift_reference import FEW_SCANS
 
     if not scans.is_dir():
         raise UsageError(f"{scans} is not a folder of scans.")
-    segmenter = load_segmenter(model, device=device)
+    segmenter = load_model(model, device)
     card, folder = segmenter.card, segmenter.folder
     if folder is None or not folder.is_dir():
         raise UsageError(f"{model} has no folder with a card; add it with napari-grata models.")
@@ -296,14 +296,13 @@ def train_optimiser(
     from napari_grata.adaptation.source_centre import images_of, train_optimiser
     from napari_grata.scans import open_scan
     from napari_grata.scans.files import make_folder, write_bytes
-    from napari_grata.segmenters import load_segmenter
     from napari_grata.segmenters.registry import user_models_dir
 
     target = out if out is not None else user_models_dir().parent / FILE
     if episodes < 1 or target.exists():
         wrong = f"{target} exists already" if target.exists() else "--episodes is less than 1"
         raise UsageError(f"{wrong}; nothing is overwritten. Move it, or name another with --out.")
-    segmenter = load_segmenter(model, device=device)
+    segmenter = load_model(model, device)
     images = images_of(segmenter, open_scan(scan))
     stream = train_optimiser(segmenter, images, episodes=episodes, seed=seed)
     found = list(console.progress(stream, episodes, "train"))
@@ -336,11 +335,10 @@ def cases(
 ) -> dict[str, Any]:
     """Segment and adapt every case of a folder, as a list."""
     from napari_grata.review import CaseList, CaseSummary, work_on_list
-    from napari_grata.segmenters import load_segmenter
 
     settings = preset(method).settings.but(seed=seed)
     caselist = CaseList.make(scans, folder)
-    segmenter = load_segmenter(model, device=device)
+    segmenter = load_model(model, device)
     caselist.choose(model=model, settings=settings.to_dict(), carry=carry)
     failed = []
     with console.bar("cases", len(caselist)) as bar:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,6 +18,9 @@ from napari_grata.adaptation.plan import Region
 from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans.files import FileError
 from napari_grata.scans.scan import FORMATS
+
+if TYPE_CHECKING:
+    from napari_grata.segmenters import Segmenter
 
 Item = TypeVar("Item")
 Verb = Callable[..., dict[str, Any]]
@@ -180,6 +183,15 @@ RegionText = Annotated[
         metavar="TOP,LEFT,BOTTOM,RIGHT",
     ),
 ]
+
+
+def load_model(model: str | Path, device: str) -> Segmenter:
+    """Load a model for a verb."""
+    from napari_grata.segmenters import load_segmenter
+    from napari_grata.segmenters.devices import spare_a_core
+
+    spare_a_core()
+    return load_segmenter(model, device=device)
 
 
 def parse_region(text: str | None) -> Region | None:

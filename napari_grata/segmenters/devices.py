@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,20 @@ def processor_units() -> dict[str, bool]:
         except RuntimeError:
             units[name] = False
     return units
+
+
+def spare_a_core() -> int:
+    """Let torch compute on all processors but one; returns on how many it did before.
+
+    That one is the interface's and other programs'. Threads wait for each other after every
+    layer: where one of two shares its processor with another program, both of them together
+    take longer than one alone.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, (os.cpu_count() or 2) - 1)))
+    return before
 
 
 def memory_layout(network: nn.Module, device: torch.device) -> torch.memory_format:

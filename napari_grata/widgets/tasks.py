@@ -5,7 +5,6 @@ torch is imported inside the functions alone, which run in a job's thread.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,8 +106,9 @@ def leave_room_for_the_interface() -> Iterator[None]:
     """Let torch use all processors but one while the viewer must answer to the user."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, (os.cpu_count() or 2) - 1)))
+    from napari_grata.segmenters.devices import spare_a_core
+
+    before = spare_a_core()
     try:
         yield
     finally:
