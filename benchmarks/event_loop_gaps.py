@@ -233,11 +233,11 @@ def run(slices: int, moves: int, folder: Path) -> None:
     context.slices_text = "all" if count == scan.n_slices else f"1-{count}"
 
     def at_rest() -> bool:
-        return not context.runs.busy
+        return not context.runner.busy
 
     viewer.dims.set_current_step(0, count // 2)
-    loop.measure(f"segment, {count} slices", context.runs.segment, at_rest)
-    loop.measure(f"adapt with Careful, {count} slices", context.runs.adapt, at_rest)
+    loop.measure(f"segment, {count} slices", context.runner.segment, at_rest)
+    loop.measure(f"adapt with Careful, {count} slices", context.runner.adapt, at_rest)
     waits = drag(loop, dock, moves)
     ahead(loop, dock, folder)
     print(

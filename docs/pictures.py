@@ -85,7 +85,7 @@ class Program:
 
     def finish(self) -> None:
         """Wait until nothing runs."""
-        turn(120, lambda: not self.context.runs.busy)
+        turn(120, lambda: not self.context.runner.busy)
         turn(0.5)
 
 
@@ -96,7 +96,7 @@ def volume(program: Program) -> None:
     context.open_requested.emit("sample:brain-other-scanner")
     turn(3)
     program.take("open.png")
-    context.runs.adapt()
+    context.runner.adapt()
     turn(120, lambda: context.session and len(context.session.adapted_slices) > 30)
     program.take("during.png")
     program.finish()
@@ -138,11 +138,11 @@ def weighing(program: Program) -> None:
     context.open_requested.emit(f"sample:{sample.key}")
     turn(3)
     context.slices_text = "22-40"
-    context.runs.adapt()
+    context.runner.adapt()
     program.finish()
     weigh.fold.expand(animate=False)
     weigh.propose()
-    turn(900, lambda: not context.runs.busy)
+    turn(900, lambda: not context.runner.busy)
     reference = open_scan(sample.reference)
     for index in weigh.found(context.session).proposed:
         context.go_to(index)
@@ -154,7 +154,7 @@ def weighing(program: Program) -> None:
         program.dock.correct.right.click()
         turn(0.5)
     weigh.weigh()
-    turn(300, lambda: not context.runs.busy)
+    turn(300, lambda: not context.runner.busy)
     program.take("weigh.png")
     weigh.fold.collapse(animate=False)
 
@@ -173,7 +173,7 @@ def methods(program: Program) -> None:
     context.store.set("timeline_height", 300)
     program.dock.timeline.open_below()
     page.run()
-    turn(900, lambda: not context.runs.busy)
+    turn(900, lambda: not context.runner.busy)
     program.dock.measures.take_file(sample.reference)
     turn(30, lambda: page.table.with_results()[0].result.dice)
     program.take("methods.png")
@@ -186,7 +186,7 @@ def whole(program: Program) -> None:
     turn(1)
     program.context.open_requested.emit("sample:fundus-whole")
     turn(2)
-    program.context.runs.adapt()
+    program.context.runner.adapt()
     program.finish()
     program.take("region.png")
 

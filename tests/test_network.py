@@ -86,11 +86,11 @@ DOCK = """
             time.sleep(0.01)
 
     context = dock.context
-    wait(lambda: context.devices is not None and context.scan is not None and not context.runs.busy)
+    wait(lambda: bool(context.devices and context.scan) and not context.runner.busy)
     context.slices_text = "26"
     wait(lambda: dock.next.button.isEnabled())
     dock.next.button.click()
-    wait(lambda: not context.runs.busy and context.session and context.session.adapted_slices)
+    wait(lambda: not context.runner.busy and context.session and context.session.adapted_slices)
     viewer.close()
     print("done", flush=True)
     os._exit(0)

@@ -44,8 +44,8 @@ class AdaptSection(QWidget):
         self.advanced.setToolTip("Every setting of the method, for those who know it.")
         self.keep = choice(name="Keep run")
         self.time = Sentence(1, "grata_small")
-        self.segment_button = button("Segment only", _SEGMENT_WORDS, clicked=context.runs.segment)
-        self.adapt_button = button("Adapt", ADAPT_WORDS, clicked=context.runs.adapt)
+        self.segment_button = button("Segment only", _SEGMENT_WORDS, clicked=context.runner.segment)
+        self.adapt_button = button("Adapt", ADAPT_WORDS, clicked=context.runner.adapt)
         buttons = QWidget()
         line = QHBoxLayout(buttons)
         line.setContentsMargins(0, 0, 0, 0)
@@ -121,10 +121,10 @@ class AdaptSection(QWidget):
         self._context.choose_settings(str(self.method.currentData()), settings)
 
     def _go_on(self) -> None:
-        self._context.runs.go_on(finish=False)
+        self._context.runner.go_on(finish=False)
 
     def _finish(self) -> None:
-        self._context.runs.go_on(finish=True)
+        self._context.runner.go_on(finish=True)
 
     def _on_keep(self, index: int) -> None:
         folder = self.keep.itemData(index)
@@ -171,7 +171,7 @@ class AdaptSection(QWidget):
             made.setToolTip(why_not or words)
         for widget in (self.method, self.keep, self.form):
             widget.setEnabled(idle)
-        expected = context.runs.expected_time()
+        expected = context.runner.expected_time()
         self.time.setVisible(bool(expected))
         self.time.say(f"Takes {expected}, as measured the last time." if expected else "")
         self._show_unfinished()
@@ -179,7 +179,7 @@ class AdaptSection(QWidget):
     def _show_unfinished(self) -> None:
         context = self._context
         session = context.session
-        offered = session is not None and context.runner.kind is None and context.runs.unfinished
+        offered = session is not None and context.runner.kind is None and context.runner.unfinished
         self.unfinished.setVisible(offered)
         if session is None or not offered:
             return

@@ -226,7 +226,7 @@ class NextStepButton(QWidget):
         context = self._context
         if self._next is not None:
             {
-                "adapt": context.runs.adapt,
+                "adapt": context.runner.adapt,
                 "resume": context.runner.resume,
                 "region": context.region_requested.emit,
                 "look": context.next_flagged,

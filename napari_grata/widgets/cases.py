@@ -332,7 +332,7 @@ class Cases(QObject):
     def _may_leave(self) -> bool:
         runner = self._context.runner
         sessions = self._context.sessions.of(self.current.layer)
-        if runner.kind is not None and any(runner.session is one for one in sessions):
+        if runner.busy and any(runner.session is one for one in sessions):
             self.panel.say(_RUNNING)
             return False
         return True
@@ -383,7 +383,7 @@ class Cases(QObject):
 
     def _show_result(self, loaded: LoadedCase) -> None:
         """Show what came of the case in view, if the user has nothing of their own there."""
-        if loaded.run is None or self._context.runner.kind is not None:
+        if loaded.run is None or self._context.runner.busy:
             return
         if self.current.untouched():
             self.current.put_run(loaded.run)
@@ -398,7 +398,7 @@ class Cases(QObject):
         session, folder, scan = here.session(), here.run_folder, here.scan
         if session is None or folder is None or scan is None or session.run is not None:
             return
-        if session.busy or self._context.runner.kind is not None:
+        if session.busy or self._context.runner.busy:
             self._revive_soon.start()
             return
         engine, device = self._context.runner.engine, self._context.device
@@ -471,7 +471,7 @@ class Cases(QObject):
             panel.say_batch("off" if self.caselist is None else "idle", words)
 
     def _step_aside(self) -> None:
-        self.batch.step_aside(self._context.runner.kind is not None)
+        self.batch.step_aside(self._context.runner.busy)
 
     def _on_done(self, key: str) -> None:
         cases = self.caselist

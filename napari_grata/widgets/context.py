@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
@@ -24,7 +23,6 @@ from napari_grata.widgets.keys import Actions
 from napari_grata.widgets.qt_parts import later, notify
 from napari_grata.widgets.reviewed import ReviewedMasks
 from napari_grata.widgets.runner import Runner
-from napari_grata.widgets.runs import Runs
 from napari_grata.widgets.scan_layer import (
     alive,
     current_slice,
@@ -54,22 +52,7 @@ if TYPE_CHECKING:
     from napari_grata.review.cases import Case
     from napari_grata.scans import Scan
     from napari_grata.segmenters import DeviceChoice
-
-
-class CaseFlow(Protocol):
-    """What the list of cases does for other sections; see `napari_grata.widgets.cases`."""
-
-    def run_folder(self, session: Session) -> Path | None:
-        """Return where a session's run is kept, None if its scan is no case of the list."""
-
-    def cases_after(self) -> list[str]:
-        """Return the keys of the undecided cases after the one in view."""
-
-    def begin_with(self, start: Any, keys: list[str]) -> None:
-        """Adapt these cases from an adapted model on; None: from the source model again."""
-
-    def take_back(self, session: Session, folder: Path | None) -> None:
-        """A run of the case in view was undone: its folder counts no more."""
+    from napari_grata.widgets.cases import Cases
 
 
 class Context(QObject):
@@ -86,7 +69,6 @@ class Context(QObject):
     store : SettingsStore
     sessions : Sessions
     runner : Runner
-    runs : Runs
         What is run on the scan in view.
     queue : Queue
         For small work in the background; keys are tuples that begin with the section's name.
@@ -118,7 +100,7 @@ class Context(QObject):
     decision_list : (CaseList, str) or None
         The list in which decisions on the scan in view are kept, and its key there; a scan that
         was opened by itself has a list of its own.
-    flow : CaseFlow or None
+    flow : Cases or None
         The list of cases, for what other sections ask of it.
     save_drawings : callable
         Writes what was drawn, at once; returns why that failed, "" if it did not.
@@ -214,7 +196,6 @@ class Context(QObject):
         self.store = SettingsStore()
         self.sessions = Sessions(viewer)
         self.runner = Runner(self)
-        self.runner.closing = lambda: self.closing.closing
         self.queue = Queue("context", self)
         self.undo = UndoStack(self)
         self.actions = Actions(self.say)
@@ -240,13 +221,12 @@ class Context(QObject):
         self.brush = 1
         self.decision_marks: dict[int, str] = {}
         self.decision_list: tuple[CaseList, str] | None = None
-        self.flow: CaseFlow | None = None
+        self.flow: Cases | None = None
         # Writes what was drawn, at once; returns why that failed. Set by the decisions.
         self.save_drawings: Callable[[], str] = lambda: ""
         self.figures = SliceFigures(self)
         self.reviewed = ReviewedMasks(self)
         self.looked = False
-        self.runs = Runs(self)
         self._unreadable = ""
         self._session: Session | None = None
         self._watched: weakref.WeakSet[Layer] = weakref.WeakSet()
@@ -264,14 +244,13 @@ class Context(QObject):
                 self.connections.listen(getattr(layers, name), self._layer_goes)
         self.connections.listen(self.viewer.events.theme, self._on_theme)
         self.connections.listen(self.viewer.dims.events.current_step, self._on_dims)
-        runner = self.runner
-        runner.changed.connect(self.touch)
-        runner.noticed.connect(partial(notify, severity="info"))
+        self.runner.changed.connect(self.touch)
         self.undo.changed.connect(self.touch)
-        self.actions.provide("undo", self.undo.undo, self._why_no_undo)
-        self.actions.provide("redo", self.undo.redo, self._why_no_redo)
+        self.masks_changed.connect(self.touch)
+        self.drawn.connect(self.touch)
+        self.actions.provide("undo", self.undo.undo, self.undo.why_not)
+        self.actions.provide("redo", self.undo.redo, partial(self.undo.why_not, redo=True))
         self.actions.provide("next_flagged", self.next_flagged, self._why_no_masks)
-        self.connections.at_end(runner.job.ender())
         self.connections.at_end(self.queue.ender(finish=True))
         self.connections.at_end(partial(_close_runs, weakref.ref(self.sessions)))
 
@@ -311,12 +290,12 @@ class Context(QObject):
             Fit the view to the scan.
         """
         if layer is self.layer and layer is not None:
-            scan, self._unreadable = self._scan_of(layer)
+            scan, self._unreadable = self.sessions.scan(layer)
             if scan is self.scan:
                 return
         self.clear_problem()
         self.layer = layer
-        self.scan, self._unreadable = self._scan_of(layer)
+        self.scan, self._unreadable = self.sessions.scan(layer)
         self.region, self.slices_text, self.step = None, "all", None
         self.implausible = self.shift = ""
         if layer is not None:
@@ -431,19 +410,15 @@ class Context(QObject):
         usable = (entry for entry in self.entries if entry.card is not None)
         return next((e for e in usable if e.card and e.card.fits(self.scan) is None), None)
 
-    def _scan_of(self, layer: Layer | None) -> tuple[Scan | None, str]:
-        scan, reason = self.sessions.scan(layer)
-        return scan, reason or ""
-
     def _take_session(self) -> None:
         """Listen to the session in view, and tell that it may be another one."""
         before, self._session = self._session, self.session
         if before is not None and before is not self._session:
-            before.masks_changed.disconnect(self._on_masks)
-            before.drawn.disconnect(self._on_drawn)
+            before.masks_changed.disconnect(self.masks_changed)
+            before.drawn.disconnect(self.drawn)
         if self._session is not None and before is not self._session:
-            self._session.masks_changed.connect(self._on_masks)
-            self._session.drawn.connect(self._on_drawn)
+            self._session.masks_changed.connect(self.masks_changed)
+            self._session.drawn.connect(self.drawn)
         self.session_changed.emit()
 
     def take_results(self) -> None:
@@ -588,20 +563,6 @@ class Context(QObject):
         if layer is not None and self.painting:
             layer.selected_label = value
         self.touch()
-
-    def _on_masks(self, slices: Any) -> None:
-        self.masks_changed.emit(slices)
-        self.touch()
-
-    def _on_drawn(self, index: int) -> None:
-        self.drawn.emit(index)
-        self.touch()
-
-    def _why_no_undo(self) -> str:
-        return self.undo.why_not()
-
-    def _why_no_redo(self) -> str:
-        return self.undo.why_not(redo=True)
 
     def _why_no_masks(self) -> str:
         session = self.session

@@ -237,7 +237,7 @@ class CorrectSection(QWidget):
         session = self._context.session
         if session is None or not session.adapted_slices:
             return NO_MASK
-        if session.busy or self._context.runner.kind is not None:
+        if session.busy or self._context.runner.busy:
             return BUSY
         if session.run is None:
             return "The steps of the model are not there any more: adapt again, then correct."
@@ -272,13 +272,13 @@ class CorrectSection(QWidget):
             session.run,
             corrections,
             settings,
-            context.runs.folder_of(session),
+            context.runner.folder_of(session),
             context.runner.job.abandoned,
         )
         session.expected_steps = settings.correction_steps * len(corrections.slices)
         session.settings = settings
         context.set_painting(False)
-        context.runs.start(
+        context.runner.start(
             "adapt", session, make, f"Learning from corrections of {session.scan.name}"
         )
         context.take_results()

@@ -100,7 +100,7 @@ class CurrentCase:
         if layer is None or scan is None:
             return
         session = fill_session(context, layer, scan, run)
-        context.runs.tell_result(session)
+        context.runner.tell_result(session)
         session.note = f"{session.note} {' '.join(run.missing)}".strip()
         self.run_folder = run.folder
         context.take_results()

@@ -153,7 +153,7 @@ class ExportSection(QWidget):
         """Switch buttons on where there is something to take out."""
         context, session = self._context, self._context.session
         self._offer_formats(session.scan if session is not None else None)
-        at_rest, listed = context.runner.kind is None, context.caselist is not None
+        at_rest, listed = not context.runner.busy, context.caselist is not None
         there = session is not None and session.has_masks
         adapted = session is not None and bool(session.adapted_slices)
         self.save_button.setEnabled(at_rest and there)
@@ -202,7 +202,7 @@ class ExportSection(QWidget):
     def save_to(self, folder: Path) -> None:
         """Write the masks of the scan in view into a folder."""
         context, session = self._context, self._context.session
-        if session is None or context.runner.kind is not None:
+        if session is None or context.runner.busy:
             return
         scan = session.scan
         case = context.case
@@ -278,7 +278,7 @@ class ExportSection(QWidget):
     ) -> None:
         """Write the report of the case in view, or of the whole list."""
         context = self._context
-        if context.runner.kind is not None or not self._drawings_are_safe():
+        if context.runner.busy or not self._drawings_are_safe():
             return
         if whole_list and context.caselist is not None:
             make = partial(write_list_report, path, context.caselist, overwrite)
@@ -419,7 +419,7 @@ class ExportSection(QWidget):
     def _start(self, what: str, make: Any, title: str, session: Session | None = None) -> None:
         self._waiting = what, session
         self.say("")
-        self._context.runs.start("task", None, make, title)
+        self._context.runner.start("task", None, make, title)
 
     def _on_ended(self, kind: str, outcome: Outcome) -> None:
         waiting, self._waiting = self._waiting, None

@@ -161,7 +161,7 @@ class MethodsPage(QWidget):
 
     def run(self) -> None:
         """Run what is ticked, one after another, in the background."""
-        context, begun, names = self._context, self._context.runs.begin(), self.table.ticked()
+        context, begun, names = self._context, self._context.runner.begin(), self.table.ticked()
         if begun is None:
             return
         session, entry, slices = begun
@@ -197,11 +197,11 @@ class MethodsPage(QWidget):
         self._taken = 0
         note = "" if session.note == session.result_note else session.note
         self._working = session, note, done
-        self._context.runs.start(kind, session, make, title)
+        self._context.runner.start(kind, session, make, title)
 
     def _why_no_use(self) -> str:
         session, chosen = self._context.session, self.table.chosen()
-        if self._context.runs.busy or session is None or session.busy:
+        if self._context.runner.busy or session is None or session.busy:
             return _BUSY
         if len(chosen) != 1 or chosen[0].result is None:
             return "Choose one method that has run."
@@ -238,7 +238,7 @@ class MethodsPage(QWidget):
         context.look_back(None)
         taking.before, folder = MaskSnapshot(session), None
         if run.folder is None or context.case is not None:
-            folder = context.runs.folder_of(session)
+            folder = context.runner.folder_of(session)
         make = partial(keep_result, run, folder)
         self._start("masks", session, make, f"Using {taking.result.title}", done)
 
@@ -263,7 +263,7 @@ class MethodsPage(QWidget):
         if session is context.session:
             context.choose_settings(result.name, run.settings)
             context.show_mode("adapted")
-        context.runs.tell_result(session)
+        context.runner.tell_result(session)
         context.take_results()
 
     def _used(self, session: Session, taking: _Taking) -> None:
@@ -280,7 +280,7 @@ class MethodsPage(QWidget):
         )
 
     def _why_busy(self) -> str:
-        return _BUSY if self._context.runs.busy else ""
+        return _BUSY if self._context.runner.busy else ""
 
     def _redo(self, session: Session, taking: _Taking) -> None:
         if taking.result.run is not None:
@@ -316,7 +316,7 @@ class MethodsPage(QWidget):
 
     def add_saved(self, folder: Path) -> None:
         """Lay a saved run of this scan beside the others."""
-        begun = self._context.runs.begin()
+        begun = self._context.runner.begin()
         if begun is not None:
             session = begun[0]
             self._context.take_results()
@@ -349,7 +349,7 @@ class MethodsPage(QWidget):
         session, note, done = working
         session.note = note
         if not note:  # it told the result, which may be another one by now
-            context.runs.tell_result(session)
+            context.runner.tell_result(session)
         if done is not None and outcome.kind == "done":
             done()
         elif done is None and not self.table.chosen() and session is context.session:
@@ -498,7 +498,7 @@ class MethodsPage(QWidget):
     def refresh(self, *_: object) -> None:
         """Bring buttons and words in line."""
         names, context = self.table.ticked(), self._context
-        why = _BUSY if context.runs.busy else "" if names else "Tick at least one method."
+        why = _BUSY if context.runner.busy else "" if names else "Tick at least one method."
         why = why or ("" if context.scan is not None else "Open a scan first.")
         self.run_button.setText(f"Run {len(names)} method{'s' if len(names) != 1 else ''}")
         words = "Run what is ticked, one after another. Nothing of yours is changed."
@@ -512,7 +512,7 @@ class MethodsPage(QWidget):
         self.overlay.setVisible(there)
         self.curve.setEnabled(there)
         self.export_button.setEnabled(there)
-        self.saved_button.setEnabled(context.scan is not None and not context.runs.busy)
+        self.saved_button.setEnabled(context.scan is not None and not context.runner.busy)
         chosen = [row.result.title for row in self.table.chosen() if row.result]
         said = _ABOUT
         if there:

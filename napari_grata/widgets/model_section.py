@@ -150,9 +150,9 @@ class ModelSection(QWidget):
             card is not None
             and scan is not None
             and card.fits(scan) is None
-            and not context.runs.busy
+            and not context.runner.busy
         ):
-            context.runs.segment(in_view=True)
+            context.runner.segment(in_view=True)
 
     # --- devices -----------------------------------------------------------------------------
 

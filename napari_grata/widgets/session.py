@@ -392,12 +392,12 @@ class Sessions:
             weakref.WeakKeyDictionary()
         )
 
-    def scan(self, layer: Any) -> tuple[Scan | None, str | None]:
+    def scan(self, layer: Layer | None) -> tuple[Scan | None, str]:
         """Return the scan of a layer, or the reason why it is none."""
         if layer is None:
-            return None, None
+            return None, ""
         try:
-            return self._scan_of(layer), None
+            return self._scan_of(layer), ""
         except ScanError as error:
             return None, str(error)
 

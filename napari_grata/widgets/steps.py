@@ -376,7 +376,7 @@ class StepsSection(QWidget):
     # --- taking a state ----------------------------------------------------------------------
 
     def _why_busy(self) -> str:
-        return _BUSY if self._context.runs.busy else ""
+        return _BUSY if self._context.runner.busy else ""
 
     def _why_no_use(self) -> str:
         session = self.session()
@@ -401,7 +401,7 @@ class StepsSection(QWidget):
         session.hide_difference()
         session.saved = ""
         self._change = session, ended
-        self._context.runs.start("masks", session, make, f"Going to {_words(step)}")
+        self._context.runner.start("masks", session, make, f"Going to {_words(step)}")
 
     def _used(
         self, session: Session, step: int | None, kept: list[MaskSnapshot], done: bool

@@ -182,11 +182,11 @@ class WeighSection(QWidget):
         context = self._context
         if session is None or not session.adapted_slices:
             return _NO_MASK
-        if session.busy or context.runs.busy:
+        if session.busy or context.runner.busy:
             return _BUSY
         if session.run is None:
             return "The run's model is not there any more: adapt again, then weigh."
-        if context.runs.unfinished:
+        if context.runner.unfinished:
             return "The run was cancelled: go on with it, or finish it, first."
         return ""
 
@@ -263,7 +263,7 @@ class WeighSection(QWidget):
         context.look_back(None)
         note = "" if session.note == session.result_note else session.note
         self._working = session, note, ended
-        context.runs.start(kind, session, make, title)
+        context.runner.start(kind, session, make, title)
 
     def propose(self) -> None:
         """Make the candidates and propose slices on which they differ."""
@@ -340,7 +340,7 @@ class WeighSection(QWidget):
         session.note_tone = "good"
 
     def _why_busy(self) -> str:
-        return _BUSY if self._context.runs.busy else ""
+        return _BUSY if self._context.runner.busy else ""
 
     def _change(self, session: Session, changed: Changed, over: Over, note: str) -> None:
         """Take the choice back, or use it again."""
@@ -383,7 +383,7 @@ class WeighSection(QWidget):
             session, note, ended = working
             session.note = note
             if not note:  # it told the result, of which a stroke may have changed what is flagged
-                context.runs.tell_result(session)
+                context.runner.tell_result(session)
             results = list(context.runner.results)
             found = self.found(session)
             if results and isinstance(results[0], Pool) and results[0] is not found.pool:

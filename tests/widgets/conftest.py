@@ -151,7 +151,7 @@ class User:
 
     def finish(self) -> None:
         """Wait until nothing runs any more."""
-        self.wait(lambda: not self.context.runs.busy)
+        self.wait(lambda: not self.context.runner.busy)
         self.settle()
 
     def adapt(self) -> None:

@@ -132,7 +132,7 @@ def test_nothing_can_be_compared_before_there_are_two_masks(start: Start, volume
         user.do(name)
         assert "Adapt first" in user.dock.hint.said()
     assert user.context.mode == "adapted"
-    user.context.runs.segment()
+    user.context.runner.segment()
     user.finish()
     assert not control.isHidden()
     assert control.modes.buttons["source"].isEnabled()
@@ -492,7 +492,7 @@ def test_without_a_run_it_is_the_source_model_that_is_measured(start: Start, vol
     user = start(volume)
     user.do("uncertainty")
     assert user.dock.hint.said() == "First there must be a mask."
-    user.context.runs.segment()
+    user.context.runner.segment()
     user.finish()
     user.do("uncertainty")
     user.wait(lambda: "model before" in caption(user))
