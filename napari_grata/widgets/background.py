@@ -13,9 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
+
+if TYPE_CHECKING:
+    from napari_grata.widgets.connections import EventConnections
 
 _POLL_MS = 15
 # Each batch costs a redraw of the whole window, next to a viewer that draws with OpenGL.
@@ -102,6 +106,12 @@ class _Work:
 class Job(QObject):
     """Runs one generator at a time in a thread and hands its items over in batches.
 
+    Parameters
+    ----------
+    parent : QObject
+    connections : EventConnections
+        With whose end the job ends.
+
     Attributes
     ----------
     abandoned : threading.Event
@@ -123,10 +133,11 @@ class Job(QObject):
     resumed = Signal()
     ended = Signal(object)
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, parent: QObject, connections: EventConnections) -> None:
         super().__init__(parent)
         self.abandoned = threading.Event()
-        self._works: list[_Work] = []  # at most one; shared with `ender`
+        self._works: list[_Work] = []  # at most one
+        connections.at_end(partial(_end, self._works, self.abandoned))
         self._told_paused = False
         self._pending: list[Any] = []
         self._batches, self._last = 0, 0.0
@@ -169,17 +180,6 @@ class Job(QObject):
         for work in self._works:
             work.end()
 
-    def ender(self) -> Callable[[], None]:
-        """Return what ends the job when the window goes; it holds no Qt object."""
-        works, abandoned = self._works, self.abandoned
-
-        def end() -> None:
-            abandoned.set()
-            for work in works:
-                work.end()
-
-        return end
-
     def _look(self) -> None:
         if not self._works:
             self._timer.stop()
@@ -202,6 +202,12 @@ class Job(QObject):
             self._timer.stop()
             self._works.clear()
             self.ended.emit(outcome)
+
+
+def _end(works: list[_Work], abandoned: threading.Event) -> None:
+    abandoned.set()
+    for work in works:
+        work.end()
 
 
 @dataclass(frozen=True)
@@ -296,6 +302,16 @@ class _Wishes:
 class Queue(QObject):
     """Runs small functions one after another in a thread; of wishes with one key the latest wins.
 
+    Parameters
+    ----------
+    name : str
+        Of its thread.
+    parent : QObject
+    connections : EventConnections
+        With whose end the queue ends.
+    finish : bool
+        What waits then is still done, such as writing to the disk.
+
     Signals
     -------
     found(Found)
@@ -304,9 +320,12 @@ class Queue(QObject):
 
     found = Signal(object)
 
-    def __init__(self, name: str, parent: QObject | None = None) -> None:
+    def __init__(
+        self, name: str, parent: QObject, connections: EventConnections, *, finish: bool = False
+    ) -> None:
         super().__init__(parent)
         self._wishes = _Wishes(f"napari-grata-{name}")
+        connections.at_end(partial(self._wishes.close, finish))
         self._then: dict[Hashable, Callable[[Found], None]] = {}
         self._timer = QTimer(self)
         self._timer.setInterval(_POLL_MS)
@@ -347,17 +366,6 @@ class Queue(QObject):
     def busy(self) -> bool:
         """Whether anything is still to come."""
         return self._wishes.busy
-
-    def ender(self, *, finish: bool = False) -> Callable[[], None]:
-        """Return what ends the queue when the window goes; it holds no Qt object.
-
-        Parameters
-        ----------
-        finish : bool
-            What waits is still done, such as writing to the disk.
-        """
-        wishes = self._wishes
-        return lambda: wishes.close(finish)
 
     def _fetch(self) -> None:
         busy = self._wishes.busy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case
     from napari_grata.segmenters import Segmenter
+    from napari_grata.widgets.context import Context
     from napari_grata.widgets.tasks import Engine
 
 Work = dict[str, tuple[str, float]]
@@ -53,7 +54,8 @@ class Order:
     again: frozenset[str] = frozenset()
 
 
-class _Course:
+@dataclass
+class Course:
     """What the user may change while the work goes on; read by the job's thread.
 
     Attributes
@@ -61,15 +63,14 @@ class _Course:
     here : str or None
         The case in view: the next one is chosen from there on.
     leave : str or None
-        A case that is not gone on with.
+        A case that is not gone on with: the user adapts it.
     """
 
-    def __init__(self, here: str | None) -> None:
-        self.here = here
-        self.leave: str | None = None
+    here: str | None = None
+    leave: str | None = None
 
 
-def work_ahead(order: Order, engine: Engine, course: _Course) -> Iterator[Step]:
+def work_ahead(order: Order, engine: Engine, course: Course) -> Iterator[Step]:
     """Adapt to each case that needs it; yields how far each is, and at its end no words."""
     _step_back()
     segmenter = engine.get(order.model, order.device)
@@ -80,7 +81,7 @@ def work_ahead(order: Order, engine: Engine, course: _Course) -> Iterator[Step]:
         yield case.key, "", 1.0
 
 
-def _pick(order: Order, course: _Course, tried: set[str], segmenter: Segmenter) -> Case | None:
+def _pick(order: Order, course: Course, tried: set[str], segmenter: Segmenter) -> Case | None:
     """Return the first case that needs work, from the one in view on and round.
 
     Where the model is carried over, the order of the list decides.
@@ -98,13 +99,13 @@ def _pick(order: Order, course: _Course, tried: set[str], segmenter: Segmenter) 
     return None
 
 
-def _work_on(order: Order, case: Case, segmenter: Segmenter, course: _Course) -> Iterator[Step]:
+def _work_on(order: Order, case: Case, segmenter: Segmenter, course: Course) -> Iterator[Step]:
     from napari_grata.review.adapt_list import work_on_case
 
     again = case.key in order.again
-    begin = order.start if again else None
+    start = order.start if again else None
     items: Any = work_on_case(
-        order.cases, case, segmenter, order.settings, start=begin, again=again
+        order.cases, case, segmenter, order.settings, start=start, again=again
     )
     with contextlib.closing(items):
         yield case.key, "opening …", 0.0
@@ -140,6 +141,7 @@ class BatchWorker(QObject):
 
     Attributes
     ----------
+    course : Course
     stopping : bool
         Whether it ends with the step in progress.
     problem : str
@@ -161,13 +163,13 @@ class BatchWorker(QObject):
     progressed = Signal(dict)
     done = Signal(str)
 
-    def __init__(self, engine: Engine, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._engine = engine
-        self._job = Job(self)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._engine = context.runner.engine
+        self._job = Job(self, context.connections)
         self._job.batch.connect(self._on_batch)
         self._job.ended.connect(self._on_ended)
-        self._course = _Course(None)
+        self.course = Course()
         self._busy = False
         self._at = ""
         self.stopping = False
@@ -188,8 +190,8 @@ class BatchWorker(QObject):
         """Begin with the case in view, or go on where it was paused."""
         if self._job.running:
             return
-        self.problem, self.finished, self._course = "", False, _Course(here)
-        self._job.start(partial(work_ahead, order, self._engine, self._course))
+        self.problem, self.finished, self.course = "", False, Course(here)
+        self._job.start(partial(work_ahead, order, self._engine, self.course))
         if self._busy:
             self._job.pause()
         self.changed.emit()
@@ -208,18 +210,6 @@ class BatchWorker(QObject):
             (self._job.pause if busy else self._job.resume)()
             if self._job.running:
                 self.changed.emit()
-
-    def follow(self, key: str | None) -> None:
-        """The user is at another case: the next one is chosen from here on."""
-        self._course.here = key
-
-    def leave(self, key: str | None) -> None:
-        """Do not go on with a case: the user adapts it."""
-        self._course.leave = key
-
-    def ender(self) -> Callable[[], None]:
-        """Return what ends it when the window goes; it holds no Qt object."""
-        return self._job.ender()
 
     def _on_batch(self, steps: list[Step]) -> None:
         for key, words, _ in steps:

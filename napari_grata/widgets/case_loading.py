@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from napari_grata.segmenters import Card
     from napari_grata.widgets.context import Context
     from napari_grata.widgets.session import Session
-    from napari_grata.widgets.tasks import Engine
 
 KEPT = 2
 """Cases in memory beside the one in view."""
@@ -41,6 +41,7 @@ class LoadedRun:
 
     Attributes
     ----------
+    scan : Scan
     folder : Path or None
         None for masks that lie in no folder.
     card : Card
@@ -57,8 +58,11 @@ class LoadedRun:
         The step whose masks are in use, where the run was taken back to one.
     chosen : tuple of ChosenInfo
         How masks were chosen that the run did not make.
+    started : str
+        When, as the run's folder tells it.
     """
 
+    scan: Scan
     folder: Path | None
     card: Card
     model_folder: Path | None
@@ -71,22 +75,7 @@ class LoadedRun:
     missing: tuple[str, ...] = ()
     step: int | None = None
     chosen: tuple[ChosenInfo, ...] = ()
-
-    def fill(self, session: Session) -> None:
-        """Make these the results of a fresh session."""
-        session.region, session.settings = self.region, self.settings
-        scan = session.scan
-        for mask, found in ((session.source, self.source), (session.adapted, self.adapted)):
-            for index, label_map in found.items():
-                scan.put_mask(mask.stack, index, label_map)
-        session.segmented_slices, session.adapted_slices = set(self.source), set(self.adapted)
-        session.records, session.flags = list(self.records), dict(self.flags)
-        session.taken_step = self.step
-        session.chosen = chosen_words(self.chosen, scan.noun)
-        session.saved = "kept" if self.folder is not None else ""
-        for mask, found in ((session.source, self.source), (session.adapted, self.adapted)):
-            if found:
-                mask.ensure()
+    started: str = ""
 
 
 @dataclass
@@ -170,6 +159,7 @@ def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
             raise ValueError(" ".join(run.missing))
         records = run.records.without_masks()
         return LoadedRun(
+            scan=run.scan,
             folder=Path(folder),
             card=run.card,
             model_folder=run.model_folder,
@@ -182,6 +172,7 @@ def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
             missing=tuple(run.missing),
             step=_step(run, records),
             chosen=tuple(run.chosen),
+            started=str(run.info.get("started", "")),
         )
     finally:
         run.close()
@@ -203,11 +194,22 @@ def fill_session(context: Context, layer: Layer, scan: Scan, run: LoadedRun) -> 
     context.add_entry(ModelEntry(run.card.name, run.card.title, where, "user", run.card))
     context.choose_model(run.card.name)
     session = context.sessions.renew(layer, scan, run.card, context.store.get("filled"))
-    run.fill(session)
+    session.region, session.settings = run.region, run.settings
+    session.segmented_slices, session.adapted_slices = set(run.source), set(run.adapted)
+    session.records, session.flags = list(run.records), dict(run.flags)
+    session.taken_step = run.step
+    session.chosen = chosen_words(run.chosen, scan.noun)
+    session.saved = "kept" if run.folder is not None else ""
+    for mask, found in ((session.source, run.source), (session.adapted, run.adapted)):
+        for index, label_map in found.items():
+            scan.put_mask(mask.stack, index, label_map)
+    for mask, found in ((session.source, run.source), (session.adapted, run.adapted)):
+        if found:
+            mask.ensure()
     return session
 
 
-def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> None:
+def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> Session:
     """Bring a saved run into the viewer: scan, masks, curves, table, settings.
 
     ``scan``: where it does not lie any more where the run found it.
@@ -217,42 +219,15 @@ def show_saved_run(context: Context, folder: Path, scan: Scan | None = None) -> 
     ValueError, OSError
         If it cannot be read; the message says why.
     """
-    from napari_grata.adaptation.reopening import reopen
-
-    found = reopen(folder, scan)
-    try:
-        scan, missing = found.scan, " ".join(found.missing)
-        started = str(found.info.get("started", ""))
-    finally:
-        found.close()
-    if scan is None:
-        raise ValueError(missing)
     run = load_run(folder, scan)
-    layer = context.add_scan(scan)
-    session = fill_session(context, layer, scan, run)
-    session.reopened = started[:16].replace("T", " ") or "an earlier day"
-    session.note = missing
+    session = fill_session(context, context.add_scan(run.scan), run.scan, run)
+    session.reopened = run.started[:16].replace("T", " ") or "an earlier day"
+    session.note = " ".join(run.missing)
     if run.settings is not None:
         context.choose_settings("", run.settings)
     context.take_results()
     context.show_mode("adapted")
-
-
-def revive(folder: Path, model: str, scan: Scan, engine: Engine, device: str) -> Any:
-    """Return the live run of a run folder, for going through its steps.
-
-    Raises
-    ------
-    ValueError, OSError
-        If its model is not there any more, or its files cannot be read.
-    """
-    from napari_grata.adaptation.reopening import reopen
-
-    found = reopen(folder, scan)
-    try:
-        return found.run(engine.get(found.model_folder or model, device), scan)
-    finally:
-        found.close()
+    return session
 
 
 class Prefetch(QObject):
@@ -266,23 +241,27 @@ class Prefetch(QObject):
 
     ready = Signal(object)
 
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._cases: CaseList | None = None
         self._wanted: list[str] = []
         self._kept: dict[str, LoadedCase] = {}
-        self._stale: set[str] = set()
-        self.queue = Queue("prefetch", self)
+        # By case, what its reading was asked for as: only the latest counts.
+        self._reading: dict[str, tuple[str, int]] = {}
+        self._turns = itertools.count()
+        self.queue = Queue("prefetch", self, context.connections)
         self.queue.found.connect(self._take)
 
     def want(self, cases: CaseList, keys: Sequence[str | None]) -> None:
         """Have these cases read, the first one first; all others are let go of."""
-        self._wanted = [key for key in keys if key is not None][:KEPT]
+        self._cases, self._wanted = cases, [key for key in keys if key is not None][:KEPT]
         self._kept = {key: kept for key, kept in self._kept.items() if key in self._wanted}
-        self.queue.keep_only(self._wanted)
+        self._reading = {key: turn for key, turn in self._reading.items() if key in self._wanted}
         for key in self._wanted:
-            if key not in self._kept and (key in self._stale or not self.queue.wanted(key)):
-                self._stale.discard(key)
-                self.queue.ask(key, partial(load_case, cases, cases.case(key)))
+            if key not in self._kept and key not in self._reading:
+                self._reading[key] = turn = key, next(self._turns)
+                self.queue.ask(turn, partial(load_case, cases, cases.case(key)))
+        self.queue.keep_only(self._reading.values())
 
     def take(self, key: str) -> LoadedCase | None:
         """Hand a case over that was read; it is not kept here any longer."""
@@ -293,27 +272,19 @@ class Prefetch(QObject):
 
     def reads(self, key: str | None) -> bool:
         """Whether a case is wanted and not in memory yet."""
-        return key in self._wanted and key not in self._kept
+        return key in self._reading
 
     def drop(self, key: str) -> None:
-        """Forget a case whose files are others now."""
+        """Forget a case whose files are others now; one that is being read is read anew."""
         self._kept.pop(key, None)
-        if self.queue.wanted(key):
-            self._stale.add(key)
-
-    def forget(self) -> None:
-        """Forget all cases, and read no more."""
-        self._wanted = []
-        self._kept.clear()
-        self._stale.clear()
-        self.queue.keep_only(())
+        if self._reading.pop(key, None) is not None and self._cases is not None:
+            self.want(self._cases, self._wanted)
 
     def _take(self, found: Found) -> None:
-        key = str(found.key)
-        if key not in self._wanted:
+        key = next((key for key, turn in self._reading.items() if turn == found.key), None)
+        if key is None:
             return
-        if key in self._stale and self.queue.wanted(key):
-            return  # what was read is out of date; it is being read again
+        del self._reading[key]
         loaded = found.result
         if found.error is not None:
             loaded = LoadedCase(key, problem=f"This case cannot be shown: {found.error}")

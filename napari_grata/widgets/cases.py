@@ -18,11 +18,7 @@ from napari_grata.review.cases import ListError
 from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
-from napari_grata.widgets.case_loading import (
-    LoadedCase,
-    Prefetch,
-    revive,
-)
+from napari_grata.widgets.case_loading import LoadedCase, Prefetch
 from napari_grata.widgets.cases_model import progress_words, row_of, when
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
@@ -62,13 +58,12 @@ class Cases(QObject):
         self._begin: tuple[Any, frozenset[str]] = (None, frozenset())
         self._start_soon = False
         self._open: list[CaseList] = []  # shared with what closes the list at the end
-        self.pictures = Pictures(self)
+        self.batch = BatchWorker(context)
+        self.pictures = Pictures(context)
         self.panel = CasePanel(self.pictures)
         self.current = CurrentCase(context)
-        self.prefetch = Prefetch(self)
-        self.queue = Queue("cases", self)
-        self.runs = Queue("runs", self)
-        self.batch = BatchWorker(context.runner.engine, self)
+        self.prefetch = Prefetch(context)
+        self.queue = Queue("cases", self, context.connections, finish=True)
         self._lines_soon = later(self, _SOON_MS, self._update_lines)
         self._revive_soon = later(self, _REVIVE_MS, self._revive)
         context.flow = self
@@ -110,7 +105,6 @@ class Cases(QObject):
             (panel.dropped, self.open_list),
             (self.prefetch.ready, self._on_ready),
             (self.queue.found, self._on_found),
-            (self.runs.found, self._on_revived),
             (self.batch.changed, self._say_batch),
             (self.batch.changed, self._go_ahead),
             (self.batch.progressed, self._set_work),
@@ -119,19 +113,10 @@ class Cases(QObject):
             signal.connect(slot)
         context.actions.provide("next_case", self.next, self._why_no_list)
         context.actions.provide("previous_case", self.previous, self._why_no_list)
-        bound = [action.key for action in keys.ACTIONS]
-        keys.add_shortcuts(panel, bound, partial(_perform, weakref.ref(context)))
+        keys.add_shortcuts(panel, [action.key for action in keys.ACTIONS], context.actions)
         context.closing.guards.append(self._closing)
-        for end in (
-            self.batch.ender(),
-            self.pictures.ender(),
-            self.prefetch.queue.ender(),
-            self.runs.ender(),
-            self.queue.ender(finish=True),
-            partial(_remove_panel, weakref.ref(context.viewer), panel),
-            partial(_close_lists, self._open),
-        ):
-            context.connections.at_end(end)
+        context.connections.at_end(partial(_remove_panel, weakref.ref(context.viewer), panel))
+        context.connections.at_end(partial(_close_lists, self._open))
         panel.set_colours(context.theme)
 
     # --- what other sections ask (CaseFlow) ----------------------------------------------------
@@ -146,7 +131,7 @@ class Cases(QObject):
         here = self.current
         if self.caselist is None or here.key is None or session.scan is not here.scan:
             return None
-        self.batch.leave(here.key)
+        self.batch.course.leave = here.key
         try:
             return self.caselist.work(here.key).new_run_folder()
         except ListError as error:
@@ -210,7 +195,7 @@ class Cases(QObject):
         self._leave_case()
         self.batch.pause()
         self._begin, self._start_soon, self._wanted = (None, frozenset()), False, None
-        self.prefetch.forget()
+        self.prefetch.want(cases, ())
         self.current.forget()
         self.pictures.set_cases(None)
         context.caselist = context.case = None
@@ -374,7 +359,7 @@ class Cases(QObject):
             self._revive_soon.start()
         self.panel.say(" ".join([loaded.problem, *loaded.notices]).strip())
         self.panel.set_current(key)
-        self.batch.follow(key)
+        self.batch.course.here = key
         self.queue.ask("position", partial(cases.choose, position=key))
         context.case = cases.case(key)
         context.case_changed.emit()
@@ -394,28 +379,13 @@ class Cases(QObject):
 
     def _revive(self) -> None:
         """Make the run in view live, once the user stays with its case."""
-        here = self.current
-        session, folder, scan = here.session(), here.run_folder, here.scan
-        if session is None or folder is None or scan is None or session.run is not None:
+        session, folder = self.current.session(), self.current.run_folder
+        if session is None or folder is None or session.run is not None:
             return
         if session.busy or self._context.runner.busy:
             self._revive_soon.start()
             return
-        engine, device = self._context.runner.engine, self._context.device
-        self.runs.keep_only(())
-        make = partial(revive, folder, session.card.name, scan, engine, device)
-        self.runs.ask((here.key, folder), make)
-
-    def _on_revived(self, found: Found) -> None:
-        if found.error is not None:
-            return  # `missing` of the run has said why; it can be looked at all the same
-        here = self.current
-        session = here.session()
-        if session is None or found.key != (here.key, here.run_folder) or session.run is not None:
-            found.result.close()
-            return
-        session.run = found.result
-        self._context.take_results()
+        self._context.runner.revive(session, folder)
 
     def _on_run_ended(self, kind: str, outcome: Outcome) -> None:
         session = self._context.runner.session
@@ -541,7 +511,8 @@ class Cases(QObject):
             self._take_list(found.result)
             self._look_for_recent()
         elif found.key == "move":
-            self.prefetch.forget()
+            if self.caselist is not None:
+                self.prefetch.want(self.caselist, ())
             self._show_all()
             self.panel.say("The scans were found at their new place.")
         elif found.key == "recent":
@@ -571,12 +542,6 @@ class Cases(QObject):
         """The window closes: the work ahead ends with its step, or the program would wait."""
         self.batch.pause()
         return True
-
-
-def _perform(context: weakref.ref[Context], action: str) -> None:
-    found = context()
-    if found is not None:
-        found.actions.perform(action)
 
 
 def _recent() -> list[tuple[str, str]]:

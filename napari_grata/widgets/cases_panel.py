@@ -38,9 +38,8 @@ from napari_grata.widgets.qt_parts import DropTarget, Sentence, button, choice, 
 from napari_grata.widgets.theme import ThemeColours, blend, sheet, theme_colours, tip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from napari_grata.review.case_list import CaseList
+    from napari_grata.widgets.context import Context
 
 SIDE = 38
 _RATIO = 2  # device pixels per pixel of the interface: crisp on high-DPI screens
@@ -60,12 +59,12 @@ class Pictures(QObject):
 
     came = Signal(str)
 
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
         self._cases: CaseList | None = None
         self._kept: OrderedDict[str, QPixmap | None] = OrderedDict()
         self._asked: list[str] = []
-        self._queue = Queue("pictures", self)
+        self._queue = Queue("pictures", self, context.connections)
         self._queue.found.connect(self._take)
 
     def set_cases(self, cases: CaseList | None) -> None:
@@ -92,10 +91,6 @@ class Pictures(QObject):
         """Take a picture that was made elsewhere, where there is none yet."""
         if self._kept.get(key) is None:
             self._keep(key, picture)
-
-    def ender(self) -> Callable[[], None]:
-        """Return what ends the reading when the window goes."""
-        return self._queue.ender()
 
     def _ask(self, key: str, again: bool = False) -> None:
         if self._cases is None or (self._queue.wanted(key) and not again):

@@ -196,7 +196,7 @@ class Context(QObject):
         self.store = SettingsStore()
         self.sessions = Sessions(viewer)
         self.runner = Runner(self)
-        self.queue = Queue("context", self)
+        self.queue = Queue("context", self, self.connections, finish=True)
         self.undo = UndoStack(self)
         self.actions = Actions(self.say)
         self.theme: ThemeColours = theme_colours(viewer.theme)
@@ -251,7 +251,6 @@ class Context(QObject):
         self.actions.provide("undo", self.undo.undo, self.undo.why_not)
         self.actions.provide("redo", self.undo.redo, partial(self.undo.why_not, redo=True))
         self.actions.provide("next_flagged", self.next_flagged, self._why_no_masks)
-        self.connections.at_end(self.queue.ender(finish=True))
         self.connections.at_end(partial(_close_runs, weakref.ref(self.sessions)))
 
     # --- saying things ---------------------------------------------------------------------
@@ -269,6 +268,13 @@ class Context(QObject):
         """Show a problem until the next action."""
         self.problem, self.details = problem, details
         self.touch()
+
+    def drawings_are_safe(self) -> bool:
+        """Write what was drawn before anything is made of it; says why where that fails."""
+        problem = self.save_drawings()
+        if problem:
+            self.fail(problem)
+        return not problem
 
     def clear_problem(self) -> None:
         """The user has acted: what went wrong before is history."""

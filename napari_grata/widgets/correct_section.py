@@ -259,10 +259,7 @@ class CorrectSection(QWidget):
             context.fail(str(error))
             return
         context.look_back(None)
-        # Drawings are on the disk before anything is made of them.
-        problem = context.save_drawings()
-        if problem:
-            context.fail(problem)
+        if not context.drawings_are_safe():
             return
         snapshots: list[MaskSnapshot] = []
         self._teaching = session, snapshots, corrections, context.reviewed.of(session)

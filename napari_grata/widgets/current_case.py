@@ -150,7 +150,7 @@ class CurrentCase:
             stack, scan = session.source.stack, session.scan
             masks = {i: scan.get_mask(stack, i).copy() for i in session.segmented_slices}
             self._segmented[key] = LoadedRun(
-                None, session.card, None, None, session.region, masks, {}, [], {}
+                scan, None, session.card, None, None, session.region, masks, {}, [], {}
             )
         for oldest in list(self._segmented)[:-KEPT]:
             del self._segmented[oldest]

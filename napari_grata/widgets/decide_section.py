@@ -176,12 +176,11 @@ class DecideBar(QWidget):
         entries = (("Slice", SLICE), ("Whole case", CASE))
         self.scope = choice(f"{words}.", words, entries, small=True)
         self.scope.setMinimumContentsLength(7)
-        self.undo_button = QToolButton()
-        self.undo_button.setText("Undo")
-        self.undo_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.redo_button = QToolButton()
-        self.redo_button.setText("Redo")
-        self.redo_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.undo_button, self.redo_button = QToolButton(), QToolButton()
+        for made, action in ((self.undo_button, "undo"), (self.redo_button, "redo")):
+            made.setText(action.capitalize())
+            made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            made.clicked.connect(partial(self._context.actions.perform, action))
         self.retry_button = button(
             "Retry", "Try to write again what could not be.", small=True, clicked=self.retry
         )
@@ -202,8 +201,6 @@ class DecideBar(QWidget):
             context.actions.provide(
                 action, partial(self.decide, verdict), partial(self.why_not, verdict)
             )
-        self.undo_button.clicked.connect(partial(context.actions.perform, "undo"))
-        self.redo_button.clicked.connect(partial(context.actions.perform, "redo"))
         self.scope.activated.connect(self.refresh)
         self.notes.comment.editingFinished.connect(self._on_noted)
         self.notes.difficulty.activated.connect(self._on_noted)

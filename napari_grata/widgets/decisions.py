@@ -127,9 +127,8 @@ class Decisions(QObject):
         self._waiting: list[DecisionPlace] = []
         self._asked: tuple[Any, Any, str | None] = (None, None, None)
         self._digests: dict[tuple[int, str, int | None], str] = {}
-        self._queue = Queue("decisions", self)
+        self._queue = Queue("decisions", self, context.connections)
         self._queue.found.connect(self._on_found)
-        context.connections.at_end(self._queue.ender())
         context.scan_changed.connect(self.look)
         context.list_changed.connect(self.look)
         context.case_changed.connect(self.look)
@@ -361,11 +360,10 @@ class Drawings(QObject):
         self._brought: weakref.WeakSet[Session] = weakref.WeakSet()
         self._beside_of: DecisionPlace | None = None
         self._beside: MaskLayer | None = None
-        self._queue = Queue("drawings", self)
+        self._queue = Queue("drawings", self, context.connections, finish=True)
         self._queue.found.connect(self._on_found)
         self._soon = later(self, _SAVE_MS, self._save_in_background)
         context.drawn.connect(self._on_drawn)
-        context.connections.at_end(self._queue.ender(finish=True))
         context.connections.at_end(partial(_write_or_leave, self._pending, self._known))
         context.runner.ended.connect(self._on_run_ended)
         context.session_changed.connect(self.bring_back)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import napari.viewer
+from jinja2 import Environment
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
     QFrame,
     QHBoxLayout,
     QLabel,
     QScrollArea,
     QSizePolicy,
     QStackedWidget,
-    QVBoxLayout,
     QWidget,
 )
 
+from napari_grata import __version__
 from napari_grata.widgets import keys
 from napari_grata.widgets.adapt_section import AdaptSection
 from napari_grata.widgets.bar import Legend, NextStepButton, ProgressLine
@@ -28,7 +32,6 @@ from napari_grata.widgets.context import Context
 from napari_grata.widgets.correct_section import CorrectSection
 from napari_grata.widgets.decide_section import DecideBar
 from napari_grata.widgets.export_section import ExportSection
-from napari_grata.widgets.help import show_help
 from napari_grata.widgets.measure_section import MeasureSection
 from napari_grata.widgets.methods_page import MethodsPage
 from napari_grata.widgets.model_section import ModelSection, models_among
@@ -38,7 +41,9 @@ from napari_grata.widgets.qt_parts import (
     StepSection,
     button,
     column,
+    column_in,
     copy_text,
+    dialog,
     notify,
 )
 from napari_grata.widgets.scan_layer import fit_view
@@ -51,6 +56,22 @@ from napari_grata.widgets.timeline import Timeline
 from napari_grata.widgets.weigh_section import WeighSection
 
 WIDTH = 340
+PAPER = (
+    "Chen Z, Ye Y, Pan Y, Xia Y. Gradient Alignment Improves Test-Time Adaptation for Medical "
+    "Image Segmentation. AAAI Conference on Artificial Intelligence, 2025. arXiv:2408.07343."
+)
+_SHEET = """
+<table cellspacing="4" cellpadding="1">
+{% for group, actions in groups %}<tr><td colspan="2"><b>{{ group }}</b></td></tr>
+{% for action in actions %}<tr>
+<td align="center" style="background-color: {{ colours.primary }}; color: {{ colours.text }}">
+&nbsp;<b>{{ action.key }}</b>&nbsp;</td><td>&nbsp;&nbsp;{{ action.words }}</td></tr>{% endfor %}
+{% endfor %}</table>
+<p><b>napari-grata {{ version }}</b></p>
+<p>Research software, not a medical device. Masks are suggestions that a person has to check.</p>
+<p>Everything is computed on this machine; nothing is sent anywhere.</p>
+<p>The method: {{ paper }}</p>
+"""
 
 
 class GrataDock(DropTarget):
@@ -127,9 +148,7 @@ class GrataDock(DropTarget):
         self.pages = QStackedWidget()
         self.pages.addWidget(self._empty_page())
         self.pages.addWidget(self._full_page())
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.pages)
+        column_in(self, self.pages)
         self.setMinimumWidth(WIDTH)
         # napari adds empty room below a dock in which nothing wants to grow taller.
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
@@ -138,11 +157,8 @@ class GrataDock(DropTarget):
         page = QWidget()
         self.first_words = QLabel()
         self.first_words.setWordWrap(True)
-        layout = QVBoxLayout(page)
+        layout = column_in(page, self.first_words, self.first_buttons, spacing=8)
         layout.setContentsMargins(12, 12, 12, 12)
-        layout.setSpacing(8)
-        layout.addWidget(self.first_words)
-        layout.addWidget(self.first_buttons)
         layout.addStretch(1)
         return page
 
@@ -155,11 +171,8 @@ class GrataDock(DropTarget):
         head.addWidget(self.details_button, 0, Qt.AlignmentFlag.AlignTop)
         head.addWidget(self.help_button, 0, Qt.AlignmentFlag.AlignTop)
         inner = QWidget()
-        steps = QVBoxLayout(inner)
+        steps = column_in(inner, *self.steps.values(), spacing=3)
         steps.setContentsMargins(8, 0, 8, 0)
-        steps.setSpacing(3)
-        for step in self.steps.values():
-            steps.addWidget(step)
         steps.addStretch(1)
         area = QScrollArea()
         area.setWidget(inner)
@@ -169,21 +182,11 @@ class GrataDock(DropTarget):
         bar = QFrame()
         bar.setObjectName("grata_bar")
         bar.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        foot = QVBoxLayout(bar)
+        foot = column_in(bar, self.hint, self.progress, self.next, self.legend, self.decide)
         foot.setContentsMargins(8, 4, 8, 6)
-        foot.setSpacing(4)
-        for widget in self._bar_widgets():
-            foot.addWidget(widget)
-        layout = QVBoxLayout(page)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(top)
-        layout.addWidget(area, 1)
-        layout.addWidget(bar)
+        layout = column_in(page, top, area, bar, spacing=2)
+        layout.setStretchFactor(area, 1)
         return page
-
-    def _bar_widgets(self) -> list[QWidget]:
-        return [self.hint, self.progress, self.next, self.legend, self.decide]
 
     def _wire(self) -> None:
         context = self.context
@@ -208,10 +211,9 @@ class GrataDock(DropTarget):
         context.recent_lists_changed.connect(self.first_buttons.set_recent)
         for step, section in self.steps.items():
             section.open_requested.connect(partial(self._toggle_step, step))
-        perform = partial(_perform, weakref.ref(self))
-        bound = keys.bind_keys(context.viewer, perform)
+        bound = keys.bind_keys(context.viewer, context.actions)
         for widget in (self, self.timeline):
-            keys.add_shortcuts(widget, bound, perform)
+            keys.add_shortcuts(widget, bound, context.actions)
         context.connections.at_end(partial(_unbind, weakref.ref(context.viewer), bound))
 
     # --- what the user does --------------------------------------------------------------------
@@ -292,14 +294,28 @@ class GrataDock(DropTarget):
         fit_view(self.context.viewer, [self.context.layer], moved=False)
 
 
-def _perform(dock: weakref.ref[GrataDock], action: str) -> None:
-    """Do what a key stands for."""
-    found = dock()
-    if found is not None:
-        found.context.actions.perform(action)
-
-
 def _unbind(viewer: weakref.ref[Any], bound: list[str]) -> None:
     found = viewer()
     if found is not None:
         keys.unbind_keys(found, bound)
+
+
+def show_help(context: Context) -> QDialog:
+    """Open keys and *About* in one window."""
+    with_key = [action for action in keys.ACTIONS if action.key]
+    groups = [(name, list(found)) for name, found in groupby(with_key, lambda a: a.group)]
+    words = QLabel(
+        Environment(autoescape=True)
+        .from_string(_SHEET)
+        .render(groups=groups, colours=context.theme, version=__version__, paper=PAPER)
+    )
+    words.setTextFormat(Qt.TextFormat.RichText)
+    words.setWordWrap(True)
+    words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    made, buttons = dialog(context.widget, "Keys and help", words)
+    copy = buttons.addButton("Copy citation", QDialogButtonBox.ButtonRole.ActionRole)
+    assert copy is not None
+    copy.clicked.connect(lambda _checked=False: copy_text(PAPER))
+    made.setMinimumWidth(480)
+    made.show()
+    return made

@@ -17,9 +17,10 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QWidget
 from napari_grata.review.final_masks import legend_of
 from napari_grata.review.reproduce import ReproduceError, adapt_command, again_command
 from napari_grata.scans.masks import formats_for, mask_target
+from napari_grata.scans.scan import counted
 from napari_grata.widgets import tasks
-from napari_grata.widgets.background import Found, Outcome
-from napari_grata.widgets.case_loading import revive, show_saved_run
+from napari_grata.widgets.background import Outcome
+from napari_grata.widgets.case_loading import show_saved_run
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import (
     Sentence,
@@ -60,21 +61,16 @@ def save_masks(
         yield from write_mask(stack, scan, path, legend=legend, overwrite=overwrite)
 
 
-def write_list_report(path: Path, caselist: CaseList, overwrite: bool) -> Iterator[Any]:
-    """Write the report of a whole list; yields its path."""
-    from napari_grata.review.report import report_cases, write_report
+def write_report_of(what: CaseList | ReportCase, path: Path, overwrite: bool) -> Iterator[Any]:
+    """Write the report of a whole list or of one case; yields its path."""
+    from napari_grata.review.report import ReportCase, report_cases, write_report
 
-    number = len(caselist)
-    yield tasks.Stage(f"Writing the report of {number} case{'' if number == 1 else 's'} …")
-    yield write_report(path, report_cases(caselist), overwrite=overwrite)
-
-
-def write_case_report(path: Path, case: ReportCase, overwrite: bool) -> Iterator[Any]:
-    """Write the report of one case; yields its path."""
-    from napari_grata.review.report import write_report
-
-    yield tasks.Stage("Writing the report …")
-    yield write_report(path, [case], overwrite=overwrite)
+    if isinstance(what, ReportCase):
+        yield tasks.Stage("Writing the report …")
+        yield write_report(path, [what], overwrite=overwrite)
+    else:
+        yield tasks.Stage(f"Writing the report of {counted(len(what), 'case')} …")
+        yield write_report(path, report_cases(what), overwrite=overwrite)
 
 
 def write_decided_masks(folder: Path, caselist: CaseList, names: bool, kind: str) -> Iterator[Any]:
@@ -226,15 +222,10 @@ class ExportSection(QWidget):
         return bool(answer == QMessageBox.StandardButton.Yes)
 
     def ask_decided_masks(self) -> None:
-        """Ask for a folder and write the decided masks of the list into it."""
+        """Ask for a folder that holds none yet, and write the decided masks of the list into it."""
         folder = self._ask_folder("masks_folder", "An empty folder for the decided masks")
-        if folder is not None:
-            self.write_decided_masks_to(folder)
-
-    def write_decided_masks_to(self, folder: Path) -> None:
-        """Write the decided masks of the list into a folder that holds none yet."""
         caselist = self._context.caselist
-        if caselist is not None and self._drawings_are_safe():
+        if folder is not None and caselist is not None and self._context.drawings_are_safe():
             kind = str(self.format.currentData())
             make = partial(write_decided_masks, folder, caselist, self.names.isChecked(), kind)
             self._start("masks", make, "Writing the decided masks")
@@ -278,15 +269,14 @@ class ExportSection(QWidget):
     ) -> None:
         """Write the report of the case in view, or of the whole list."""
         context = self._context
-        if context.runner.busy or not self._drawings_are_safe():
+        if context.runner.busy or not context.drawings_are_safe():
             return
-        if whole_list and context.caselist is not None:
-            make = partial(write_list_report, path, context.caselist, overwrite)
-        elif context.session is not None:
-            make = partial(write_case_report, path, self._report_case(context.session), overwrite)
-        else:
-            return
-        self._start("report", make, "Writing the report")
+        what: CaseList | ReportCase | None = context.caselist if whole_list else None
+        if what is None and context.session is not None:
+            what = self._report_case(context.session)
+        if what is not None:
+            make = partial(write_report_of, what, path, overwrite)
+            self._start("report", make, "Writing the report")
 
     def _report_case(self, session: Session) -> ReportCase:
         """Return what is shown now as a case of a report; copies what may still change."""
@@ -385,36 +375,14 @@ class ExportSection(QWidget):
 
     def open_run(self, folder: Path) -> None:
         """Bring a saved run back into the viewer."""
-        context = self._context
         try:
-            show_saved_run(context, folder)
+            session = show_saved_run(self._context, folder)
         except (ValueError, OSError) as error:
-            context.fail(str(error))
-            return
-        session = context.session
-        if session is not None:
-            engine, device = context.runner.engine, context.device
-            make = partial(revive, folder, session.card.name, session.scan, engine, device)
-            context.queue.ask(("revive", id(session)), make, self._on_revived)
-
-    def _on_revived(self, found: Found) -> None:
-        """The saved run is live again; one whose model is gone can be looked at all the same."""
-        if found.error is not None:
-            return
-        session = self._context.session
-        if session is None or found.key != ("revive", id(session)) or session.run is not None:
-            found.result.close()
-            return
-        session.run = found.result
-        self._context.take_results()
+            self._context.fail(str(error))
+        else:
+            self._context.runner.revive(session, folder)
 
     # --- inside ------------------------------------------------------------------------------
-
-    def _drawings_are_safe(self) -> bool:
-        problem = self._context.save_drawings()
-        if problem:
-            self._context.fail(problem)
-        return not problem
 
     def _start(self, what: str, make: Any, title: str, session: Session | None = None) -> None:
         self._waiting = what, session

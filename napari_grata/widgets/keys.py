@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -122,12 +123,12 @@ def tip(name: str, words: str = "") -> str:
     return f"{text}  ({action.key})" if action.key else text
 
 
-def bind_keys(viewer: Any, perform: Callable[[str], None]) -> list[str]:
-    """Bind the keys to a viewer; returns those bound.
+def bind_keys(viewer: Any, actions: Actions) -> list[str]:
+    """Bind the keys to a viewer, which may outlive the actions; returns those bound.
 
     A key to which the user, or another plugin, has given another meaning keeps it.
     """
-    bound = []
+    bound, perform = [], partial(_perform, weakref.ref(actions))
     for action in ACTIONS:
         if not action.key or any(str(other) == action.key for other in viewer.keymap):
             continue
@@ -146,10 +147,16 @@ def unbind_keys(viewer: Any, bound: list[str]) -> None:
         viewer.bind_key(key, None, overwrite=True)
 
 
-def add_shortcuts(widget: QWidget, bound: list[str], perform: Callable[[str], None]) -> None:
+def add_shortcuts(widget: QWidget, bound: list[str], actions: Actions) -> None:
     """Let the same keys work in a widget, where lists and tables would take letters to search."""
     for action in ACTIONS:
         if action.key in bound:
             shortcut = QShortcut(QKeySequence(action.key), widget)
             shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            shortcut.activated.connect(partial(perform, action.name))
+            shortcut.activated.connect(partial(_perform, weakref.ref(actions), action.name))
+
+
+def _perform(actions: weakref.ref[Actions], name: str) -> None:
+    found = actions()
+    if found is not None:
+        found.perform(name)

@@ -249,12 +249,11 @@ class _Command(QObject):
         self._viewer: Any = None
         self._order: _Order | None = None
         self._progress: progress | None = None
-        self._job = Job(self)
+        self._connections = EventConnections(form.native)
+        self._job = Job(self, self._connections)
         self._job.batch.connect(self._on_batch)
         self._job.ended.connect(self._on_ended)
         self._closing = ClosingWatch(form.native)
-        self._connections = EventConnections(form.native)
-        self._connections.at_end(self._job.ender())
 
     def press(self, viewer: Any, make: partial[_Order]) -> None:
         """Begin, or cancel what runs; what is wrong is said and nothing begins."""

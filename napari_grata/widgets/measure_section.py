@@ -242,12 +242,12 @@ class MeasureSection(QWidget):
         self._asked: tuple[Any, ...] | None = None
         self._shown: tuple[Any, ...] | None = None
         self._build()
-        self._queue, self._files = Queue("measures", self), Queue("measures-files", self)
+        self._queue = Queue("measures", self, context.connections)
+        self._files = Queue("measures-files", self, context.connections)
         self._queue.found.connect(self._on_found)
         self._files.found.connect(self._on_file)
         self._gone = threading.Event()
-        for end in (self._gone.set, self._queue.ender(), self._files.ender()):
-            context.connections.at_end(end)
+        context.connections.at_end(self._gone.set)
         self._soon = later(self, _SETTLE_MS, self.measure)
         for signal in (context.masks_changed, context.session_changed):
             signal.connect(self._masks_changed)

@@ -230,10 +230,7 @@ class MethodsPage(QWidget):
         """Keep the run of a method, for it to take the place of the session's."""
         context, run = self._context, taking.result.run
         assert run is not None
-        # What was drawn is on the disk before anything beside it changes.
-        problem = context.save_drawings()
-        if problem:
-            context.fail(problem)
+        if not context.drawings_are_safe():
             return
         context.look_back(None)
         taking.before, folder = MaskSnapshot(session), None

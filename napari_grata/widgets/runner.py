@@ -7,6 +7,7 @@ What jobs do is in `napari_grata.widgets.tasks`, how they are carried out in
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -22,7 +23,7 @@ from napari_grata.scans.scan import counted
 from napari_grata.segmenters.extent import anchor, implausible
 from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets import tasks
-from napari_grata.widgets.background import Found, Job, Outcome
+from napari_grata.widgets.background import Found, Job, Outcome, Queue
 from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.scan_layer import alive
 from napari_grata.widgets.session import Session
@@ -70,7 +71,7 @@ class Runner(QObject):
         super().__init__(context)
         self._context = context
         self.engine = tasks.Engine()
-        self.job = Job(self)
+        self.job = Job(self, context.connections)
         self.session: Session | None = None
         self.pausing = self.paused = self.cancelling = False
         self.results: list[Any] = []
@@ -78,11 +79,12 @@ class Runner(QObject):
         self._layer: Layer | None = None
         self._adapt_then = False
         self._clock = _Clock()
+        self.saved_runs = Queue("runs", self, context.connections)
+        self.saved_runs.found.connect(self._on_revived)
         self.job.batch.connect(self._on_batch)
         self.job.paused.connect(self._on_paused)
         self.job.resumed.connect(self._on_resumed)
         self.job.ended.connect(self._on_ended)
-        context.connections.at_end(self.job.ender())
         context.connections.listen(context.viewer.layers.events.removed, self._layer_removed)
 
     @property
@@ -187,6 +189,29 @@ class Runner(QObject):
             make = partial(tasks.go_on, session.run, finish, self.job.abandoned)
             verb = "Finishing" if finish else "Adapting to"
             self.start("adapt", session, make, f"{verb} {session.scan.name}")
+
+    def revive(self, session: Session, folder: Path) -> None:
+        """Make the saved run of a session live in the background; the latest wish alone counts."""
+        self.saved_runs.keep_only(())
+        make = partial(
+            tasks.revive,
+            self.engine,
+            session.card.name,
+            self._context.device,
+            session.scan,
+            folder,
+        )
+        self.saved_runs.ask(weakref.ref(session), make)
+
+    def _on_revived(self, found: Found) -> None:
+        if found.error is not None:
+            return  # the session has said what is missing; it can be looked at all the same
+        session = self._context.session
+        if session is None or found.key != weakref.ref(session) or session.run is not None:
+            found.result.close()
+            return
+        session.run = found.result
+        self._context.take_results()
 
     def start(
         self,

@@ -176,7 +176,7 @@ class ScanSection(QWidget):
             "where the structure fills only a small part of a photograph.",
         )
         column_in(self, self.combo, self.slices_row, region_row, self.buttons)
-        self._queue = Queue("series", self)
+        self._queue = Queue("series", self, context.connections)
         self._rectangle = _RegionLayer(context, self)
         self._frame = _FrameLayer(context, self)
         self._wire()
@@ -185,7 +185,6 @@ class ScanSection(QWidget):
     def _wire(self) -> None:
         context = self._context
         self._queue.found.connect(self._on_found)
-        context.connections.at_end(self._queue.ender())
         self.combo.activated.connect(self._on_combo)
         self.slices.activated.connect(self._on_slices)
         self.range.editingFinished.connect(self._on_slices)

@@ -142,7 +142,7 @@ class StepsSection(QWidget):
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._queue = Queue("steps", self)
+        self._queue = Queue("steps", self, context.connections)
         self._cache: dict[_Question, np.ndarray] = {}
         self._preview: SliceLayer | None = None
         self._looking_back = False
@@ -204,7 +204,6 @@ class StepsSection(QWidget):
         self.curves.axis_changed.connect(self._on_axis)
         self.curves.hovered.connect(self._say)
         self._queue.found.connect(self._on_found)
-        context.connections.at_end(self._queue.ender())
         context.changed.connect(self.refresh)
         context.session_changed.connect(self._on_session)
         context.step_changed.connect(self._on_step)

@@ -200,6 +200,27 @@ def records_of(
             run.close()
 
 
+def revive(
+    engine: Engine, model: str | Path, device: str, scan: Scan, folder: Path
+) -> AdaptationRun:
+    """Return the live run of a run folder, for going through its steps.
+
+    ``model`` is its name, for where the run does not know its folder.
+
+    Raises
+    ------
+    ValueError, OSError
+        If its model is not there any more, or its files cannot be read.
+    """
+    from napari_grata.adaptation.reopening import reopen
+
+    found = reopen(folder, scan)
+    try:
+        return found.run(engine.get(found.model_folder or model, device), scan)
+    finally:
+        found.close()
+
+
 def masks_at(run: AdaptationRun, step: int, slices: Sequence[int]) -> Iterator[Mask]:
     """Take a run to a step (−1: its end), and predict every slice as the model was then."""
     with leave_room_for_the_interface():

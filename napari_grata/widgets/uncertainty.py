@@ -70,9 +70,8 @@ class UncertaintyLayer(QObject):
         self._shown: _State | None = None
         self._measured: dict[_State, np.ndarray] = {}
         self._holder: dict[_State, Any] = {}
-        self._queue = Queue("uncertainty", self)
+        self._queue = Queue("uncertainty", self, context.connections)
         self._queue.found.connect(self._on_found)
-        context.connections.at_end(self._queue.ender())
         for signal in (
             context.slice_changed,
             context.session_changed,

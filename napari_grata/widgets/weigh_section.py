@@ -312,10 +312,7 @@ class WeighSection(QWidget):
         session = self._context.session
         work = None if session is None or self._why_no_use(session) else self._work(session)
         if session is not None and work is not None:
-            # What was drawn is on the disk before anything beside it changes.
-            problem = self._context.save_drawings()
-            if problem:
-                self._context.fail(problem)
+            if not self._context.drawings_are_safe():
                 return
             found, before = replace(self.found(session)), lies_over(session.run)
             make = partial(choose_masks, work, found, self._targets(session))

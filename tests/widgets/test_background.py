@@ -8,8 +8,31 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from qtpy.QtWidgets import QWidget
 
 from napari_grata.widgets.background import Job, Outcome, Queue
+from napari_grata.widgets.connections import EventConnections
+
+
+class Window(QWidget):
+    """A widget with whose end jobs and queues end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections = EventConnections(self)
+
+    def job(self) -> Job:
+        return Job(self, self.connections)
+
+    def queue(self, *, finish: bool = False) -> Queue:
+        return Queue("test", self, self.connections, finish=finish)
+
+
+@pytest.fixture
+def window(qtbot: Any) -> Window:
+    made = Window()
+    qtbot.addWidget(made)
+    return made
 
 
 class Listener:
@@ -22,8 +45,8 @@ class Listener:
         job.ended.connect(self.outcomes.append)
 
 
-def test_a_job_hands_over_every_item_in_order_and_then_ends(qtbot: Any) -> None:
-    job = Job()
+def test_a_job_hands_over_every_item_in_order_and_then_ends(qtbot: Any, window: Window) -> None:
+    job = window.job()
     heard = Listener(job)
     with qtbot.waitSignal(job.ended, timeout=10_000):
         job.start(lambda: iter(range(2000)))
@@ -32,12 +55,12 @@ def test_a_job_hands_over_every_item_in_order_and_then_ends(qtbot: Any) -> None:
     assert not job.running
 
 
-def test_a_job_that_fails_hands_over_what_it_had_and_says_why(qtbot: Any) -> None:
+def test_a_job_that_fails_hands_over_what_it_had_and_says_why(qtbot: Any, window: Window) -> None:
     def work() -> Iterator[int]:
         yield 1
         raise ValueError("The scan is damaged.")
 
-    job = Job()
+    job = window.job()
     heard = Listener(job)
     with qtbot.waitSignal(job.ended, timeout=10_000):
         job.start(work)
@@ -48,7 +71,9 @@ def test_a_job_that_fails_hands_over_what_it_had_and_says_why(qtbot: Any) -> Non
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_cancel_ends_a_job_at_its_next_step_in_its_own_thread(qtbot: Any, paused: bool) -> None:
+def test_cancel_ends_a_job_at_its_next_step_in_its_own_thread(
+    qtbot: Any, window: Window, paused: bool
+) -> None:
     closed: list[str] = []
     step = threading.Event()
 
@@ -60,7 +85,7 @@ def test_cancel_ends_a_job_at_its_next_step_in_its_own_thread(qtbot: Any, paused
         finally:
             closed.append(threading.current_thread().name)
 
-    job = Job()
+    job = window.job()
     heard = Listener(job)
     job.start(work)
     if paused:
@@ -74,8 +99,8 @@ def test_cancel_ends_a_job_at_its_next_step_in_its_own_thread(qtbot: Any, paused
     assert closed == ["napari-grata-job"]
 
 
-def test_a_paused_job_takes_no_step_until_it_is_resumed(qtbot: Any) -> None:
-    job = Job()
+def test_a_paused_job_takes_no_step_until_it_is_resumed(qtbot: Any, window: Window) -> None:
+    job = window.job()
     heard = Listener(job)
     steps: list[int] = []
     paused = threading.Event()
@@ -98,8 +123,8 @@ def test_a_paused_job_takes_no_step_until_it_is_resumed(qtbot: Any) -> None:
     assert heard.items == [0, 1, 2, 3]
 
 
-def test_a_second_job_is_refused_while_one_runs(qtbot: Any) -> None:
-    job = Job()
+def test_a_second_job_is_refused_while_one_runs(qtbot: Any, window: Window) -> None:
+    job = window.job()
     gate = threading.Event()
 
     def work() -> Iterator[int]:
@@ -113,8 +138,8 @@ def test_a_second_job_is_refused_while_one_runs(qtbot: Any) -> None:
         gate.set()
 
 
-def test_a_window_that_goes_ends_its_job_and_is_not_called_back(qtbot: Any) -> None:
-    job = Job()
+def test_a_window_that_goes_ends_its_job_and_is_not_called_back(qtbot: Any, window: Window) -> None:
+    job = window.job()
     heard = Listener(job)
     thread: list[threading.Thread] = []
     begun = threading.Event()
@@ -127,16 +152,15 @@ def test_a_window_that_goes_ends_its_job_and_is_not_called_back(qtbot: Any) -> N
 
     job.start(work)
     assert begun.wait(10)
-    end = job.ender()
-    end()
+    window.connections.cut()
     thread[0].join(10)
     assert not thread[0].is_alive()
     assert job.abandoned.is_set()
     assert heard.outcomes == [] or heard.outcomes[0].kind == "cancelled"
 
 
-def test_of_wishes_with_one_key_the_latest_wins(qtbot: Any) -> None:
-    queue = Queue("test")
+def test_of_wishes_with_one_key_the_latest_wins(qtbot: Any, window: Window) -> None:
+    queue = window.queue()
     gate = threading.Event()
     done: list[Any] = []
     queue.found.connect(lambda found: done.append((found.key, found.result)))
@@ -151,8 +175,10 @@ def test_of_wishes_with_one_key_the_latest_wins(qtbot: Any) -> None:
     assert done == [("gate", True), ("first", "first"), ("picture", 4)]
 
 
-def test_an_error_in_a_queue_is_handed_over_and_the_next_wish_is_done(qtbot: Any) -> None:
-    queue = Queue("test")
+def test_an_error_in_a_queue_is_handed_over_and_the_next_wish_is_done(
+    qtbot: Any, window: Window
+) -> None:
+    queue = window.queue()
     found: list[Any] = []
     queue.found.connect(found.append)
     queue.ask("bad", lambda: 1 / 0)
@@ -162,8 +188,8 @@ def test_an_error_in_a_queue_is_handed_over_and_the_next_wish_is_done(qtbot: Any
     assert found[1].result == "fine"
 
 
-def test_who_asks_is_told_and_nobody_else(qtbot: Any) -> None:
-    queue = Queue("test")
+def test_who_asks_is_told_and_nobody_else(qtbot: Any, window: Window) -> None:
+    queue = window.queue()
     told: list[Any] = []
     heard: list[Any] = []
     queue.found.connect(heard.append)
@@ -176,12 +202,12 @@ def test_who_asks_is_told_and_nobody_else(qtbot: Any) -> None:
     assert [found.result for found in told] == [1, 2]
 
 
-def test_a_queue_that_ends_still_does_what_must_be_written(qtbot: Any) -> None:
-    queue = Queue("test")
+def test_a_queue_that_ends_still_does_what_must_be_written(window: Window) -> None:
+    queue = window.queue(finish=True)
     gate, written = threading.Event(), threading.Event()
     queue.ask("gate", lambda: gate.wait(10))
     queue.ask("write", written.set)
-    queue.ender(finish=True)()
+    window.connections.cut()
     queue.ask("late", lambda: None)
     assert not queue.wanted("late")
     gate.set()

@@ -71,7 +71,7 @@ def rest(user: Any) -> None:
     cases = user.dock.cases
     cases.batch.pause()
     user.wait(lambda: not (cases.batch.running or cases.batch.stopping), 30)
-    for queue in (cases.queue, cases.runs, cases.prefetch.queue):
+    for queue in (cases.queue, user.context.runner.saved_runs, cases.prefetch.queue):
         user.wait(lambda queue=queue: not queue.busy, 30)
     user.settle()
 

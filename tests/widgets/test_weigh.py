@@ -376,7 +376,8 @@ def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path:
     told = next(one for one in report_cases(cases.caselist) if one.code == "case-0001")
     page = write_report(tmp_path / "report.html", [told]).read_text(encoding="utf-8")
     assert "chosen on 3 slices that a person had reviewed: Recommended. disc" in page
-    user.wait(lambda: not (cases.queue.busy or cases.runs.busy or cases.prefetch.queue.busy), 30)
+    for queue in (cases.queue, user.context.runner.saved_runs, cases.prefetch.queue):
+        user.wait(lambda queue=queue: not queue.busy, 30)
 
 
 def test_where_nothing_is_better_the_mask_before_stays_and_it_is_said(
