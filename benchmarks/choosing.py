@@ -414,7 +414,7 @@ def teach(options: argparse.Namespace) -> None:
             for draw in _lessons(segmenter, stack, options, table):
                 pd.DataFrame([draw]).to_csv(table, mode="a", header=not table.exists(), index=False)
     found = pd.read_csv(table)
-    keys = ["model", "stack", "reviewer", "count"]
+    keys = ["model", "stack", "asked", "reviewer", "count"]
     gains = found.groupby(keys)[list(WAYS)]
     summary = gains.mean().join(gains.min().add_suffix(", worst draw")).round(2)
     print(summary.join(found.groupby(keys).size().rename("draws")).reset_index().to_string())
@@ -433,22 +433,26 @@ def _lessons(
     card, is_stack = segmenter.card, stack.scan.is_stack
     held = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["model", "stack"])
     held = held[(held["model"] == card.name) & (held["stack"] == stack.name)]
-    done = set() if held.empty else set(zip(held.reviewer, held["count"], held.draw, strict=True))
+    ways = ["asked", "reviewer", "count", "draw"]
+    done = set() if held.empty else set(held[ways].itertuples(index=False, name=None))
     runs: CandidateRuns | None = None
-    for reviewer, count, draw in itertools.product(
-        options.reviewers, options.counts, range(options.draws)
+    for how, reviewer, count, draw in itertools.product(
+        options.asked, options.reviewers, options.counts, range(options.draws)
     ):
-        if (reviewer, count, draw) in done:
+        if (how, reviewer, count, draw) in done:
             continue
         if runs is None:
             runs = CandidateRuns(segmenter, stack.scan, USUAL, slices=stack.slices)
             for _ in runs.records():
                 pass
         rng = np.random.default_rng(draw)
-        away = rng.choice(stack.slices, round((1 - PART) * len(stack.slices)), replace=False)
-        asked = propose(
-            card, runs.candidates[: len(USUAL) + 1], count, stack=is_stack, leave_out=set(away)
-        )
+        if how == "random":
+            asked = sorted(map(int, rng.choice(stack.slices, count, replace=False)))
+        else:
+            away = rng.choice(stack.slices, round((1 - PART) * len(stack.slices)), replace=False)
+            asked = propose(
+                card, runs.candidates[: len(USUAL) + 1], count, stack=is_stack, leave_out=set(away)
+            )
         shown = {
             i: sloppy(stack.truth[i], i) if reviewer == "sloppy" else stack.truth[i] for i in asked
         }
@@ -461,7 +465,8 @@ def _lessons(
             masks[name] = dict(chosen_masks(segmenter, choice, tried, others))
         dice = {name: _dice(card, found, stack.truth, others) for name, found in masks.items()}
         gains = {name: 100 * (one - dice[SOURCE]) for name, one in dice.items()}
-        row = {"model": card.name, "stack": stack.name, "reviewer": reviewer, "count": count}
+        row = {"model": card.name, "stack": stack.name, "asked": how}
+        row |= {"reviewer": reviewer, "count": count}
         row |= {"draw": draw, "picks": " ".join(pick.candidate for pick in choice.picks)}
         for name in WAYS:
             row |= {name: gains[name].mean(), f"{name}, by structure": _signed(gains[name])}
@@ -530,6 +535,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=list(CENTRES))
     parser.add_argument("--presets", nargs="+", help="cache: to run; simulate: to weigh (all)")
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 3, 5, 8])
+    parser.add_argument("--asked", nargs="+", default=["proposed"], help="or random; of teach")
     parser.add_argument("--reviewers", nargs="+", default=["perfect"], help="or sloppy; of teach")
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--rules", action="store_true", help="also choose the rule, left-out")

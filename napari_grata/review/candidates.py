@@ -19,6 +19,8 @@ from napari_grata.adaptation.settings import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from napari_grata.adaptation import AdaptationRun, Record
     from napari_grata.adaptation.plan import Region
     from napari_grata.scans import Scan
@@ -269,7 +271,7 @@ class CandidateRuns:
         reviewed : mapping of int to ndarray of uint8, shape (H, W)
             Two slices or more, each drawn wholly.
         settings : Settings, optional
-            By default those with which corrections teach all weights.
+            By default `copy_settings`.
 
         Raises
         ------
@@ -281,7 +283,7 @@ class CandidateRuns:
                 f"Slice {index + 1} was not segmented, so that nothing can be learned from it. "
                 "Segment it, or leave it out."
             )
-        settings = settings or teaching_settings(preset("learn-from-stack").settings)
+        settings = settings or copy_settings(self._segmenter.network)
         settings = settings.but(seed=self._seed, correction_steps=max(8, LESSONS // len(reviewed)))
         groups = [sorted(reviewed)[n::FOLDS] for n in range(min(FOLDS, len(reviewed)))]
         if TAUGHT in self.runs:
@@ -381,6 +383,20 @@ class CandidateRuns:
         """Close the runs; their candidates keep their masks, and give no probabilities any more."""
         for run in self.runs.values():
             run.close()
+
+
+def copy_settings(network: nn.Module) -> Settings:
+    """Return the settings with which copies of a network learn from reviewed slices.
+
+    Scale and shift of its normalisation layers gain what all weights gain, in less than half the
+    time (``docs/results-details.md``); all weights of a network that has none.
+    """
+    from napari_grata.adaptation.normalisation import norm_parameters
+
+    settings = teaching_settings(preset("learn-from-stack").settings)
+    if not norm_parameters(network):
+        return settings
+    return settings.but(parameters="norms", learning_rate=3e-3)
 
 
 def _drawn(masks: Masks) -> dict[int, np.ndarray]:
