@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 from superqt import QCollapsible
 
 from napari_grata.adaptation.settings import PRESETS, Settings
@@ -17,6 +18,7 @@ from napari_grata.widgets.qt_parts import (
     choice,
     column_in,
     line_in,
+    offer,
     row,
 )
 from napari_grata.widgets.settings_form import SettingsForm
@@ -28,8 +30,8 @@ _SEGMENT_WORDS = "Outline the structures with the model as it was trained, and n
 class AdaptSection(QWidget):
     """Method, all its settings, Segment and Adapt; after a cancel *Go on* and *Finish*."""
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self.method = choice(name="Method")
         self.method.setMinimumContentsLength(5)  # a button stands beside it
@@ -46,21 +48,29 @@ class AdaptSection(QWidget):
         self.time = Sentence(1, "grata_small")
         self.segment_button = button("Segment only", _SEGMENT_WORDS, clicked=context.runner.segment)
         self.adapt_button = button("Adapt", ADAPT_WORDS, clicked=context.runner.adapt)
-        buttons = QWidget()
-        line = QHBoxLayout(buttons)
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(4)
-        line.addWidget(self.segment_button, 1)
-        line.addWidget(self.adapt_button, 2)
         self.compare_button = button(
             "Compare …",
             "Run several methods on this scan and see them side by side.",
             small=True,
             clicked=context.methods_requested.emit,
         )
-        self.unfinished = self._unfinished_line()
-        layout = column_in(self)
-        for widget in (
+        self.unfinished_words = Sentence(1, "grata_small")
+        self.go_on_button = button(
+            "Go on",
+            "Go on adapting from where the run stands.",
+            clicked=partial(context.runner.go_on, finish=False),
+        )
+        self.finish_button = button(
+            "Finish with what was learned",
+            "Learn no more, and give every slice that has no adapted mask, or only a passing one, "
+            "its mask from what the model has learned so far.",
+            clicked=partial(context.runner.go_on, finish=True),
+        )
+        self.unfinished = QWidget()
+        below = column_in(self.unfinished, self.unfinished_words, spacing=2)
+        line_in(below, (self.finish_button, 2), (self.go_on_button, 1))
+        layout = column_in(
+            self,
             row(
                 "Method",
                 self.method,
@@ -76,10 +86,9 @@ class AdaptSection(QWidget):
                 "be opened again later. It names the scan, so choose a place that may.",
             ),
             self.time,
-            buttons,
-            self.unfinished,
-        ):
-            layout.addWidget(widget)
+        )
+        line_in(layout, (self.segment_button, 1), (self.adapt_button, 2))
+        layout.addWidget(self.unfinished)
         self.method.activated.connect(self._on_method)
         self.form.changed.connect(self._on_form)
         self.form.failed.connect(context.fail)
@@ -90,27 +99,6 @@ class AdaptSection(QWidget):
         self._show_folder()
         self.refresh()
 
-    def _unfinished_line(self) -> QWidget:
-        line = QWidget()
-        self.unfinished_words = Sentence(1, "grata_small")
-        self.go_on_button = button(
-            "Go on", "Go on adapting from where the run stands.", clicked=self._go_on
-        )
-        self.finish_button = button(
-            "Finish with what was learned",
-            "Learn no more, and give every slice that has no adapted mask, or only a passing one, "
-            "its mask from what the model has learned so far.",
-            clicked=self._finish,
-        )
-        column = QVBoxLayout(line)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
-        column.addWidget(self.unfinished_words)
-        buttons = line_in(column)
-        buttons.addWidget(self.finish_button, 2)
-        buttons.addWidget(self.go_on_button, 1)
-        return line
-
     # --- what the user does ----------------------------------------------------------------
 
     def _on_method(self, _index: int) -> None:
@@ -119,12 +107,6 @@ class AdaptSection(QWidget):
 
     def _on_form(self, settings: Settings) -> None:
         self._context.choose_settings(str(self.method.currentData()), settings)
-
-    def _go_on(self) -> None:
-        self._context.runner.go_on(finish=False)
-
-    def _finish(self) -> None:
-        self._context.runner.go_on(finish=True)
 
     def _on_keep(self, index: int) -> None:
         folder = self.keep.itemData(index)
@@ -167,8 +149,7 @@ class AdaptSection(QWidget):
             (self.segment_button, _SEGMENT_WORDS),
             (self.adapt_button, ADAPT_WORDS),
         ):
-            made.setEnabled(not why_not)
-            made.setToolTip(why_not or words)
+            offer(made, why_not, words)
         for widget in (self.method, self.keep, self.form):
             widget.setEnabled(idle)
         expected = context.runner.expected_time()

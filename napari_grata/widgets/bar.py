@@ -7,7 +7,6 @@ from typing import Any
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
-    QHBoxLayout,
     QLineEdit,
     QProgressBar,
     QScrollArea,
@@ -28,8 +27,8 @@ _LIST_HEIGHT = 76
 class ProgressLine(QWidget):
     """How far a run is, how long it still takes, Pause and Cancel."""
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -46,10 +45,7 @@ class ProgressLine(QWidget):
             clicked=context.runner.cancel,
         )
         layout = column_in(self, self.text, spacing=2)
-        line = line_in(layout)
-        line.addWidget(self.bar, 1)
-        line.addWidget(self.pause_button)
-        line.addWidget(self.cancel_button)
+        line_in(layout, (self.bar, 1), self.pause_button, self.cancel_button)
         context.runner.progressed.connect(self.follow)
 
     def follow(self, done: int, total: int, text: str) -> None:
@@ -85,8 +81,8 @@ class Legend(QWidget):
     structures scroll, below a line to search them by name.
     """
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self.search = QLineEdit()
         self.search.setPlaceholderText("find a structure")
@@ -160,7 +156,7 @@ class Legend(QWidget):
         self._arranged = lines
         for number, chips in enumerate(lines):
             if number == self._lines.count():
-                line_in(self._lines, self._lines.spacing()).addStretch(1)
+                line_in(self._lines, spacing=self._lines.spacing()).addStretch(1)
             found: Any = self._lines.itemAt(number)  # lines stay, empty they take no room
             for place, chip in enumerate(chips):
                 found.insertWidget(place, chip)
@@ -203,15 +199,13 @@ class Legend(QWidget):
 class NextStepButton(QWidget):
     """The one highlighted button of the dock: what to do next."""
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._next: NextStep | None = None
         self.button = button("", clicked=self._go)
         mark(self.button, "highlighted", "true")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.button)
+        column_in(self, self.button)
 
     def show_next(self, step: NextStep | None) -> None:
         """Offer a step; None: nothing, without a gap. Deciding has buttons of its own."""

@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
     QStyle,
     QStyledItemDelegate,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_grata.scans.photographs import is_photograph
@@ -314,8 +313,8 @@ class CasePanel(DropTarget):
     carry_changed = Signal(bool)
     choice_changed = Signal()
 
-    def __init__(self, pictures: Pictures, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, pictures: Pictures) -> None:
+        super().__init__()
         self.setObjectName("grata_cases")
         self.model = CaseModel(self)
         self._quiet = False

@@ -6,14 +6,13 @@ import weakref
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QHBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_grata.widgets import keys
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import contour_width
 from napari_grata.widgets.overlays import WAYS, Caption, Curtain, SideBySide, Way
-from napari_grata.widgets.qt_parts import Segmented
+from napari_grata.widgets.qt_parts import Segmented, column_in, later, line_in
 from napari_grata.widgets.scan_layer import camera_of, grid_of
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.uncertainty import UncertaintyLayer
@@ -44,8 +43,8 @@ class ViewControl(QWidget):
     Beside it two switches: where the model is unsure, and filled areas instead of contours.
     """
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._way: Way | None = None
         self._at: tuple[Any, ...] = ()
@@ -60,23 +59,12 @@ class ViewControl(QWidget):
                 for n, text in (("uncertainty", "uncertainty"), ("fill", "filled"))
             ]
         )
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(8)
-        layout.addWidget(self.modes)
-        layout.addWidget(self.switches)
-        self._soon = self._timer(0, self._show)
-        self._moved_soon = self._timer(0, self._moved)
-        self._zoom_soon = self._timer(_ZOOM_MS, self._zoomed)
+        line_in(column_in(self), self.modes, self.switches, spacing=8)
+        self._soon = later(self, 0, self._show)
+        self._moved_soon = later(self, 0, self._moved)
+        self._zoom_soon = later(self, _ZOOM_MS, self._zoomed)
         self._wire()
         self.refresh()
-
-    def _timer(self, wait: int, then: Any) -> QTimer:
-        made = QTimer(self)
-        made.setSingleShot(True)
-        made.setInterval(wait)
-        made.timeout.connect(then)
-        return made
 
     def _wire(self) -> None:
         context, viewer = self._context, self._context.viewer

@@ -29,7 +29,7 @@ from napari_grata.widgets.qt_parts import Sentence, button, choice, column, colu
 from napari_grata.widgets.reviewed import Masks
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.settings_form import TEACHING, SettingsForm
-from napari_grata.widgets.undo import MaskSnapshot, Undoable
+from napari_grata.widgets.undo import MaskSnapshot, Undoable, close_unless_used
 
 CASE, REST = "case", "rest"
 ROLES = (
@@ -314,7 +314,7 @@ class CorrectSection(QWidget):
                 "learning from your corrections",
                 partial(self._undo, session, snapshot, right),
                 owner=session,
-                drop=partial(_close, snapshot.run, weakref.ref(session)),
+                drop=partial(close_unless_used, snapshot.run, weakref.ref(session)),
             )
         )
         if outcome.kind == "done":
@@ -406,10 +406,3 @@ class CorrectSection(QWidget):
 
 def _pixels(number: int) -> str:
     return "1 pixel" if number == 1 else f"{number:,} pixels".replace(",", "\u202f")
-
-
-def _close(run: Any, session: weakref.ref[Session]) -> None:
-    """Close a run that nothing goes back to any more, unless it is in use again."""
-    found = session()
-    if run is not None and (found is None or found.run is not run):
-        run.close()

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import qtpy
-from qtpy.QtCore import QEvent, QPointF, QRectF, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QPointF, QRectF, Qt, Signal
 from qtpy.QtGui import QFont
 from qtpy.QtWidgets import QGraphicsTextItem, QLabel, QStackedLayout, QWidget
 
 from napari_grata.adaptation.records import Record
 from napari_grata.widgets.context import Context
+from napari_grata.widgets.qt_parts import later
 from napari_grata.widgets.theme import ThemeColours, blend, tip
 
 # pyqtgraph chooses a binding of its own unless told; two bindings in one process crash.
@@ -92,22 +93,10 @@ class StepRows:
         The last row of each slice.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[Record] = []
-        self.steps: list[int] = []
-        self.last: dict[int, int] = {}
-        self._read = 0
-
-    def read(self, records: Sequence[Record]) -> None:
-        """Take what is new in a list that grows, or that begins anew."""
-        if len(records) < self._read:
-            self.rows, self.steps, self.last, self._read = [], [], {}, 0
-        for record in records[self._read :]:
-            if record.phase == "adapt":
-                self.last[record.slice_index] = len(self.rows)
-                self.rows.append(record)
-                self.steps.append(record.step)
-        self._read = len(records)
+    def __init__(self, records: Sequence[Record] = ()) -> None:
+        self.rows = [record for record in records if record.phase == "adapt"]
+        self.steps = [record.step for record in self.rows]
+        self.last = {record.slice_index: row for row, record in enumerate(self.rows)}
 
     def values(self, name: str) -> np.ndarray:
         """Return one of ``QUANTITIES``, float64, shape (n,), NaN where there is no figure."""
@@ -322,10 +311,6 @@ class Curves(QWidget):
     Both plots and whatever lies below share one range of steps, which is held here and nowhere
     else.
 
-    Parameters
-    ----------
-    context : Context
-
     Signals
     -------
     step_chosen(int slice_index, int step)
@@ -340,8 +325,8 @@ class Curves(QWidget):
     axis_changed = Signal()
     hovered = Signal()
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self.data = StepRows()
         self.hovered_row: int | None = None
@@ -363,12 +348,10 @@ class Curves(QWidget):
         self._stack = QStackedLayout(self)
         self._stack.addWidget(self.sentence)
         self._stack.addWidget(self.canvas)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self.draw)
+        self._timer = later(self, _REDRAW_MS, self.draw)
         self.canvas.installEventFilter(self)
         self.canvas.viewport().installEventFilter(self)
-        self.plots[1].box.sigResized.connect(self._on_resized)
+        self.plots[1].box.sigResized.connect(self.axis_changed)
         context.session_changed.connect(self._on_session)
         context.runner.records.connect(self._draw_soon)
         context.runner.ended.connect(self._draw_soon)
@@ -400,9 +383,9 @@ class Curves(QWidget):
     def draw(self) -> None:
         """Draw all of it now; what is not seen is drawn when it comes into view."""
         self._timer.stop()
-        session, data = self._context.session, self.data
+        session = self._context.session
         records = session.records if session is not None else []
-        data.read(records)
+        data = self.data = StepRows(records)
         if not self.isVisible():
             return
         drawable = any(data.has(name) for name in QUANTITIES)
@@ -465,13 +448,6 @@ class Curves(QWidget):
             plot.box.setXRange(*self._range, padding=0)
         self.axis_changed.emit()
 
-    def _on_resized(self, _box: object) -> None:
-        self.axis_changed.emit()
-
-    def show_all_steps(self) -> None:
-        """Leave the zoom."""
-        self._set_range(*self._bounds)
-
     # --- mouse and keys ----------------------------------------------------------------------
 
     def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 - Qt's name
@@ -482,7 +458,7 @@ class Curves(QWidget):
         elif kind == QEvent.Type.Leave:
             self._hover(None)
         elif kind == QEvent.Type.MouseButtonDblClick:
-            self.show_all_steps()
+            self._set_range(*self._bounds)
         elif kind == QEvent.Type.MouseButtonPress and event.button() == Qt.MouseButton.LeftButton:
             row = self._row_at(QPointF(event.pos()))
             if row is not None:

@@ -28,7 +28,6 @@ from qtpy.QtWidgets import (
     QMenu,
     QStyledItemDelegate,
     QTableView,
-    QWidget,
 )
 
 from napari_grata.scans.files import write_csv
@@ -111,7 +110,7 @@ class FrameModel(QAbstractTableModel):
         Row of the frame by place on the screen.
     """
 
-    def __init__(self, columns: Sequence[Column], parent: Any = None) -> None:
+    def __init__(self, columns: Sequence[Column], parent: Any) -> None:
         super().__init__(parent)
         self.columns = list(columns)
         self.frame = pd.DataFrame()
@@ -262,7 +261,7 @@ class FrameTable(QTableView):
         The last one takes the room that is left.
     name : str
         Under which hidden columns are remembered; also the usual name of an exported file.
-    store : SettingsStore, optional
+    store : SettingsStore
 
     Signals
     -------
@@ -272,17 +271,11 @@ class FrameTable(QTableView):
 
     row_chosen = Signal(object)
 
-    def __init__(
-        self,
-        columns: Sequence[Column],
-        name: str,
-        store: SettingsStore | None = None,
-        parent: QWidget | None = None,
-    ) -> None:
-        super().__init__(parent)
+    def __init__(self, columns: Sequence[Column], name: str, store: SettingsStore) -> None:
+        super().__init__()
         self._name, self._store = name, store
-        hidden = store.get(f"hidden_columns/{name}", []) if store is not None else []
-        self._hidden, self._unused = set(map(str, hidden)), set[str]()
+        self._hidden = set(map(str, store.get(f"hidden_columns/{name}", [])))
+        self._unused: set[str] = set()
         self._held: tuple[list[Hashable], Hashable] = ([], None)
         self.frame_model = FrameModel(columns, self)
         self.setModel(self.frame_model)
@@ -395,8 +388,7 @@ class FrameTable(QTableView):
 
     def _show_column(self, name: str, shown: bool) -> None:
         (self._hidden.discard if shown else self._hidden.add)(name)
-        if self._store is not None:
-            self._store.set(f"hidden_columns/{self._name}", sorted(self._hidden))
+        self._store.set(f"hidden_columns/{self._name}", sorted(self._hidden))
         self._show_columns()
 
     # --- copy and export ---------------------------------------------------------------------

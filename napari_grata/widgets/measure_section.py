@@ -213,10 +213,6 @@ class MeasureTable(FrameTable):
 class MeasureSection(QWidget):
     """Measures the slice in view, or its case, whenever either changes and the table is in view.
 
-    Parameters
-    ----------
-    context : Context
-
     Attributes
     ----------
     table : MeasureTable
@@ -231,8 +227,8 @@ class MeasureSection(QWidget):
 
     truth_changed = Signal()
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._truths: weakref.WeakKeyDictionary[Session, Truth] = weakref.WeakKeyDictionary()
         self._version = 0
@@ -273,17 +269,15 @@ class MeasureSection(QWidget):
         self.menu = QMenu(self)
         self.menu.aboutToShow.connect(self._offer_truths)
         self.truth_button.setMenu(self.menu)
-        words = "Copy the selected rows, or all, for a spreadsheet (Ctrl+C)."
-        self.copy_button = button("Copy", words, small=True, clicked=self.copy)
-        words = "Write every slice, case and structure to a file for spreadsheets."
-        self.save_button = button("Save CSV …", words, small=True, clicked=self.ask_save)
         self.table = MeasureTable(_COLUMNS, "measures", self._context.store)
         self.table.setAccessibleName("Measurements")
+        words = "Copy the selected rows, or all, for a spreadsheet (Ctrl+C)."
+        self.copy_button = button("Copy", words, small=True, clicked=self.table.copy)
+        words = "Write every slice, case and structure to a file for spreadsheets."
+        self.save_button = button("Save CSV …", words, small=True, clicked=self.ask_save)
         self.note = Sentence(1, "grata_small")
         layout = column_in(self, spacing=3)
-        line = line_in(layout)
-        line.addWidget(self.scope)
-        line.addWidget(self.truth_button)
+        line = line_in(layout, self.scope, self.truth_button)
         line.addStretch(1)
         line.addWidget(self.copy_button)
         line.addWidget(self.save_button)
@@ -414,10 +408,6 @@ class MeasureSection(QWidget):
         self.copy_button.setEnabled(bool(found))
         self.note.say(note)
 
-    def copy(self) -> None:
-        """Put the table on the clipboard, tab separated, with plain numbers."""
-        self.table.copy()
-
     # --- truths ------------------------------------------------------------------------------
 
     def _offer_truths(self) -> None:
@@ -441,11 +431,7 @@ class MeasureSection(QWidget):
     def _take_shown(self, held: weakref.ref[Labels]) -> None:
         layer = held()
         if layer is not None:
-            self.take_layer(layer)
-
-    def take_layer(self, layer: Labels) -> None:
-        """Compare with a Labels layer, as it is now."""
-        self._take(layer.data)
+            self.take(layer.data)
 
     def ask_truth(self) -> None:
         """Ask for a file (for a list of photographs: a folder) and compare with it."""
@@ -459,13 +445,10 @@ class MeasureSection(QWidget):
             name = QFileDialog.getOpenFileName(self, "Open a truth", start, _FILTER)[0]
         if name:
             store.set("truth_folder", str(Path(name).parent))
-            self.take_file(Path(name))
+            self.take(Path(name))
 
-    def take_file(self, path: Path) -> None:
-        """Compare with a file's mask, or with those of a folder."""
-        self._take(path)
-
-    def _take(self, source: Any) -> None:
+    def take(self, source: Any) -> None:
+        """Compare with a label stack as it is now, a file's mask, or those of a folder."""
         session = self._context.session
         if session is not None:
             weak = weakref.ref(session)

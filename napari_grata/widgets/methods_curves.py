@@ -67,8 +67,7 @@ class Overlay(pg.GraphicsLayoutWidget):
             self.plot.removeItem(line)
         self._lines, self._layers = [], {}
         for colour, records in runs[:1] if name == LAYERS else runs:
-            rows = StepRows()
-            rows.read(records)
+            rows = StepRows(records)
             if name == LAYERS:
                 self._show_layers(rows)
             elif rows.has(name):

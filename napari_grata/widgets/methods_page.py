@@ -3,52 +3,61 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtGui import QPainter, QPixmap
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QLineEdit,
-    QMenu,
-    QSplitter,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QMenu, QSplitter, QWidget
 
 from napari_grata.adaptation import RunFolderError
 from napari_grata.adaptation.settings import PRESETS
-from napari_grata.review.candidates import SOURCE
+from napari_grata.review.candidates import SOURCE, CandidateRuns
 from napari_grata.review.compare import (
     DIFFERENCE_COLOURS,
     MethodResult,
+    dice_to,
     difference_map,
     latest_flags,
+    share_changed,
 )
 from napari_grata.scans.files import safe_name, write_csv
+from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Outcome, describe
+from napari_grata.widgets.case_loading import load_run
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import add_quietly, contour_width, labels_over
 from napari_grata.widgets.methods_curves import LAYERS, Overlay
 from napari_grata.widgets.methods_table import MethodsTable, figures_of, steps_of
-from napari_grata.widgets.methods_tasks import dice_of_all, keep_result, run_methods, saved_result
-from napari_grata.widgets.qt_parts import Sentence, ask_folder, button, choice, line_in, notify
-from napari_grata.widgets.scan_layer import alive, camera_of, free_name
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    ask_folder,
+    button,
+    choice,
+    column_in,
+    line_in,
+    menu_entry,
+    notify,
+    offer,
+)
+from napari_grata.widgets.scan_layer import alive, camera_of, free_name, remove_layers
 from napari_grata.widgets.session import Session
-from napari_grata.widgets.theme import ThemeColours, tip
-from napari_grata.widgets.undo import MaskSnapshot, Undoable
+from napari_grata.widgets.theme import tip
+from napari_grata.widgets.undo import MaskSnapshot, Undoable, close_unless_used
 
 if TYPE_CHECKING:
+    from napari_grata.adaptation.run import AdaptationRun
     from napari_grata.adaptation.settings import Settings
     from napari_grata.review.compare import Truth
+    from napari_grata.scans import Scan
+    from napari_grata.segmenters import Card
+    from napari_grata.widgets.measure_section import MeasureSection
 
 _SHARP = 3  # pixels of an exported picture to one of the screen
-_BUSY = "A run is going on; wait for its end, or cancel it."
 _CURVES = {
     "cosine": "Cosine",
     "learning_rate": "Learning rate",
@@ -57,15 +66,6 @@ _CURVES = {
     LAYERS: "Cosine by layer",
 }
 _ABOUT = "Tick methods and run them. Each starts from the model as it was trained."
-
-
-class TruthSource(Protocol):
-    """What knows the truth that is open."""
-
-    truth_changed: Any
-
-    def truth(self, session: Session) -> Truth | None:
-        """Return it, if there is one."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class _Taking:
 class MethodsPage(QWidget):
     """A list of methods to tick that becomes a table of results, with their curves beside it."""
 
-    def __init__(self, context: Context, truths: TruthSource) -> None:
+    def __init__(self, context: Context, truths: MeasureSection) -> None:
         super().__init__()
         self._context, self._truths = context, truths
         self._results: weakref.WeakKeyDictionary[Session, dict[str, MethodResult]] = (
@@ -88,9 +88,6 @@ class MethodsPage(QWidget):
         )
         self._shown: Session | None = None
         self._difference: Any = None
-        self._taken = 0
-        # What the job at hand works on and said of it, and what comes once it is done.
-        self._working: tuple[Session, str, Callable[[], None] | None] | None = None
         self._build()
         self._wire()
         self.refresh()
@@ -104,35 +101,21 @@ class MethodsPage(QWidget):
         words = "Lay a run that was kept in a folder beside these."
         self.saved_button = button("Saved run …", words, small=True, clicked=self.ask_saved)
         self.use_button = button("Use", small=True, clicked=self.use)
-        self.curve = choice(
-            "What is drawn over the steps, in the table's colours.", "Which curves are shown"
-        )
-        for name, title in _CURVES.items():
-            self.curve.addItem(title, name)
+        words = "What is drawn over the steps, in the table's colours."
+        entries = [(title, name) for name, title in _CURVES.items()]
+        self.curve = choice(words, "Which curves are shown", entries)
         self.export_button = button("Export", "Write what is seen to a file.", small=True)
         menu = QMenu(self.export_button)
-        for title, do in (
-            ("Figure …", self.ask_figure),
-            ("Table as CSV …", partial(self.ask_csv, "methods.csv")),
-            ("Curves as CSV …", partial(self.ask_csv, "curves.csv")),
-        ):
-            action = menu.addAction(title)
-            if action is not None:
-                action.triggered.connect(partial(_do, do))
+        menu_entry(menu, "Figure …", self.ask_figure)
+        menu_entry(menu, "Table as CSV …", partial(self.ask_csv, "methods.csv"))
+        menu_entry(menu, "Curves as CSV …", partial(self.ask_csv, "curves.csv"))
         self.export_button.setMenu(menu)
         self.table = MethodsTable()
         self.overlay = Overlay(self._context.theme)
-        self.words = Sentence(1)
-        self.words.setObjectName("grata_small")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        line = line_in(layout)
-        line.addWidget(self.search, 2)
-        for widget in (self.run_button, self.use_button, self.saved_button):
-            line.addWidget(widget)
-        line.addWidget(self.curve, 2)
-        line.addWidget(self.export_button)
+        self.words = Sentence(1, "grata_small")
+        layout = column_in(self, spacing=3)
+        left = (self.search, 2), self.run_button, self.use_button, self.saved_button
+        line_in(layout, *left, (self.curve, 2), self.export_button)
         self.seen = QSplitter()
         self.seen.addWidget(self.table)
         self.seen.addWidget(self.overlay)
@@ -150,12 +133,9 @@ class MethodsPage(QWidget):
         context.changed.connect(self.refresh)
         context.session_changed.connect(self._on_session)
         context.leaving.connect(self.clear)
-        context.theme_changed.connect(self._show_theme)
-        context.runner.progressed.connect(self._take)
-        context.runner.ended.connect(self._on_ended)
-        context.queue.found.connect(self._on_found)
+        context.theme_changed.connect(self.overlay.set_colours)
+        context.runner.progressed.connect(self._on_progress)
         self._truths.truth_changed.connect(self._ask_dice)
-        self._show_theme(context.theme)
 
     # --- what the user does ------------------------------------------------------------------
 
@@ -187,23 +167,17 @@ class MethodsPage(QWidget):
         results = self._results.setdefault(session, {})
         for name in PRESETS:
             results.pop(name, None)
-        self._start("compare", session, make, "Comparing methods", None)
+        then = partial(self._compared, session)
+        context.runner.start("compare", session, make, "Comparing methods", then)
         context.take_results()
         self._on_session()
 
-    def _start(
-        self, kind: str, session: Session, make: Any, title: str, done: Callable[[], None] | None
-    ) -> None:
-        self._taken = 0
-        note = "" if session.note == session.result_note else session.note
-        self._working = session, note, done
-        self._context.runner.start(kind, session, make, title)
-
     def _why_no_use(self) -> str:
         session, chosen = self._context.session, self.table.chosen()
-        if self._context.runner.busy or session is None or session.busy:
-            return _BUSY
-        if len(chosen) != 1 or chosen[0].result is None:
+        busy = self._context.runner.why_busy()
+        if busy:
+            return busy
+        if session is None or len(chosen) != 1:
             return "Choose one method that has run."
         result = chosen[0].result
         if result.name == SOURCE:
@@ -222,7 +196,6 @@ class MethodsPage(QWidget):
         if session is None or self._why_no_use():
             return
         result = chosen[0].result
-        assert result is not None
         taking = _Taking(result, (context.preset, context.settings))
         self._use(session, taking, partial(self._used, session, taking))
 
@@ -236,8 +209,14 @@ class MethodsPage(QWidget):
         taking.before, folder = MaskSnapshot(session), None
         if run.folder is None or context.case is not None:
             folder = context.runner.folder_of(session)
-        make = partial(keep_result, run, folder)
-        self._start("masks", session, make, f"Using {taking.result.title}", done)
+        make, then = partial(keep_result, run, folder), partial(self._kept, session, done)
+        context.runner.start("masks", session, make, f"Using {taking.result.title}", then)
+
+    def _kept(self, session: Session, done: Callable[[], None], outcome: Outcome) -> None:
+        if outcome.kind == "done":
+            done()
+        if session is self._context.session:
+            self._context.apply_plain_mode(session)
 
     def _put_in_use(self, session: Session, result: MethodResult) -> None:
         run, result.run = result.run, None
@@ -271,13 +250,10 @@ class MethodsPage(QWidget):
                 partial(self._undo, session, taking),
                 partial(self._redo, session, taking),
                 owner=session,
-                drop=partial(_let_go, taking.before.run, weakref.ref(session)),
-                why_not=self._why_busy,
+                drop=partial(close_unless_used, taking.before.run, weakref.ref(session)),
+                why_not=self._context.runner.why_busy,
             )
         )
-
-    def _why_busy(self) -> str:
-        return _BUSY if self._context.runner.busy else ""
 
     def _redo(self, session: Session, taking: _Taking) -> None:
         if taking.result.run is not None:
@@ -318,67 +294,62 @@ class MethodsPage(QWidget):
             session = begun[0]
             self._context.take_results()
             ask = partial(saved_result, folder, session.scan, session.card)
-            self._context.queue.ask(("methods", "saved", id(session)), ask)
+            self._context.queue.ask(("methods", "saved", id(session)), ask, self._on_saved)
 
     # --- results arrive ----------------------------------------------------------------------
 
-    def _take(self, *_: object) -> None:
+    def _on_progress(self, *_: object) -> None:
+        runner = self._context.runner
+        if runner.kind == "compare" and runner.session is not None:
+            self._take(runner.session)
+
+    def _take(self, session: Session) -> None:
         """Take what the job has finished so far."""
-        runner, working = self._context.runner, self._working
-        if working is None or working[2] is not None or runner.session is not working[0]:
-            return
-        fresh, self._taken = runner.results[self._taken :], len(runner.results)
+        known = self._results.setdefault(session, {})
+        fresh = [one for one in self._context.runner.results if known.get(one.name) is not one]
         for result in fresh:
-            self._results.setdefault(working[0], {})[result.name] = result
-            if working[0] is self._context.session and not self._context.closing.closing:
+            known[result.name] = result
+            if session is self._context.session and not self._context.closing.closing:
                 self._put(result)
         if fresh:
             self._ask_dice()
             self._draw()
             self.refresh()
 
-    def _on_ended(self, kind: str, outcome: Outcome) -> None:
-        self._take()
-        context, working = self._context, self._working
-        if working is None or context.runner.session is not working[0]:
+    def _compared(self, session: Session, _outcome: Outcome) -> None:
+        self._take(session)
+        context = self._context
+        context.runner.tell_result(session)  # nothing is said of it since the job began
+        if session is not context.session:
             return
-        self._working = None
-        session, note, done = working
-        session.note = note
-        if not note:  # it told the result, which may be another one by now
-            context.runner.tell_result(session)
-        if done is not None and outcome.kind == "done":
-            done()
-        elif done is None and not self.table.chosen() and session is context.session:
-            first = next(
-                (row for row in self.table.with_results() if row.item.text(1) != "0 %"), None
-            )
+        if not self.table.chosen():
+            rows = self.table.with_results()
+            first = next((row for row in rows if row.item.text(1) != "0 %"), None)
             if first is not None:
                 first.item.setSelected(True)
-                seen = sorted(first.result.masks) if first.result is not None else []
+                seen = sorted(first.result.masks)
                 if seen and context.in_view() not in seen:
                     context.go_to(seen[len(seen) // 2])
-        if session is context.session:
-            context.apply_plain_mode(session)
-        self.refresh()
+        context.apply_plain_mode(session)
 
-    def _on_found(self, found: Found) -> None:
-        key, session = found.key, self._context.session
-        if not isinstance(key, tuple) or key[0] != "methods":
-            return
+    def _on_saved(self, found: Found) -> None:
+        session = self._context.session
         if found.error is not None:
             notify(describe(found.error))
-        elif session is not None and id(session) == key[2]:
-            if key[1] == "saved":
-                self._results.setdefault(session, {})[found.result.name] = found.result
-                self._put(found.result)
-                self._ask_dice()
-                self._draw()
-            else:
-                for row in self.table.with_results():
-                    if row.result is not None and row.result.name in found.result:
-                        row.result.dice = found.result[row.result.name]
-                        self.table.write(row)
+        elif session is not None and found.key == ("methods", "saved", id(session)):
+            self._results.setdefault(session, {})[found.result.name] = found.result
+            self._put(found.result)
+            self._ask_dice()
+            self._draw()
+
+    def _on_dice(self, found: Found) -> None:
+        session = self._context.session
+        if found.error is not None:
+            notify(describe(found.error))
+        elif session is not None and found.key == ("methods", "dice", id(session)):
+            for row in self.table.with_results():
+                row.result.dice = found.result.get(row.result.name, row.result.dice)
+                self.table.write(row)
 
     def _ask_dice(self) -> None:
         """Compare all masks with the truth, if one is open, in the background."""
@@ -390,12 +361,11 @@ class MethodsPage(QWidget):
         self.table.name_structures(names)
         masks = {result.name: result.masks for result in self.table.results()}
         for row in self.table.with_results():
-            if row.result is not None:
-                row.result.dice = {}
-                self.table.write(row)
+            row.result.dice = {}
+            self.table.write(row)
         if truth is not None and masks:
             do = partial(dice_of_all, truth, card, masks)
-            self._context.queue.ask(("methods", "dice", id(session)), do)
+            self._context.queue.ask(("methods", "dice", id(session)), do, self._on_dice)
 
     # --- what is shown -----------------------------------------------------------------------
 
@@ -417,14 +387,9 @@ class MethodsPage(QWidget):
     def clear(self) -> None:
         """Take away the layers; results stay with their session."""
         self._shown = None
-        for row in self.table.with_results():
-            self._remove(row.layer)
+        layers = [row.layer for row in self.table.with_results()]
+        remove_layers(self._context.viewer, [*layers, self._difference])
         self.table.clear_results()
-        self._remove(self._difference)
-
-    def _remove(self, layer: Any) -> None:
-        if layer is not None and alive(self._context.viewer, layer):
-            self._context.viewer.layers.remove(layer)
 
     def _put(self, result: MethodResult) -> None:
         """Give a result its line and its layer, which is hidden until it is chosen."""
@@ -432,7 +397,7 @@ class MethodsPage(QWidget):
         if session is None:
             return
         row = self.table.put(result)
-        self._remove(row.layer)
+        remove_layers(self._context.viewer, [row.layer])
         values = dict.fromkeys(session.card.colours, row.colour)
         stack = session.scan.mask_stack(result.masks.items())
         row.layer = self._layer(session, stack, result.title, values)
@@ -459,17 +424,15 @@ class MethodsPage(QWidget):
     def _look(self) -> None:
         """Show the mask of the method that is chosen, or the difference of two."""
         session, chosen = self._context.session, self.table.chosen()
-        self._remove(self._difference)
+        remove_layers(self._context.viewer, [self._difference])
         self._difference = None
         for row in self.table.with_results():
-            if row.layer is not None and alive(self._context.viewer, row.layer):
+            if alive(self._context.viewer, row.layer):
                 row.layer.visible = len(chosen) == 1 and row is chosen[0]
                 if row.layer.visible and session is not None and not session.large:
                     row.layer.contour = self._width(session)
         if len(chosen) == 2 and session is not None:
             first, second = (row.result for row in chosen)
-            assert first is not None
-            assert second is not None
             masks = (
                 (index, difference_map(mask, second.masks[index], session.card))
                 for index, mask in first.masks.items()
@@ -487,30 +450,25 @@ class MethodsPage(QWidget):
         name = str(self.curve.currentData())
         rows = self.table.with_results()
         if name == LAYERS:
-            with_layers = [row for row in (*self.table.chosen(), *rows) if _has_layers(row.result)]
-            rows = with_layers[:1]
-        lines = [(row.colour, row.result.records) for row in rows if row.result]
-        self.overlay.show_runs(name, lines)
+            rows = [row for row in (*self.table.chosen(), *rows) if _has_layers(row.result)][:1]
+        self.overlay.show_runs(name, [(row.colour, row.result.records) for row in rows])
 
     def refresh(self, *_: object) -> None:
         """Bring buttons and words in line."""
         names, context = self.table.ticked(), self._context
-        why = _BUSY if context.runner.busy else "" if names else "Tick at least one method."
+        why = context.runner.why_busy() or ("" if names else "Tick at least one method.")
         why = why or ("" if context.scan is not None else "Open a scan first.")
         self.run_button.setText(f"Run {len(names)} method{'s' if len(names) != 1 else ''}")
         words = "Run what is ticked, one after another. Nothing of yours is changed."
-        self.run_button.setEnabled(not why)
-        self.run_button.setToolTip(tip(why or words))
-        why = self._why_no_use()
+        offer(self.run_button, tip(why), tip(words))
         words = "Make this method's masks the mask after, as if it alone had run. Undo goes back."
-        self.use_button.setEnabled(not why)
-        self.use_button.setToolTip(tip(why or words))
+        offer(self.use_button, tip(self._why_no_use()), tip(words))
         there = bool(self.table.with_results())
         self.overlay.setVisible(there)
         self.curve.setEnabled(there)
         self.export_button.setEnabled(there)
         self.saved_button.setEnabled(context.scan is not None and not context.runner.busy)
-        chosen = [row.result.title for row in self.table.chosen() if row.result]
+        chosen = [row.result.title for row in self.table.chosen()]
         said = _ABOUT
         if there:
             said = "Click a method to see its mask; two (Ctrl) for their difference."
@@ -519,9 +477,6 @@ class MethodsPage(QWidget):
         elif len(chosen) == 2:
             said = f"From {chosen[0]} to {chosen[1]}: blue added, red removed, pink another."
         self.words.say(said)
-
-    def _show_theme(self, colours: ThemeColours) -> None:
-        self.overlay.set_colours(colours)
 
     # --- files -------------------------------------------------------------------------------
 
@@ -570,16 +525,64 @@ class MethodsPage(QWidget):
         write_csv(path, heads, [[row.get(name) for name in heads] for row in rows])
 
 
-def _do(do: Any, _checked: bool = False) -> None:
-    do()
+def _has_layers(result: MethodResult) -> bool:
+    return any(record.layer_cosines for record in result.records)
 
 
-def _has_layers(result: MethodResult | None) -> bool:
-    return result is not None and any(record.layer_cosines for record in result.records)
+# --- in the background -------------------------------------------------------------------------
 
 
-def _let_go(run: Any, session: weakref.ref[Session]) -> None:
-    """Close a run that nothing goes back to any more, unless it is in use again."""
-    found = session()
-    if run is not None and (found is None or found.run is not run):
-        run.close()
+def run_methods(
+    engine: tasks.Engine, model: Path, device: str, card: Card, names: Sequence[str], **how: Any
+) -> Iterator[Any]:
+    """Run presets one after another, and yield a `MethodResult` for each that is finished."""
+    if not engine.holds(model, device):
+        yield tasks.Stage("Loading the model …")
+    with tasks.leave_room_for_the_interface():
+        runs = CandidateRuns(engine.get(model, device), presets=names, go_on=True, **how)
+        scan: Scan = how["scan"]
+        records: Any = runs.records()
+        told = 0
+        try:
+            for done, _ in enumerate(records, 1):
+                yield from _finished(runs, scan, card, told)
+                told = len(runs.candidates)
+                yield tasks.Progress(runs.now, done, runs.total)
+            yield from _finished(runs, scan, card, told)
+        finally:
+            records.close()
+        for name, why in runs.failed.items():
+            yield tasks.Notice(f"{PRESETS[name].title} is left out. {why}")
+
+
+def _finished(runs: CandidateRuns, scan: Scan, card: Card, told: int) -> Iterator[MethodResult]:
+    for one in runs.candidates[told:]:
+        run = runs.runs[one.name]
+        records = run.past.without_masks()
+        changed = share_changed(scan, card, run.source_masks, one.masks)
+        flags = latest_flags(records)
+        yield MethodResult(one.name, one.title, one.masks, records, flags, changed, run)
+
+
+def saved_result(folder: Path, scan: Scan, card: Card) -> MethodResult:
+    """Read a saved run, to be laid beside the others."""
+    run = load_run(folder, scan)
+    if run.card.colours.keys() != card.colours.keys():
+        raise ValueError("That run is of a model with other structures; choose one of this model.")
+    method = "" if run.settings is None else f"{run.settings.method}, "
+    changed = share_changed(scan, card, run.source, run.adapted)
+    title = f"Saved: {method}{folder.name}"
+    return MethodResult(f"saved {folder}", title, run.adapted, run.records, run.flags, changed)
+
+
+def keep_result(run: AdaptationRun, folder: Path | None) -> Iterator[Any]:
+    """Keep a run that becomes the result, where runs are kept."""
+    yield tasks.Stage("Taking the masks over …")
+    if folder is not None:
+        run.keep(folder)
+    yield True
+
+
+def dice_of_all(truth: Truth, card: Card, masks: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return Dice to a truth by method and structure."""
+    return {name: dice_to(truth, card, of_method) for name, of_method in masks.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSignalBlocker, QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QAbstractItemView, QTreeWidget, QTreeWidgetItem
 
@@ -31,11 +31,11 @@ _TIPS = (
 
 @dataclass
 class MethodRow:
-    """A line of the table: a preset or saved run, and its result and layer once there are."""
+    """A line with a result: of a preset or saved run, and the layer of its mask."""
 
     item: QTreeWidgetItem
-    colour: str = ""
-    result: MethodResult | None = None
+    colour: str
+    result: MethodResult
     layer: Any = None
 
 
@@ -44,8 +44,10 @@ class MethodsTable(QTreeWidget):
 
     Attributes
     ----------
+    items : dict of str to QTreeWidgetItem
+        All lines, by name of the preset, or of a saved run.
     rows : dict of str to MethodRow
-        By name of the preset, or of a saved run.
+        Those with a result.
     """
 
     def __init__(self) -> None:
@@ -60,32 +62,31 @@ class MethodsTable(QTreeWidget):
             head.setStretchLastSection(False)
             head.setMinimumSectionSize(20)
         self.name_structures(())
+        self.items: dict[str, QTreeWidgetItem] = {}
         self.rows: dict[str, MethodRow] = {}
         for name, preset in PRESETS.items():
             on = Qt.CheckState.Checked if name in USUAL else Qt.CheckState.Unchecked
-            self._add(name, preset.title, preset.summary).item.setCheckState(0, on)
+            self._add(name, preset.title, preset.summary).setCheckState(0, on)
 
-    def _add(self, name: str, title: str, words: str) -> MethodRow:
-        item = QTreeWidgetItem(self, [title])
+    def _add(self, name: str, title: str, words: str) -> QTreeWidgetItem:
+        item = self.items[name] = QTreeWidgetItem(self, [title])
         item.setToolTip(0, tip(f"{title}\n{words}"))
         for column in range(1, 12):
             item.setTextAlignment(column, Qt.AlignmentFlag.AlignRight)
-        row = self.rows[name] = MethodRow(item)
-        return row
+        return item
 
     def ticked(self) -> list[str]:
         """Return the presets to run."""
         on = Qt.CheckState.Checked
-        return [name for name, row in self.rows.items() if row.item.checkState(0) == on]
+        return [name for name, item in self.items.items() if item.checkState(0) == on]
 
     def with_results(self) -> list[MethodRow]:
         """Return the lines with a result, from above to below."""
-        found = [row for row in self.rows.values() if row.result is not None]
-        return sorted(found, key=lambda row: self.indexOfTopLevelItem(row.item))
+        return sorted(self.rows.values(), key=lambda row: self.indexOfTopLevelItem(row.item))
 
     def results(self) -> list[MethodResult]:
         """Return the results, from above to below."""
-        return [row.result for row in self.with_results() if row.result is not None]
+        return [row.result for row in self.with_results()]
 
     def chosen(self) -> list[MethodRow]:
         """Return the lines with a result that are selected."""
@@ -93,8 +94,8 @@ class MethodsTable(QTreeWidget):
 
     def search(self, text: str) -> None:
         """Show the lines alone whose name or title holds a text."""
-        for name, row in self.rows.items():
-            row.item.setHidden(text.lower() not in f"{name} {row.item.text(0)}".lower())
+        for name, item in self.items.items():
+            item.setHidden(text.lower() not in f"{name} {item.text(0)}".lower())
 
     def name_structures(self, names: Sequence[str]) -> None:
         """Have a column of Dice for each of these."""
@@ -107,39 +108,44 @@ class MethodsTable(QTreeWidget):
 
     def put(self, result: MethodResult) -> MethodRow:
         """Give a result its line, and the line a colour."""
-        row = self.rows.get(result.name) or self._add(result.name, result.title, "")
-        if row.result is None:
-            used = [other.colour for other in self.with_results()]
-            row.colour = min(_COLOURS, key=used.count)
+        name = result.name
+        item = self.items.get(name) or self._add(name, result.title, "")
+        used = [other.colour for other in self.rows.values()]
+        row = self.rows.setdefault(name, MethodRow(item, min(_COLOURS, key=used.count), result))
         row.result = result
         self.write(row)
-        selected = row.item.isSelected()
-        self.takeTopLevelItem(self.indexOfTopLevelItem(row.item))
-        self.insertTopLevelItem(len(self.with_results()) - 1, row.item)
-        row.item.setSelected(selected)
+        selected = item.isSelected()
+        self.takeTopLevelItem(self.indexOfTopLevelItem(item))
+        self.insertTopLevelItem(len(self.rows) - 1, item)
+        item.setSelected(selected)
         return row
 
     def clear_results(self) -> None:
         """Forget all results; saved runs leave the table."""
-        for name, row in list(self.rows.items()):
-            row.layer = row.result = None
-            self.write(row)
+        for name, row in self.rows.items():
+            self._write(row.item, [], QIcon())
             if name not in PRESETS:
                 self.takeTopLevelItem(self.indexOfTopLevelItem(row.item))
-                del self.rows[name]
+                del self.items[name]
+        self.rows.clear()
+        self._fit_columns()
 
     def write(self, row: MethodRow) -> None:
         """Write a line anew."""
-        result, texts = row.result, [""] * 3
-        if result is not None:
-            flagged = len(flagged_slices(result.flags))
-            texts = [f"{100 * result.change:.3g} %", str(flagged), duration(result.seconds)]
-            texts += [f"{value:.3f}" for value in result.dice.values()]
-        self.blockSignals(True)
-        for column in range(1, max(self.columnCount(), 4)):
-            row.item.setText(column, texts[column - 1] if column <= len(texts) else "")
-        row.item.setIcon(0, QIcon() if result is None else swatch(row.colour))
-        self.blockSignals(False)
+        result = row.result
+        flagged = len(flagged_slices(result.flags))
+        texts = [f"{100 * result.change:.3g} %", str(flagged), duration(result.seconds)]
+        texts += [f"{value:.3f}" for value in result.dice.values()]
+        self._write(row.item, texts, swatch(row.colour))
+        self._fit_columns()
+
+    def _write(self, item: QTreeWidgetItem, texts: list[str], icon: QIcon) -> None:
+        with QSignalBlocker(self):
+            for column in range(1, self.columnCount()):
+                item.setText(column, texts[column - 1] if column <= len(texts) else "")
+            item.setIcon(0, icon)
+
+    def _fit_columns(self) -> None:
         for column in range(self.columnCount()):
             self.resizeColumnToContents(column)
         self.setColumnWidth(0, min(self.columnWidth(0), 180))

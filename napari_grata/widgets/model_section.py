@@ -31,7 +31,7 @@ from napari_grata.widgets.qt_parts import (
     notify,
     row,
 )
-from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.theme import tip
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.shift import Shift
@@ -51,8 +51,8 @@ _ABOUT = (
 class ModelSection(QWidget):
     """Model with its card at hand, device, and the gauge of shift."""
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self.combo = choice("The model as it was trained, at its own centre.", "Model")
         self.card_button = button(
@@ -245,12 +245,12 @@ class _Stopped(Exception):  # noqa: N818 - no error
 class ShiftGauge(QWidget):
     """Measures the photograph or volume in view whenever nothing else runs, and remembers it."""
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._known: weakref.WeakKeyDictionary[Scan, dict[_Wish, Any]] = weakref.WeakKeyDictionary()
         self._stop = threading.Event()
-        self.gauge = Gauge("Distance from the source centre", context.theme)
+        self.gauge = Gauge(context)
         self.sentence = Sentence(2, "grata_small")
         layout = column_in(self, spacing=1)
         layout.addWidget(row("Shift", self.gauge, tip=tip(_ABOUT)))
@@ -265,7 +265,6 @@ class ShiftGauge(QWidget):
             context.changed,
         ):
             signal.connect(self.refresh)
-        context.theme_changed.connect(self.gauge.set_colours)
         context.connections.at_end(self._stop.set)
         self.refresh()
 
@@ -314,18 +313,13 @@ class ShiftGauge(QWidget):
         key = ("shift", id(scan), wish)
         if context.queue.wanted(key):
             return
-        engine, stop = context.runner.engine, self._stop
-        measure = partial(_measure_shift, engine, scan, wish, stop)
-        context.queue.ask(key, lambda: (scan, measure()), self._on_found)
+        measure = partial(_measure_shift, context.runner.engine, scan, wish, self._stop)
+        context.queue.ask(key, measure, partial(self._on_found, weakref.ref(scan), wish))
 
-    def _on_found(self, found: Found) -> None:
-        key: Any = found.key
-        scan = self._context.scan
-        if found.error is not None:
-            if scan is not None and id(scan) == key[1]:
-                self._known.setdefault(scan, {})[key[2]] = found.error
-        else:
-            self._known.setdefault(found.result[0], {})[key[2]] = found.result[1]
+    def _on_found(self, of: weakref.ref[Scan], wish: _Wish, found: Found) -> None:
+        scan = of()
+        if scan is not None:
+            self._known.setdefault(scan, {})[wish] = found.error or found.result
         self.refresh()
 
     def _show(self, shift: Shift | None, words: str) -> None:
@@ -372,19 +366,14 @@ class Gauge(QWidget):
 
     The two thresholds are small ticks. The level shows in the cross's colour and in its size, so
     that it can be told without colours.
-
-    Parameters
-    ----------
-    name : str
-        What the gauge shows, for screen readers.
     """
 
-    def __init__(self, name: str, colours: ThemeColours, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._colours = colours
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self._context = context
         self._place: float | None = None
         self._level = ""
-        self.setAccessibleName(name)
+        self.setAccessibleName("Distance from the source centre")
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
@@ -402,11 +391,6 @@ class Gauge(QWidget):
         self._place, self._level = None, ""
         self.update()
 
-    def set_colours(self, colours: ThemeColours) -> None:
-        """Take the colours of a theme."""
-        self._colours = colours
-        self.update()
-
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Show the tooltip on Space and Return, for those who use no mouse."""
         if event.key() in (Qt.Key.Key_Space, Qt.Key.Key_Return, Qt.Key.Key_Enter):
@@ -416,7 +400,7 @@ class Gauge(QWidget):
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Draw line, ring, ticks and cross."""
-        colours, painter = self._colours, QPainter(self)
+        colours, painter = self._context.theme, QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         middle, width = self.height() / 2, self.width() - 2 * _MARGIN
         ink = QColor(colours.muted if self._place is not None else colours.grid)

@@ -45,13 +45,7 @@ _NAMES = {
 
 
 class Way:
-    """One way of comparing.
-
-    Parameters
-    ----------
-    context : Context
-    session : Session
-    """
+    """One way of comparing."""
 
     words = ""
 
@@ -60,10 +54,7 @@ class Way:
         self.viewer, self.scan = context.viewer, session.scan
         self.scan_layer: Any = session.scan_layer()
         self.hidden = set(session.hidden)
-        self.colours = {
-            value: "transparent" if value in self.hidden else colour
-            for value, colour in session.colours.items()
-        }
+        self.colours = session.shown_colours
         self.layers: list[Layer] = []
         self.lines: list[LineLayer] = []
         self._linked: list[Layer] = []
@@ -118,15 +109,14 @@ class Way:
 
     def slice_mask(self, what: str, label_map: np.ndarray) -> SliceLayer:
         """Show a mask (H, W) on the slice in view, in the way of the masks themselves."""
-        filled = self.session.filled
         made = SliceLayer(
             self.viewer,
             self.scan,
             f"{self.scan.name} {what}",
             self.colours,
             self.scan_layer,
-            contour=0 if filled else 1,
-            opacity=0.45 if filled else 0.9,
+            contour=0 if self.session.filled else 1,
+            opacity=self.session.opacity,
             role="view",
         )
         made.show(self.index, label_map)
@@ -388,17 +378,14 @@ class Planes(Way):
         """Return picture and mask of both planes, as they are seen."""
         time = self.scan.slice_position(self.index)[:-1]
         row, column = self._place
-        stacks = self._data(), self.session.adapted.in_use()
+        data = self.scan_layer.data[0] if self.scan_layer.multiscale else self.scan_layer.data
+        stacks = data, self.session.adapted.in_use()
         found = []
         for where in ((slice(None), row), (slice(None), slice(None), column)):
             cut = [np.asarray(stack[time][where]) for stack in stacks]
             picture, mask = (plane[::-1] if self._turned else plane for plane in cut)
             found.append((picture, np.ascontiguousarray(mask)))
         return found
-
-    def _data(self) -> Any:
-        data = self.scan_layer.data
-        return data[0] if self.scan_layer.multiscale else data
 
     def _cell(self, axis: int, picture: np.ndarray, mask: np.ndarray) -> tuple[Image, Labels]:
         """Put a plane in beside what is there, at half its height."""
@@ -411,15 +398,14 @@ class Planes(Way):
         }
         name = self.words.split(":")[0].split(" · ")[axis]
         image = Image(picture, name=self.name(name), **shared)
-        filled = self.session.filled
         labels = Labels(
             mask,
             name=self.name(f"{name} mask"),
             colormap=colormap(self.colours),
-            opacity=0.45 if filled else 0.9,
+            opacity=self.session.opacity,
             **shared,
         )
-        labels.contour = 0 if filled else 1
+        labels.contour = 0 if self.session.filled else 1
         self.keep(image)
         self.keep(labels)
         return image, labels

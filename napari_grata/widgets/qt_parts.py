@@ -12,6 +12,7 @@ from napari.utils.notifications import Notification, notification_manager
 from qtpy.QtCore import QObject, QSettings, Qt, QTimer, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QAction,
     QComboBox,
     QDialog,
@@ -100,8 +101,10 @@ def row(label: str, *widgets: QWidget, tip: str = "") -> QWidget:
     return line
 
 
-def line_in(column: QVBoxLayout, spacing: int = 4, stretch: int = 0) -> QHBoxLayout:
-    """Return a new line at the end of a column, to be filled.
+def line_in(
+    column: QVBoxLayout, *widgets: QWidget | tuple[QWidget, int], spacing: int = 4, stretch: int = 0
+) -> QHBoxLayout:
+    """Return a new line at the end of a column, filled with widgets (and how far each stretches).
 
     In this order: a layout that is filled before it has a parent leaves PySide6 handles on its
     items that outlive them, and the next widget at the same address is taken for one of them.
@@ -110,6 +113,9 @@ def line_in(column: QVBoxLayout, spacing: int = 4, stretch: int = 0) -> QHBoxLay
     column.addLayout(line, stretch)
     line.setContentsMargins(0, 0, 0, 0)
     line.setSpacing(spacing)
+    for one in widgets:
+        widget, share = one if isinstance(one, tuple) else (one, 0)
+        line.addWidget(widget, share)
     return line
 
 
@@ -170,6 +176,12 @@ def button(
     return made
 
 
+def offer(made: QAbstractButton, why_not: str, words: str) -> None:
+    """Enable a button with its tooltip, or disable it with the reason in place of that."""
+    made.setEnabled(not why_not)
+    made.setToolTip(why_not or words)
+
+
 def _press(do: Callable[[], object], _checked: bool = False) -> None:
     do()
 
@@ -198,8 +210,8 @@ class Sentence(QElidingLabel):
     sheet, such as ``"grata_small"``.
     """
 
-    def __init__(self, lines: int = 1, look: str = "", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, lines: int = 1, look: str = "") -> None:
+        super().__init__()
         self._lines = lines
         self.setObjectName(look)
         self.setWordWrap(lines > 1)
@@ -259,8 +271,8 @@ class StepSection(QFrame):
 
     open_requested = Signal()
 
-    def __init__(self, title: str, body: QWidget, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, title: str, body: QWidget) -> None:
+        super().__init__()
         self.setObjectName("grata_line")
         self.title = title
         self.body = body
@@ -272,12 +284,9 @@ class StepSection(QFrame):
         self.header.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.header.clicked.connect(self.open_requested)
         self.summary = Sentence(1, "grata_muted")
-        layout = QVBoxLayout(self)
+        layout = column_in(self, spacing=2)
         layout.setContentsMargins(0, 0, 0, 2)
-        layout.setSpacing(2)
-        line = line_in(layout, spacing=6)
-        line.addWidget(self.header)
-        line.addWidget(self.summary, 1)
+        line_in(layout, self.header, (self.summary, 1), spacing=6)
         layout.addWidget(body)
         self.show_state(is_open=False, summary="", waiting="")
 
@@ -327,11 +336,8 @@ class Segmented(QWidget):
 
     chosen = Signal(str)
 
-    def __init__(self, options: list[tuple[str, str, str]], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(1)
+    def __init__(self, options: list[tuple[str, str, str]]) -> None:
+        super().__init__()
         self.buttons: dict[str, QToolButton] = {}
         for name, text, words in options:
             made = QToolButton()
@@ -339,9 +345,9 @@ class Segmented(QWidget):
             made.setToolTip(words)
             made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             made.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Fixed)
-            made.clicked.connect(lambda _checked=False, name=name: self.chosen.emit(name))
-            layout.addWidget(made)
+            made.clicked.connect(partial(_press, partial(self.chosen.emit, name)))
             self.buttons[name] = made
+        line_in(column_in(self), *self.buttons.values(), spacing=1)
 
     def choose(self, name: str) -> None:
         """Show one as chosen; emits nothing."""
@@ -440,8 +446,8 @@ class DropTarget(QWidget):
 
     dropped = Signal(list)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setAcceptDrops(True)
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name

@@ -6,9 +6,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_grata.review.cases import ListError
+from napari_grata.widgets.qt_parts import later
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,10 +39,7 @@ class ReviewedMasks(QObject):
         self._masks: weakref.WeakKeyDictionary[Session, Masks] = weakref.WeakKeyDictionary()
         self._brought: weakref.WeakSet[Session] = weakref.WeakSet()
         self._unkept: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(100)
-        self._soon.timeout.connect(self.look)
+        self._soon = later(self, 100, self.look)
         for signal in (context.drawn, context.masks_changed, context.session_changed):
             signal.connect(self.look)
         context.decisions_changed.connect(self.bring_back)

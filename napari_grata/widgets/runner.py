@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from napari_grata.widgets.context import Context
 
 
+_BUSY = "A run is going on; wait for its end, or cancel it."
+
+
 class Runner(QObject):
     """One job at a time: starts what the user asks for, and shows and says what comes of it.
 
@@ -78,6 +81,7 @@ class Runner(QObject):
         self._kind: str | None = None
         self._layer: Layer | None = None
         self._adapt_then = False
+        self._then: Callable[[Outcome], None] | None = None
         self._clock = _Clock()
         self.saved_runs = Queue("runs", self, context.connections)
         self.saved_runs.found.connect(self._on_revived)
@@ -101,6 +105,10 @@ class Runner(QObject):
     def busy(self) -> bool:
         """Whether something runs, or is about to: between segmenting and adapting."""
         return self.kind is not None
+
+    def why_busy(self) -> str:
+        """Return why nothing can be started now, "" if it can."""
+        return _BUSY if self.busy else ""
 
     @property
     def finds_frame(self) -> bool:
@@ -219,16 +227,23 @@ class Runner(QObject):
         session: Session | None,
         make: Callable[[], Iterator[Any]],
         title: str,
+        then: Callable[[Outcome], None] | None = None,
     ) -> None:
-        """Run any generator of `tasks`' items, of this `kind`; says why where a job is going on."""
+        """Run any generator of `tasks`' items, of this `kind`; says why where a job is going on.
+
+        Parameters
+        ----------
+        then : callable, optional
+            Told how the job ended before anybody else is; `session` and `results` are its own.
+        """
         context = self._context
         if self.busy:
-            context.say("A run is going on; wait for its end, or cancel it.")
+            context.say(_BUSY)
             return
         context.clear_problem()
         context.closing.find_window()
         self._layer = context.layer if session is not None else None
-        self._kind, self.session = kind, session
+        self._kind, self.session, self._then = kind, session, then
         if session is not None:
             session.busy = True
         self.pausing = self.paused = self.cancelling = False
@@ -398,6 +413,9 @@ class Runner(QObject):
                     notify(sentence, "info")
                 session.masks_changed.emit(None)
         self._show_end(kind, outcome)
+        then, self._then = self._then, None
+        if then is not None:
+            then(outcome)
         self.ended.emit(kind, outcome)
         self.session = None
         self.changed.emit()
@@ -412,7 +430,7 @@ class Runner(QObject):
             return
         finished = outcome.kind == "done"
         done = session.adapted_slices if kind == "adapt" else session.segmented_slices
-        if outcome.kind == "cancelled":
+        if outcome.kind == "cancelled" and kind in ("segment", "adapt"):
             session.note_tone = ""
             session.note = f"Cancelled; {counted(len(done), session.scan.noun)} finished and kept."
         elif finished and kind == "adapt":

@@ -12,7 +12,6 @@ from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QFileDialog,
-    QHBoxLayout,
     QInputDialog,
     QLineEdit,
     QMenu,
@@ -31,6 +30,7 @@ from napari_grata.widgets.qt_parts import (
     choice,
     column_in,
     later,
+    line_in,
     menu_entry,
     notify,
     row,
@@ -46,8 +46,6 @@ from napari_grata.widgets.scan_layer import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from napari.layers import Layer
 
 _ENDINGS = " ".join(f"*{suffix}" for reader in READERS for suffix in reader.SUFFIXES)
@@ -95,8 +93,8 @@ class OpenButtons(QWidget):
 
     open_requested = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.open_button = button("Open", "Open a scan: NIfTI or photographs.")
         self.open_menu = QMenu(self.open_button)
         self.open_menu.setToolTipsVisible(True)
@@ -111,11 +109,7 @@ class OpenButtons(QWidget):
         for sample in list_samples():
             self._add(self.sample_menu, f"sample:{sample.key}", sample.title)
         self.sample_button.setEnabled(not self.sample_menu.isEmpty())
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.open_button, 1)
-        layout.addWidget(self.sample_button, 1)
+        line_in(column_in(self), (self.open_button, 1), (self.sample_button, 1))
 
     def set_recent(self, lists: list[tuple[str, str]]) -> None:
         """Offer lists of cases that were open of late, as (folder, title)."""
@@ -138,8 +132,8 @@ class ScanSection(QWidget):
         Those of the step; the page of an empty dock has its own.
     """
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._layers: list[Layer] = []
         self._boxes: list[tuple[str, Box]] = []
@@ -216,11 +210,11 @@ class ScanSection(QWidget):
             folder = self._context.store.get("folder", "")
             names, _ = QFileDialog.getOpenFileNames(self, title, folder, _FILTER)
             if names:
-                self._remember(names[0])
+                self._context.store.set("folder", str(Path(names[0]).parent))
                 if kind == "list-files":
                     self._context.list_requested.emit(list(names))
                 else:
-                    self.open_paths(names)
+                    self.open_scan(names[0] if len(names) == 1 else list(names))
         elif kind in _FOLDERS:
             name = ask_folder(self, self._context.store.get("folder", ""), _FOLDERS[kind])
             if name:
@@ -231,10 +225,6 @@ class ScanSection(QWidget):
                     self.open_series(name)
                 else:
                     self.open_scan(name)
-
-    def open_paths(self, names: Sequence[str]) -> None:
-        """Open files: one scan, or several photographs as one stack."""
-        self.open_scan(names[0] if len(names) == 1 else list(names))
 
     def drop(self, paths: list[str]) -> None:
         """Open what was dropped: a folder or several files are a list of cases."""
@@ -290,9 +280,6 @@ class ScanSection(QWidget):
         except (KeyError, OSError, ValueError) as error:
             notify(str(error))
             self._context.fail(f"The sample cannot be opened: {error}")
-
-    def _remember(self, name: str) -> None:
-        self._context.store.set("folder", str(Path(name).parent))
 
     # --- choosing --------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ class Session(QObject):
             self.colours,
             self.scan_layer(),
             contour=0 if self.filled else width,
-            opacity=0.45 if self.filled else 0.9,
+            opacity=self.opacity,
             role=role,
             drawn=self._on_drawn if role == "adapted" else None,
         )
@@ -267,19 +267,28 @@ class Session(QObject):
         self.source.visible = source
         self.adapted.visible = adapted
 
+    @property
+    def opacity(self) -> float:
+        """How opaque masks are: the scan has to shine through areas."""
+        return 0.45 if self.filled else 0.9
+
+    @property
+    def shown_colours(self) -> dict[int, str]:
+        """Colours of the label values; ``"transparent"`` for those that are hidden."""
+        return {v: "transparent" if v in self.hidden else c for v, c in self.colours.items()}
+
     def set_filled(self, filled: bool) -> None:
         """Show filled areas, as large pictures always do, or contours."""
         self.filled = filled = self.large or filled
         for mask, width in ((self.source, 1), (self.adapted, 2)):
             mask.set_contour(0 if filled else width)
-            mask.set_opacity(0.45 if filled else 0.9)
+            mask.set_opacity(self.opacity)
 
     def set_hidden(self, values: set[int]) -> None:
         """Show all structures but those of these label values."""
         self.hidden = set(values)
-        shown = {v: "transparent" if v in values else c for v, c in self.colours.items()}
         for mask in (self.source, self.adapted):
-            mask.set_colours(shown)
+            mask.set_colours(self.shown_colours)
 
     def difference_names(self) -> list[str]:
         """Return what a difference can be shown of: "" is all structures together."""

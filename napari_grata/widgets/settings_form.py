@@ -7,11 +7,11 @@ from typing import Any
 
 from magicgui.widgets import Container, create_widget
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QWidget
 
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.settings import Settings, SettingsError
-from napari_grata.widgets.qt_parts import keep_narrow
+from napari_grata.widgets.qt_parts import column_in, keep_narrow
 
 # How corrections teach is chosen in the step that corrects.
 METHOD = tuple(f.name for f in fields(Settings) if f.metadata["used"] != "teaching")
@@ -54,10 +54,8 @@ class SettingsForm(QWidget):
     changed = Signal(object)
     failed = Signal(str)
 
-    def __init__(
-        self, settings: Settings, names: tuple[str, ...] = METHOD, parent: QWidget | None = None
-    ) -> None:
-        super().__init__(parent)
+    def __init__(self, settings: Settings, names: tuple[str, ...] = METHOD) -> None:
+        super().__init__()
         self._settings, self._names = settings, names
         self._quiet = False
         usual = Settings()
@@ -69,9 +67,7 @@ class SettingsForm(QWidget):
         self.fields.changed.connect(self._edited)
         for box in self.fields.native.findChildren(QComboBox):
             keep_narrow(box)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.fields.native)
+        column_in(self, self.fields.native)
         self.set_settings(settings)
 
     def set_settings(self, settings: Settings) -> None:

@@ -123,10 +123,6 @@ class SliceFigures(QObject):
     A slice whose mask came out of the stream as it is has its figures in the record. Others, drawn
     on or taken from an earlier step, are measured and flagged anew in the background.
 
-    Parameters
-    ----------
-    context : Context
-
     Attributes
     ----------
     rows : dict of int to SliceRow

@@ -147,15 +147,10 @@ def columns_in(unit: AreaUnit) -> list[Column]:
 
 
 class SliceTable(QWidget):
-    """What adaptation changed, slice by slice.
+    """What adaptation changed, slice by slice."""
 
-    Parameters
-    ----------
-    context : Context
-    """
-
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._stale = True
         words = "The structure whose areas and agreement are listed."
@@ -173,11 +168,8 @@ class SliceTable(QWidget):
         words = "Write all slices and structures to a CSV file."
         self.export_button = button("Export …", words, small=True, clicked=self._export)
         layout = column_in(self, spacing=3)
-        head = line_in(layout, spacing=6)
-        head.addWidget(self.structure)
-        head.addWidget(self.totals, 1)
-        for widget in (self.columns_button, self.copy_button, self.export_button):
-            head.addWidget(widget)
+        buttons = self.columns_button, self.copy_button, self.export_button
+        line_in(layout, self.structure, (self.totals, 1), *buttons, spacing=6)
         layout.addWidget(self.table, 1)
         self._soon = later(self, _REFRESH_MS, self._look)
         self.structure.currentIndexChanged.connect(self.refresh)

@@ -11,23 +11,29 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QPointF, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPen
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QMenu, QSlider, QVBoxLayout, QWidget
 
 from napari_grata.widgets import keys, tasks
 from napari_grata.widgets.background import Found, Outcome, Queue, describe
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.curves import ABOUT, PAIRS, Curves
 from napari_grata.widgets.mask_layer import SliceLayer
-from napari_grata.widgets.qt_parts import Sentence, button, choice, line_in
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    button,
+    choice,
+    column_in,
+    line_in,
+    menu_entry,
+)
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.slice_figures import AreaUnit, pixel_area
-from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.theme import tip
 from napari_grata.widgets.undo import MaskSnapshot, Undoable
 
 CACHE_BYTES = 48 * 2**20
 RESULT = -1
 _SIDE_WIDTH = 196
-_BUSY = "A run is going on; wait for its end, or cancel it."
 _Question = tuple[int, int]  # after which step, of which slice
 
 
@@ -44,10 +50,10 @@ class StepSlider(QSlider):
 
     moved = Signal(int)
 
-    def __init__(self, colours: ThemeColours, parent: QWidget | None = None) -> None:
-        super().__init__(Qt.Orientation.Horizontal, parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__(Qt.Orientation.Horizontal)
+        self._context = context
         self.axis = (0.0, 1.0, 0.0, 1.0)
-        self.colours = colours
         self.setAccessibleName("Step of the adaptation")
         self.setToolTip(
             tip(
@@ -113,7 +119,7 @@ class StepSlider(QSlider):
     def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Draw the groove, the result's end and the handle."""
         left, right, *_ = self.axis
-        middle, colours, there = self.height() / 2, self.colours, self.isEnabled()
+        middle, colours, there = self.height() / 2, self._context.theme, self.isEnabled()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(QPen(QColor(colours.grid), 3 if there else 1))
@@ -132,35 +138,27 @@ class StepSlider(QSlider):
 
 
 class StepsSection(QWidget):
-    """Curves with the time slider under them; shows the mask after a step, and takes it.
+    """Curves with the time slider under them; shows the mask after a step, and takes it."""
 
-    Parameters
-    ----------
-    context : Context
-    """
-
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._queue = Queue("steps", self, context.connections)
         self._cache: dict[_Question, np.ndarray] = {}
         self._preview: SliceLayer | None = None
         self._looking_back = False
         self._of: Session | None = None
-        # The session whose run is being taken to a state, and what then is to be done.
-        self._change: tuple[Session, Callable[[bool], None]] | None = None
         self._build()
         self._wire()
 
     def _build(self) -> None:
         context = self._context
         self.curves = Curves(context)
-        self.slider = StepSlider(context.theme)
+        self.slider = StepSlider(context)
         self.pair = choice(tip(ABOUT), "Which curves are shown")
         self.pair.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.pair.addItems(list(PAIRS))
-        self.words = Sentence(3)
-        self.words.setObjectName("grata_small")
+        self.words = Sentence(3, "grata_small")
         self.use_button = button(
             "Use this state",
             "Take the masks after, on all slices, from the model as it was after this step. What "
@@ -169,32 +167,22 @@ class StepsSection(QWidget):
         )
         self.go_button = button("Go to", "Go to what is worth a look.", small=True)
         menu = QMenu(self.go_button)
-        self.jumps: dict[str, Any] = {}
         for name in ("largest_change", "lowest_similarity", "first_flag"):
-            text = name.replace("_", " ").capitalize()
-            self.jumps[name] = menu.addAction(f"{text}\t{keys.BY_NAME[name].key}")
-            self.jumps[name].triggered.connect(partial(self._perform, name))
+            text = f"{name.replace('_', ' ').capitalize()}\t{keys.BY_NAME[name].key}"
+            menu_entry(menu, text, partial(context.actions.perform, name))
         self.go_button.setMenu(menu)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
+        side = QWidget()
+        side.setFixedWidth(_SIDE_WIDTH)
+        line = line_in(column_in(self), spacing=6)
         left = QVBoxLayout()
-        layout.addLayout(left, 1)
+        line.addLayout(left, 1)
         left.setSpacing(0)
         left.addWidget(self.curves, 1)
         left.addWidget(self.slider)
-        side = QWidget()
-        side.setFixedWidth(_SIDE_WIDTH)
-        right = QVBoxLayout(side)
-        right.setContentsMargins(0, 0, 0, 0)
-        right.setSpacing(3)
-        right.addWidget(self.pair)
-        right.addWidget(self.words)
+        line.addWidget(side)
+        right = column_in(side, self.pair, self.words, spacing=3)
         right.addStretch(1)
-        buttons = line_in(right)
-        buttons.addWidget(self.use_button, 1)
-        buttons.addWidget(self.go_button)
-        layout.addWidget(side)
+        line_in(right, (self.use_button, 1), self.go_button)
 
     def _wire(self) -> None:
         context = self._context
@@ -208,18 +196,13 @@ class StepsSection(QWidget):
         context.session_changed.connect(self._on_session)
         context.step_changed.connect(self._on_step)
         context.slice_changed.connect(self._look)
-        context.theme_changed.connect(self._show_theme)
         context.runner.changed.connect(self.refresh)
-        context.runner.ended.connect(self._on_ended)
         provide = context.actions.provide
         provide("use_state", self.use, self._why_no_use)
         provide("largest_change", self.largest_change, self._why_no_jump)
         provide("lowest_similarity", self.lowest_similarity, self._why_no_jump)
         provide("first_flag", self.first_flag, self._why_no_jump)
         self.refresh()
-
-    def _perform(self, action: str, _checked: bool = False) -> None:
-        self._context.actions.perform(action)
 
     # --- what is shown -----------------------------------------------------------------------
 
@@ -265,10 +248,6 @@ class StepsSection(QWidget):
         left, right, low, high = self.curves.axis()
         offset = self.curves.x() - self.slider.x()
         self.slider.axis = (left + offset, right + offset, low, high)
-        self.slider.update()
-
-    def _show_theme(self, colours: ThemeColours) -> None:
-        self.slider.colours = colours
         self.slider.update()
 
     # --- looking back ------------------------------------------------------------------------
@@ -353,8 +332,8 @@ class StepsSection(QWidget):
                 session.scan_layer(),
             )
         self._preview.set_looks(
-            {**session.colours, **{value: "transparent" for value in session.hidden}},
-            0.45 if session.filled else 0.9,
+            session.shown_colours,
+            session.opacity,
             session.adapted.layer.contour if session.adapted.layer is not None else 0,
         )
         self._preview.show(question[1], label_map)
@@ -374,16 +353,13 @@ class StepsSection(QWidget):
 
     # --- taking a state ----------------------------------------------------------------------
 
-    def _why_busy(self) -> str:
-        return _BUSY if self._context.runner.busy else ""
-
     def _why_no_use(self) -> str:
-        session = self.session()
+        session, busy = self.session(), self._context.runner.why_busy()
         if session is None:
-            return self._why_busy() or "There are no steps to go back to."
+            return busy or "There are no steps to go back to."
         if self._context.step is None and _is_own(session):
             return "The result of the run is in use; move the slider to a step first."
-        return self._why_busy()
+        return busy
 
     def use(self) -> None:
         """Take the masks after from the model as it was after the step in view."""
@@ -399,8 +375,8 @@ class StepsSection(QWidget):
         self._context.look_back(None)
         session.hide_difference()
         session.saved = ""
-        self._change = session, ended
-        self._context.runner.start("masks", session, make, f"Going to {_words(step)}")
+        then = partial(self._on_done, session, ended)
+        self._context.runner.start("masks", session, make, f"Going to {_words(step)}", then)
 
     def _used(
         self, session: Session, step: int | None, kept: list[MaskSnapshot], done: bool
@@ -420,7 +396,7 @@ class StepsSection(QWidget):
                 partial(self._go_to_state, session, states, 0),
                 partial(self._go_to_state, session, states, 1),
                 owner=session,
-                why_not=self._why_busy,
+                why_not=self._context.runner.why_busy,
             )
         )
 
@@ -446,20 +422,15 @@ class StepsSection(QWidget):
         if done and wanted is not None:
             wanted.put_back(session)
 
-    def _on_ended(self, kind: str, outcome: Outcome) -> None:
-        context, change = self._context, self._change
-        self._change = None
-        if change is None or kind != "masks" or context.runner.session is not change[0]:
-            return
-        session, ended = change
+    def _on_done(self, session: Session, ended: Callable[[bool], None], outcome: Outcome) -> None:
         ended(outcome.kind == "done")
         if outcome.kind == "done":
             session.note, session.note_tone = f"In use: {_words(session.taken_step)}.", ""
         elif outcome.kind == "cancelled":
-            session.note = "Cancelled: the masks are as they were."
-        if session is context.session:
-            context.apply_plain_mode(session)
-            context.take_results()
+            session.note, session.note_tone = "Cancelled: the masks are as they were.", ""
+        if session is self._context.session:
+            self._context.apply_plain_mode(session)
+            self._context.take_results()
 
     # --- jumps -------------------------------------------------------------------------------
 

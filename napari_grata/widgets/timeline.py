@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPolygonF
 from qtpy.QtWidgets import (
     QDockWidget,
@@ -18,13 +18,12 @@ from qtpy.QtWidgets import (
     QStackedWidget,
     QTabBar,
     QToolTip,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import line_in
-from napari_grata.widgets.theme import STRUCTURE_COLOURS, ThemeColours, blend, sheet
+from napari_grata.widgets.qt_parts import column_in, later, line_in
+from napari_grata.widgets.theme import STRUCTURE_COLOURS, ThemeColours, blend
 
 NAME = "Timeline"
 HEIGHT, _LEAST_HEIGHT = 220, 140
@@ -47,8 +46,8 @@ class SliceStrip(QWidget):
 
     slice_requested = Signal(int)
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._shares: np.ndarray | None = None
         self.setFixedHeight(26)
@@ -193,10 +192,6 @@ class SliceStrip(QWidget):
 class Timeline(QWidget):
     """What lies below the canvas; the dock puts controls and pages in.
 
-    Parameters
-    ----------
-    context : Context
-
     Signals
     -------
     docked()
@@ -205,8 +200,8 @@ class Timeline(QWidget):
 
     docked = Signal()
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._only_stacks: set[QWidget] = set()
         self._running = False
@@ -220,23 +215,16 @@ class Timeline(QWidget):
         self.strip = SliceStrip(context)
         self.slice_name = QLabel()
         self.slice_name.setObjectName("grata_small")
-        layout = QVBoxLayout(self)
+        layout = column_in(self, spacing=3)
         layout.setContentsMargins(6, 2, 6, 4)
-        layout.setSpacing(3)
         self._header = line_in(layout, spacing=8)
         self._header.addStretch(1)
-        line = line_in(layout, spacing=6)
-        line.addWidget(self.tabs)
-        line.addWidget(self.strip, 1)
-        line.addWidget(self.slice_name)
+        line = line_in(layout, self.tabs, (self.strip, 1), self.slice_name, spacing=6)
         line.addStretch()
         layout.addWidget(self.stack, 1)
         self.setMinimumHeight(_LEAST_HEIGHT)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self._keep_soon = QTimer(self)
-        self._keep_soon.setSingleShot(True)
-        self._keep_soon.setInterval(500)
-        self._keep_soon.timeout.connect(self._keep_height)
+        self._keep_soon = later(self, 500, self._keep_height)
         self._wire()
 
     def _wire(self) -> None:
@@ -249,9 +237,7 @@ class Timeline(QWidget):
         context.figures.changed.connect(self.strip.look_again)
         context.decisions_changed.connect(self.strip.look_again)
         context.changed.connect(self.strip.update)
-        context.theme_changed.connect(self._show_theme)
         context.runner.changed.connect(self._on_run)
-        self._show_theme(context.theme)
         self.refresh()
 
     # --- what the dock puts in ---------------------------------------------------------------
@@ -308,9 +294,6 @@ class Timeline(QWidget):
             wide = metrics.horizontalAdvance(shown) + 4
             self.slice_name.setMinimumWidth(max(self.slice_name.minimumWidth(), wide))
         self.strip.update()
-
-    def _show_theme(self, colours: ThemeColours) -> None:
-        self.setStyleSheet(sheet(colours))
 
     # --- its place in the window -------------------------------------------------------------
 

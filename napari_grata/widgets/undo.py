@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.records import ChosenInfo
+    from napari_grata.adaptation.run import AdaptationRun
     from napari_grata.widgets.session import Session
 
 _KEPT = (
@@ -84,6 +85,13 @@ class MaskSnapshot:
         session.drawn_slices = set(self.drawn)
         session.hide_difference()
         session.masks_changed.emit(None)
+
+
+def close_unless_used(run: AdaptationRun | None, session: weakref.ref[Session]) -> None:
+    """Close a run that nothing goes back to any more, unless it is in use again."""
+    found = session()
+    if run is not None and (found is None or found.run is not run):
+        run.close()
 
 
 def _pack(mask: np.ndarray) -> tuple[bytes, tuple[int, ...]]:

@@ -13,7 +13,8 @@ from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_grata.review.candidates import SOURCE
 from napari_grata.review.choosing import excerpt
-from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.context import Context
+from napari_grata.widgets.theme import tip
 
 if TYPE_CHECKING:
     from napari_grata.review.choosing import Choice, Row, Weighing
@@ -100,6 +101,11 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 class WeighPicture(QWidget):
     """Gains over the mask before on the reviewed slices, and what they let expect elsewhere.
 
+    Attributes
+    ----------
+    spots : list of (QRectF, int or None, str)
+        Places with a slice (None: a whole row) and words, dots before rows.
+
     Signals
     -------
     slice_requested(int)
@@ -108,35 +114,36 @@ class WeighPicture(QWidget):
 
     slice_requested = Signal(int)
 
-    def __init__(self, colours: ThemeColours, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.colours = colours
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self._context = context
         self.weighing: Weighing | None = None
         self._shown: Weighing | None = None
         self.rows: list[PictureRow] = []
-        self._choice: Choice | None = None
+        # Structure, candidate and whether with a threshold, of what is recommended.
+        self._picked: set[tuple[str, str, bool]] = set()
         self._scan: Scan | None = None
         self._card: Card | None = None
-        self._spots: list[tuple[QRectF, int | None, str]] = []
+        self.spots: list[tuple[QRectF, int | None, str]] = []
         self.setAccessibleName("Gain of each candidate over the mask before")
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
     def show_weighing(
-        self, weighing: Weighing | None, choice: Choice | None, card: Card, scan: Scan
+        self,
+        weighing: Weighing | None = None,
+        choice: Choice | None = None,
+        card: Card | None = None,
+        scan: Scan | None = None,
     ) -> None:
-        """Draw a weighing with what is recommended; None: nothing."""
-        self.weighing, self._choice, self._card, self._scan = weighing, choice, card, scan
+        """Draw a weighing with what is recommended; without one, nothing."""
+        self.weighing, self._card, self._scan = weighing, card, scan
+        picks = choice.picks if choice is not None else ()
+        self._picked = {(pick.structure, pick.candidate, bool(pick.shift)) for pick in picks}
         self._shown = excerpt(weighing) if weighing is not None else None
         self.rows = picture_rows(self._shown) if self._shown is not None else []
         self.setMinimumHeight(self._height(_LEAST_ROW) if self.rows else 0)
         self.setAccessibleDescription(choice.words if choice is not None else "")
         self.updateGeometry()
-        self.update()
-
-    def clear(self) -> None:
-        """Draw nothing: another scan is in view."""
-        self.weighing, self._shown, self._choice, self.rows = None, None, None, []
-        self.setMinimumHeight(0)
         self.update()
 
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
@@ -149,15 +156,11 @@ class WeighPicture(QWidget):
     def _height(self, row: float) -> int:
         return int(_HEAD + _FOOT + row * len(self.rows)) + 1
 
-    def spots(self) -> list[tuple[QRectF, int | None, str]]:
-        """Return places with a slice (None: a whole row) and words, dots before rows."""
-        return list(self._spots)
-
     # --- drawing ---------------------------------------------------------------------------------
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Draw titles, and a panel for each structure."""
-        self._spots = []
+        self.spots = []
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         font = painter.font()
@@ -166,7 +169,7 @@ class WeighPicture(QWidget):
         if self._shown is not None and self._card is not None and self.rows:
             self._paint(painter, self._shown)
         else:
-            painter.setPen(QColor(self.colours.muted))
+            painter.setPen(QColor(self._context.theme.muted))
             flags = int(Qt.AlignmentFlag.AlignCenter) | int(Qt.TextFlag.TextWordWrap)
             painter.drawText(QRectF(self.rect()).adjusted(20, 0, -20, 0), flags, NOTHING_YET)
         painter.end()
@@ -184,69 +187,52 @@ class WeighPicture(QWidget):
             room = max(1, int((self.width() - left) / _NARROWEST) - 1)
             structures = (*structures[:-1][:room], structures[-1])
         wide = (self.width() - left) / len(structures) - _GAP
-        picked = self._picked()
-        self._paint_titles(painter, left, row, picked)
+        self._paint_titles(painter, left, row)
         for place, structure in enumerate(structures):
             area = QRectF(
                 left + place * (wide + _GAP) + _GAP / 2, _HEAD, wide, row * len(self.rows)
             )
-            self._paint_panel(painter, structure, area, row, picked)
+            self._paint_panel(painter, structure, area, row)
         if weighing is not self.weighing:
             place, count = QRectF(4, 0, left - 8, _HEAD), len(structures) - 1
-            painter.setPen(QColor(self.colours.muted))
+            painter.setPen(QColor(self._context.theme.muted))
             painter.drawText(place, int(Qt.AlignmentFlag.AlignVCenter), f"{count} of {total}")
             words = (
                 f"{count} of {total} structures are drawn, those that candidates change most, and "
                 "the mean of all. The figures of all are in the record of the choice."
             )
-            self._spots.append((place, None, words))
+            self.spots.append((place, None, words))
         # A dot lies within its row, so the narrower place is asked first.
-        self._spots.sort(key=lambda spot: spot[1] is None)
+        self.spots.sort(key=lambda spot: spot[1] is None)
 
-    def _picked(self) -> set[tuple[str, str, bool]]:
-        """Return structure, candidate and whether with a threshold, of what is recommended."""
-        picks = self._choice.picks if self._choice is not None else ()
-        return {(pick.structure, pick.candidate, bool(pick.shift)) for pick in picks}
+    def _is_picked(self, cell: Row) -> bool:
+        return (cell.structure, cell.candidate, bool(cell.shift)) in self._picked
 
-    @staticmethod
-    def _key(structure: str, line: PictureRow) -> tuple[str, str, bool]:
-        cell = line.cells.get(structure)
-        return structure, line.candidate, bool(cell is not None and cell.shift)
-
-    def _paint_titles(
-        self, painter: QPainter, left: float, row: float, picked: set[tuple[str, str, bool]]
-    ) -> None:
+    def _paint_titles(self, painter: QPainter, left: float, row: float) -> None:
         plain = painter.font()
         strong = QFont(plain)
         strong.setBold(True)
         for number, line in enumerate(self.rows):
             better = line.candidate != SOURCE or any(cell.shift for cell in line.cells.values())
-            chosen = better and any(self._key(name, line) in picked for name in line.cells)
+            chosen = better and any(map(self._is_picked, line.cells.values()))
             painter.setFont(strong if chosen else plain)
-            painter.setPen(QColor(self.colours.text))
+            painter.setPen(QColor(self._context.theme.text))
             place = QRectF(4, _HEAD + number * row, left - 8, row)
             text = painter.fontMetrics().elidedText(
                 line.title, Qt.TextElideMode.ElideRight, int(place.width())
             )
             painter.drawText(place, int(Qt.AlignmentFlag.AlignVCenter), text)
             if text != line.title:
-                self._spots.append((place, None, line.title))
+                self.spots.append((place, None, line.title))
         painter.setFont(plain)
-        painter.setPen(QColor(self.colours.muted))
+        painter.setPen(QColor(self._context.theme.muted))
         place = QRectF(4, _HEAD + len(self.rows) * row + 1, left - 8, _FOOT)
         painter.drawText(place, int(Qt.AlignmentFlag.AlignTop), self._unit())
 
-    def _paint_panel(
-        self,
-        painter: QPainter,
-        structure: str,
-        area: QRectF,
-        row: float,
-        picked: set[tuple[str, str, bool]],
-    ) -> None:
+    def _paint_panel(self, painter: QPainter, structure: str, area: QRectF, row: float) -> None:
         # An axis each: what is much for one structure is little for another.
         axis = reach(line.cells[structure] for line in self.rows if structure in line.cells)
-        colours, (low, high) = self.colours, axis
+        colours, (low, high) = self._context.theme, axis
 
         def x(value: float) -> float:
             return area.left() + (value - low) / (high - low) * area.width()
@@ -268,7 +254,7 @@ class WeighPicture(QWidget):
             if cell is None:
                 continue
             band = QRectF(area.left(), area.top() + number * row, area.width(), row)
-            strong = self._key(structure, line) in picked
+            strong = self._is_picked(cell)
             if strong:
                 stays = line.candidate == SOURCE and not cell.shift
                 tint = QColor(colours.muted if stays else colours.accent)
@@ -282,7 +268,7 @@ class WeighPicture(QWidget):
             painter.setPen(QPen(QColor(128, 128, 128, 180), 1))
             painter.setBrush(QColor(colour))
             painter.drawRoundedRect(QRectF(area.left(), 4, 9, 9), 2, 2)
-        painter.setPen(QColor(self.colours.text))
+        painter.setPen(QColor(self._context.theme.text))
         place = QRectF(area.left() + 14, 0, area.width() - 14, _HEAD)
         text = painter.fontMetrics().elidedText(
             structure, Qt.TextElideMode.ElideMiddle, int(place.width())
@@ -292,14 +278,14 @@ class WeighPicture(QWidget):
     def _paint_cell(
         self, painter: QPainter, cell: Row, band: QRectF, axis: tuple[float, float], *, strong: bool
     ) -> None:
-        colours, (low, high), found = self.colours, axis, cell.estimate
+        colours, (low, high), found = self._context.theme, axis, cell.estimate
         middle = band.center().y()
 
         def x(share: float) -> float:
             value = min(max(100 * share, low), high)
             return band.left() + (value - low) / (high - low) * band.width()
 
-        self._spots.append((band, None, self._row_words(cell)))
+        self.spots.append((band, None, self._row_words(cell)))
         if cell.candidate != SOURCE or cell.shift:
             better = cell.consistent and cell.telling
             pen = QPen(QColor(colours.accent if better else colours.muted))
@@ -334,7 +320,7 @@ class WeighPicture(QWidget):
             else:
                 painter.drawEllipse(at, _DOT, _DOT)
             around = QRectF(at.x() - 2 * _DOT, at.y() - _DOT - 1, 4 * _DOT, 2 * _DOT + 2)
-            self._spots.append((around, index, self._dot_words(cell, index)))
+            self.spots.append((around, index, self._dot_words(cell, index)))
 
     # --- words -----------------------------------------------------------------------------------
 
@@ -367,7 +353,7 @@ class WeighPicture(QWidget):
     # --- mouse -----------------------------------------------------------------------------------
 
     def _spot(self, place: QPointF) -> tuple[QRectF, int | None, str] | None:
-        return next((spot for spot in self._spots if spot[0].contains(place)), None)
+        return next((spot for spot in self.spots if spot[0].contains(place)), None)
 
     def event(self, event: Any) -> bool:
         """Say what lies under the mouse."""

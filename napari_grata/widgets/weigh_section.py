@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QScrollArea,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QScrollArea, QSpinBox, QWidget
 from superqt import QCollapsible
 
 from napari_grata.review.choosing import Rule
@@ -23,10 +18,19 @@ from napari_grata.review.proposing import FEWEST, MOST
 from napari_grata.scans.scan import counted
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import LineList, Sentence, button, column, row
+from napari_grata.widgets.qt_parts import (
+    LineList,
+    Sentence,
+    button,
+    column,
+    column_in,
+    later,
+    offer,
+    row,
+)
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.state import chosen_words
-from napari_grata.widgets.theme import ThemeColours, tip
+from napari_grata.widgets.theme import tip
 from napari_grata.widgets.undo import Undoable
 from napari_grata.widgets.weigh_picture import WeighPicture
 from napari_grata.widgets.weigh_tasks import (
@@ -44,7 +48,6 @@ from napari_grata.widgets.weigh_tasks import (
 )
 
 TITLE = "A few reviewed slices decide"
-_BUSY = "A run is going on; wait for its end, or cancel it."
 _NO_MASK = "Adapt first: then there is something to weigh."
 _ABOUT = (
     "The program proposes slices; you say what is right there; then it shows which mask, if any, "
@@ -73,23 +76,17 @@ class WeighSection(QWidget):
     weighed = Signal()
     unfolded = Signal(bool)
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._found: weakref.WeakKeyDictionary[Session, Found] = weakref.WeakKeyDictionary()
-        # The session that a job works on, what its note was, and what is to be done at its end.
-        self._working: tuple[Session, str, Any] | None = None
         self._build()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(100)
-        self._soon.timeout.connect(self.refresh)
+        self._soon = later(self, 100, self.refresh)
         self._wire()
         self.refresh()
 
     def _build(self) -> None:
-        self.words = Sentence(7)
-        self.words.setObjectName("grata_small")
+        self.words = Sentence(7, "grata_small")
         self.propose_button = button("Propose slices", clicked=self.propose)
         self.count = QSpinBox()
         self.count.setRange(FEWEST, MOST)
@@ -114,14 +111,12 @@ class WeighSection(QWidget):
                 self.use_button,
             )
         )
-        self.picture = WeighPicture(self._context.theme)
+        self.picture = WeighPicture(self._context)
         self.page = QScrollArea()
         self.page.setWidget(self.picture)
         self.page.setWidgetResizable(True)
         self.page.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.fold)
+        column_in(self, self.fold)
 
     def _wire(self) -> None:
         context = self._context
@@ -139,7 +134,6 @@ class WeighSection(QWidget):
             context.undo.changed,
         ):
             signal.connect(self._look_soon)
-        context.theme_changed.connect(self._show_theme)
         context.runner.ended.connect(self._on_ended)
 
     # --- what there is ---------------------------------------------------------------------------
@@ -147,10 +141,6 @@ class WeighSection(QWidget):
     def found(self, session: Session) -> Found:
         """Return what is known of a session so far."""
         return self._found.setdefault(session, Found())
-
-    def _slices(self, session: Session) -> tuple[int, ...]:
-        """Return the slices that candidates are made of: those that have both masks."""
-        return tuple(sorted(session.segmented_slices & session.adapted_slices))
 
     def _decided(self) -> set[int | None] | None:
         """Return the slices that are decided on (None among them: all); None if not known yet."""
@@ -178,32 +168,27 @@ class WeighSection(QWidget):
 
     # --- why not ---------------------------------------------------------------------------------
 
-    def _why_not(self, session: Session | None) -> str:
-        context = self._context
+    def _why_not(self, more: Callable[[Session], str]) -> str:
+        """Return why one of the three cannot be done now: what holds for all, then ``more``."""
+        context, session = self._context, self._context.session
         if session is None or not session.adapted_slices:
             return _NO_MASK
-        if session.busy or context.runner.busy:
-            return _BUSY
+        if context.runner.busy:
+            return context.runner.why_busy()
         if session.run is None:
             return "The run's model is not there any more: adapt again, then weigh."
         if context.runner.unfinished:
             return "The run was cancelled: go on with it, or finish it, first."
-        return ""
+        return more(session)
 
-    def _why_no_propose(self, session: Session | None) -> str:
-        reason = self._why_not(session)
-        if reason or session is None:
-            return reason
+    def _why_no_propose(self, session: Session) -> str:
         done = len(self._context.reviewed.of(session))
         if done >= self.count.value():
             reviewed = counted(done, session.scan.noun)
             return f"{reviewed} reviewed already: weigh, or choose a higher number."
         return ""
 
-    def _why_no_weigh(self, session: Session | None) -> str:
-        reason = self._why_not(session)
-        if reason or session is None:
-            return reason
+    def _why_no_weigh(self, session: Session) -> str:
         noun, done = session.scan.noun, len(self._context.reviewed.of(session))
         if done < Rule().fewest:
             return (
@@ -212,14 +197,7 @@ class WeighSection(QWidget):
             )
         return ""
 
-    def _able_to_teach(self, session: Session | None) -> bool:
-        """Whether copies of the model may learn: of one that reads volumes that takes hours."""
-        return session is not None and session.card.patch is None
-
-    def _why_no_use(self, session: Session | None) -> str:
-        reason = self._why_not(session)
-        if reason or session is None:
-            return reason
+    def _why_no_use(self, session: Session) -> str:
         found, decided = self.found(session), self._decided()
         if found.choice is None:
             return "Weigh first."
@@ -237,18 +215,23 @@ class WeighSection(QWidget):
             return "Every slice is reviewed, drawn on or decided: there are no others."
         return ""
 
+    def _able_to_teach(self, session: Session | None) -> bool:
+        """Whether copies of the model may learn: of one that reads volumes that takes hours."""
+        return session is not None and session.card.patch is None
+
     # --- what the user does ----------------------------------------------------------------------
 
-    def _work(self, session: Session) -> Work | None:
-        context = self._context
-        if context.entry is None:
+    def _work(self, why_not: Callable[[Session], str]) -> Work | None:
+        """Return what a job works on, unless there is a reason not to begin."""
+        context, session = self._context, self._context.session
+        if session is None or context.entry is None or self._why_not(why_not):
             return None
         return Work(
             context.runner.engine,
             context.entry.folder,
             context.device,
             session,
-            self._slices(session),
+            tuple(sorted(session.segmented_slices & session.adapted_slices)),
             context.runner.job.abandoned,
             self.found(session).pool,
         )
@@ -256,24 +239,18 @@ class WeighSection(QWidget):
     def _start(
         self, session: Session, make: Any, title: str, ended: Any, *, kind: str = "weigh"
     ) -> None:
-        context = self._context
-        if context.runner.kind is not None:
-            context.say(_BUSY)
-            return
-        context.look_back(None)
-        note = "" if session.note == session.result_note else session.note
-        self._working = session, note, ended
-        context.runner.start(kind, session, make, title)
+        self._context.look_back(None)
+        then = partial(self._on_done, session, ended)
+        self._context.runner.start(kind, session, make, title, then)
 
     def propose(self) -> None:
         """Make the candidates and propose slices on which they differ."""
-        session = self._context.session
-        work = None if session is None or self._why_no_propose(session) else self._work(session)
-        if session is not None and work is not None:
-            reviewed = self._context.reviewed.of(session)
+        work = self._work(self._why_no_propose)
+        if work is not None:
+            reviewed = self._context.reviewed.of(work.session)
             left_out = {i for i in (self._decided() or ()) if i is not None} | reviewed.keys()
             make = partial(propose_slices, work, self.count.value() - len(reviewed), left_out)
-            self._start(session, make, "Looking for slices to review", self._proposed)
+            self._start(work.session, make, "Looking for slices to review", self._proposed)
 
     def _proposed(self, session: Session, results: list[Any]) -> None:
         proposed = self.found(session).proposed = results[1]
@@ -283,10 +260,9 @@ class WeighSection(QWidget):
 
     def weigh(self) -> None:
         """Measure all candidates on the slices that are called right."""
-        session = self._context.session
-        work = None if session is None or self._why_no_weigh(session) else self._work(session)
-        if session is not None and work is not None:
-            reviewed = self._context.reviewed.of(session)
+        work = self._work(self._why_no_weigh)
+        if work is not None:
+            session, reviewed = work.session, self._context.reviewed.of(work.session)
             make = partial(
                 weigh_slices,
                 work,
@@ -309,11 +285,9 @@ class WeighSection(QWidget):
 
     def use(self) -> None:
         """Have the choice take the place of the masks after, where nobody has said anything."""
-        session = self._context.session
-        work = None if session is None or self._why_no_use(session) else self._work(session)
-        if session is not None and work is not None:
-            if not self._context.drawings_are_safe():
-                return
+        work = self._work(self._why_no_use)
+        if work is not None and self._context.drawings_are_safe():
+            session = work.session
             found, before = replace(self.found(session)), lies_over(session.run)
             make = partial(choose_masks, work, found, self._targets(session))
             ended = partial(self._used, found=found, before=before)
@@ -330,14 +304,11 @@ class WeighSection(QWidget):
                 partial(self._change, session, there, before, "The masks after are as they were."),
                 partial(self._change, session, after, lies_over(session.run), ""),
                 owner=session,
-                why_not=self._why_busy,
+                why_not=self._context.runner.why_busy,
             )
         )
         session.note = f"Chosen masks are in use on {session.scan.counts(len(after.masks))}."
         session.note_tone = "good"
-
-    def _why_busy(self) -> str:
-        return _BUSY if self._context.runner.busy else ""
 
     def _change(self, session: Session, changed: Changed, over: Over, note: str) -> None:
         """Take the choice back, or use it again."""
@@ -373,29 +344,25 @@ class WeighSection(QWidget):
             session.drawn.emit(index)
         return before
 
-    def _on_ended(self, kind: str, outcome: Outcome) -> None:
-        context, working = self._context, self._working
-        self._working = None
-        if working is not None and context.runner.session is working[0]:
-            session, note, ended = working
-            session.note = note
-            if not note:  # it told the result, of which a stroke may have changed what is flagged
-                context.runner.tell_result(session)
-            results = list(context.runner.results)
-            found = self.found(session)
-            if results and isinstance(results[0], Pool) and results[0] is not found.pool:
-                found.pool = results[0]  # not to be made again
-                found.weighing = found.choice = None  # they were of other candidates
-            # Masks that are kept with the run are there, even if Cancel was pressed just then.
-            if outcome.kind == "done" or isinstance(next(iter(results), None), Changed):
-                ended(session, results)
-            elif outcome.kind == "cancelled":
-                context.say("Cancelled: nothing is changed.")
-            if session is context.session:
-                context.apply_plain_mode(session)
-                context.take_results()
-        elif kind == "adapt" and context.runner.session is not None:
-            found = self.found(context.runner.session)
+    def _on_done(self, session: Session, ended: Any, outcome: Outcome) -> None:
+        """A job has ended; ``ended`` takes its results."""
+        context, found = self._context, self.found(session)
+        results = list(context.runner.results)
+        if results and isinstance(results[0], Pool) and results[0] is not found.pool:
+            found.pool = results[0]  # not to be made again
+            found.weighing = found.choice = None  # they were of other candidates
+        # Masks that are kept with the run are there, even if Cancel was pressed just then.
+        if outcome.kind == "done" or (results and isinstance(results[0], Changed)):
+            ended(session, results)
+        elif outcome.kind == "cancelled":
+            context.say("Cancelled: nothing is changed.")
+        if session is context.session:
+            context.apply_plain_mode(session)
+            context.take_results()
+
+    def _on_ended(self, kind: str, _outcome: Outcome) -> None:
+        if kind == "adapt" and self._context.runner.session is not None:
+            found = self.found(self._context.runner.session)
             found.weighing = found.choice = None
         self._look_soon()
 
@@ -413,28 +380,27 @@ class WeighSection(QWidget):
         done = len(self._context.reviewed.of(session)) if session is not None else 0
         self.weigh_button.setText(f"Weigh {counted(done, noun)}" if done else "Weigh")
         self.use_button.setText(f"Use for the other {noun}s")
-        for made, reason, words in (
+        for made, why_not, words in (
             (
                 self.propose_button,
-                self._why_no_propose(session),
+                self._why_no_propose,
                 "Run other methods on the scan, from the model as it was trained, and find where "
                 "they differ most. The first time takes as long as these runs; nothing of yours "
                 "is changed.",
             ),
             (
                 self.weigh_button,
-                self._why_no_weigh(session),
+                self._why_no_weigh,
                 f"Compare all methods with your masks on the {noun}s that you call right.",
             ),
             (
                 self.use_button,
-                self._why_no_use(session),
+                self._why_no_use,
                 f"Put the recommended masks on the {noun}s that you have neither reviewed, drawn "
                 "on nor decided. Undo takes it back.",
             ),
         ):
-            made.setEnabled(not reason)
-            made.setToolTip(tip(reason or words))
+            offer(made, tip(self._why_not(why_not)), tip(words))
         self.teach.setVisible(self._able_to_teach(session))
         self.teach.setToolTip(
             tip(
@@ -449,7 +415,7 @@ class WeighSection(QWidget):
             if self.found(session).weighing is not self.picture.weighing:
                 self._show_picture(session)
         elif self.picture.weighing is not None:
-            self.picture.clear()
+            self.picture.show_weighing()
 
     def _sentence(self, session: Session) -> tuple[str, str]:
         found, noun = self.found(session), session.scan.noun
@@ -482,7 +448,3 @@ class WeighSection(QWidget):
     def _show_picture(self, session: Session) -> None:
         found = self.found(session)
         self.picture.show_weighing(found.weighing, found.choice, session.card, session.scan)
-
-    def _show_theme(self, colours: ThemeColours) -> None:
-        self.picture.colours = colours
-        self.picture.update()

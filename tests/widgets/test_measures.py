@@ -246,7 +246,7 @@ def test_a_truth_is_for_the_session_it_was_opened_for(reader: Reader) -> None:
     reader.look()
     first = reader.context.layer
     truth = reader.stage.viewer.add_labels(reader.session.adapted.stack.copy(), name="truth")
-    reader.section.take_layer(truth)
+    reader.section.take(truth.data)
     reader.stage.open(SHAPE, (3.0, 2.0, 2.0))  # at once another scan
     reader.fill()
     reader.settle()
@@ -273,10 +273,10 @@ def test_a_truth_file_is_read_and_one_on_another_grid_is_a_sentence(
     data[12:28, 14:34] = 1
     nib.save(nib.Nifti1Image(data, affine), good)
     nib.save(nib.Nifti1Image(data[:20], affine), bad)
-    section.take_file(bad)
+    section.take(bad)
     user.wait(lambda: any("another grid" in text for text in told))
     assert any(text.endswith("Nothing was changed.") for text in told)
-    section.take_file(good)
+    section.take(good)
     user.wait(lambda: DICE_TO_TRUTH in set(section.table.figures["quantity"]))
     # The truth shows no cup, so nothing is said about the cup against it.
     figures = section.table.figures

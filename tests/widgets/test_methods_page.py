@@ -19,9 +19,9 @@ from napari_grata.widgets.methods_curves import LAYERS
 
 
 def tick(table: Any, *names: str) -> None:
-    for name, row in table.rows.items():
+    for name, item in table.items.items():
         state = Qt.CheckState.Checked if name in names else Qt.CheckState.Unchecked
-        row.item.setCheckState(0, state)
+        item.setCheckState(0, state)
 
 
 def compare(user: Any, *names: str) -> Any:
@@ -66,7 +66,7 @@ def test_methods_are_run_shown_and_written_and_nothing_is_changed(
     assert page.overlay.map.image.shape == (6, 2)  # steps, layers
     # A truth that is opened is compared with, and only now.
     user.viewer.add_labels(np.array(first.layer.data), name="truth")
-    user.dock.measures._take(first.layer.data)
+    user.dock.measures.take(first.layer.data)
     user.wait(lambda: second.result.dice)
     assert set(first.result.dice.values()) == {1.0}
     of_disc = dice(second.layer.data > 0, first.layer.data > 0)

@@ -20,7 +20,6 @@ from napari_grata.scans import scan_from_array
 from napari_grata.scans.files import read_json
 from napari_grata.widgets.state import Step
 from napari_grata.widgets.steps import StepsSection
-from napari_grata.widgets.theme import theme_colours
 from napari_grata.widgets.weigh_picture import WeighPicture, points, ticks
 from tools.generators.models import small_card
 
@@ -468,7 +467,7 @@ def test_the_picture_says_what_lies_under_the_mouse_and_a_click_goes_there(
         picture.resize(640, 160)
         images.append(picture.grab().toImage())
     assert images[0] != images[1]
-    dots = [spot for spot in picture.spots() if spot[1] is not None]
+    dots = [spot for spot in picture.spots if spot[1] is not None]
     assert {slice_index for _, slice_index, _ in dots} == {0, 3, 5}
     place, index, words = next(spot for spot in dots if spot[1] == 3 and "Careful" in spot[2])
     assert user.context.scan.slice_name(3) in words
@@ -480,7 +479,7 @@ def test_the_picture_says_what_lies_under_the_mouse_and_a_click_goes_there(
         pos=QPoint(int(place.center().x()), int(place.center().y())),
     )
     assert user.context.in_view() == index
-    rows = [words for _, index, words in picture.spots() if index is None]
+    rows = [words for _, index, words in picture.spots if index is None]
     assert any("expected on the other slices" in words for words in rows)
 
 
@@ -492,7 +491,7 @@ def test_axis_and_figures() -> None:
     assert points(-0.0001) == "0.0"
 
 
-def test_of_many_structures_as_many_are_drawn_as_there_is_room_for(qtbot: Any) -> None:
+def test_of_many_structures_as_many_are_drawn_as_there_is_room_for(qtbot: Any, stage: Any) -> None:
     names = tuple(f"part {n}" for n in range(20))
     rows = [
         Row(
@@ -509,7 +508,7 @@ def test_of_many_structures_as_many_are_drawn_as_there_is_room_for(qtbot: Any) -
         for n, name in enumerate(names)
         for which, move in (("source", 0), ("other", 1))
     ]
-    picture = WeighPicture(theme_colours("dark"))
+    picture = WeighPicture(stage.context)
     qtbot.addWidget(picture)
     scan = scan_from_array(np.arange(192.0).reshape(3, 8, 8), name="v")
     weighing = Weighing((1,), 2, names, tuple(rows), Rule())
@@ -517,7 +516,7 @@ def test_of_many_structures_as_many_are_drawn_as_there_is_room_for(qtbot: Any) -
     for width, count in ((900, 7), (420, 2)):
         picture.resize(width, 120)
         picture.grab()
-        words = [text for _, index, text in picture.spots() if index is None]
+        words = [text for _, index, text in picture.spots if index is None]
         drawn = {text.split(",")[0] for text in words if ", Other: " in text}
         assert drawn == {*(f"part {n}" for n in range(19, 19 - count, -1)), "mean of 20"}
         assert any(text.startswith(f"{count} of 20 structures are drawn") for text in words)
