@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,7 +235,7 @@ def fill_tables(place: Path) -> None:
         pair = [source] if path.stem == SOURCE else [source, candidate(path)]
         table: dict[str, np.ndarray] = {}
         for reviewer, masks in reviewers.items():
-            found = _finished(measure(segmenter, pair, masks, stack=card.dimensions == 3))
+            *_, found = measure(segmenter, pair, masks, stack=card.dimensions == 3)
             for part in ("dice", "gains", "apart"):
                 table[f"{reviewer} {part}"] = getattr(found, part)[-1]
         table["structures"] = np.array(found.structures)
@@ -247,15 +247,6 @@ def fill_tables(place: Path) -> None:
         )
         table_of(path).parent.mkdir(exist_ok=True)
         np.savez_compressed(table_of(path), **table)
-
-
-def _finished(steps: Generator[Any, None, Measured]) -> Measured:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            found: Measured = stop.value
-            return found
 
 
 class Tables:
@@ -461,7 +452,8 @@ def _lessons(
         others = [i for i in stack.slices if i not in shown]
         masks = {one.name: one.masks for one in runs.candidates}
         for name, tried in (("untaught", runs.candidates[:-1]), ("decided", runs.candidates)):
-            choice = recommend(weigh(segmenter, tried, shown, stack=is_stack))
+            *_, weighing = weigh(segmenter, tried, shown, stack=is_stack)
+            choice = recommend(weighing)
             masks[name] = dict(chosen_masks(segmenter, choice, tried, others))
         dice = {name: _dice(card, found, stack.truth, others) for name, found in masks.items()}
         gains = {name: 100 * (one - dice[SOURCE]) for name, one in dice.items()}

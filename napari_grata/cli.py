@@ -7,7 +7,7 @@ and what to do); 130 stopped with Ctrl+C, what was finished is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_grata.adaptation import Record
-    from napari_grata.review.choosing import Weighing
     from napari_grata.scans import Scan
     from napari_grata.scans.samples import Sample
     from napari_grata.segmenters import Card, Segmenter
@@ -367,7 +366,7 @@ def choose(
     from napari_grata.adaptation import parse_slices
     from napari_grata.review.candidates import USUAL, CandidateRuns
     from napari_grata.review.choice_record import record_choice
-    from napari_grata.review.choosing import chosen_masks, weigh_stepwise
+    from napari_grata.review.choosing import chosen_masks, weigh
     from napari_grata.review.compare import reviewed_masks
     from napari_grata.review.figures import gains
     from napari_grata.review.proposing import FEWEST, MOST
@@ -409,12 +408,6 @@ def choose(
         console.say(f"Correct these {opened.noun}s in a copy of {before}: {told}")
         console.say("Then give it with --reviewed, and another --out.")
         return result | {"proposed": [index + 1 for index in asked]}
-    weighed: list[Weighing] = []
-
-    def weighing() -> Iterator[tuple[int, int]]:
-        steps = weigh_stepwise(segmenter, runs.candidates, truth, stack=opened.is_stack)
-        weighed.append((yield from steps))
-
     if teach and card.patch is not None:
         console.warn(["This model reads whole volumes: no copy learns from the reviewed slices."])
     elif teach and len(truth) > 1:
@@ -422,9 +415,10 @@ def choose(
         _, total = next(lessons)
         for _ in console.progress(lessons, total - 1, "learn"):
             pass
-    for _ in console.progress(weighing(), len(runs.candidates) * (len(truth) + 1), "weigh"):
-        pass
-    record = record_choice(card, opened, weighed[0], runs.settings)
+    steps = weigh(segmenter, runs.candidates, truth, stack=opened.is_stack)
+    parts = len(runs.candidates) * (len(truth) + 1) + 1
+    *_, weighing = console.progress(steps, parts, "weigh")
+    record = record_choice(card, opened, weighing, runs.settings)
     found = dict(chosen_masks(segmenter, record.chosen, runs.candidates))
     runs.close()
     # What a person made stays as it is.

@@ -15,14 +15,13 @@ candidates differ most on them)::
 
     g_i = β·D_i + ε_i,  ε_i ~ N(0, σ²·D_i),  β ~ N(0, σ²/(κ·D̄)),  σ² ~ Inv-χ²(ν, a²·D̄)
 
-The prior is that of κ more slices on which nothing was gained (of *Careful* and of copies that
-learned from the reviewed slices: on which they gained, see `Rule`), and of shares that scatter by
-``a`` among slices, which weighs as much as ν of them: with three slices their own scatter is hardly
-known. All is conjugate, so the gain on the remaining slices has a Student-t distribution with
-ν + k degrees of freedom. A candidate is recommended for a structure if the lower end of its
-interval is above 0, and on the reviewed slices it differs as much as on three others; of several,
-the one with the largest expected gain. The numbers of `Rule` were chosen with
-``benchmarks/choosing.py``; see ``docs/results-details.md``.
+The prior is that of κ more slices on which nothing was gained (of some candidates: on which they
+gained, see `Rule`), and of shares that scatter by ``a`` among slices, which weighs as much as ν of
+them: with three slices their own scatter is hardly known. All is conjugate, so the gain on the
+remaining slices has a Student-t distribution with ν + k degrees of freedom. A candidate is
+recommended for a structure if the lower end of its interval is above 0, and on the reviewed slices
+it differs as much as on three others; of several, the one with the largest expected gain. The
+numbers of `Rule` were chosen with ``benchmarks/choosing.py``; see ``docs/results-details.md``.
 
 Structures of which one lies inside the other are outlined together: where one of the two is taken
 from a candidate and nothing is recommended for the other, that comes from the same candidate, if
@@ -37,9 +36,9 @@ No Qt, no torch, and no label goes anywhere else: candidates are finished before
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,24 +69,20 @@ class Rule:
     ----------
     level : float
         Probability with which the gain has to be above 0, one-sided.
-    idle_slices : float
-        κ: so many more slices on which nothing was gained.
-    scatter : float
-        a: how much of a change is for the better varies so much among slices, as known before.
-    weight : float
-        ν: how many slices that knowledge weighs.
+    idle_slices, scatter, weight : float
+        κ, a and ν of the prior.
     penalty : float
         What a logit shift of 1 has to gain, as a share of Dice.
     fewest : int
         Fewer slices than these decide nothing: one cannot agree with another.
     telling : float
         On the reviewed slices together a candidate has to differ from the source mask at least so
-        many times as much as on one of the others; where it does not, its gain there says little.
+        many times as much as on one of the others; else its gain there says little.
     priors : dict of str to (float, float)
-        Candidates that are expected to gain: the share β₀ of where they differ, as if so many more
-        slices had shown it, in place of nothing on κ of them. *Careful* gained on nearly all
-        development centres; a copy that learned from the reviewed slices was told what is right
-        here, and is weighed after learning from fewer. Nothing of them has to be telling.
+        Of candidates that are expected to gain: the share β₀ of where they differ, as if so many
+        slices had shown it. *Careful* gained on nearly all development centres; a copy that
+        learned from the reviewed slices is weighed after learning from fewer. Nothing of them has
+        to be telling.
     """
 
     level: float = 0.85
@@ -149,14 +144,11 @@ def estimate(
     left = float((gains**2 / apart).sum()) + known * expected**2 - share**2 * precision
     variance = (rule.weight * rule.scatter**2 * typical + max(left, 0.0)) / freedom
     spread = math.sqrt(variance * (rest**2 / precision + rest / max(count, 1)))
-    reach = _student(rule.level, freedom) * spread
-    return Estimate(share * rest, share * rest - reach, share * rest + reach)
-
-
-def _student(level: float, freedom: float) -> float:
+    # Only here, for its import takes long.
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, level))
+    reach = float(stdtrit(freedom, rule.level)) * spread
+    return Estimate(share * rest, share * rest - reach, share * rest + reach)
 
 
 # -- weighing --------------------------------------------------------------------------------
@@ -178,7 +170,6 @@ class Row:
         Dice less that of the source mask; what the other structures gain or lose where this one
         alone is taken over is added.
     estimate : Estimate
-        The gain expected on the other slices.
     consistent : bool
         Whether the lower end of the interval is above 0, on enough slices.
     telling : bool
@@ -237,9 +228,8 @@ class Measured:
         1 − Dice with the source mask.
     rest : ndarray, shape (candidates, structures)
         Mean of the same on the slices that were not reviewed.
-    remaining : int
-    inside : dict of str to str
-        For structures that lie in another one: which.
+    remaining, inside
+        As in `Weighing`.
     """
 
     names: tuple[str, ...]
@@ -254,13 +244,8 @@ class Measured:
 
 
 def weigh(
-    segmenter: Segmenter,
-    candidates: Sequence[Candidate],
-    reviewed: Masks,
-    *,
-    stack: bool = False,
-    rule: Rule | None = None,
-) -> Weighing:
+    segmenter: Segmenter, candidates: Sequence[Candidate], reviewed: Masks, *, stack: bool = False
+) -> Iterator[Any]:
     """Measure candidates on reviewed slices.
 
     Parameters
@@ -274,74 +259,65 @@ def weigh(
     stack : bool
         Whether slices are parts of one case (`Scan.is_stack`), and not cases of their own.
 
+    Yields
+    ------
+    (int, int), and last Weighing
+        How many of how many parts are done, and what it came to.
+
     Raises
     ------
     ChoosingError
         If there is nothing to weigh or to weigh with.
     """
-    steps = weigh_stepwise(segmenter, candidates, reviewed, stack=stack, rule=rule)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        found: Weighing = stop.value
-        return found
-
-
-def weigh_stepwise(
-    segmenter: Segmenter,
-    candidates: Sequence[Candidate],
-    reviewed: Masks,
-    *,
-    stack: bool = False,
-    rule: Rule | None = None,
-) -> Generator[tuple[int, int], None, Weighing]:
-    """Do as `weigh`, and yield how many of how many parts are done."""
-    measured = yield from measure(segmenter, candidates, reviewed, stack=stack)
-    return conclude(measured, sorted(reviewed), rule or Rule())
+    for step in measure(segmenter, candidates, reviewed, stack=stack):
+        whole = isinstance(step, Measured)
+        yield conclude(step, sorted(reviewed), Rule()) if whole else step
 
 
 def measure(
-    segmenter: Segmenter,
-    candidates: Sequence[Candidate],
-    reviewed: Masks,
-    *,
-    stack: bool = False,
-) -> Generator[tuple[int, int], None, Measured]:
-    """Compare every candidate's masks with the reviewed ones, at every shift."""
-    card = segmenter.card
-    ordered = _source_first(candidates)
+    segmenter: Segmenter, candidates: Sequence[Candidate], reviewed: Masks, *, stack: bool = False
+) -> Iterator[Any]:
+    """Compare candidates with the reviewed masks at every shift; as `weigh`, last `Measured`."""
+    structures = segmenter.card.structures
+    ordered = source_first(candidates)
     source, slices = ordered[0], sorted(reviewed)
     _check(ordered, reviewed)
-    names = tuple(structure.name for structure in card.structures)
-    shape = (len(ordered), len(slices), len(names), len(SHIFTS))
-    dice, gains, apart = (np.full(shape, np.nan) for _ in range(3))
+    overlaps = Overlaps(segmenter.card, ordered, stack=stack)
+    found = np.full((3, len(ordered), len(slices), len(structures), len(SHIFTS)), np.nan)
     others = sorted(source.masks.keys() - reviewed.keys())
-    rest = np.zeros((len(ordered), len(names)))
-    usual = _usual(card, ordered) if stack else None
-    total = len(ordered) * (len(slices) + 1)
+    rest = np.zeros((len(ordered), len(structures)))
+    done, total = 0, len(ordered) * (len(slices) + 1)
     for row, candidate in enumerate(ordered):
         for column, index in enumerate(slices):
-            found = _on_slice(
-                segmenter, candidate, source.masks[index], reviewed[index], index, usual
-            )
-            dice[row, column], gains[row, column], apart[row, column] = found
-            yield row * (len(slices) + 1) + column + 1, total
+            masks = source.masks[index], reviewed[index]
+            found[:, row, column] = _on_slice(segmenter, candidate, *masks, index, overlaps)
+            done += 1
+            yield done, total
         if others:
-            rest[row] = _distances(card, source, candidate, others, usual).mean(0)
-        yield (row + 1) * (len(slices) + 1), total
-    titles = tuple(candidate.title for candidate in ordered)
-    inside = {one.name: one.inside for one in card.structures if one.inside}
-    own = tuple(one.name for one in ordered)
-    return Measured(own, titles, names, dice, gains, apart, rest, len(others), inside)
+            away = [overlaps.apart(source.masks[i], candidate.masks[i]) for i in others]
+            rest[row] = np.mean(away, axis=0)
+        done += 1
+        yield done, total
+    dice, gains, apart = found
+    yield Measured(
+        tuple(one.name for one in ordered),
+        tuple(one.title for one in ordered),
+        tuple(one.name for one in structures),
+        dice,
+        gains,
+        apart,
+        rest,
+        len(others),
+        {one.name: one.inside for one in structures if one.inside},
+    )
 
 
-def _source_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+def source_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates with the source model's first; a ChoosingError without it."""
     found = sorted(candidates, key=lambda one: one.name != SOURCE)
     if not found or found[0].name != SOURCE:
         raise ChoosingError("The source model's masks are missing; every gain is one over them.")
-    names = [one.name for one in found]
-    if len(set(names)) < len(names):
+    if len({one.name for one in found}) < len(found):
         raise ChoosingError("Two candidates have the same name; give each one of its own.")
     return found
 
@@ -377,35 +353,32 @@ def _on_slice(
     source: np.ndarray,
     truth: np.ndarray,
     index: int,
-    usual: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return Dice, gain and distance from the source mask, each of shape (structures, shifts)."""
+    overlaps: Overlaps,
+) -> np.ndarray:
+    """Return Dice, gain and distance from the source mask, shape (3, structures, shifts)."""
     card = segmenter.card
-    names = [structure.name for structure in card.structures]
-    dice, gains, apart = (np.full((len(names), len(SHIFTS)), np.nan) for _ in range(3))
+    found = np.full((3, len(card.structures), len(SHIFTS)), np.nan)
     own = candidate.fair_mask(index)
     assert own is not None
     box, moved = _where_it_matters(segmenter, candidate, index, (own, source, truth))
     own, source, truth = own[box], source[box], truth[box]
-    before = _overlaps(card, source, truth)
-    weights = _weights(card, source, truth, usual)
-    plain = _overlaps(card, own, truth), _apart(card, source, own, usual)
+    before, weights = overlaps.of(source, truth)
+    plain = overlaps.of(own, truth)[0], overlaps.apart(source, own)
     for column, shift in enumerate(SHIFTS):
         if shift and moved is None:
             continue
-        for place, name in enumerate(names):
-            mask, (overlaps, far) = own, plain
+        for place, structure in enumerate(card.structures):
+            mask, (dice, apart) = own, plain
             if shift and moved is not None:
-                mask = moved(name, shift)
-                overlaps, far = _overlaps(card, mask, truth), _apart(card, source, mask, usual)
-            found = overlaps[place]
-            dice[place, column] = found
-            apart[place, column] = far[place]
-            if not (np.isnan(found) and np.isnan(before[place])):
-                after = _overlaps(card, taken_over(card, source, mask, name), truth)
+                mask = moved(structure.name, shift)
+                dice, apart = overlaps.of(mask, truth)[0], overlaps.apart(source, mask)
+            gain = math.nan
+            if not (np.isnan(dice[place]) and np.isnan(before[place])):
+                after, _ = overlaps.of(taken_over(card, source, mask, structure.name), truth)
                 change = np.nan_to_num(after, nan=1.0) - np.nan_to_num(before, nan=1.0)
-                gains[place, column] = (weights * change).sum()
-    return dice, gains, apart
+                gain = (weights * change).sum()
+            found[:, place, column] = dice[place], gain, apart[place]
+    return found
 
 
 def _where_it_matters(
@@ -441,77 +414,47 @@ def _where_it_matters(
     return box, moved
 
 
-def distances(card: Card, candidates: Sequence[Candidate], *, stack: bool = False) -> np.ndarray:
-    """Return how far candidates lie from the source mask, shape (candidates, slices, structures).
+class Overlaps:
+    """Dice of label maps by structure, and how much of the whole a slice stands for.
 
-    In the order given, the source model's left out, and of the slices' numbers; see `weigh` for
-    ``stack``.
+    Parameters
+    ----------
+    card : Card
+    candidates : sequence of Candidate
+        The source model's first.
+    stack : bool
+        Whether a slice counts by what it shows of a structure, in parts of what the source mask
+        shows in the mean; where that is hardly anything, of half of what a candidate shows.
     """
-    source, *rest = _source_first(candidates)
-    slices, usual = sorted(source.masks), _usual(card, [source, *rest]) if stack else None
-    found = [_distances(card, source, one, slices, usual) for one in rest]
-    return np.array(found).reshape(len(rest), len(slices), len(card.structures))
 
+    def __init__(self, card: Card, candidates: Sequence[Candidate], *, stack: bool) -> None:
+        self._values: np.ndarray = np.zeros((len(card.structures), 256))
+        for row, one in zip(self._values, card.structures, strict=True):
+            row[list(card.values_within(one))] = 1
+        self._usual: np.ndarray | None = None
+        if stack:
+            counts = [
+                np.mean(
+                    [np.bincount(mask.ravel(), minlength=256) for mask in one.masks.values()], 0
+                )
+                for one in candidates
+            ]
+            each = np.array(counts) @ self._values.T
+            self._usual = np.maximum(each[0], each.max(0) / 2).clip(1)
 
-def _distances(
-    card: Card,
-    source: Candidate,
-    candidate: Candidate,
-    slices: Sequence[int],
-    usual: np.ndarray | None,
-) -> np.ndarray:
-    masks = source.masks, candidate.masks
-    return np.array([_apart(card, masks[0][i], masks[1][i], usual) for i in slices])
+    def of(self, mask: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each structure's Dice, NaN where neither mask shows it, and its weight."""
+        pairs = np.bincount(256 * mask.ravel().astype(int) + other.ravel(), minlength=256**2)
+        pairs = pairs.reshape(256, 256)
+        both = ((self._values @ pairs) * self._values).sum(1)
+        total = self._values @ (pairs.sum(1) + pairs.sum(0))
+        weights = np.ones_like(total) if self._usual is None else total / (2 * self._usual)
+        return np.where(total > 0, 2 * both / np.maximum(total, 1), math.nan), weights
 
-
-def _usual(card: Card, candidates: Sequence[Candidate]) -> np.ndarray:
-    """Return how much of each structure a slice shows in the mean, in pixels.
-
-    As the source mask says; of one that it hardly shows, half of what a candidate says.
-    """
-    each = [
-        np.mean([_areas(card, mask) for mask in one.masks.values()], axis=0) for one in candidates
-    ]
-    return np.asarray(np.maximum(each[0], np.max(each, axis=0) / 2).clip(1))
-
-
-def _values(card: Card) -> np.ndarray:
-    """Return which label values belong to which structure, shape (structures, 256)."""
-    found: np.ndarray = np.zeros((len(card.structures), 256))
-    for row, one in zip(found, card.structures, strict=True):
-        row[list(card.values_within(one))] = 1
-    return found
-
-
-def _areas(card: Card, mask: np.ndarray) -> np.ndarray:
-    return np.asarray(_values(card) @ np.bincount(mask.ravel(), minlength=256))
-
-
-def _weights(
-    card: Card, first: np.ndarray, second: np.ndarray, usual: np.ndarray | None
-) -> np.ndarray:
-    """Return how much of each structure two masks show, in parts of what is usual."""
-    if usual is None:
-        return np.ones(len(card.structures))
-    return np.asarray((_areas(card, first) + _areas(card, second)) / (2 * usual))
-
-
-def _overlaps(card: Card, mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the Dice of each structure; NaN where neither mask shows it."""
-    values = _values(card)
-    pairs = np.bincount(256 * mask.ravel().astype(int) + truth.ravel(), minlength=256**2)
-    pairs = pairs.reshape(256, 256)
-    both = ((values @ pairs) * values).sum(1)
-    total = values @ (pairs.sum(1) + pairs.sum(0))
-    return np.where(total > 0, 2 * both / np.maximum(total, 1), math.nan)
-
-
-def _apart(
-    card: Card, source: np.ndarray, mask: np.ndarray, usual: np.ndarray | None
-) -> np.ndarray:
-    """Return 1 − Dice with the source mask by structure, weighted; 0 where neither shows it."""
-    found = 1 - np.nan_to_num(_overlaps(card, source, mask), nan=1.0)
-    return np.asarray(_weights(card, source, mask, usual) * found)
+    def apart(self, source: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Return 1 − Dice by structure, weighted; 0 where neither mask shows it."""
+        dice, weights = self.of(source, mask)
+        return np.asarray(weights * (1 - np.nan_to_num(dice, nan=1.0)))
 
 
 def taken_over(card: Card, mask: np.ndarray, other: np.ndarray, structure: str) -> np.ndarray:
@@ -526,26 +469,20 @@ def taken_over(card: Card, mask: np.ndarray, other: np.ndarray, structure: str) 
 
 def conclude(measured: Measured, slices: Sequence[int], rule: Rule) -> Weighing:
     """Find each candidate's gain, with thresholds fitted without the slice they are weighed on."""
-    rows = [
+    rows = tuple(
         row
         for place in range(len(measured.structures))
         for which in range(len(measured.names))
         for row in _rows(measured, which, place, slices, rule)
-    ]
-    return Weighing(
-        tuple(int(i) for i in slices),
-        measured.remaining,
-        measured.structures,
-        tuple(rows),
-        rule,
-        measured.inside,
     )
+    structures, inside = measured.structures, measured.inside
+    return Weighing(tuple(slices), measured.remaining, structures, rows, rule, inside)
 
 
 def _rows(
     measured: Measured, which: int, place: int, slices: Sequence[int], rule: Rule
-) -> list[Row]:
-    """Return the row of a candidate as it is, and with a fitted threshold if there is one."""
+) -> Iterator[Row]:
+    """Yield the row of a candidate as it is, and with a fitted threshold if there is one."""
     dice, gains, apart = (
         table[which, :, place] for table in (measured.dice, measured.gains, measured.apart)
     )
@@ -557,7 +494,6 @@ def _rows(
         columns = np.array([_fitted(gains[every != i], rule) for i in every])
         # How far it lies from the source mask elsewhere is not known before it is applied.
         ways.append((last, columns, float(apart[:, last].mean())))
-    rows = []
     for column, columns, rest in ways:
         # A fitted threshold makes another mask of it, of which nothing is expected.
         prior = rule.priors.get(measured.names[which]) if column == _UNSHIFTED else None
@@ -565,21 +501,22 @@ def _rows(
         counted = np.isfinite(gained)
         away = apart[every, columns][counted]
         found = estimate(gained[counted], away, rest, measured.remaining, rule, prior)
-        shown = dice[every, columns]
-        rows.append(
-            Row(
-                candidate=measured.names[which],
-                title=measured.titles[which],
-                structure=measured.structures[place],
-                shift=SHIFTS[column],
-                dice={int(i): float(d) for i, d in zip(slices, shown, strict=True) if d == d},
-                gains={int(i): float(g) for i, g in zip(slices, gained, strict=True) if g == g},
-                estimate=found,
-                consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
-                telling=prior is not None or bool(len(away) and away.sum() >= rule.telling * rest),
-            )
+        yield Row(
+            candidate=measured.names[which],
+            title=measured.titles[which],
+            structure=measured.structures[place],
+            shift=SHIFTS[column],
+            dice=_by_slice(slices, dice[every, columns]),
+            gains=_by_slice(slices, gained),
+            estimate=found,
+            consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
+            telling=prior is not None or bool(len(away) and away.sum() >= rule.telling * rest),
         )
-    return rows
+
+
+def _by_slice(slices: Sequence[int], values: np.ndarray) -> dict[int, float]:
+    pairs = zip(slices, values.tolist(), strict=True)
+    return {index: value for index, value in pairs if not math.isnan(value)}
 
 
 def _fitted(gains: np.ndarray, rule: Rule) -> int:
@@ -608,13 +545,9 @@ def excerpt(weighing: Weighing) -> Weighing:
     plain = [row for row in weighing.rows if not row.shift]
     for first in (row for row in plain if row.structure == weighing.structures[0]):
         own = [row for row in plain if row.candidate == first.candidate]
-        gains = {
-            i: float(np.mean(told))
-            for i in weighing.slices
-            if (told := [row.gains[i] for row in own if i in row.gains])
-        }
-        expected = float(np.mean([row.estimate.mean for row in own]))
-        found = Estimate(expected, math.nan, math.nan)
+        told = {i: [row.gains[i] for row in own if i in row.gains] for i in weighing.slices}
+        gains = {i: float(np.mean(some)) for i, some in told.items() if some}
+        found = Estimate(float(np.mean([row.estimate.mean for row in own])), math.nan, math.nan)
         rows.append(Row(first.candidate, first.title, mean, 0.0, {}, gains, found, False, False))
     return replace(weighing, structures=(*shown, mean), rows=tuple(rows))
 
@@ -665,11 +598,7 @@ def recommend(weighing: Weighing) -> Choice:
         words += " What gains on them hardly differs there: review some of the proposed slices."
     if told:
         gaining = sorted(told.values(), key=lambda row: -row.estimate.mean)[:MOST_SHOWN]
-        changed = [
-            f"{row.structure}: {_named(row)}, {_points(row.estimate)}"
-            for row in told.values()
-            if row in gaining
-        ]
+        changed = [_told(row) for row in told.values() if row in gaining]
         if len(told) > len(gaining):
             changed.append(f"{len(told) - len(gaining)} more structures gain less")
         along = [row for row in best.values() if _changes(row) and row.structure not in told]
@@ -696,14 +625,11 @@ def _goes_along(row: Row, other: Row) -> bool:
     return row.candidate != SOURCE and row.telling and row.estimate.mean > 0 and lows > 0
 
 
-def _named(row: Row) -> str:
-    return f"{row.title}, threshold moved by {row.shift:+g}" if row.shift else row.title
-
-
-def _points(found: Estimate) -> str:
+def _told(row: Row) -> str:
+    found, moved = row.estimate, f", threshold moved by {row.shift:+g}" if row.shift else ""
     return (
-        f"{100 * found.mean:+.1f} points of Dice expected on the other slices "
-        f"({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+        f"{row.structure}: {row.title}{moved}, {100 * found.mean:+.1f} points of Dice expected on "
+        f"the other slices ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
     )
 
 
@@ -725,8 +651,7 @@ def chosen_masks(
     for index in sorted(source.masks) if slices is None else slices:
         mask = np.array(source.masks[index])
         for pick in picks:
-            other = shifted_mask(
-                segmenter, known[pick.candidate], index, pick.structure, pick.shift
-            )
+            candidate = known[pick.candidate]
+            other = shifted_mask(segmenter, candidate, index, pick.structure, pick.shift)
             mask = taken_over(segmenter.card, mask, other, pick.structure)
         yield index, mask

@@ -9,8 +9,8 @@ import numpy as np
 
 from napari_grata.segmenters.card import structure_mask
 
-from .candidates import SOURCE, Candidate
-from .choosing import distances
+from .candidates import Candidate
+from .choosing import Overlaps, source_first
 
 if TYPE_CHECKING:
     from napari_grata.segmenters import Card
@@ -50,13 +50,16 @@ def propose(
     list of int
         In order.
     """
-    source = next(one for one in candidates if one.name == SOURCE)
+    source, *rest = source_first(candidates)
     slices = np.array(sorted(source.masks), dtype=int)
     shown = np.array(
         [[structure_mask(card, source.masks[i], s).any() for s in card.structures] for i in slices]
     )
     open_ = ~np.isin(slices, list(leave_out))
-    apart = distances(card, candidates, stack=stack)
+    overlaps = Overlaps(card, [source, *rest], stack=stack)
+    apart = np.array(
+        [[overlaps.apart(source.masks[i], one.masks[i]) for i in slices] for one in rest]
+    ).reshape(len(rest), *shown.shape)
     return [int(i) for i in slices[open_][spread_out(apart[:, open_], shown[open_], count)]]
 
 
@@ -66,7 +69,7 @@ def spread_out(apart: np.ndarray, shown: np.ndarray, count: int) -> np.ndarray:
     Parameters
     ----------
     apart : ndarray, shape (candidates, slices, structures)
-        As `distances` returns it.
+        How far each lies from the source mask, as `Overlaps.apart` has it.
     shown : ndarray of bool, shape (slices, structures)
         Whether the source mask shows them.
     """

@@ -23,7 +23,7 @@ from napari_grata.review.choice_record import (
     record_choice,
     use_choice,
 )
-from napari_grata.review.choosing import Choice, Weighing, chosen_masks, recommend, weigh_stepwise
+from napari_grata.review.choosing import Choice, Weighing, chosen_masks, recommend, weigh
 from napari_grata.review.proposing import propose
 from napari_grata.scans.files import FileError, write_json
 from napari_grata.widgets import tasks
@@ -215,15 +215,11 @@ def weigh_slices(work: Work, reviewed: Masks, proposed: list[int], *, teach: boo
         pool = (yield from pool.taught(reviewed)) if teach else pool.untaught()
         yield pool
         session = work.session
-        steps = weigh_stepwise(
-            pool.segmenter, pool.candidates, reviewed, stack=session.scan.is_stack
-        )
-        while True:
-            try:
-                yield tasks.Progress("Weighing", *next(steps))
-            except StopIteration as stop:
-                weighing: Weighing = stop.value
-                break
+        for step in weigh(pool.segmenter, pool.candidates, reviewed, stack=session.scan.is_stack):
+            if isinstance(step, Weighing):
+                weighing = step
+            else:
+                yield tasks.Progress("Weighing", *step)
         choice = recommend(weighing)
         yield from _write(session.run, Found(proposed, pool, weighing, choice))
         yield weighing

@@ -108,7 +108,7 @@ def test_copies_learn_from_reviewed_slices_and_none_is_weighed_on_what_it_saw(
         np.testing.assert_array_equal(again.masks[index], mask)
     with pytest.raises(CorrectionsError, match="Slice 10 was not segmented"):
         list(runs.teach({0: wanted[0], 9: wanted[1]}, fast))
-    weighing = weigh(segmenter, runs.candidates, {i: wanted[i] for i in (0, 2, 5)}, stack=True)
+    *_, weighing = weigh(segmenter, runs.candidates, {i: wanted[i] for i in (0, 2, 5)}, stack=True)
     row = next(r for r in weighing.rows if (r.candidate, r.structure) == ("taught", "disc"))
     for index in (0, 2, 5):
         mine = found.held_out[index] > 0
@@ -139,7 +139,7 @@ def test_reviewed_masks_go_to_the_weighing_and_nowhere_else(segmenter, scan) -> 
         reviewed = {i: np.array(right[i]) for i in (0, 2, 5)}
         if poisoned:
             reviewed = {i: (2 - mask).astype(np.uint8) for i, mask in reviewed.items()}
-        weighings.append(weigh(segmenter, runs.candidates, reviewed))
+        weighings += [*weigh(segmenter, runs.candidates, reviewed)][-1:]
         masks.append([one.masks for one in runs.candidates])
         runs.close()
     for clean, other in zip(*masks, strict=True):
@@ -152,7 +152,7 @@ def test_a_record_is_read_as_it_was_written(segmenter, scan, tmp_path: Path) -> 
     runs = CandidateRuns(segmenter, scan, [LEARNS])
     list(runs.records())
     reviewed = {i: runs.candidates[1].masks[i] for i in (0, 2, 5)}
-    weighing = weigh(segmenter, runs.candidates, reviewed, stack=True)
+    *_, weighing = weigh(segmenter, runs.candidates, reviewed, stack=True)
     record = record_choice(segmenter.card, scan, weighing, {"learns": LEARNS.settings})
     assert read_choice(record.write(tmp_path / "choice.json")) == record
     assert record.chosen == record.recommended
@@ -177,7 +177,9 @@ def test_masks_in_use_and_how_they_were_chosen_are_kept_as_one(
 ) -> None:
     runs = CandidateRuns(segmenter, scan, [LEARNS], folder=tmp_path)
     list(runs.records())
-    weighing = weigh(segmenter, runs.candidates, {i: runs.candidates[1].masks[i] for i in (0, 5)})
+    *_, weighing = weigh(
+        segmenter, runs.candidates, {i: runs.candidates[1].masks[i] for i in (0, 5)}
+    )
     record = record_choice(segmenter.card, scan, weighing, {})
     run = list(runs.runs.values())[1]
     own, empty = dict(run.adapted_masks), np.zeros((40, 48), np.uint8)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_grata.review import choosing
 from napari_grata.review.candidates import Candidate, shifted_mask
 from napari_grata.review.choosing import (
     ChoosingError,
     Rule,
+    Weighing,
     chosen_masks,
     estimate,
     excerpt,
     recommend,
     taken_over,
-    weigh,
 )
 from napari_grata.review.compare import MOST_SHOWN
 from napari_grata.review.figures import gains
@@ -46,6 +48,12 @@ def made(name: str, change: Callable[[int, float, float], tuple[float, float]]) 
 
 def truth(*slices: int) -> dict[int, np.ndarray]:
     return {i: eye(*TRUTH[i]) for i in slices}
+
+
+def weigh(*given: Any, **more: Any) -> Weighing:
+    """What `choosing.weigh` comes to."""
+    *_, weighing = choosing.weigh(*given, **more)
+    return weighing
 
 
 @pytest.fixture
