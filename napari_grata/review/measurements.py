@@ -32,8 +32,10 @@ Masks = Mapping[int, np.ndarray]
 EMPTY = "The mask is empty: there is nothing to measure."
 ONE_EMPTY = "One of the two masks is empty: there is no distance."
 BOTH_EMPTY = "Both masks are empty."
-NO_SPACING = "The file does not tell the size of a pixel."
-_UNKNOWN_SIZES = {"px": NO_SPACING, "voxels": "The file does not tell the size of a voxel."}
+_UNKNOWN_SIZES = {
+    "px": "The file does not tell the size of a pixel.",
+    "voxels": "The file does not tell the size of a voxel.",
+}
 TO_TRUTH = " to the truth"
 BETWEEN = "between"
 COLUMNS = ("case", "slice", "structure", "quantity", "mask", "value", "unit", "note")
@@ -194,9 +196,7 @@ class Region:
     ----------
     name : str
         Of the structure.
-    mask : ndarray of bool, shape (H, W) or, of a case, (Z, H, W)
-    whole : bool
-        Whether it is a case's.
+    mask : ndarray of bool, shape (H, W) or, of a case as a ``whole``, (Z, H, W)
     picture : bool
         Whether its height and width mean something: those in a photograph do.
     outer : Region or None
@@ -206,7 +206,7 @@ class Region:
     step : tuple of float or None
         Size of an element along each axis in mm; None where the file does not tell.
     size : float
-        Area or volume in mm² or mm³, or a number of pixels or voxels.
+        In mm² or mm³, or a number of pixels or voxels.
     """
 
     def __init__(
@@ -383,12 +383,7 @@ QUANTITIES = (
 
 
 def measure_slice(scan: Scan, card: Card, sets: MaskSets, index: int) -> pd.DataFrame:
-    """Measure one slice.
-
-    Parameters
-    ----------
-    index : int
-        Flat slice number.
+    """Measure one slice, given by its flat number.
 
     Returns
     -------
@@ -398,43 +393,34 @@ def measure_slice(scan: Scan, card: Card, sets: MaskSets, index: int) -> pd.Data
     """
     found: list[dict[str, Any]] = []
     for structure in card.structures:
-        labels = {which: m[index] for which, m in sets.of(structure).items() if index in m}
-        regions = {which: _region(scan, card, structure, lm) for which, lm in labels.items()}
-        place = {"case": scan.case_of(index) + 1, "slice": index + 1, "structure": structure.name}
-        found += ({**place, **row} for row in _figures(regions))
+        regions = {
+            which: _region(scan, card, structure, masks[index])
+            for which, masks in sets.of(structure).items()
+            if index in masks
+        }
+        found += _figures(regions, case=scan.case_of(index) + 1, slice=index + 1)
     return _frame(found)
 
 
 def measure_case(
-    scan: Scan,
-    card: Card,
-    sets: MaskSets,
-    case: int,
-    structures: Iterable[Structure] | None = None,
+    scan: Scan, card: Card, sets: MaskSets, case: int, structure: Structure
 ) -> pd.DataFrame:
-    """Measure a case of several slices as a whole, over the slices that all masks have.
+    """Measure a structure in a case of several slices, over the slices that all masks have.
 
     A volume in mL needs the distance of the slices; without it voxels are counted. Returns a
-    table as `measure_slice` does. ``structures``: measure these alone.
+    table as `measure_slice` does.
     """
-    own = scan.case_slices(case)
-    found: list[dict[str, Any]] = []
-    for structure in card.structures if structures is None else structures:
-        masks = sets.of(structure)
-        shared = sorted(set.intersection(*(set(m) for m in masks.values())) & set(own))
-        if not shared:
-            continue
-        part = "" if len(shared) == len(own) else f"Over {len(shared)} of {len(own)} slices."
+    own, masks = scan.case_slices(case), sets.of(structure)
+    shared = sorted(set(own).intersection(*masks.values()))
+    part = "" if len(shared) == len(own) else f"Over {len(shared)} of {len(own)} slices."
+    regions = {}
+    for which, by_slice in masks.items() if shared else ():
         shape = (shared[-1] - shared[0] + 1, *scan.slice_shape(shared[0]))
-        regions = {}
-        for which, by_slice in masks.items():
-            solid = np.zeros(shape, dtype=bool)
-            for index in shared:
-                solid[index - shared[0]] = structure_mask(card, by_slice[index], structure)
-            regions[which] = Region(structure.name, solid, scan, part=part)
-        place = {"case": case + 1, "slice": None, "structure": structure.name}
-        found += ({**place, **row} for row in _figures(regions))
-    return _frame(found)
+        solid = np.zeros(shape, dtype=bool)
+        for index in shared:
+            solid[index - shared[0]] = structure_mask(card, by_slice[index], structure)
+        regions[which] = Region(structure.name, solid, scan, part=part)
+    return _frame(_figures(regions, case=case + 1, slice=None))
 
 
 def measurements(scan: Scan, card: Card, sets: MaskSets) -> Iterator[pd.DataFrame]:
@@ -443,26 +429,26 @@ def measurements(scan: Scan, card: Card, sets: MaskSets) -> Iterator[pd.DataFram
         yield measure_slice(scan, card, sets, index)
     for case in sets.cases(scan):
         for structure in card.structures:
-            yield measure_case(scan, card, sets, case, [structure])
+            yield measure_case(scan, card, sets, case, structure)
 
 
 def _region(scan: Scan, card: Card, structure: Structure, labels: np.ndarray) -> Region:
-    picture = card.dimensions == 2
-    mask = structure_mask(card, labels, structure)
-    region = Region(structure.name, mask, scan, picture=picture)
-    if structure.inside is not None:
-        around = structure_mask(card, labels, structure.inside)
-        region.outer = Region(structure.inside, around, scan, picture=picture)
-    return region
+    def region(name: str) -> Region:
+        mask = structure_mask(card, labels, name)
+        return Region(name, mask, scan, picture=card.dimensions == 2)
+
+    own = region(structure.name)
+    own.outer = None if structure.inside is None else region(structure.inside)
+    return own
 
 
-def _figures(regions: Mapping[str, Region]) -> Iterator[dict[str, Any]]:
+def _figures(regions: Mapping[str, Region], **place: int | None) -> Iterator[dict[str, Any]]:
     """Measure a structure in all masks, then compare masks: with each other, and with the truth."""
     for quantity in QUANTITIES:
         for which, region in regions.items():
             figure = None if quantity.of is None else quantity.of(region)
             if figure is not None:
-                yield _row(quantity, region, which, figure)
+                yield {**place, **_row(quantity, region, which, figure)}
     shown = "edited" if "edited" in regions else "adapted"
     pairs = [("source", shown, BETWEEN, "")]
     pairs += [(which, "truth", which, TO_TRUTH) for which in ("source", "adapted", "edited")]
@@ -471,7 +457,7 @@ def _figures(regions: Mapping[str, Region]) -> Iterator[dict[str, Any]]:
             for quantity in QUANTITIES:
                 if quantity.between is not None:
                     figure = quantity.between(regions[one], regions[other])
-                    yield _row(quantity, regions[one], which, figure, suffix)
+                    yield {**place, **_row(quantity, regions[one], which, figure, suffix)}
 
 
 def _row(
@@ -483,6 +469,7 @@ def _row(
     if general:
         note = f"{region.part} {_UNKNOWN_SIZES.get(unit, '')}".strip()
     return {
+        "structure": region.name,
         "quantity": quantity.name.format(**names) + suffix,
         "mask": which,
         "value": value,
@@ -494,8 +481,8 @@ def _row(
     }
 
 
-def _frame(found: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(found, columns=[*COLUMNS, "short", "meaning", "general"])
+def _frame(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(found), columns=[*COLUMNS, "short", "meaning", "general"])
     return frame.astype({"case": int, "slice": "Int64", "value": float, "general": bool})
 
 
@@ -588,11 +575,9 @@ def write(value: float, unit: str, *, signed: bool = False, like: float | None =
         digits = 0 if size >= 1000 else 1 if size >= 10 else 2
     else:
         digits = 3
-    # A change that rounds to nothing carries no sign.
-    signed = signed and round(value, digits) != 0
-    text = f"{value:{'+' if signed else ''},.{digits}f}"
-    if not round(value, digits):
-        text = text.lstrip("-")
+    # What rounds to nothing carries no sign.
+    value = round(value, digits) or 0.0
+    text = f"{value:{'+' if signed and value else ''},.{digits}f}"
     return text.replace(",", "\u202f").replace("-", "−")
 
 
@@ -609,9 +594,6 @@ def save_csv(found: pd.DataFrame, path: str | Path) -> Path:
     FileError
         The folder cannot be written to, or the disk is full.
     """
-    plain = found[list(COLUMNS)].astype(object).where(found[list(COLUMNS)].notna(), None)
-    rows = (
-        [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
-        for row in plain.itertuples(index=False)
-    )
-    return write_csv(path, COLUMNS, rows)
+    plain = found[list(COLUMNS)].assign(value=found["value"].map("{:.6g}".format))
+    plain = plain.astype(object).mask(found[list(COLUMNS)].isna(), None)
+    return write_csv(path, COLUMNS, plain.itertuples(index=False))

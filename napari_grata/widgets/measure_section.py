@@ -124,7 +124,7 @@ def _measured(
 ) -> pd.DataFrame:
     """Measure one slice, or one structure of a case."""
     if structure is not None:
-        return measure_case(scan, card, _sets(scan, stacks), place, [structure])
+        return measure_case(scan, card, _sets(scan, stacks), place, structure)
     one = dict(stacks)
     for which in ("source", "adapted"):
         stack, slices = stacks[which]
