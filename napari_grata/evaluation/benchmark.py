@@ -18,11 +18,11 @@ from typing import Any
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.settings import Settings, preset
 from napari_grata.evaluation.cohort import Cohort, CohortError, open_cohort, parse_labels
-from napari_grata.evaluation.figures import plot_benchmark
-from napari_grata.evaluation.page import write_page
+from napari_grata.evaluation.page import plot_benchmark, write_page
 from napari_grata.evaluation.report import (
     BASELINE,
     COSTS,
+    CaseRow,
     Tables,
     as_markdown,
     as_text,
@@ -31,18 +31,18 @@ from napari_grata.evaluation.report import (
 )
 from napari_grata.evaluation.streams import (
     Key,
+    Model,
     Part,
     SourceMasks,
     Task,
     count_events,
-    find_part,
     fingerprint,
     measured_structures,
     open_model,
     rows_of,
     run_stream,
+    spread,
 )
-from napari_grata.evaluation.workers import Model, spread
 from napari_grata.scans import open_scan
 from napari_grata.scans.files import csv_text, make_folder, read_json, write_json, write_text
 from napari_grata.segmenters import Segmenter
@@ -178,7 +178,7 @@ def run_benchmark(
         The first seed of the methods, and that of the bootstrap.
     seeds, orders : int
         How many seeds, and orders of the cases; the first order is the cohort's own. What cannot
-        depend on them is computed once (`napari_grata.evaluation.streams.find_part`).
+        depend on them is computed once.
     protocol : str
         One of `PROTOCOLS`.
     jobs : int
@@ -188,7 +188,7 @@ def run_benchmark(
         folder. Whoever comes last, or the same call without it, has all of them in its tables.
     scheduler : str, optional
         ``"local"``, or the address of a Dask scheduler, whose workers find data and model under
-        the same paths; see `napari_grata.evaluation.workers.spread`.
+        the same paths; see `napari_grata.evaluation.streams.spread`.
     progress : callable, optional
         Called in this process with a `Progress`.
 
@@ -252,7 +252,14 @@ def run_benchmark(
     ]
     description = {
         **_versions(segmenter),
-        "models": {name: _about(one, tables[name]) for name, one in segmenters.items()},
+        "models": {
+            name: {
+                "weights_sha256": one.card.weights_sha256,
+                "size": one.card.size,
+                "structures": measured_structures(one.card, tables[name]),
+            }
+            for name, one in segmenters.items()
+        },
         "seed": seed,
         "seeds": seeds,
         "orders": orders,
@@ -272,10 +279,11 @@ def run_benchmark(
         "area": "pixels or voxels of the prediction",
     }
     write_json(folder / "benchmark.json", description)
-    parts = {task.key: found for task in tasks if (found := task.kept(kept)) is not None}
+    done_before = {task.key: found for task in tasks if (found := task.kept(kept)) is not None}
+    streams = _Streams([task.key for task in tasks], done_before, seed)
 
     def left(some: Iterable[Task]) -> list[Task]:
-        return [task for task in some if find_part(parts, task.key, seed) is None]
+        return [task for task in some if streams.part(task.key) is None]
 
     pending = [
         replace(task, events=count_events(task.centre, task.settings, volumes))
@@ -305,7 +313,6 @@ def run_benchmark(
             add(task, task.events)
             yield task, found
 
-    keys = [task.key for task in tasks]
     notes = [*cohort.notes, *(one for found in segmenters.values() for one in found.notices)]
     if rules.size is not None:
         notes += [
@@ -325,18 +332,18 @@ def run_benchmark(
             continue
         for task, found in (elsewhere if away else here)(some):
             write_json(kept / task.file, found)
-            parts[task.key] = found
+            streams.parts[task.key] = found
             # A look at a long benchmark needs no waiting, and should not hold it up.
-            write_cases(_rows(keys, parts, seed), folder)
+            write_cases(streams.rows(), folder)
             if time.monotonic() - rested > 20 * took:
                 begin = time.monotonic()
-                write_tables(_tables(keys, parts, seed), folder)
+                write_tables(streams.tables(), folder)
                 took, rested = time.monotonic() - begin, time.monotonic()
-    if not parts:
+    if not streams.parts:
         raise CohortError(
             f"part {part} of {of} holds no stream of {len(tasks)}", hint="Take fewer parts."
         )
-    return _finish(folder, keys, parts, description, notes, reused)
+    return streams.finish(folder, description, notes, reused)
 
 
 def merge_benchmarks(folders: Sequence[str | Path], out: str | Path) -> Benchmark:
@@ -405,73 +412,91 @@ def merge_benchmarks(folders: Sequence[str | Path], out: str | Path) -> Benchmar
     write_json(folder / "benchmark.json", whole)
     if not parts:
         raise CohortError("the folders hold no finished stream", folders[0])
-    return _finish(folder, [*keys], parts, whole, list(dict.fromkeys(notes)), len(parts))
+    streams = _Streams([*keys], parts, first["seed"])
+    return streams.finish(folder, whole, list(dict.fromkeys(notes)), len(parts))
 
 
-def _finish(
-    folder: Path,
-    keys: Sequence[Key],
-    parts: Mapping[Key, Part],
-    description: Mapping[str, Any],
-    notes: list[str],
-    reused: int,
-) -> Benchmark:
-    """Write all that is told of the streams that are there."""
-    seed = description["seed"]
-    tables = _tables(keys, parts, seed)
-    few = [name for name, cases in description["centres"].items() if len(cases) < FEW]
-    if few:
-        notes.append(
-            f"Fewer than {FEW} cases in {', '.join(few)}: their intervals are narrower than what "
-            "is not known."
-        )
-    missing = sum(find_part(parts, key, seed) is None for key in keys)
-    if missing:
-        notes.append(f"{missing} of {len(keys)} streams are other parts' and not there yet.")
-    result = Benchmark(tables, folder, tuple(notes), reused)
-    write_tables(tables, folder)
-    write_text(folder / "streams.csv", _streams(keys, parts, seed))
-    write_text(folder / "table.txt", result.text + "\n")
-    pages = [*filter(None, [tables.ranking_lines()]), tables.lines(full=True)]
-    write_text(folder / "table.md", "\n\n".join(map(as_markdown, pages)) + "\n")
-    plot_benchmark(tables, folder / "dice.png")
-    write_page(tables, description, notes, folder / "index.html")
-    return result
+@dataclass(frozen=True)
+class _Streams:
+    """The streams of a benchmark, and what is there of them."""
 
+    keys: Sequence[Key]
+    parts: dict[Key, Part]
+    seed: int
 
-def _rows(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> list[Any]:
-    return [
-        replace(row, seed=key[-2], order=key[-1])
-        for key in keys
-        if (part := find_part(parts, key, seed)) is not None
-        for row in rows_of(part)
-    ]
+    def part(self, key: Key) -> Part | None:
+        """Return the part of a stream, or that of another which is bound to be the same.
 
+        A stream that drew no random number is the same for every seed, and a method that learns
+        nothing in every order: those of the first seed and of the first order stand for others.
+        """
+        model, centre, method, own, order = key
+        for other in dict.fromkeys([(own, order), (self.seed, order), (own, 0), (self.seed, 0)]):
+            part = self.parts.get((model, centre, method, *other))
+            if part is None or (other[0] != own and part["draws"]):
+                continue
+            if other[1] == order or not part["ordered"]:
+                return part
+        return None
 
-def _tables(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> Tables:
-    costs: dict[str, dict[str, float]] = {}
-    shifts: dict[tuple[str, str, str], float] = {}
-    for method in dict.fromkeys(key[2] for key in parts):
-        own = [part for key, part in parts.items() if key[2] == method]
-        cases = sum(len({row["case"] for row in part["rows"]}) for part in own)
-        seconds = sum(part["seconds"] for part in own) / max(1, cases)
-        costs[method] = dict(zip(COSTS, (seconds, max(p["peak_mb"] for p in own)), strict=True))
-    for key, part in parts.items():
-        shifts |= {(*key[:2], case): score for case, score in part["shift"].items()}
-    return Tables(_rows(keys, parts, seed), seed=seed, costs=costs, shifts=shifts)
+    def there(self) -> list[tuple[Key, Part]]:
+        found = ((key, self.part(key)) for key in self.keys)
+        return [(key, part) for key, part in found if part is not None]
 
+    def rows(self) -> list[CaseRow]:
+        return [
+            replace(row, seed=key[-2], order=key[-1])
+            for key, part in self.there()
+            for row in rows_of(part)
+        ]
 
-def _streams(keys: Sequence[Key], parts: Mapping[Key, Part], seed: int) -> str:
-    """Return the costs of each stream as CSV, and which one stands for it."""
-    table = []
-    for key in keys:
-        part = find_part(parts, key, seed)
-        if part is not None:
+    def tables(self) -> Tables:
+        costs: dict[str, dict[str, float]] = {}
+        shifts: dict[tuple[str, str, str], float] = {}
+        for method in dict.fromkeys(key[2] for key in self.parts):
+            own = [part for key, part in self.parts.items() if key[2] == method]
+            cases = sum(len({row["case"] for row in part["rows"]}) for part in own)
+            seconds = sum(part["seconds"] for part in own) / max(1, cases)
+            costs[method] = dict(zip(COSTS, (seconds, max(p["peak_mb"] for p in own)), strict=True))
+        for key, part in self.parts.items():
+            shifts |= {(*key[:2], case): score for case, score in part["shift"].items()}
+        return Tables(self.rows(), seed=self.seed, costs=costs, shifts=shifts)
+
+    def costs(self) -> str:
+        """Return the costs of each stream as CSV, and which one stands for it."""
+        table = []
+        for key, part in self.there():
             *_, own, order = part["stream"]
             same = "" if (own, order) == key[-2:] else f"seed {own}, order {order}"
             table.append([*key, part["seconds"], part["peak_mb"], part["memory"], same])
-    columns = ("model", "centre", "method", "seed", "order", *COSTS, "memory", "computed_as")
-    return csv_text(columns, table)
+        columns = ("model", "centre", "method", "seed", "order", *COSTS, "memory", "computed_as")
+        return csv_text(columns, table)
+
+    def finish(
+        self, folder: Path, description: Mapping[str, Any], notes: list[str], reused: int
+    ) -> Benchmark:
+        """Write all that is told of the streams that are there."""
+        tables = self.tables()
+        few = [name for name, cases in description["centres"].items() if len(cases) < FEW]
+        if few:
+            notes.append(
+                f"Fewer than {FEW} cases in {', '.join(few)}: their intervals are narrower than "
+                "what is not known."
+            )
+        missing = len(self.keys) - len(self.there())
+        if missing:
+            notes.append(
+                f"{missing} of {len(self.keys)} streams are other parts' and not there yet."
+            )
+        result = Benchmark(tables, folder, tuple(notes), reused)
+        write_tables(tables, folder)
+        write_text(folder / "streams.csv", self.costs())
+        write_text(folder / "table.txt", result.text + "\n")
+        pages = [*filter(None, [tables.ranking_lines()]), tables.lines(full=True)]
+        write_text(folder / "table.md", "\n\n".join(map(as_markdown, pages)) + "\n")
+        plot_benchmark(tables, folder / "dice.png")
+        write_page(tables, description, notes, folder / "index.html")
+        return result
 
 
 def _settings(
@@ -483,12 +508,6 @@ def _settings(
     return {
         name: settings.but(**changes) for name, settings in {BASELINE: baseline, **given}.items()
     }
-
-
-def _about(segmenter: Segmenter, table: Mapping[int, int]) -> dict[str, Any]:
-    card = segmenter.card
-    structures = measured_structures(card, table)
-    return {"weights_sha256": card.weights_sha256, "size": card.size, "structures": structures}
 
 
 def _labels_for(

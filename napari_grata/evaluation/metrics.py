@@ -121,11 +121,11 @@ def surface_distances(
         return np.zeros(0), np.zeros(0)
     if not a.any() or not b.any():
         return None, None
-    # Both surfaces lie inside the box round the union, so distances within it are exact.
-    box = _bounding_box(a | b)
-    edge_a, edge_b = surface(a[box]), surface(b[box])
     from scipy import ndimage
 
+    # Both surfaces lie inside the box round the union, so distances within it are exact.
+    (box,) = ndimage.find_objects((a | b).astype(np.uint8))
+    edge_a, edge_b = surface(a[box]), surface(b[box])
     to_b = ndimage.distance_transform_edt(~edge_b, sampling=step)
     to_a = ndimage.distance_transform_edt(~edge_a, sampling=step)
     return to_b[edge_a], to_a[edge_b]
@@ -173,12 +173,3 @@ def _checked(
             "give one finite size above 0 for each axis."
         )
     return a, b, step
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(i for i in range(mask.ndim) if i != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)

@@ -79,40 +79,14 @@ class CaseRow:
         return cls(**plain)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean of paired differences with its bootstrap confidence interval.
-
-    ``low`` and ``high`` are NaN where there are fewer than two pairs: one pair says nothing
-    about its own spread.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of no difference."""
-        return bool(self.low > 0 or self.high < 0)
-
-    def to_dict(self) -> Cell:
-        """Return plain values that JSON can hold: None in place of NaN."""
-        plain = {key: _or_none(value) for key, value in asdict(self).items()}
-        return {**plain, "excludes_zero": self.excludes_zero}
-
-
-def worst_tenth(values: Sequence[float] | np.ndarray) -> float:
+def worst_tenth(values: Sequence[float] | np.ndarray, axis: int = -1) -> Any:
     """Return the mean of the lowest tenth of the values (rounded to whole cases, at least one)."""
     values = np.asarray(values, dtype=float)
-    return float(_worst_tenth(values)) if values.size else math.nan
-
-
-def _worst_tenth(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    if not values.size:
+        return math.nan
     kept = max(1, int(values.shape[axis] / 10 + 0.5))
     lowest = np.partition(values, kept - 1, axis=axis)
-    return np.asarray(np.take(lowest, range(kept), axis=axis).mean(axis=axis))
+    return np.take(lowest, range(kept), axis=axis).mean(axis=axis)
 
 
 def paired_interval(
@@ -122,7 +96,7 @@ def paired_interval(
     of_worst_tenth: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Interval:
+) -> Cell:
     """Return how far values lie from their baseline, with its 95 % bootstrap interval.
 
     Whole cases are resampled. Of the mean difference the interval is bias-corrected and
@@ -138,6 +112,12 @@ def paired_interval(
     seed : int
         Tables can be made again with the same one.
 
+    Returns
+    -------
+    dict
+        ``mean``, ``low``, ``high`` (None where there are fewer than two pairs: one says nothing
+        about its own spread), ``n``, and whether the interval ``excludes_zero``.
+
     Raises
     ------
     ValueError
@@ -147,29 +127,29 @@ def paired_interval(
     if first.shape != second.shape:
         raise ValueError(f"Paired cases are needed; got {first.size} values and {second.size}.")
     apart, n = first - second, first.size
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = worst_tenth(first) - worst_tenth(second) if of_worst_tenth else float(apart.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, n)
-    if np.ptp(apart) == 0:
-        return Interval(mean, mean, mean, n)
-    # Only here, for its import takes long.
-    from scipy.stats import bootstrap
 
-    def between(one: np.ndarray, other: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(_worst_tenth(one, axis) - _worst_tenth(other, axis))
+    def between(one: np.ndarray, other: np.ndarray, axis: int = -1) -> Any:
+        return worst_tenth(one, axis) - worst_tenth(other, axis)
 
-    found = bootstrap(
-        (first, second) if of_worst_tenth else (apart,),
-        between if of_worst_tenth else np.mean,
-        paired=of_worst_tenth,
-        method="percentile" if of_worst_tenth else "BCa",
-        vectorized=True,
-        n_resamples=resamples,
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high), n)
+    mean = float(between(first, second) if of_worst_tenth else apart.mean())
+    interval: tuple[float | None, float | None] = (None, None) if n == 1 else (mean, mean)
+    if n > 1 and np.ptp(apart) > 0:
+        # Only here, for its import takes long.
+        from scipy.stats import bootstrap
+
+        found = bootstrap(
+            (first, second) if of_worst_tenth else (apart,),
+            between if of_worst_tenth else np.mean,
+            paired=of_worst_tenth,
+            method="percentile" if of_worst_tenth else "BCa",
+            vectorized=True,
+            n_resamples=resamples,
+            random_state=np.random.default_rng(seed),
+        ).confidence_interval
+        interval = float(found.low), float(found.high)
+    low, high = (None if end is None or math.isnan(end) else end for end in interval)
+    sure = low is not None and high is not None and (low > 0 or high < 0)
+    return {"mean": mean, "low": low, "high": high, "n": n, "excludes_zero": sure}
 
 
 def signed_rank(
@@ -259,25 +239,13 @@ class Tables:
             ):
                 if figures is not None:
                     table.setdefault(method, {}).setdefault(place, {})[structure] = figures
-        apart_from = [*_cells_of(self.differences)]
-        for cell_, chance in zip(apart_from, holm([one["p"] for one in apart_from]), strict=True):
+        every = [cell for method in self.methods for _, _, cell in self._differences_of(method)]
+        for cell_, chance in zip(every, holm([one["p"] for one in every]), strict=True):
             cell_["p_holm"] = chance
-        self.ranking = sorted(
-            (
-                {
-                    **_ranked(method, [*_cells_of({method: self.differences[method]})]),
-                    **{name: self.costs.get(method, {}).get(name) for name in COSTS},
-                    "models": {
-                        model: _ranked(method, cells)
-                        for model in self.models
-                        if (cells := self._of_model(method, model))
-                    },
-                }
-                for method in self.methods
-                if method in self.differences
-            ),
-            key=lambda one: -one["mean"],
-        )
+        self.ranking = [
+            self._ranked(method) for method in self.methods if method in self.differences
+        ]
+        self.ranking.sort(key=lambda one: -one["mean"])
         shares = [one["harm_share"] for one in self.ranking]
         for one in self.ranking:
             one["rank_of_harm"] = 1 + sum(share < one["harm_share"] for share in shares)
@@ -285,14 +253,21 @@ class Tables:
     def _place(self, row: CaseRow) -> str:
         return f"{row.model}: {row.centre}" if len(self.models) > 1 else row.centre
 
-    def _of_model(self, method: str, model: str) -> list[Cell]:
-        """Return the differences of a method in the cells of one model."""
-        return [
-            cell
-            for place, structures in self.differences[method].items()
-            if self.places[place][0] == model
-            for cell in structures.values()
-        ]
+    def _differences_of(self, method: str) -> Iterator[tuple[str, str, Cell]]:
+        """Yield model, structure and figures of each cell of a method."""
+        for place, structures in self.differences.get(method, {}).items():
+            for structure, cell in structures.items():
+                yield self.places[place][0], structure, cell
+
+    def _ranked(self, method: str) -> Cell:
+        by_model: dict[str, list[Cell]] = {}
+        for model, _, cell in self._differences_of(method):
+            by_model.setdefault(model, []).append(cell)
+        return {
+            **_ranked(method, [cell for _, _, cell in self._differences_of(method)]),
+            **{name: self.costs.get(method, {}).get(name) for name in COSTS},
+            "models": {model: _ranked(method, cells) for model, cells in by_model.items()},
+        }
 
     @property
     def drawn(self) -> list[str]:
@@ -301,10 +276,9 @@ class Tables:
         Tables have all.
         """
         most = dict.fromkeys(self.structures, 0.0)
-        for places in self.differences.values():
-            for structures in places.values():
-                for name, cell in structures.items():
-                    most[name] = max(most[name], abs(cell["dice_mean"]["mean"]))
+        for method in self.methods:
+            for _, name, cell in self._differences_of(method):
+                most[name] = max(most[name], abs(cell["dice_mean"]["mean"]))
         few = sorted(most, key=lambda name: -most[name])[:MOST_DRAWN]
         return [name for name in self.structures if name in few]
 
@@ -332,10 +306,9 @@ class Tables:
             return None
         mine = np.array([*own.values()])
         theirs = np.array([baseline[case] for case in own])
-        worst = paired_interval(mine, theirs, of_worst_tenth=True, seed=seed)
         return {
-            "dice_mean": paired_interval(mine, theirs, seed=seed).to_dict(),
-            "dice_worst_tenth": worst.to_dict(),
+            "dice_mean": paired_interval(mine, theirs, seed=seed),
+            "dice_worst_tenth": paired_interval(mine, theirs, of_worst_tenth=True, seed=seed),
             "p": signed_rank(mine, theirs),
             "better": int((mine > theirs).sum()),
             "worse": int((mine < theirs).sum()),
@@ -362,7 +335,10 @@ class Tables:
                     cell = method, place, structure
                     if cell in self._cells:
                         figures = {
-                            "cell": (model, centre, structure, method),
+                            "model": model,
+                            "centre": centre,
+                            "structure": structure,
+                            "method": method,
                             **self.summary[method][place][structure],
                             **self.details[method][place][structure],
                             "apart": self.difference(*cell),
@@ -408,12 +384,6 @@ def _by_case(rows: Sequence[CaseRow]) -> dict[str, float]:
     return {case: float(np.mean(dice)) for case, dice in found.items()}
 
 
-def _cells_of(differences: Nested) -> Iterator[Cell]:
-    for centres in differences.values():
-        for structures in centres.values():
-            yield from structures.values()
-
-
 def _ranked(method: str, cells: Sequence[Cell]) -> Cell:
     """Return what is said of a method over its cells; Dice as a fraction."""
     means = [cell["dice_mean"]["mean"] for cell in cells]
@@ -452,7 +422,7 @@ def _figures(rows: Sequence[CaseRow]) -> Cell:
 
     return {
         "dice_mean": float(np.mean(dice)),
-        "dice_worst_tenth": worst_tenth(dice),
+        "dice_worst_tenth": float(worst_tenth(dice)),
         "n": len(dice),
         "dice_median": float(np.median(dice)),
         "dice_lowest": min(row.dice for row in rows),
@@ -477,6 +447,10 @@ def _percent(name: str) -> Callable[[Cell], str]:
     return write
 
 
+def _plain(name: str) -> Callable[[Cell], str]:
+    return lambda cell: str(cell[name])
+
+
 def _distance(name: str) -> Callable[[Cell], str]:
     return lambda cell: "–" if cell[name] is None else f"{cell[name]:.1f} {cell['unit']}"
 
@@ -491,11 +465,7 @@ def _counts(cell: Cell) -> str:
 
 #: Columns of the table for people: how a cell is written, and whether the short one has it.
 _CELLS: dict[str, tuple[Callable[[Cell], str], bool]] = {
-    "model": (lambda cell: str(cell["cell"][0]), True),
-    "centre": (lambda cell: str(cell["cell"][1]), True),
-    "structure": (lambda cell: str(cell["cell"][2]), True),
-    "method": (lambda cell: str(cell["cell"][3]), True),
-    "n": (lambda cell: str(cell["n"]), True),
+    **{name: (_plain(name), True) for name in ("model", "centre", "structure", "method", "n")},
     "Dice %": (_percent("dice_mean"), True),
     "to source (95 % interval)": (_apart("dice_mean"), True),
     "worst tenth %": (_percent("dice_worst_tenth"), True),
@@ -504,7 +474,7 @@ _CELLS: dict[str, tuple[Callable[[Cell], str], bool]] = {
     "HD95": (_distance("hd95_mean"), True),
     "ASSD": (_distance("assd_mean"), True),
     "ECE %": (_percent("ece_mean"), True),
-    "one mask empty": (lambda cell: str(cell["one_empty"]), False),
+    "one mask empty": (_plain("one_empty"), False),
 }
 
 

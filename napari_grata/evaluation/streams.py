@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +28,7 @@ from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.plan import make_plan
 from napari_grata.adaptation.settings import Settings
 from napari_grata.adaptation.shift import shifts, why_not
-from napari_grata.evaluation.cohort import Case, Centre
+from napari_grata.evaluation.cohort import Case, Centre, CohortError
 from napari_grata.evaluation.metrics import calibration_error, measure
 from napari_grata.evaluation.report import CaseRow
 from napari_grata.scans import Scan, open_scan, read_mask
@@ -107,23 +112,6 @@ class Task:
 def rows_of(part: Part) -> list[CaseRow]:
     """Return the rows of a part."""
     return [CaseRow.from_dict(row) for row in part["rows"]]
-
-
-def find_part(parts: Mapping[Key, Part], key: Key, seed: int) -> Part | None:
-    """Return the part of a stream, or that of another which is bound to be the same.
-
-    A stream that drew no random number is the same for every seed, and a method that learns
-    nothing is the same in every order: those of the first seed and of the first order stand for
-    the others.
-    """
-    model, centre, method, own, order = key
-    for other in dict.fromkeys([(own, order), (seed, order), (own, 0), (seed, 0)]):
-        part = parts.get((model, centre, method, *other))
-        if part is None or (other[0] != own and part["draws"]):
-            continue
-        if other[1] == order or not part["ordered"]:
-            return part
-    return None
 
 
 def fingerprint(
@@ -259,11 +247,7 @@ def run_stream(
                         case=name,
                         structure=structure,
                         method=task.method,
-                        dice=figures.dice,
-                        hd95=figures.hd95,
-                        assd=figures.assd,
-                        area=figures.area,
-                        true_area=figures.true_area,
+                        **asdict(figures),
                         unit="px" if spacing is None else "mm",
                         ece=calibration_error(likely.reshape(truth.shape), drawn),
                         seed=settings.seed,
@@ -353,3 +337,101 @@ def _truths(scan: Scan, cases: Sequence[Case], table: Mapping[int, int]) -> Iter
     for number in range(scan.n_cases):
         true = np.stack([scan.get_mask(truth, i) for i in scan.case_slices(number)])
         yield true if scan.is_stack else true[0]
+
+
+# -- in other processes --------------------------------------------------------------------
+
+#: What a process needs to open the model: name or path, device, size of photographs.
+Model = tuple[str | Path, str, tuple[int, int] | None]
+
+_models: dict[Model, Segmenter] = {}
+# A worker of several threads does one stream at a time: they would share one model and one device.
+_busy = threading.Lock()
+
+
+def spread(
+    tasks: Sequence[Task], models: Mapping[str, Model], jobs: int, scheduler: str | None = None
+) -> Iterator[tuple[Task, Part]]:
+    """Do tasks in other processes; yield each with its part as it is finished.
+
+    A worker keeps nothing but the model, and writes nothing: one that is lost loses the stream it
+    was at, and Dask gives that to another.
+
+    Parameters
+    ----------
+    models : mapping of str to Model
+        By the name that tasks give.
+    jobs : int
+        Processes, where this machine starts them.
+    scheduler : str, optional
+        ``"local"`` for Dask's workers on this machine, or the address of a scheduler that runs;
+        None for a plain pool of processes.
+
+    Raises
+    ------
+    CohortError
+        If Dask distributed is not installed, its scheduler does not answer, or a stream ends
+        its worker again and again.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs) if scheduler in (None, "local") else None
+    with _executor(min(jobs, len(tasks)), scheduler) as pool:
+        # Long streams first, so that no worker is left with one at the end.
+        order = sorted(tasks, key=lambda task: -task.events)
+        running = {pool.submit(_work, task, models[task.model], threads): task for task in order}
+        try:
+            for finished in as_completed(running):
+                yield running[finished], finished.result()
+        except BaseException as error:
+            for one in running:
+                one.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            if type(error).__name__ in ("KilledWorker", "BrokenProcessPool"):
+                raise CohortError(
+                    "a stream ended the process that worked on it",
+                    hint="Mostly memory is short: use fewer processes side by side.",
+                ) from error
+            raise
+
+
+@contextmanager
+def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler is None:
+        # Spawn: torch's thread pools do not survive a fork.
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            yield pool
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise CohortError(
+            "Dask distributed is not installed",
+            hint='Install it with: pip install "napari-grata[cluster]".',
+        ) from None
+    with ExitStack() as stack:
+        address = scheduler
+        if scheduler == "local":
+            cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(cluster).scheduler_address
+        try:
+            client = stack.enter_context(Client(address, timeout=20))
+        except (OSError, ValueError) as error:
+            raise CohortError(
+                f"the scheduler {address} does not answer ({type(error).__name__})",
+                hint="Start it, and give its address as it says it, such as tcp://host:8786.",
+            ) from error
+        yield client.get_executor(pure=False)
+
+
+def _work(task: Task, model: Model, threads: int | None) -> Part:
+    import torch
+
+    with _busy:
+        if threads is None:
+            from distributed import get_worker
+
+            threads = get_worker().state.nthreads
+        torch.set_num_threads(threads)
+        if model not in _models:
+            _models.clear()
+            _models[model] = open_model(*model)
+        return run_stream(_models[model], task)
