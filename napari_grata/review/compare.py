@@ -45,10 +45,7 @@ DIFFERENCE_NAMES = {ADDED: "added", REMOVED: "removed", RELABELLED: "other struc
 
 
 def difference_map(
-    source: np.ndarray,
-    adapted: np.ndarray,
-    card: Card | None = None,
-    structure: str | None = None,
+    source: np.ndarray, adapted: np.ndarray, card: Card, structure: str | None = None
 ) -> np.ndarray:
     """Show where two label maps differ.
 
@@ -56,8 +53,8 @@ def difference_map(
     ----------
     source, adapted : ndarray of int, same shape, any number of axes
         Label maps before and after.
-    card : Card, optional
-        Knows which structure lies inside which. Without it every label is just foreground.
+    card : Card
+        Knows which structure lies inside which.
     structure : str, optional
         Look at this structure alone (with those that it contains); else at all of them: a step
         inwards, such as disc to cup, counts as added, and a step outwards as removed.
@@ -68,38 +65,20 @@ def difference_map(
         0 no difference, ``ADDED``, ``REMOVED``; ``RELABELLED`` only where all structures are
         looked at and one gave way to another that is not nested with it.
     """
-    source, adapted = np.asarray(source), np.asarray(adapted)
-    if source.shape != adapted.shape:
-        raise ValueError(f"The masks differ in shape: {source.shape} and {adapted.shape}.")
     result = np.zeros(source.shape, dtype=np.uint8)
-    if structure is not None:
-        if card is None:
-            raise ValueError("A structure can only be looked at with the model's card.")
-        before = structure_mask(card, source, structure)
-        after = structure_mask(card, adapted, structure)
-        result[after & ~before] = ADDED
-        result[before & ~after] = REMOVED
-        return result
-    depth = _depths(card)
-    before, after = depth[source], depth[adapted]
-    result[source != adapted] = RELABELLED
+    if structure is None:
+        # How deeply nested each label value is: background 0, disc 1, cup 2.
+        depth = np.zeros(65536, dtype=np.uint8)
+        for one in card.structures:
+            depth[list(card.values_within(one))] += 1
+        depth[1:] = depth[1:].clip(1)
+        before, after = depth[source], depth[adapted]
+        result[source != adapted] = RELABELLED
+    else:
+        before, after = (structure_mask(card, mask, structure) for mask in (source, adapted))
     result[after > before] = ADDED
     result[after < before] = REMOVED
     return result
-
-
-def _depths(card: Card | None) -> np.ndarray:
-    """How deeply nested each label value is: background 0, disc 1, cup 2."""
-    depth = np.ones(65536, dtype=np.uint8)
-    depth[0] = 0
-    if card is not None:
-        inside = {structure.name: structure.inside for structure in card.structures}
-        for structure in card.structures:
-            level, name = 1, structure.inside
-            while name is not None:
-                level, name = level + 1, inside[name]
-            depth[structure.value] = level
-    return depth
 
 
 @dataclass(frozen=True)
@@ -138,19 +117,6 @@ class Summary:
     pixel: float | None = None
     voxel: float | None = None
 
-    def most_changed(self, count: int, apart: int = 0) -> tuple[SliceSummary, ...]:
-        """Up to `count` rows with the most changed pixels, most first; none without change.
-
-        Rows whose slice lies within `apart` of a chosen one are passed over.
-        """
-        chosen: list[SliceSummary] = []
-        for row in sorted(self.rows, key=lambda row: -row.changed_pixels):
-            if len(chosen) == count or not row.changed_pixels:
-                break
-            if all(abs(row.slice_index - other.slice_index) > apart for other in chosen):
-                chosen.append(row)
-        return tuple(chosen)
-
     def least_alike(self) -> tuple[list[StructureChange], int]:
         """Return totals of at most `MOST_SHOWN` structures, and how many others there are.
 
@@ -161,8 +127,17 @@ class Summary:
         return [one for one in there if one in few], len(there) - len(few)
 
     def telling(self, count: int = 1, apart: int = 0) -> list[int]:
-        """Return the slices that changed most; without change the fullest; none without masks."""
-        chosen = [row.slice_index for row in self.most_changed(count, apart)]
+        """Return at most so many slices, those with most changed pixels first.
+
+        Those that lie within `apart` of a chosen one are passed over. Without change the fullest
+        one; none without masks.
+        """
+        chosen: list[int] = []
+        for row in sorted(self.rows, key=lambda row: -row.changed_pixels):
+            if len(chosen) == count or not row.changed_pixels:
+                break
+            if all(abs(row.slice_index - other) > apart for other in chosen):
+                chosen.append(row.slice_index)
         if chosen or not self.rows:
             return chosen
         fullest = max(self.rows, key=lambda row: sum(c.source_pixels for c in row.structures))
@@ -349,33 +324,27 @@ def thumbnail(
     if picture.ndim == 2:
         picture = np.repeat(picture[..., np.newaxis], 3, axis=2)
     dots = np.add.outer(np.arange(len(rows)), np.arange(len(columns))) % 3 == 0
-    for masks, pattern in ((source_masks, dots), (adapted_masks, None)):
+    for masks, pattern in ((source_masks, dots), (adapted_masks, True)):
         if index not in masks:
             continue
         small = np.asarray(masks[index])[np.ix_(rows, columns)]
         for structure in card.structures:
             shown = structure_mask(card, small, structure)
             edge = shown & ~ndimage.binary_erosion(shown)
-            colour = tuple(bytes.fromhex(structure.colour[1:]))
-            picture[edge if pattern is None else edge & pattern] = colour
+            picture[edge & pattern] = tuple(bytes.fromhex(structure.colour[1:]))
     return np.ascontiguousarray(picture)
 
 
-def _grid(scan: Scan, index: int) -> tuple[np.ndarray, np.ndarray]:
+def _grid(scan: Scan, index: int) -> list[np.ndarray]:
     """Rows and columns of the slice that the picture shows."""
-    height, width = scan.slice_shape(index)
-    row_mm, column_mm = scan.slice_spacing or (1.0, 1.0)
+    shape, spacing = scan.slice_shape(index), scan.slice_spacing or (1.0, 1.0)
     # Never enlarged along the axis of the smaller pixels.
-    unit = max(height * row_mm, width * column_mm) / LONGEST_SIDE
-    unit = max(unit, min(row_mm, column_mm))
-    size = [
-        min(LONGEST_SIDE, max(1, round(count * mm / unit)))
-        for count, mm in ((height, row_mm), (width, column_mm))
-    ]
-    return tuple(  # type: ignore[return-value]
-        ((np.arange(wanted) + 0.5) * count / wanted).astype(int)
-        for wanted, count in zip(size, (height, width), strict=True)
-    )
+    unit = max(np.multiply(shape, spacing).max() / LONGEST_SIDE, min(spacing))
+    found = []
+    for count, mm in zip(shape, spacing, strict=True):
+        wanted = min(LONGEST_SIDE, max(1, round(count * mm / unit)))
+        found.append(((np.arange(wanted) + 0.5) * count / wanted).astype(int))
+    return found
 
 
 def grey_levels(image: np.ndarray, rgb: bool) -> np.ndarray:
