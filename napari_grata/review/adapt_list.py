@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -358,14 +359,16 @@ def keep_failure(
 
 def _counted(flags: dict[int, tuple[Flag, ...]]) -> tuple[CountedFlag, ...]:
     """Return each kind of flag once, with its number of slices, the most frequent first."""
-    found: dict[str, CountedFlag] = {}
+    first: dict[str, tuple[str, int]] = {}
+    counts: Counter[str] = Counter()
     for index in sorted(flags):
         for flag in flags[index]:
-            known = found.get(flag.code) or CountedFlag(flag.code, flag.text, 0, index)
-            found[flag.code] = CountedFlag(
-                flag.code, known.text, known.count + 1, known.first_slice
-            )
-    return tuple(sorted(found.values(), key=lambda flag: -flag.count))
+            first.setdefault(flag.code, (flag.text, index))
+            counts[flag.code] += 1
+    return tuple(
+        CountedFlag(code, first[code][0], count, first[code][1])
+        for code, count in counts.most_common()
+    )
 
 
 # -- where a run begins: a broken-off run, the case before, or the source model -----------------

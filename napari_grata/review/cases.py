@@ -74,7 +74,7 @@ class Case:
 
 
 class CaseState(Enum):
-    """Where a case stands; a decision counts more than what the model has done."""
+    """Where a case stands, in a clinician's words; a decision counts more than the model's work."""
 
     NEW = "new"
     SEGMENTED = "segmented"
@@ -86,11 +86,6 @@ class CaseState(Enum):
     ACCEPTED = "accepted"
     KEPT_SOURCE = "mask before kept"
     FAILED = "could not be done"
-
-    @property
-    def title(self) -> str:
-        """The state in a clinician's words."""
-        return self.value
 
     @property
     def decided(self) -> bool:

@@ -340,7 +340,7 @@ def _row(cases: CaseList, case: Case, found: Standing, path: Path | None) -> dic
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {
         "case": case.key,
-        "state": cases.state(case.key).title,
+        "state": cases.state(case.key).value,
         "why there is none": nameless(found.reason, case.sources, case.key),
         "verdicts (slices)": ", ".join(f"{k} {n}" for k, n in (found.verdicts or {}).items()),
     }

@@ -20,13 +20,11 @@ from typing import IO, TYPE_CHECKING, Any
 from napari_grata.scans.files import FileError, make_folder, nameless, templates, whole_file
 from napari_grata.scans.scan import counted
 
-from .cases import Decision
+from .cases import CaseSummary, Decision
 from .compare import StructureChange, Summary, flagged_slices, flags_of_run, summarise
 from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
 
 if TYPE_CHECKING:
-    import jinja2
-
     from napari_grata.adaptation import Flag, Record
     from napari_grata.adaptation.records import ChosenInfo
     from napari_grata.segmenters import Card
@@ -99,25 +97,10 @@ class ReportCase:
 # -- from runs and lists to cases ----------------------------------------------------------
 
 
-def case_of_run(
-    folder: Path, code: str, *, work: CaseWork | None = None, **more: Any
-) -> ReportCase:
-    """Return a run folder as a case of a report.
+def case_of_run(folder: Path, code: str, *, work: CaseWork | None = None) -> ReportCase:
+    """Return a run folder as a case of a report; a RunFolderError where it cannot be read.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    code : str
-    work : CaseWork, optional
-        The case's folder, for what the user drew.
-    **more
-        Other fields of `ReportCase`.
-
-    Raises
-    ------
-    RunFolderError
-        If the folder cannot be read.
+    ``work`` knows what the user drew.
     """
     from napari_grata.adaptation import reopen
 
@@ -136,34 +119,32 @@ def case_of_run(
         chosen=run.chosen,
         problem=" ".join(run.missing),
         close=run.close,
-        **more,
     )
 
 
 def report_cases(cases: CaseList) -> Iterator[ReportCase]:
     """Yield the cases of a list for a report, one at a time; each is read when its turn comes."""
-    for case in cases.cases:
-        found = _report_case(cases, case.key)
-        yield replace(found, problem=nameless(found.problem, case.sources, case.key))
-
-
-def _report_case(cases: CaseList, key: str) -> ReportCase:
     from napari_grata.adaptation import RunFolderError
 
-    work, summary = cases.work(key), cases.summary(key)
-    shift = "" if summary is None else summary.shift_words
-    problem = cases.problem(key) or ("" if summary is None else summary.stale)
-    found = ReportCase(key)
-    if work.run_folder is not None:
-        try:
-            found = case_of_run(work.run_folder, key, work=work)
-            problem = " ".join(dict.fromkeys(part for part in (problem, found.problem) if part))
-        except (RunFolderError, OSError) as error:
-            # Not the message as it is: it may hold a path, and that may name a patient.
-            why = type(error).__name__
-            problem = f"Its run {work.run_folder.name} cannot be read ({why})."
-    found = replace(found, state=cases.state(key).title, shift=shift, problem=problem)
-    return replace(found, decisions=decisions_of(cases, found))
+    for case in cases.cases:
+        key, work, summary = case.key, cases.work(case), cases.summary(case) or CaseSummary()
+        problem = cases.problem(key) or summary.stale
+        found = ReportCase(key)
+        if work.run_folder is not None:
+            try:
+                found = case_of_run(work.run_folder, key, work=work)
+                problem = " ".join(dict.fromkeys(filter(None, (problem, found.problem))))
+            except (RunFolderError, OSError) as error:
+                # Not the message as it is: it may hold a path, and that may name a patient.
+                why = type(error).__name__
+                problem = f"Its run {work.run_folder.name} cannot be read ({why})."
+        yield replace(
+            found,
+            state=cases.state(key).value,
+            shift=summary.shift_words,
+            problem=nameless(problem, case.sources, key),
+            decisions=decisions_of(cases, found),
+        )
 
 
 def decisions_of(cases: CaseList, told: ReportCase) -> list[Decided]:
@@ -184,10 +165,9 @@ def decisions_of(cases: CaseList, told: ReportCase) -> list[Decided]:
 
 
 def write_report(path: str | Path, cases: Iterable[ReportCase], *, overwrite: bool = False) -> Path:
-    """Write cases into one HTML file.
+    """Write cases into one HTML file, which appears as a whole when it is finished.
 
-    Cases are taken one after another and let go, so that a long list needs no more memory than
-    its largest case. The file appears as a whole when it is finished.
+    Cases are let go one after another: a long list needs no more memory than its largest case.
 
     Parameters
     ----------
@@ -209,7 +189,10 @@ def write_report(path: str | Path, cases: Iterable[ReportCase], *, overwrite: bo
         hint = "Nothing is overwritten: name another file."
         raise FileError("there is such a file already", path, hint)
     make_folder(path.parent)
-    environment = _environment()
+    environment = templates("review")
+    environment.filters |= {"local_time": local_time, "count": counted}
+    environment.filters["in_words"] = VERDICT_WORDS.get
+    environment.globals["most_flags"] = MOST_FLAGS
     article = environment.get_template("report_case.html.jinja")
     rows: list[dict[str, str]] = []
     made: dict[tuple[str, ...], None] = {}
@@ -240,14 +223,6 @@ def _waiting_room(path: Path) -> IO[str]:
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise FileError(f"it cannot be written ({why})", path, "Choose another folder.") from error
-
-
-def _environment() -> jinja2.Environment:
-    environment = templates("review")
-    environment.filters |= {"local_time": local_time, "count": counted}
-    environment.filters["in_words"] = VERDICT_WORDS.get
-    environment.globals["most_flags"] = MOST_FLAGS
-    return environment
 
 
 def _summary(case: ReportCase) -> Summary | None:

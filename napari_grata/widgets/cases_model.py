@@ -88,7 +88,7 @@ class CaseRow:
     @property
     def sentence(self) -> str:
         """All of the line as a sentence, for tooltips and screen readers."""
-        parts = [f"{self.number}. {self.title}: {self.work or self.state.title}."]
+        parts = [f"{self.number}. {self.title}: {self.work or self.state.value}."]
         if self.change is not None:
             parts.append(f"{self.change_words} changed between before and after.")
         parts += self.flag_words

@@ -255,7 +255,7 @@ class CaseDelegate(QStyledItemDelegate):
         for words in (row.change_words, shift_word(row)):
             room = self._write(painter, font, room, words, self._muted, right=True)
         ink = self._accent if row.work else self._wrong if row.problem else self._muted
-        self._write(painter, font, room, row.work or row.state.title, ink)
+        self._write(painter, font, room, row.work or row.state.value, ink)
 
     @staticmethod
     def _write(

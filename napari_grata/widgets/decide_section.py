@@ -52,7 +52,7 @@ BUTTONS = (
     ("second-reader", "2nd reader", "second_reader", "Somebody else should look at it, too."),
 )
 # As the case list calls, and marks, a case that was decided on in this way.
-VERDICT_WORDS = {verdict: state.title for verdict, state in STATE_OF_VERDICT.items()}
+VERDICT_WORDS = {verdict: state.value for verdict, state in STATE_OF_VERDICT.items()}
 MARKS = {verdict: STATE_SIGNS[state][0] for verdict, state in STATE_OF_VERDICT.items()}
 DIFFICULTIES = (("–", ""), ("easy", "easy"), ("moderate", "moderate"), ("hard", "hard"))
 STALE = "The mask has changed since: look again."

@@ -293,7 +293,7 @@ class ExportSection(QWidget):
         found = self._context.decision_list
         if found is not None:
             caselist, key = found
-            state = caselist.state(key).title
+            state = caselist.state(key).value
             summary = caselist.summary(key)
             shift = summary.shift_words if summary is not None else ""
         info: dict[str, Any] = {}

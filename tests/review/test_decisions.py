@@ -435,7 +435,7 @@ def test_a_second_program_sees_on_refresh_what_the_first_decides(cases: CaseList
         print("ready", flush=True)
         sys.stdin.readline()
         cases.refresh()
-        print(cases.state("case-0002").title, flush=True)
+        print(cases.state("case-0002").value, flush=True)
     """
     program = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],

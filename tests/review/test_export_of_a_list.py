@@ -305,7 +305,7 @@ def test_a_damaged_run_of_one_case_leaves_the_others_as_they_are(
     store.write_bytes(content)
     cases.close()
     again = CaseList.load(tmp_path / "list")
-    assert [again.state(key).title for key in (good, other)]
+    assert [again.state(key).value for key in (good, other)]
     found = {one.key: one for one in export_masks(again, tmp_path / "masks")}
     assert found[good].path is not None
     assert found[bad].path is None

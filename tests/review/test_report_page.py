@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def read(path: Path) -> tuple[str, Reader]:
 
 
 def test_a_report_is_one_file_that_loads_nothing_from_outside(folder: Path, tmp_path: Path) -> None:
-    case = case_of_run(folder / "run", "case-0001", state="accepted")
+    case = replace(case_of_run(folder / "run", "case-0001"), state="accepted")
     path = write_report(tmp_path / "report", [case])
     assert path.name == "report.html"
     text, reader = read(path)
@@ -98,7 +99,8 @@ def test_decisions_comments_flags_and_settings_are_in_it_and_cannot_break_it(
         ),
         ("axial 2", Decision(2, "", "case-0007", 1, "reject", "<b>rim</b> & vessel", "hard"), True),
     )
-    case = case_of_run(folder / "run", "case-0007", state="rejected", decisions=decisions)
+    case = case_of_run(folder / "run", "case-0007")
+    case = replace(case, state="rejected", decisions=decisions)
     text, _ = read(write_report(tmp_path / "r.html", [case]))
     assert "&lt;b&gt;rim&lt;/b&gt; &amp; vessel" in text
     assert "the mask was changed afterwards" in text
