@@ -55,80 +55,78 @@ class Finding:
     advice: str = ""
 
 
+Line = tuple[str, ...]
+"""Level, text, and what to do about it, if anything."""
+
+
 def examine(*, speed: bool = True) -> Iterator[Finding]:
     """Yield findings one after the other; ``speed`` computes for about five seconds."""
-    yield from versions()
-    yield from window()
-    yield from folders()
+    for about, check in (("Programs", versions), ("Window", window), ("Folders", folders)):
+        yield from (Finding(about, *line) for line in check())
     if _version("torch") is None:
-        return  # said under versions; all that follows needs it
+        return  # said under programs; all that follows needs it
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:
         advice = "Install PyTorch again: pip install --force-reinstall torch"
         yield Finding("Computing", PROBLEM, f"PyTorch does not load: {error}", advice)
         return
-    yield from devices()
-    yield from models()
-    yield from methods()
+    for about, check in (("Computing", devices), ("Models", models), ("Methods", methods)):
+        yield from (Finding(about, *line) for line in check())
     if speed:
-        yield from speeds()
+        about = "Speed (preset Careful, a made-up picture)"
+        yield from (Finding(about, *line) for line in speeds())
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[Line]:
     """Which programs are there."""
-    about = "Programs"
     from napari_grata import __version__
 
     system = f"{platform.system()} {platform.release()} on {platform.machine()}"
-    yield Finding(
-        about, GOOD, f"napari-grata {__version__}, Python {platform.python_version()}, {system}"
-    )
+    yield GOOD, f"napari-grata {__version__}, Python {platform.python_version()}, {system}"
     there = {name: _version(name) for name in _PACKAGES}
     lines = ", ".join(f"{name} {version}" for name, version in there.items() if version)
-    yield Finding(about, GOOD, lines)
+    yield GOOD, lines
     for name, version in there.items():
         if version is None:
             level = NOTE if name == "napari" else PROBLEM
             why = "the window does not open" if name == "napari" else "models do not run"
-            yield Finding(about, level, f"{name} is missing: {why}.", f"pip install {name}")
+            yield level, f"{name} is missing: {why}.", f"pip install {name}"
 
 
-def methods() -> Iterator[Finding]:
+def methods() -> Iterator[Line]:
     """Whether methods of other packages are taken."""
     from napari_grata.adaptation.methods.register import METHODS, REFUSED
 
     for info in METHODS.values():
         if info.package:
-            yield Finding("Methods", GOOD, f"{info.name}, of the package {info.package}")
+            yield GOOD, f"{info.name}, of the package {info.package}"
     for words in REFUSED.values():
-        yield Finding("Methods", NOTE, words, "Mend or remove that package.")
+        yield NOTE, words, "Mend or remove that package."
 
 
-def window() -> Iterator[Finding]:
+def window() -> Iterator[Line]:
     """Whether a window can open."""
-    about = "Window"
     versions = {name.split("-")[0]: _version(name) for name in reversed(_BINDINGS)}
     there = [f"{name} {version}" for name, version in versions.items() if version]
     chosen = os.environ.get("QT_API", "")
     if not there:
         advice = 'For the window: pip install "napari-grata[pyqt6]"'
-        yield Finding(about, NOTE, "No Qt binding: the command line works alone.", advice)
+        yield NOTE, "No Qt binding: the command line works alone.", advice
         return
     text = f"Qt through {', '.join(there)}" + (f"; QT_API asks for {chosen}" if chosen else "")
-    yield Finding(about, GOOD, text + ".")
+    yield GOOD, text + "."
     named = [one.split()[0].lower() for one in there]
     if chosen and chosen.lower() not in named:
         advice = f"Unset QT_API, or pip install {chosen}."
-        yield Finding(about, NOTE, f"QT_API asks for {chosen}, which is not installed.", advice)
+        yield NOTE, f"QT_API asks for {chosen}, which is not installed.", advice
     displays = ("DISPLAY", "WAYLAND_DISPLAY")
     if sys.platform.startswith("linux") and not any(os.environ.get(key) for key in displays):
-        yield Finding(about, NOTE, "No screen here: the command line works, the window does not.")
+        yield NOTE, "No screen here: the command line works, the window does not."
 
 
-def folders() -> Iterator[Finding]:
+def folders() -> Iterator[Line]:
     """Whether what we keep can be written."""
-    about = "Folders"
     from napari_grata.segmenters.registry import user_models_dir
 
     places = {
@@ -148,88 +146,80 @@ def folders() -> Iterator[Finding]:
             level = NOTE if words == "this folder" else PROBLEM
             advice = "Choose another folder with --out, or set NAPARI_GRATA_HOME to one of yours."
             reason = error.strerror or type(error).__name__
-            yield Finding(about, level, f"{words}: {shown} cannot be written ({reason}).", advice)
+            yield level, f"{words}: {shown} cannot be written ({reason}).", advice
             continue
         level = GOOD if free > _ROOM else NOTE
-        yield Finding(about, level, f"{words}: {shown}, {free / 1e9:.1f} GB free")
+        yield level, f"{words}: {shown}, {free / 1e9:.1f} GB free"
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Iterator[Line]:
     """Where networks run, in what number formats, and why there."""
-    about = "Computing"
     import torch
 
     from napari_grata.segmenters.devices import list_devices, processor_units
 
     automatic, *choices = list_devices()
     reason = "the graphics card with most free memory" if len(choices) > 1 else "nothing else here"
-    yield Finding(about, GOOD, f"{automatic.title} — {reason}.")
+    yield GOOD, f"{automatic.title} — {reason}."
     for choice in choices:
         formats = "float32" + (", bfloat16" if choice.bfloat16 else "")
-        yield Finding(about, GOOD, f"{choice.key}: {choice.title}; computes in {formats}")
+        yield GOOD, f"{choice.key}: {choice.title}; computes in {formats}"
     units = [name for name, there in processor_units().items() if there]
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
     fast = torch.backends.mkldnn.is_available()
     text = f"Processor: {cores} cores, {threads} used; units for bfloat16: "
-    yield Finding(about, GOOD, text + (", ".join(units) or "none"))
+    yield GOOD, text + (", ".join(units) or "none")
     if threads < cores:
         held = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ else "a setting of PyTorch"
-        yield Finding(about, NOTE, f"Only {threads} of {cores} cores work, because of {held}.")
+        yield NOTE, f"Only {threads} of {cores} cores work, because of {held}."
     if not fast:
         advice = "Install PyTorch from pytorch.org or conda-forge instead of this build."
-        yield Finding(about, NOTE, "This PyTorch lacks oneDNN: convolutions are slow.", advice)
+        yield NOTE, "This PyTorch lacks oneDNN: convolutions are slow.", advice
     if units:
-        yield Finding(
-            about,
+        yield (
             NOTE,
             "bfloat16 is an option here: faster the larger the model; masks differ a little.",
             "Advanced → Faster, coarser numbers, or --precision bfloat16 (docs/performance.md).",
         )
     if len(choices) == 1 and shutil.which("nvidia-smi"):
-        yield Finding(
-            about,
-            NOTE,
-            "There is an NVIDIA driver, but this PyTorch cannot use it.",
-            "Install the CUDA build: see pytorch.org → Get Started.",
-        )
+        advice = "Install the CUDA build: see pytorch.org → Get Started."
+        yield NOTE, "There is an NVIDIA driver, but this PyTorch cannot use it.", advice
     elif len(choices) == 1:
         advice = "An NVIDIA graphics card needs the CUDA build of PyTorch: see pytorch.org."
-        yield Finding(about, NOTE, "No graphics card that PyTorch can use.", advice)
+        yield NOTE, "No graphics card that PyTorch can use.", advice
 
 
-def models() -> Iterator[Finding]:
+def models() -> Iterator[Line]:
     """Which models are there, and whether they load."""
-    about = "Models"
     from napari_grata.segmenters import list_devices, list_models, load_segmenter
 
     free = list_devices()[0].free_bytes
     entries = list_models()
     if not entries:
-        yield Finding(about, PROBLEM, "No models at all.", "Install napari-grata again.")
+        yield PROBLEM, "No models at all.", "Install napari-grata again."
     for entry in entries:
         if entry.card is None:
             advice = "Mend its card.yaml, or remove the folder."
-            yield Finding(about, NOTE, f"{entry.name}: {entry.error}", advice)
+            yield NOTE, f"{entry.name}: {entry.error}", advice
             continue
         try:
             network = load_segmenter(entry.folder, device="cpu").network
             needed = memory_of_a_step(network, entry.card)
         except (ValueError, OSError, RuntimeError) as error:
-            yield Finding(about, PROBLEM, f"{entry.name} does not load: {error}")
+            yield PROBLEM, f"{entry.name} does not load: {error}"
             continue
         parameters = sum(one.numel() for one in network.parameters())
         text = f"{entry.name}: {entry.title}, {parameters / 1e6:.1f} million parameters"
         text += f" ({entry.origin}), about {needed / 1e6:.0f} MB for a step"
         if free is not None and needed > free:
             advice = "Close other programs, draw a region, or choose another device."
-            yield Finding(about, NOTE, f"{text}: more than is free now.", advice)
+            yield NOTE, f"{text}: more than is free now.", advice
         else:
-            yield Finding(about, GOOD, text)
+            yield GOOD, text
 
 
-def speeds() -> Iterator[Finding]:
+def speeds() -> Iterator[Line]:
     """How long a photograph and a volume take, on every device."""
-    about = "Speed (preset Careful, a made-up picture)"
     from napari_grata.segmenters import list_devices, list_models
 
     keys = [choice.key for choice in list_devices()[1:]]
@@ -244,11 +234,11 @@ def speeds() -> Iterator[Finding]:
                 if volume:
                     whole = _duration(VOLUME_SLICES * seconds)
                     text += f", about {whole} for {VOLUME_SLICES} slices"
-                yield Finding(about, GOOD, text)
+                yield GOOD, text
         except (RuntimeError, MemoryError, ValueError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             advice = "Choose another device, or close other programs."
-            yield Finding(about, PROBLEM, f"{name} fails on {key}: {first}", advice)
+            yield PROBLEM, f"{name} fails on {key}: {first}", advice
 
 
 def memory_of_a_step(network: nn.Module, card: Card) -> int:

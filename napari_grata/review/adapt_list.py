@@ -120,21 +120,10 @@ def work_on_case(
 def work_on_list(
     caselist: CaseList, segmenter: Segmenter, *, again: bool = False
 ) -> Iterator[tuple[Case, Item]]:
-    """Work on the cases that are not done, in the order of the list and with its settings.
+    """Work on the cases that are not done, in the list's order and with its settings.
 
-    Parameters
-    ----------
-    again : bool
-        Also do what is done already; older run folders stay.
-
-    Yields
-    ------
-    (Case, what `work_on_case` yields)
-
-    Raises
-    ------
-    ListError
-        If the list's folder cannot be written.
+    With ``again`` also on those that are; older run folders stay. Yields each case with what
+    `work_on_case` yields, and raises as that does.
     """
     for case in caselist.cases:
         if again or needs_work(caselist, case, segmenter):
@@ -281,14 +270,12 @@ def keep_run(
 ) -> CaseSummary:
     """Write a case's summary and picture from a run on it, as the run stands now.
 
-    For the run ahead of the user, and for one that the user watched, rolled back or resumed.
-
     Parameters
     ----------
     run : AdaptationRun
         Its folder lies in the case's.
     shift : Shift, optional
-        How far the scan lies from the source centre; kept from the last time if not given.
+        Kept from the last time if not given.
     seconds : float, optional
         Time it took; by default that of the steps.
     continued_from : str
@@ -343,13 +330,7 @@ def keep_failure(
     weights: str = "",
     seconds: float = 0.0,
 ) -> CaseSummary:
-    """Note in a case's summary why it could not be done; what was known of it stays.
-
-    Raises
-    ------
-    ListError
-        If it cannot be written.
-    """
+    """Note why a case could not be done, or raise ListError; what was known of it stays."""
     work = caselist.work(case)
     known = work.summary or CaseSummary(model=model, weights_sha256=weights)
     summary = known.but(error=error, seconds=seconds, files=case.marks, stale="")
@@ -377,11 +358,7 @@ def _counted(flags: dict[int, tuple[Flag, ...]]) -> tuple[CountedFlag, ...]:
 def _previous_end(
     caselist: CaseList, case: Case, segmenter: Segmenter, settings: Settings
 ) -> Start | None:
-    """Return the adapted model that the nearest case before this one ended with.
-
-    Only where it is the same model with the same settings, and only one that learns along the
-    stream; else None: the source model.
-    """
+    """Return the model of the nearest case before that was adapted in the same way, or None."""
     if not settings.learns or settings.mode != "continual":
         return None
     for earlier in reversed([other for other in caselist.cases if other.number < case.number]):

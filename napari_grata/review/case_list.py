@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Any
 from napari_grata.adaptation.run_files import fingerprint
 from napari_grata.adaptation.run_store import RunFolderError, read_info
 from napari_grata.adaptation.settings import Settings, SettingsError
-from napari_grata.scans.files import (
-    stem,
-)
+from napari_grata.scans.files import stem
 
 from .case_finding import identity_of, numbered, sources_of
 from .case_store import CaseStore
@@ -70,8 +68,7 @@ class CaseList(CaseStore):
     """Cases in a fixed order, each with its own folder; what was decided; how to adapt them.
 
     Made with `make`, `load` or `case_of_scan`. While one is open in this program, opening the
-    same again gives the same object. What was chosen for it is saved as soon as it is chosen; a
-    disk that does not take that is no reason to stop, see `save_problem`.
+    same again gives the same object.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -39,7 +39,7 @@ THUMBNAIL_FILE = "thumbnail.png"
 
 
 class CaseWork:
-    """One case of a list: its runs, what the user drew, its small picture.
+    """What one does on a case of a list.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class CaseWork:
         return edits[-1].base if edits else ""
 
     def save_edit(self, stack: np.ndarray, scan: Scan, base: str = "") -> int:
-        """Keep a mask that the user has drawn, as a new version; older ones stay.
+        """Keep a mask that the user has drawn, as a new version; return its number.
 
         The case's change and its small picture are those of the drawing from then on, if it was
         made over the masks that the case has now.
@@ -152,11 +152,6 @@ class CaseWork:
             What it was drawn on.
         base : str
             `mask_digest` of the mask that it was drawn over.
-
-        Returns
-        -------
-        int
-            The version's number.
 
         Raises
         ------
@@ -243,18 +238,9 @@ class CaseWork:
     # -- masks called right --------------------------------------------------------------------
 
     def keep_reviewed(self, model: str, masks: Mapping[int, np.ndarray]) -> None:
-        """Keep which masks the user calls right, in place of those kept before.
+        """Keep which masks (H, W) the user calls right, in place of those kept before.
 
-        Parameters
-        ----------
-        model : str
-            Whose labels they have: each model's are kept by themselves.
-        masks : mapping of int to ndarray of int, shape (H, W)
-
-        Raises
-        ------
-        ListError
-            If they cannot be written; then those kept before are there.
+        Each model's are kept by themselves. A ListError says that they cannot be written.
         """
         told = {str(i): b64encode(packed(mask)).decode() for i, mask in sorted(masks.items())}
         value = {"scan_sha256": self._scan_sha256, "masks": told}

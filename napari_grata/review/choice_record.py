@@ -1,20 +1,22 @@
-"""What was weighed and chosen, kept: as JSON to read again, as CSV for people."""
+"""What was weighed and chosen, kept: as JSON to read again, as CSV and an excerpt for people."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_grata.scans.files import read_json, write_csv, write_json
 
-from .choosing import Choice, ChoosingError, Weighing, recommend
+from .choosing import Choice, ChoosingError, Estimate, Row, Weighing, recommend
+from .compare import MOST_SHOWN
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from napari_grata.adaptation import AdaptationRun
     from napari_grata.adaptation.records import ChosenInfo
     from napari_grata.adaptation.settings import Settings
@@ -73,13 +75,7 @@ class ChoiceRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ChoiceRecord:
-        """Read what `to_dict` wrote.
-
-        Raises
-        ------
-        ChoosingError
-            If it is something else.
-        """
+        """Read what `to_dict` wrote; a ChoosingError where it is something else."""
         from pydantic import ValidationError
 
         try:
@@ -138,14 +134,32 @@ def record_choice(
     )
 
 
-def read_choice(path: str | Path) -> ChoiceRecord:
-    """Read a record that was written as JSON.
+def excerpt(weighing: Weighing) -> Weighing:
+    """Return what a picture has room for: of many structures those that candidates change most.
 
-    Raises
-    ------
-    ChoosingError
-        If it cannot be read.
+    These first, and last the mean over all of them, without an interval: what is expected of each
+    is no sample of one whole.
     """
+    most = dict.fromkeys(weighing.structures, 0.0)
+    for row in weighing.rows:
+        most[row.structure] = max([most[row.structure], *map(abs, row.gains.values())])
+    if len(most) <= MOST_SHOWN:
+        return weighing
+    shown = sorted(most, key=lambda name: -most[name])[:MOST_SHOWN]
+    mean = f"mean of {len(most)}"
+    rows = [row for row in weighing.rows if row.structure in shown]
+    plain = [row for row in weighing.rows if not row.shift]
+    for first in (row for row in plain if row.structure == weighing.structures[0]):
+        own = [row for row in plain if row.candidate == first.candidate]
+        told = {i: [row.gains[i] for row in own if i in row.gains] for i in weighing.slices}
+        gains = {i: float(np.mean(some)) for i, some in told.items() if some}
+        found = Estimate(float(np.mean([row.estimate.mean for row in own])), math.nan, math.nan)
+        rows.append(Row(first.candidate, first.title, mean, 0.0, {}, gains, found, False, False))
+    return replace(weighing, structures=(*shown, mean), rows=tuple(rows))
+
+
+def read_choice(path: str | Path) -> ChoiceRecord:
+    """Read a record that was written as JSON; a ChoosingError where it cannot be read."""
     try:
         values = read_json(path)
     except (OSError, ValueError) as error:
@@ -158,13 +172,8 @@ def use_choice(
 ) -> ChosenInfo:
     """Put masks that were chosen in the place of a run's own; return what the run tells of them.
 
-    Masks and what they are go to the run's store together. Earlier choices stay in use where this
-    one has no mask.
-
-    Raises
-    ------
-    RunFolderError
-        If they cannot be kept; then nothing has changed.
+    Masks and what they are go to the run's store together; a RunFolderError says that nothing has
+    changed. Earlier choices stay in use where this one has no mask.
     """
     told: ChosenInfo = {
         "used_on": sorted(masks),

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,7 @@ from napari_grata.scans.scan import times
 from napari_grata.segmenters.card import structure_mask
 
 from .candidates import SOURCE, TAUGHT, Candidate, Masks, shifted_labels, shifted_mask
-from .compare import MOST_SHOWN
+from .compare import MOST_SHOWN, Overlaps
 
 if TYPE_CHECKING:
     from napari_grata.segmenters import Card, Segmenter
@@ -282,7 +282,7 @@ def measure(
     ordered = source_first(candidates)
     source, slices = ordered[0], sorted(reviewed)
     _check(ordered, reviewed)
-    overlaps = Overlaps(segmenter.card, ordered, stack=stack)
+    overlaps = Overlaps(segmenter.card, [one.masks for one in ordered], stack=stack)
     found = np.full((3, len(ordered), len(slices), len(structures), len(SHIFTS)), np.nan)
     others = sorted(source.masks.keys() - reviewed.keys())
     rest = np.zeros((len(ordered), len(structures)))
@@ -414,49 +414,6 @@ def _where_it_matters(
     return box, moved
 
 
-class Overlaps:
-    """Dice of label maps by structure, and how much of the whole a slice stands for.
-
-    Parameters
-    ----------
-    card : Card
-    candidates : sequence of Candidate
-        The source model's first.
-    stack : bool
-        Whether a slice counts by what it shows of a structure, in parts of what the source mask
-        shows in the mean; where that is hardly anything, of half of what a candidate shows.
-    """
-
-    def __init__(self, card: Card, candidates: Sequence[Candidate], *, stack: bool) -> None:
-        self._values: np.ndarray = np.zeros((len(card.structures), 256))
-        for row, one in zip(self._values, card.structures, strict=True):
-            row[list(card.values_within(one))] = 1
-        self._usual: np.ndarray | None = None
-        if stack:
-            counts = [
-                np.mean(
-                    [np.bincount(mask.ravel(), minlength=256) for mask in one.masks.values()], 0
-                )
-                for one in candidates
-            ]
-            each = np.array(counts) @ self._values.T
-            self._usual = np.maximum(each[0], each.max(0) / 2).clip(1)
-
-    def of(self, mask: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each structure's Dice, NaN where neither mask shows it, and its weight."""
-        pairs = np.bincount(256 * mask.ravel().astype(int) + other.ravel(), minlength=256**2)
-        pairs = pairs.reshape(256, 256)
-        both = ((self._values @ pairs) * self._values).sum(1)
-        total = self._values @ (pairs.sum(1) + pairs.sum(0))
-        weights = np.ones_like(total) if self._usual is None else total / (2 * self._usual)
-        return np.where(total > 0, 2 * both / np.maximum(total, 1), math.nan), weights
-
-    def apart(self, source: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Return 1 − Dice by structure, weighted; 0 where neither mask shows it."""
-        dice, weights = self.of(source, mask)
-        return np.asarray(weights * (1 - np.nan_to_num(dice, nan=1.0)))
-
-
 def taken_over(card: Card, mask: np.ndarray, other: np.ndarray, structure: str) -> np.ndarray:
     """Return a label map with one structure as in another one, and all else as it was.
 
@@ -526,30 +483,6 @@ def _fitted(gains: np.ndarray, rule: Rule) -> int:
     score = np.where(known.any(0), mean - rule.penalty * np.abs(SHIFTS), -np.inf)
     best = int(score.argmax())
     return best if score[best] > score[_UNSHIFTED] else _UNSHIFTED
-
-
-def excerpt(weighing: Weighing) -> Weighing:
-    """Return what a picture has room for: of many structures those that candidates change most.
-
-    These first, and last the mean over all of them, without an interval: what is expected of each
-    is no sample of one whole.
-    """
-    most = dict.fromkeys(weighing.structures, 0.0)
-    for row in weighing.rows:
-        most[row.structure] = max([most[row.structure], *map(abs, row.gains.values())])
-    if len(most) <= MOST_SHOWN:
-        return weighing
-    shown = sorted(most, key=lambda name: -most[name])[:MOST_SHOWN]
-    mean = f"mean of {len(most)}"
-    rows = [row for row in weighing.rows if row.structure in shown]
-    plain = [row for row in weighing.rows if not row.shift]
-    for first in (row for row in plain if row.structure == weighing.structures[0]):
-        own = [row for row in plain if row.candidate == first.candidate]
-        told = {i: [row.gains[i] for row in own if i in row.gains] for i in weighing.slices}
-        gains = {i: float(np.mean(some)) for i, some in told.items() if some}
-        found = Estimate(float(np.mean([row.estimate.mean for row in own])), math.nan, math.nan)
-        rows.append(Row(first.candidate, first.title, mean, 0.0, {}, gains, found, False, False))
-    return replace(weighing, structures=(*shown, mean), rows=tuple(rows))
 
 
 # -- the choice ------------------------------------------------------------------------------

@@ -285,6 +285,49 @@ def dice_to(truth: Truth, card: Card, masks: Mapping[int, np.ndarray]) -> dict[s
     return {one.name: one.agreement for one in total if one.name in truth.structures}
 
 
+class Overlaps:
+    """Dice of label maps by structure, and how much of the whole a slice stands for.
+
+    Parameters
+    ----------
+    card : Card
+    sets : sequence of mappings of int to ndarray of uint8, shape (H, W)
+        The source masks first.
+    stack : bool
+        Whether a slice counts by what it shows of a structure, in parts of what the source mask
+        shows in the mean; where that is hardly anything, of half of what another set shows.
+    """
+
+    def __init__(
+        self, card: Card, sets: Sequence[Mapping[int, np.ndarray]], *, stack: bool
+    ) -> None:
+        self._values: np.ndarray = np.zeros((len(card.structures), 256))
+        for row, one in zip(self._values, card.structures, strict=True):
+            row[list(card.values_within(one))] = 1
+        self._usual: np.ndarray | None = None
+        if stack:
+            counts = [
+                np.mean([np.bincount(mask.ravel(), minlength=256) for mask in own.values()], axis=0)
+                for own in sets
+            ]
+            each = np.array(counts) @ self._values.T
+            self._usual = np.maximum(each[0], each.max(0) / 2).clip(1)
+
+    def of(self, mask: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each structure's Dice, NaN where neither mask shows it, and its weight."""
+        pairs = np.bincount(256 * mask.ravel().astype(int) + other.ravel(), minlength=256**2)
+        pairs = pairs.reshape(256, 256)
+        both = ((self._values @ pairs) * self._values).sum(1)
+        total = self._values @ (pairs.sum(1) + pairs.sum(0))
+        weights = np.ones_like(total) if self._usual is None else total / (2 * self._usual)
+        return np.where(total > 0, 2 * both / np.maximum(total, 1), math.nan), weights
+
+    def apart(self, source: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Return 1 − Dice by structure, weighted; 0 where neither mask shows it."""
+        dice, weights = self.of(source, mask)
+        return np.asarray(weights * (1 - np.nan_to_num(dice, nan=1.0)))
+
+
 # -- the small picture of a case -----------------------------------------------------------
 
 

@@ -24,7 +24,8 @@ from matplotlib.ticker import MaxNLocator
 from napari_grata.scans.files import write_bytes
 from napari_grata.segmenters.card import structure_mask
 
-from .choosing import Choice, Row, Weighing, excerpt
+from .choice_record import excerpt
+from .choosing import Choice, Row, Weighing
 from .compare import (
     DIFFERENCE_COLOURS,
     DIFFERENCE_NAMES,
@@ -82,10 +83,6 @@ def curves(records: Iterable[Record], path: str | Path) -> Path:
         undone a cross.
     path : path
         PNG to write; an older one is replaced.
-
-    Returns
-    -------
-    Path
     """
     steps = steps_of(records)
     if not steps:
@@ -179,15 +176,8 @@ def gains(weighing: Weighing, choice: Choice, path: str | Path) -> Path:
     """Draw what each candidate gains over the source mask on the reviewed slices.
 
     A panel a structure (of many an `excerpt`), a row a candidate: a dot for each reviewed slice,
-    and the interval of what is expected on the others; what was chosen is filled.
-
-    Parameters
-    ----------
-    weighing : Weighing
-    choice : Choice
-        What was chosen.
-    path : path
-        PNG to write; an older one is replaced.
+    and the interval of what is expected on the others; what was chosen is filled. The PNG takes
+    the place of an older one.
     """
     whole, weighing = weighing, excerpt(weighing)
     labels = list(dict.fromkeys(_row_label(row) for row in weighing.rows if row.gains))

@@ -135,16 +135,10 @@ class CaseMasks:
 
 
 def is_stale(decision: Decision, masks: CaseMasks | None, now: DecidedMask) -> bool:
-    """Whether the mask is another one now than when this was decided.
+    """Whether the mask is another one now (`CaseList.mask_now`) than when this was decided.
 
-    Parameters
-    ----------
-    decision : Decision
-    masks : CaseMasks or None
-        As they are now; without them, and for decisions without a fingerprint of their mask,
-        run, step and version of the drawing are compared.
-    now : DecidedMask
-        `CaseList.mask_now`.
+    Without the masks, and for decisions without a fingerprint of their mask, run, step and version
+    of the drawing are compared.
     """
     then = decision.mask
     if masks is not None and then.digest:
@@ -186,15 +180,8 @@ def final_masks(
 
     A decision on a slice comes before one on the whole case. Nothing undecided, rejected, still
     being edited, left to a second reader, or decided on another mask than the one there is now is
-    ever passed off as final: then there are no final masks, and a reason.
-
-    Parameters
-    ----------
-    masks : CaseMasks
-    decisions : mapping
-        `CaseList.decisions`.
-    now : DecidedMask
-        `CaseList.mask_now`.
+    ever passed off as final: then there are no final masks, and a reason. ``decisions`` and ``now``
+    are those of `CaseList.decisions` and `CaseList.mask_now`.
     """
     whole = decisions.get(None)
     total = len(masks.slices)
@@ -270,8 +257,7 @@ def export_masks(
     Raises
     ------
     FileError
-        Before anything is written, if a mask is there already; or where
-        a file cannot be written.
+        Before anything is written, if a mask is there already; or where a file cannot be written.
     ScanError
         If a mask cannot be written; masks that were written before stay.
     """

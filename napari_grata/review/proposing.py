@@ -10,7 +10,8 @@ import numpy as np
 from napari_grata.segmenters.card import structure_mask
 
 from .candidates import Candidate
-from .choosing import Overlaps, source_first
+from .choosing import source_first
+from .compare import Overlaps
 
 if TYPE_CHECKING:
     from napari_grata.segmenters import Card
@@ -56,7 +57,7 @@ def propose(
         [[structure_mask(card, source.masks[i], s).any() for s in card.structures] for i in slices]
     )
     open_ = ~np.isin(slices, list(leave_out))
-    overlaps = Overlaps(card, [source, *rest], stack=stack)
+    overlaps = Overlaps(card, [source.masks, *(one.masks for one in rest)], stack=stack)
     apart = np.array(
         [[overlaps.apart(source.masks[i], one.masks[i]) for i in slices] for one in rest]
     ).reshape(len(rest), *shown.shape)

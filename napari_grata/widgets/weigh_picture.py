@@ -12,7 +12,7 @@ from qtpy.QtGui import QColor, QFont, QFontMetricsF, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_grata.review.candidates import SOURCE
-from napari_grata.review.choosing import excerpt
+from napari_grata.review.choice_record import excerpt
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.theme import tip
 

@@ -11,13 +11,13 @@ from scipy import ndimage
 
 from napari_grata.review import choosing
 from napari_grata.review.candidates import Candidate, shifted_mask
+from napari_grata.review.choice_record import excerpt
 from napari_grata.review.choosing import (
     ChoosingError,
     Rule,
     Weighing,
     chosen_masks,
     estimate,
-    excerpt,
     recommend,
     taken_over,
 )
