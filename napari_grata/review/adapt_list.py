@@ -30,7 +30,7 @@ from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, nameless, rea
 
 from .case_list import CaseList
 from .case_work import CaseWork, is_finished
-from .cases import Case, CaseSummary, CountedFlag, ListError, digest
+from .cases import Case, CaseSummary, CountedFlag, ListError
 from .compare import change_and_picture, latest_flags
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ def work_on_case(
         raise ListError(str(caselist.read_only))
     chosen = settings or caselist.settings or preset("careful").settings
     with caselist.busy(case.key):
-        begin = time.perf_counter()
         try:
-            yield from _work(caselist, case, segmenter, chosen, start, begin, again)
+            yield from _work(caselist, case, segmenter, chosen, start, again)
         except (ListError, RunFolderError) as error:
             raise ListError(str(error)) from error
         except Exception as error:
@@ -107,14 +106,8 @@ def work_on_case(
                 ) from error
             _log.warning("%s could not be done: %s", case.key, type(error).__name__)
             card = segmenter.card
-            yield keep_failure(
-                caselist,
-                case,
-                in_words(error, case),
-                model=card.name,
-                weights=card.weights_sha256 or "",
-                seconds=time.perf_counter() - begin,
-            )
+            made_with = CaseSummary(model=card.name, weights_sha256=card.weights_sha256 or "")
+            yield keep_failure(caselist, case, in_words(error, case), made_with)
 
 
 def work_on_list(
@@ -172,7 +165,6 @@ def _work(
     segmenter: Segmenter,
     settings: Settings,
     start: Snapshot | None,
-    begin: float,
     again: bool,
 ) -> Iterator[Item]:
     from napari_grata.adaptation.plan import RunError
@@ -215,14 +207,7 @@ def _work(
     try:
         yield from records
         records.close()
-        summary = keep_run(
-            caselist,
-            case,
-            run,
-            shift=shift,
-            seconds=time.perf_counter() - begin,
-            continued_from=before.case if before is not None else "",
-        )
+        summary = keep_run(caselist, case, run, shift=shift)
     finally:
         records.close()
         run.close()
@@ -260,13 +245,7 @@ def _can_write(caselist: CaseList, error: OSError) -> bool:
 
 
 def keep_run(
-    caselist: CaseList,
-    case: Case,
-    run: AdaptationRun,
-    *,
-    shift: Shift | None = None,
-    seconds: float | None = None,
-    continued_from: str = "",
+    caselist: CaseList, case: Case, run: AdaptationRun, *, shift: Shift | None = None
 ) -> CaseSummary:
     """Write a case's summary and picture from a run on it, as the run stands now.
 
@@ -276,10 +255,6 @@ def keep_run(
         Its folder lies in the case's.
     shift : Shift, optional
         Kept from the last time if not given.
-    seconds : float, optional
-        Time it took; by default that of the steps.
-    continued_from : str
-        Key of the case whose adapted model the run began with.
 
     Raises
     ------
@@ -287,8 +262,7 @@ def keep_run(
         If it cannot be written.
     """
     work, card, scan = caselist.work(case), run.segmenter.card, run.scan
-    records = run.past.without_masks()[: run.position]
-    flags = latest_flags(records)
+    flags = latest_flags(run.past.without_masks()[: run.position])
     masks = work.masks(scan, run.source_masks, run.adapted_masks)
     change, picture = change_and_picture(masks, card)
     known = work.summary or CaseSummary()
@@ -302,18 +276,13 @@ def keep_run(
         change=change,
         shift=known.shift,
         shift_words=known.shift_words,
-        seconds=sum(record.seconds for record in records) if seconds is None else seconds,
         edited=masks.edited is not None,
         slices=len(masks.slices),
         model=card.name,
         weights_sha256=card.weights_sha256 or "",
-        settings=digest(run.settings.to_dict()),
         run=run.folder.name if run.folder is not None else "",
-        step=run.step,
         scan_sha256=fingerprint(scan),
         files=case.marks,
-        continued_from=continued_from,
-        notices=tuple(run.notices),
     )
     work.write_thumbnail(picture)
     # Last: a case with a summary is done, and all the rest is there.
@@ -322,34 +291,22 @@ def keep_run(
 
 
 def keep_failure(
-    caselist: CaseList,
-    case: Case,
-    error: str,
-    *,
-    model: str = "",
-    weights: str = "",
-    seconds: float = 0.0,
+    caselist: CaseList, case: Case, error: str, made_with: CaseSummary | None = None
 ) -> CaseSummary:
     """Note why a case could not be done, or raise ListError; what was known of it stays."""
     work = caselist.work(case)
-    known = work.summary or CaseSummary(model=model, weights_sha256=weights)
-    summary = known.but(error=error, seconds=seconds, files=case.marks, stale="")
+    known = work.summary or made_with or CaseSummary()
+    summary = known.but(error=error, files=case.marks, stale="")
     work.write_summary(summary)
     return summary
 
 
 def _counted(flags: dict[int, tuple[Flag, ...]]) -> tuple[CountedFlag, ...]:
     """Return each kind of flag once, with its number of slices, the most frequent first."""
-    first: dict[str, tuple[str, int]] = {}
-    counts: Counter[str] = Counter()
-    for index in sorted(flags):
-        for flag in flags[index]:
-            first.setdefault(flag.code, (flag.text, index))
-            counts[flag.code] += 1
-    return tuple(
-        CountedFlag(code, first[code][0], count, first[code][1])
-        for code, count in counts.most_common()
-    )
+    every = [flag for _, found in sorted(flags.items()) for flag in found]
+    texts = {flag.code: flag.text for flag in reversed(every)}
+    counts = Counter(flag.code for flag in every)
+    return tuple(CountedFlag(code, texts[code], count) for code, count in counts.most_common())
 
 
 # -- where a run begins: a broken-off run, the case before, or the source model -----------------

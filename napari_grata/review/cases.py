@@ -105,10 +105,9 @@ STATE_OF_VERDICT = {
 
 @dataclass(frozen=True)
 class CountedFlag(Flag):
-    """A flag, on how many slices it was seen, and the first of them."""
+    """A flag, and on how many slices it was seen."""
 
     count: int = 1
-    first_slice: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,24 +128,17 @@ class CaseSummary:
     shift_words : str
     error : str or None
         Why the case could not be done, a sentence; names no file.
-    seconds : float
     edited : bool
         The user has drawn on the masks that there are now.
     slices : int
         How many have an adapted mask.
-    model, weights_sha256, settings : str
-        Name and weights of the model, fingerprint of the settings.
+    model, weights_sha256 : str
     run : str
         Name of the run folder that all this was read from.
-    step : int
-        Optimiser steps after which the masks were taken.
     scan_sha256 : str
         Fingerprint of the scan.
     files : tuple of (int, int)
         Size and time of change of the case's files then.
-    continued_from : str
-        Key of the case whose adapted model this one began with; "" for the source model.
-    notices : tuple of str
     stale : str
         A sentence where the file has changed since; never written, found out on reading.
     """
@@ -159,18 +151,13 @@ class CaseSummary:
     shift: float | None = None
     shift_words: str = ""
     error: str | None = None
-    seconds: float = 0.0
     edited: bool = False
     slices: int = 0
     model: str = ""
     weights_sha256: str = ""
-    settings: str = ""
     run: str = ""
-    step: int = 0
     scan_sha256: str = ""
     files: tuple[tuple[int, int], ...] = ()
-    continued_from: str = ""
-    notices: tuple[str, ...] = ()
     stale: str = ""
 
     def but(self, **changes: Any) -> CaseSummary:
@@ -265,14 +252,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class EditVersion:
-    """One version of what the user drew on a case: from 1, at a time in UTC.
+    """One version of what the user drew on a case, from 1.
 
     ``base`` is the fingerprint of the mask that it was drawn over, "" where that is not known;
     ``sha256`` that of its bytes in the row of the list's file where it lies.
     """
 
     number: int
-    time: str
     base: str
     scan_sha256: str
     sha256: str
@@ -287,7 +273,6 @@ class Progress:
     ----------
     total, decided, prepared, flagged, failed : int
         ``prepared``: adapted, decided on or not. ``flagged``, ``failed``: not yet decided on.
-    counts : mapping of CaseState to int
     """
 
     total: int
@@ -295,7 +280,6 @@ class Progress:
     prepared: int
     flagged: int
     failed: int
-    counts: Mapping[CaseState, int]
 
 
 @dataclass(frozen=True)

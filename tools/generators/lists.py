@@ -72,7 +72,7 @@ def scans() -> Path:
 def make(folder: Path) -> CaseList:
     """A list with something in every table."""
     cases = CaseList.make(scans(), folder)
-    flag = CountedFlag("cup-empty", "No cup is left.", 3, 7)
+    flag = CountedFlag("cup-empty", "No cup is left.", 3)
     for number, key in enumerate(("case-0001", "case-0002", "case-0003"), start=1):
         summary = CaseSummary(segmented=True, adapted=True, flags=(flag,), change=number / 10)
         cases.work(key).write_summary(summary)
