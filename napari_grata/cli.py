@@ -504,26 +504,21 @@ def again(
 ) -> dict[str, Any]:
     """Do a saved run again and compare the masks."""
     from napari_grata.adaptation import reopen as reopen_run
-    from napari_grata.review.reproduce import Again
+    from napari_grata.review.reproduce import Comparison, run_again
 
     saved = reopen_run(run, scan=_moved(scan, channel))
     where = model or saved.model_folder or saved.info["model"]["name"]
     segmenter = load_model(where, device or saved.info["device"])
-    repeated = Again(saved, segmenter, out / "run")
-    for _ in console.progress(repeated.records(), len(saved.records), "again"):
-        pass
-    found = repeated.compare()
-    repeated.run.close()
+    steps = run_again(saved, segmenter, out / "run")
+    *_, found = console.progress(steps, len(saved.records) + 1, "again")
+    assert isinstance(found, Comparison)
     saved.close()
     console.say(str(found))
     return {
         "run": str(run),
-        "again": str(repeated.run.folder),
+        "again": str(out / "run"),
         "same": found.same,
-        "slices": found.slices,
-        "different_pixels": found.different_pixels,
-        "only_one": found.only_one,
-        "chosen": found.chosen,
+        **asdict(found),
     }
 
 

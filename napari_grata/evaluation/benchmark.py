@@ -219,7 +219,8 @@ def run_benchmark(
             for one in given
         ]
     cohort = open_cohort(data, centres)
-    cohort = replace(cohort, centres=tuple(centre.first(limit) for centre in cohort.centres))
+    limited = (replace(centre, cases=centre.cases[:limit]) for centre in cohort.centres)
+    cohort = replace(cohort, centres=tuple(limited))
     if rules.joined:
         cohort = cohort.joined()
     chosen = _settings(rules.methods if methods is None else methods, rules.changes)

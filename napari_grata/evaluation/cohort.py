@@ -55,10 +55,6 @@ class Centre:
     kind: Literal["photographs", "volumes"]
     cases: tuple[Case, ...]
 
-    def first(self, limit: int | None) -> Centre:
-        """Return this centre with its first ``limit`` cases (all of them for None)."""
-        return Centre(self.name, self.kind, self.cases[:limit])
-
     def in_order(self, order: int) -> Centre:
         """Return this centre with its cases in another order; 0 is its own, others are drawn."""
         cases = list(self.cases)
@@ -204,11 +200,10 @@ def _of_lists(folder: Path, name: str, lists: Sequence[Path]) -> Centre:
     twice = Counter(_name(image) for image, _ in pairs)
     cases = []
     for image, mask in pairs:
-        own, whole = (
-            _name(image),
-            image.relative_to(folder) if image.is_relative_to(folder) else image,
-        )
-        cases.append(Case(own if twice[own] == 1 else whole.as_posix(), image, mask))
+        own = _name(image)
+        if twice[own] > 1:
+            own = (image.relative_to(folder) if image.is_relative_to(folder) else image).as_posix()
+        cases.append(Case(own, image, mask))
     return _centre(folder, name, cases)
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BINS = 15
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -76,10 +78,10 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     return 2 * int((a & b).sum()) / total if total else 1.0
 
 
-def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Return the expected calibration error of a structure's probability, 0 … 1.
 
-    All elements of a case, background included, are sorted by probability into bins of equal
+    All elements of a case, background included, are sorted by probability into 15 bins of equal
     width: ECE = Σ_b n_b/N · |mean probability in b − share of the structure in b| (Naeini et al.,
     AAAI 2015, for the probability of the foreground rather than of the likelier class). Much
     background that is surely none makes it small: compare it within a data set only.
@@ -88,12 +90,11 @@ def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 
     ----------
     probabilities : ndarray of float, 0 … 1
     truth : ndarray of bool, same shape
-    bins : int
     """
     likely, true = np.ravel(probabilities), np.ravel(truth)
-    place = np.minimum((likely * bins).astype(int), bins - 1)
-    said = np.bincount(place, likely, bins)
-    return float(np.abs(said - np.bincount(place, true, bins)).sum() / max(1, likely.size))
+    place = np.minimum((likely * BINS).astype(int), BINS - 1)
+    said = np.bincount(place, likely, BINS)
+    return float(np.abs(said - np.bincount(place, true, BINS)).sum() / max(1, likely.size))
 
 
 def surface(mask: np.ndarray) -> np.ndarray:

@@ -1,19 +1,18 @@
-"""What was weighed and chosen, kept: as JSON to read again, as CSV and an excerpt for people."""
+"""What was weighed and chosen, kept: as JSON for programs, as CSV and an excerpt for people."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.scans.files import read_json, write_csv, write_json
+from napari_grata.scans.files import write_csv, write_json
 
-from .choosing import Choice, ChoosingError, Estimate, Row, Weighing, recommend
+from .choosing import Choice, Estimate, Row, Weighing, recommend
 from .compare import MOST_SHOWN
 
 if TYPE_CHECKING:
@@ -70,22 +69,7 @@ class ChoiceRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        found: dict[str, Any] = _adapter().dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ChoiceRecord:
-        """Read what `to_dict` wrote; a ChoosingError where it is something else."""
-        from pydantic import ValidationError
-
-        try:
-            found: ChoiceRecord = _adapter().validate_python(values)
-        except ValidationError as error:
-            place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise ChoosingError(
-                f"This is no record of a choice, or of another version: {place} cannot be read."
-            ) from None
-        return found
+        return asdict(self)
 
     def write(self, path: str | Path) -> Path:
         """Write it as JSON, whole."""
@@ -158,15 +142,6 @@ def excerpt(weighing: Weighing) -> Weighing:
     return replace(weighing, structures=(*shown, mean), rows=tuple(rows))
 
 
-def read_choice(path: str | Path) -> ChoiceRecord:
-    """Read a record that was written as JSON; a ChoosingError where it cannot be read."""
-    try:
-        values = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ChoosingError(f"The record of a choice cannot be read ({error}).") from None
-    return ChoiceRecord.from_dict(values)
-
-
 def use_choice(
     run: AdaptationRun, record: ChoiceRecord, masks: Mapping[int, np.ndarray]
 ) -> ChosenInfo:
@@ -189,11 +164,3 @@ def use_choice(
     before = {i: run.adapted_masks[i] for one in earlier for i in one["used_on"]}
     run.choose({**before, **masks}, [*earlier, told])
     return told
-
-
-@cache
-def _adapter() -> Any:
-    # Only here: pydantic's schema of a record takes a while to build.
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(ChoiceRecord)

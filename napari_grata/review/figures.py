@@ -240,14 +240,7 @@ def _row_label(row: Row) -> str:
 # -- before and after ----------------------------------------------------------------------
 
 
-def before_after(
-    scan: Scan,
-    masks: tuple[Masks, Masks],
-    card: Card,
-    path: str | Path,
-    *,
-    count: int = MOST_SLICES,
-) -> Path:
+def before_after(scan: Scan, masks: tuple[Masks, Masks], card: Card, path: str | Path) -> Path:
     """Draw the slices that changed most: scan, contours before and after, difference.
 
     Slices are named by their number, never by file name, for that may name a patient.
@@ -259,15 +252,13 @@ def before_after(
         Source and adapted masks by slice.
     card : Card
     path : path
-        PNG to write; an older one is replaced.
-    count : int
-        At most so many slices; if nothing changed, one slice is shown all the same.
+        PNG to write; an older one is replaced. If nothing changed, it shows one slice all the same.
     """
     source_masks, adapted_masks = masks
     summary = summarise(scan, card, source_masks, adapted_masks)
     # Neighbouring slices of a volume look alike: take them some way apart.
     apart = len(summary.rows) // 20 if scan.is_stack else 0
-    chosen = summary.telling(count, apart)
+    chosen = summary.telling(MOST_SLICES, apart)
     if not chosen:
         return _only_words("There are no masks to draw.", path)
     spacing = scan.slice_spacing or (1.0, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -156,77 +157,75 @@ class Comparison:
         return f"{said}. Another machine, device or version of torch rounds differently."
 
 
-class Again:
-    """A saved run, to be done once more from its beginning.
+def run_again(
+    saved: ReopenedRun, segmenter: Segmenter, folder: Path
+) -> Iterator[Record | Comparison]:
+    """Do a saved run again from its beginning, as far as it went, and compare the masks after.
 
     Parameters
     ----------
     saved : ReopenedRun
     segmenter : Segmenter
         The model of the run.
-    folder : Path, optional
+    folder : Path
         Where the new run is kept.
+
+    Yields
+    ------
+    Record, and last Comparison
 
     Raises
     ------
     ReproduceError
-        If the scan was not found.
+        If the scan was not found, or the model is another one.
     """
+    from napari_grata.adaptation.run import AdaptationRun
 
-    def __init__(
-        self, saved: ReopenedRun, segmenter: Segmenter, folder: Path | None = None
-    ) -> None:
-        from napari_grata.adaptation.run import AdaptationRun
-
-        if saved.scan is None:
-            raise ReproduceError(" ".join(saved.missing) or "The scan of this run was not found.")
-        if saved.corrections is None:
-            raise ReproduceError(" ".join(saved.missing))
-        if segmenter.card.weights_sha256 != saved.info["model"]["weights_sha256"]:
-            raise ReproduceError(
-                f"The weights of the model {segmenter.card.name} are not those that the run was "
-                "made with, so it cannot be done again."
-            )
-        self.saved = saved
-        self.run: AdaptationRun = AdaptationRun(
-            segmenter,
-            saved.scan,
-            saved.settings,
-            slices=saved.slices,
-            region=saved.region,
-            folder=folder,
-            # Also where it is the source model's: a learned optimiser may have changed since.
-            start=saved.state_after(0),
-            corrections=saved.corrections,
-            cut=saved.info["cut"],
+    if saved.scan is None:
+        raise ReproduceError(" ".join(saved.missing) or "The scan of this run was not found.")
+    if saved.corrections is None:
+        raise ReproduceError(" ".join(saved.missing))
+    if segmenter.card.weights_sha256 != saved.info["model"]["weights_sha256"]:
+        raise ReproduceError(
+            f"The weights of the model {segmenter.card.name} are not those that the run was "
+            "made with, so it cannot be done again."
         )
-        self.run.continued = saved.info["continued"]
-        self.run.adopt_frames(saved.records)
-
-    def records(self) -> Iterator[Record]:
-        """Do the run again, as far as it went the first time."""
-        limit = len(self.saved.records)
-        stream: Any = self.run.records()
-        try:
-            for record in stream:
-                yield record
-                if record.done >= limit:
-                    break
-        finally:
-            stream.close()
-        taken = self.saved.taken
+    run = AdaptationRun(
+        segmenter,
+        saved.scan,
+        saved.settings,
+        slices=saved.slices,
+        region=saved.region,
+        folder=folder,
+        # Also where it is the source model's: a learned optimiser may have changed since.
+        start=saved.state_after(0),
+        corrections=saved.corrections,
+        cut=saved.info["cut"],
+    )
+    run.continued = saved.info["continued"]
+    run.adopt_frames(saved.records)
+    limit = len(saved.records)
+    stream: Any = run.records()
+    with contextlib.closing(run), contextlib.closing(stream):
+        for record in stream:
+            yield record
+            if record.done >= limit:
+                break
+        stream.close()
+        taken = saved.taken
         if taken is not None:
             # The person took the masks of an earlier state as the result.
-            run = self.run
             run.take(taken, {i: run.predict(i, taken).label_map for i in run.adapted_masks})
+        yield _compared(saved, run)
 
-    def compare(self) -> Comparison:
-        """Compare the masks after with those of the first time, where the run made them."""
-        chosen = {index for one in self.saved.chosen for index in one["used_on"]}
-        first, second = (
-            {i: mask for i, mask in masks.items() if i not in chosen}
-            for masks in (self.saved.adapted_masks, self.run.adapted_masks)
-        )
-        both = first.keys() & second.keys()
-        different = sum(int(np.count_nonzero(first[i] != second[i])) for i in both)
-        return Comparison(len(both), different, len(first.keys() ^ second.keys()), len(chosen))
+
+def _compared(saved: ReopenedRun, run: AdaptationRun) -> Comparison:
+    """Compare the masks after with those of the first time, where the run made them."""
+    chosen = {index for one in saved.chosen for index in one["used_on"]}
+    first, second = (
+        {i: mask for i, mask in masks.items() if i not in chosen}
+        for masks in (saved.adapted_masks, run.adapted_masks)
+    )
+    both = first.keys() & second.keys()
+    different = sum(int(np.count_nonzero(first[i] != second[i])) for i in both)
+    return Comparison(len(both), different, len(first.keys() ^ second.keys()), len(chosen))

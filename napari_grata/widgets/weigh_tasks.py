@@ -278,7 +278,7 @@ def _record(run: AdaptationRun, found: Found) -> ChoiceRecord:
 
 
 def _write(run: AdaptationRun, found: Found) -> Iterator[tasks.Notice]:
-    """Keep a weighing in the run's folder, if it has one, as `read_choice` reads it.
+    """Keep a weighing in the run's folder, if it has one.
 
     What fails is said, no more: what is in use is kept by the run itself.
     """

@@ -14,8 +14,8 @@ from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset
 from napari_grata.adaptation.corrections import CorrectionsError
 from napari_grata.adaptation.settings import Preset, teaching_settings
 from napari_grata.review.candidates import Candidate, CandidateRuns, candidate_of_run
-from napari_grata.review.choice_record import read_choice, record_choice, use_choice
-from napari_grata.review.choosing import ChoosingError, weigh
+from napari_grata.review.choice_record import record_choice, use_choice
+from napari_grata.review.choosing import weigh
 from napari_grata.review.compare import TruthError, flags_of_run, reviewed_masks
 from napari_grata.review.figures import gains
 from napari_grata.scans import Scan, open_scan, scan_from_array, write_mask
@@ -148,16 +148,18 @@ def test_reviewed_masks_go_to_the_weighing_and_nowhere_else(segmenter, scan) -> 
     assert weighings[0].rows != weighings[1].rows
 
 
-def test_a_record_is_read_as_it_was_written(segmenter, scan, tmp_path: Path) -> None:
+def test_a_record_holds_all_that_was_weighed(segmenter, scan, tmp_path: Path) -> None:
     runs = CandidateRuns(segmenter, scan, [LEARNS])
     list(runs.records())
     reviewed = {i: runs.candidates[1].masks[i] for i in (0, 2, 5)}
     *_, weighing = weigh(segmenter, runs.candidates, reviewed, stack=True)
     record = record_choice(segmenter.card, scan, weighing, {"learns": LEARNS.settings})
-    assert read_choice(record.write(tmp_path / "choice.json")) == record
     assert record.chosen == record.recommended
-    text = (tmp_path / "choice.json").read_text()
-    assert json.loads(text)["weighing"]["rule"]["level"] == weighing.rule.level
+    kept = json.loads(record.write(tmp_path / "choice.json").read_text())
+    assert kept["chosen"] == kept["recommended"]
+    assert kept["weighing"]["rule"]["level"] == weighing.rule.level
+    gains_kept = [row["gains"] for row in kept["weighing"]["rows"]]
+    assert gains_kept == [{str(i): g for i, g in row.gains.items()} for row in weighing.rows]
     with record.write_csv(tmp_path / "choice.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == sum(len(row.dice) for row in weighing.rows)
@@ -217,14 +219,6 @@ def test_masks_in_use_and_how_they_were_chosen_are_kept_as_one(
     assert kept() == []
     run.close()
     runs.close()
-
-
-def test_a_foreign_file_is_no_record(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"model": 3}')
-    with pytest.raises(ChoosingError, match="no record of a choice"):
-        read_choice(tmp_path / "x.json")
-    with pytest.raises(ChoosingError, match="cannot be read"):
-        read_choice(tmp_path / "none.json")
 
 
 # -- masks that a reviewer made --------------------------------------------------------------

@@ -10,13 +10,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_grata.adaptation import AdaptationRun, Corrections, Settings, preset, reopen
+from napari_grata.adaptation import (
+    AdaptationRun,
+    Corrections,
+    ReopenedRun,
+    Settings,
+    preset,
+    reopen,
+)
 from napari_grata.cli import main
 from napari_grata.review.reproduce import (
-    Again,
+    Comparison,
     ReproduceError,
     adapt_command,
     again_command,
+    run_again,
 )
 from napari_grata.scans import open_scan, scan_from_array
 from napari_grata.segmenters import load_segmenter
@@ -102,6 +110,11 @@ def test_a_saved_run_is_done_again_from_the_command_line(
     assert found["slices"] == 5
 
 
+def done_again(saved: ReopenedRun, model: Path, folder: Path) -> Comparison:
+    *_, found = run_again(saved, load_segmenter(model, device="cpu"), folder)
+    return found
+
+
 def test_a_run_that_went_on_from_another_starts_from_the_same_state(
     model: Path, file: Path, tmp_path: Path
 ) -> None:
@@ -109,37 +122,30 @@ def test_a_run_that_went_on_from_another_starts_from_the_same_state(
     first = run_once(model, file, None, settings)
     run_once(model, file, tmp_path / "second", settings, start=first.state).close()
     first.close()
-    again = Again(reopen(tmp_path / "second"), load_segmenter(model, device="cpu"))
-    for _ in again.records():
-        pass
-    assert again.compare().same
-    again.run.close()
+    second = reopen(tmp_path / "second")
+    assert done_again(second, model, tmp_path / "again").same
     alone = run_once(model, file, None, settings)
-    assert any((alone.adapted_masks[i] != m).any() for i, m in again.run.adapted_masks.items())
+    assert any((alone.adapted_masks[i] != m).any() for i, m in second.adapted_masks.items())
     alone.close()
 
 
 def test_a_difference_is_counted_and_not_hidden(model: Path, file: Path, tmp_path: Path) -> None:
     run_once(model, file, tmp_path / "run", Settings(learning_rate=0.02)).close()
     saved = reopen(tmp_path / "run")
-    again = Again(saved, load_segmenter(model, device="cpu"))
-    for _ in again.records():
-        pass
     changed = saved.adapted_masks[2].copy()
     changed[:2, :3] ^= 1
     saved.adapted_masks[2] = changed
-    found = again.compare()
+    found = done_again(saved, model, tmp_path / "again")
     assert not found.same
     assert found.different_pixels == 6
     assert "6 pixels differ" in str(found)
-    again.run.close()
 
 
 def test_a_run_whose_scan_is_gone_says_so(model: Path, file: Path, tmp_path: Path) -> None:
     run_once(model, file, tmp_path / "run", Settings()).close()
     file.unlink()
     with pytest.raises(ReproduceError, match="not found"):
-        Again(reopen(tmp_path / "run"), load_segmenter(model, device="cpu"))
+        done_again(reopen(tmp_path / "run"), model, tmp_path / "again")
 
 
 def test_masks_that_were_chosen_are_neither_compared_nor_called_different(
@@ -152,11 +158,7 @@ def test_masks_that_were_chosen_are_neither_compared_nor_called_different(
     run.close()
     saved = reopen(tmp_path / "run")
     assert (saved.adapted_masks[3] == 1).all()
-    again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / "again")
-    for _ in again.records():
-        pass
-    found = again.compare()
-    again.run.close()
+    found = done_again(saved, model, tmp_path / "again")
     assert (found.same, found.slices, found.chosen) == (True, len(saved.adapted_masks) - 1, 1)
     assert "run.json" in str(found)
     # Taken to a state of its own, it is compared again, everywhere.
@@ -164,11 +166,7 @@ def test_masks_that_were_chosen_are_neither_compared_nor_called_different(
     live.take(1, {i: live.predict(i, 1).label_map for i in live.adapted_masks})
     live.close()
     saved = reopen(tmp_path / "run")
-    again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / "again")
-    for _ in again.records():
-        pass
-    found = again.compare()
-    again.run.close()
+    found = done_again(saved, model, tmp_path / "again")
     saved.close()
     assert (found.same, found.slices, found.chosen) == (True, len(saved.adapted_masks), 0)
 
@@ -191,12 +189,8 @@ def test_a_run_that_learned_from_corrections_is_done_again_with_them(
     ).close()
     first.close()
     saved = reopen(tmp_path / "taught")
-    again = Again(saved, load_segmenter(model, device="cpu"))
-    for _ in again.records():
-        pass
-    assert again.compare().same
-    assert again.run.continued
-    again.run.close()
+    assert done_again(saved, model, tmp_path / "again").same
+    assert reopen(tmp_path / "again").info["continued"]
     assert saved.run(load_segmenter(model, device="cpu")).continued
 
 
@@ -219,9 +213,5 @@ def test_a_run_that_was_finished_early_and_taken_back_is_done_again_the_same_way
     run.close()
     saved = reopen(tmp_path / "run")
     assert (saved.info["cut"], saved.taken) == (3, 1)
-    again = Again(saved, load_segmenter(model, device="cpu"), tmp_path / "again")
-    for _ in again.records():
-        pass
-    assert again.compare().same
-    again.run.close()
+    assert done_again(saved, model, tmp_path / "again").same
     assert reopen(tmp_path / "again").taken == 1
