@@ -9,7 +9,6 @@ import copy
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -107,6 +106,8 @@ def methods() -> Iterator[Line]:
 
 def window() -> Iterator[Line]:
     """Whether a window can open."""
+    from napari_grata.demo import has_screen
+
     versions = {name.split("-")[0]: _version(name) for name in reversed(_BINDINGS)}
     there = [f"{name} {version}" for name, version in versions.items() if version]
     chosen = os.environ.get("QT_API", "")
@@ -120,8 +121,7 @@ def window() -> Iterator[Line]:
     if chosen and chosen.lower() not in named:
         advice = f"Unset QT_API, or pip install {chosen}."
         yield NOTE, f"QT_API asks for {chosen}, which is not installed.", advice
-    displays = ("DISPLAY", "WAYLAND_DISPLAY")
-    if sys.platform.startswith("linux") and not any(os.environ.get(key) for key in displays):
+    if not has_screen():
         yield NOTE, "No screen here: the command line works, the window does not."
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from napari_grata import __version__
 from napari_grata.adaptation.methods.register import METHODS
 from napari_grata.adaptation.settings import Settings, preset
 from napari_grata.evaluation.cohort import Cohort, CohortError, open_cohort, parse_labels
@@ -197,6 +198,8 @@ def run_benchmark(
     CohortError, ScanError, SettingsError, ModelError, FileError
         Before anything runs where that can be known; messages say what to do.
     """
+    import torch
+
     if min(jobs, seeds, orders) < 1 or (limit is not None and limit < 1):
         raise CohortError(
             f"jobs ({jobs}), seeds ({seeds}), orders ({orders}) and limit ({limit}) are at least 1"
@@ -252,7 +255,9 @@ def run_benchmark(
         for own in [settings.but(seed=seed + number)]
     ]
     description = {
-        **_versions(segmenter),
+        "napari_grata": __version__,
+        "torch": torch.__version__,
+        "device": str(segmenter.device),
         "models": {
             name: {
                 "weights_sha256": one.card.weights_sha256,
@@ -526,15 +531,3 @@ def _labels_for(
         values = ", ".join(f"{s.value} {s.name}" for s in card.structures)
         raise CohortError(f"the labels name no structure of the model ({values})")
     return table
-
-
-def _versions(segmenter: Segmenter) -> dict[str, Any]:
-    import torch
-
-    from napari_grata import __version__
-
-    return {
-        "napari_grata": __version__,
-        "torch": torch.__version__,
-        "device": str(segmenter.device),
-    }

@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.records import Flag, Record, RunInfo
@@ -230,14 +229,11 @@ def _can_write(caselist: CaseList, error: OSError) -> bool:
     """Whether an error came from the scan's side, the list's folder being well."""
     if error.errno in _FULL:
         return False
-    probe = Path(caselist.folder) / f".partial-probe-{os.getpid()}"
     try:
-        probe.write_bytes(b"0" * 4096)
+        with tempfile.TemporaryFile(dir=caselist.folder) as probe:
+            probe.write(b"0" * 4096)
     except OSError:
         return False
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
     return True
 
 

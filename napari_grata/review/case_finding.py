@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from napari_grata.scans.dicom_headers import is_dicom
@@ -57,12 +57,18 @@ def find_sources(root: Path) -> list[Path]:
     ListError
         If there are none, or far too many.
     """
-    root = Path(root)
     found: list[Path] = []
     left_out = 0
-    folders = 0
-    for where, names, files in os.walk(root, onerror=_complain(root)):
-        folders += 1
+
+    def complain(error: OSError) -> None:
+        # A folder further down that may not be read costs its own scans, not the list.
+        if Path(error.filename or root) == root:
+            raise ListError(
+                f"The folder {root.name or root} cannot be read ({error.strerror}). Check that it "
+                "is there and may be opened."
+            ) from error
+
+    for folders, (where, names, files) in enumerate(os.walk(root, onerror=complain), start=1):
         if folders > MOST_FOLDERS or len(found) > MOST_CASES:
             raise ListError(
                 f"There are more than {MOST_CASES if len(found) > MOST_CASES else MOST_FOLDERS} "
@@ -97,18 +103,6 @@ def find_sources(root: Path) -> list[Path]:
         )
         raise ListError(f"There are no scans in {root.name or root}.{more}")
     return sorted(found, key=lambda path: natural_key(path.relative_to(root)))
-
-
-def _complain(root: Path) -> Callable[[OSError], None]:
-    def complain(error: OSError) -> None:
-        # A folder further down that may not be read costs its own scans, not the list.
-        if Path(error.filename or root) == root:
-            raise ListError(
-                f"The folder {root.name or root} cannot be read ({error.strerror}). Check that it "
-                "is there and may be opened."
-            ) from error
-
-    return complain
 
 
 def _is_mask_beside(path: Path, others: Sequence[Path]) -> bool:

@@ -110,7 +110,7 @@ class CaseWork:
         path = self.folder / THUMBNAIL_FILE
         return path if path.is_file() else None
 
-    def write_thumbnail(self, array: np.ndarray) -> Path:
+    def write_thumbnail(self, array: np.ndarray) -> None:
         """Keep a small picture, shape (H, W, 3) or (H, W), uint8; may raise ListError."""
         from PIL import Image
 
@@ -118,7 +118,6 @@ class CaseWork:
         Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)).save(buffer, format="PNG")
         with self._mutex, self._writing():
             write_bytes(self.folder / THUMBNAIL_FILE, buffer.getvalue())
-        return self.folder / THUMBNAIL_FILE
 
     # -- drawings ------------------------------------------------------------------------------
 
@@ -131,12 +130,6 @@ class CaseWork:
     def edit_version(self) -> int:
         """Number of the latest version; 0 without one."""
         return max(self._list.edits.get(self.key, ()), default=0)
-
-    @property
-    def edit_base(self) -> str:
-        """Fingerprint of the mask under the latest version; "" where it is not known."""
-        edits = self.edits
-        return edits[-1].base if edits else ""
 
     def save_edit(self, stack: np.ndarray, scan: Scan, base: str = "") -> int:
         """Keep a mask that the user has drawn, as a new version; return its number.
@@ -208,8 +201,8 @@ class CaseWork:
 
         A drawing counts only over the masks that it was drawn on.
         """
-        masks = CaseMasks(scan, source, adapted)
-        if not self.edits or self.edit_base not in ("", mask_digest(masks.mask("edit", None))):
+        masks, edits = CaseMasks(scan, source, adapted), self.edits
+        if not edits or edits[-1].base not in ("", mask_digest(masks.mask("edit", None))):
             return masks
         drawn = self.edit(scan)
         return masks if drawn is None else masks.with_drawing(drawn)

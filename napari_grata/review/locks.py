@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import uuid
 import weakref
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import psutil
@@ -60,16 +60,13 @@ class WriterLock:
         LockedError
         """
         if self._connection is None:
-            connection = None
-            try:
-                connection = connect(self.path, "rwc", timeout=0.1)
-                self._token = self._take(connection)
-            except BaseException as error:
-                if connection is not None:
-                    connection.close()
-                if isinstance(error, sqlite3.Error):
+            with ExitStack() as undo:
+                try:
+                    connection = undo.enter_context(closing(connect(self.path, "rwc", timeout=0.1)))
+                    self._token = self._take(connection)
+                except sqlite3.Error as error:
                     raise self._not_taken(error) from error
-                raise
+                undo.pop_all()
             self._connection = connection
             _tokens.add(self._token)
             weakref.finalize(self, _let_go, connection, self._token)
@@ -134,7 +131,7 @@ class WriterLock:
 
     def _held_by(self, holder: Holder) -> str:
         where, todo = "on this computer", "Close the list there, or go on reading here."
-        if holder and not _is_here(holder):
+        if holder and holder["boot"] != _boot() and holder["machine"] != _machine():
             where = f"on the computer {holder['host']}"
             todo = (
                 "Close it there. If that program is not running any more, delete "
@@ -160,10 +157,6 @@ def _read(connection: sqlite3.Connection) -> Holder:
     row = connection.execute(f"SELECT {', '.join(_HOLDER)} FROM holder").fetchone() or ()
     values = (v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in row)
     return dict(zip(_HOLDER, values, strict=False))
-
-
-def _is_here(holder: Holder) -> bool:
-    return holder.get("boot") == _boot() or holder.get("machine") == _machine()
 
 
 def _is_gone(holder: Holder) -> bool:

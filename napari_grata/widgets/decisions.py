@@ -97,7 +97,7 @@ def find_place(scan: Scan, caselist: CaseList | None, key: str | None) -> Decisi
     told = len(work.notices)
     place.edit = work.edit(scan)
     if place.edit is not None:
-        place.edit_base = work.edit_base
+        place.edit_base = work.edits[-1].base
     place.notices = [*(caselist.notices if alone else ()), *work.notices[told:]]
     return place
 
