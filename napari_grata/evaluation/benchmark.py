@@ -113,7 +113,6 @@ class Benchmark:
     ----------
     tables : Tables
         Rows, summary, details and differences.
-    out : Path
     notes : tuple of str
         What a reader of the table should know, such as masks left aside.
     reused : int
@@ -172,7 +171,6 @@ def run_benchmark(
         never named is not measured.
     out : path
         Folder for what is written.
-    centres : names, optional
     limit : int, optional
         Only the first so many cases of each centre.
     seed : int

@@ -116,23 +116,19 @@ class CaseSummary:
 
     Attributes
     ----------
-    segmented, adapted : bool
     flags : tuple of CountedFlag
         Each kind once, those on most slices first.
-    flagged_slices : int
     change : float
         1 − mean Dice between source and adapted masks, with what was drawn on these, over the
         structures, 0 … 1.
     shift : float or None
         How far the scan lies from the source centre; None where the model cannot tell.
-    shift_words : str
     error : str or None
         Why the case could not be done, a sentence; names no file.
     edited : bool
         The user has drawn on the masks that there are now.
     slices : int
         How many have an adapted mask.
-    model, weights_sha256 : str
     run : str
         Name of the run folder that all this was read from.
     scan_sha256 : str
@@ -182,7 +178,6 @@ class DecidedMask:
         Version of the drawing; 0 without one.
     digest : str
         Fingerprint of the mask itself, of the slice or the whole stack that was decided on.
-    model, weights_sha256, settings, scan_sha256 : str
     """
 
     kind: Literal["", "source", "adapted", "edited"] = ""
@@ -288,12 +283,10 @@ class RecentList:
 
     Attributes
     ----------
-    folder : Path
     title : str
         Name of the folder or file the cases came from; for the screen alone.
     when : str
         UTC, ISO 8601, of the last work on it.
-    cases, decided : int
     problem : str
         Why it cannot be opened, "" if it can.
     """

@@ -52,7 +52,6 @@ class ChoiceRecord:
         Names of the reviewed slices that name nobody.
     settings : dict of str to dict
         Settings of each candidate that came from a preset.
-    weighing : Weighing
     recommended : Choice
         What the rule says.
     chosen : Choice

@@ -160,7 +160,6 @@ class Row:
 
     Attributes
     ----------
-    candidate, title, structure : str
     shift : float
         Of the structure's logit, as fitted on all reviewed slices; 0: the mask as it is.
     dice : dict of int to float
@@ -169,7 +168,6 @@ class Row:
     gains : dict of int to float
         Dice less that of the source mask; what the other structures gain or lose where this one
         alone is taken over is added.
-    estimate : Estimate
     consistent : bool
         Whether the lower end of the interval is above 0, on enough slices.
     telling : bool
@@ -197,10 +195,8 @@ class Weighing:
         Those reviewed.
     remaining : int
         How many were not.
-    structures : tuple of str
     rows : tuple of Row
         By structure; of each the source mask first.
-    rule : Rule
     inside : dict of str to str
         For structures that lie in another one: which.
     """
@@ -219,7 +215,6 @@ class Measured:
 
     Attributes
     ----------
-    names, titles, structures : tuple of str
     dice : ndarray, shape (candidates, slices, structures, shifts)
         With the reviewed masks; NaN where neither mask shows the structure, or no shift was tried.
     gains : ndarray, same shape

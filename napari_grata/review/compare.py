@@ -87,8 +87,6 @@ class SliceSummary:
 
     Attributes
     ----------
-    slice_index : int
-    structures : tuple of StructureChange
     changed_pixels : int
         Pixels whose label changed.
     """
@@ -246,7 +244,6 @@ class MethodResult:
     masks : mapping of int to ndarray of uint8, shape (H, W)
     records : list of Record
         Of its stream, without their masks.
-    flags : mapping of int to tuple of Flag
     change : float
         Share of the structures' pixels that the source mask does not share with it, 0 … 1.
     run : AdaptationRun or None
@@ -290,7 +287,6 @@ class Overlaps:
 
     Parameters
     ----------
-    card : Card
     sets : sequence of mappings of int to ndarray of uint8, shape (H, W)
         The source masks first.
     stack : bool
@@ -418,7 +414,6 @@ class Truth:
     ----------
     stack : ndarray of uint8, shape ``scan.mask_shape``
         In the card's values.
-    scan : Scan
     structures : frozenset of str
         The structures that it shows; the others were not drawn, or are not there.
     note : str

@@ -247,10 +247,8 @@ def before_after(scan: Scan, masks: tuple[Masks, Masks], card: Card, path: str |
 
     Parameters
     ----------
-    scan : Scan
     masks : (mapping, mapping) of int to ndarray of uint8, shape (H, W)
         Source and adapted masks by slice.
-    card : Card
     path : path
         PNG to write; an older one is replaced. If nothing changed, it shows one slice all the same.
     """

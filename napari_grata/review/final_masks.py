@@ -85,7 +85,6 @@ class CaseMasks:
 
     Parameters
     ----------
-    scan : Scan
     source, adapted : mapping of int to ndarray of uint8, shape (H, W)
     edited : ndarray of int, shape ``scan.mask_shape``, optional
         What the user drew on the adapted mask.
@@ -218,7 +217,6 @@ class Exported:
 
     Attributes
     ----------
-    key : str
     path : Path or None
         The mask that was written; a folder of masks for a list of photographs.
     reason : str
@@ -241,7 +239,6 @@ def export_masks(
 
     Parameters
     ----------
-    cases : CaseList
     folder : Path
         Made where it is not there.
     scan_names : bool

@@ -91,7 +91,6 @@ class ListFile:
     ----------
     rows : dict of str to dict of int to tuple
         Values by table and number; all None where they were lost to damage.
-    choices : dict of str to plain values
     notices : list of str
         What was peculiar about the file, a sentence each, for the user to read.
     read_only : str or None

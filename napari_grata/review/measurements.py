@@ -51,7 +51,6 @@ class StackMasks(Mapping[int, np.ndarray]):
 
     Parameters
     ----------
-    scan : Scan
     stack : ndarray of int, shape ``scan.mask_shape``
     slices : iterable of int
         Flat numbers of the slices that count.
@@ -81,7 +80,6 @@ class MaskSets:
     source, adapted, edited : mapping of int to ndarray of int, shape (H, W)
         Label maps by flat slice number, in the card's values. ``edited``: the adapted mask as
         the user has changed it.
-    truth : Truth, optional
     """
 
     def __init__(

@@ -36,7 +36,6 @@ def propose(
 
     Parameters
     ----------
-    card : Card
     candidates : sequence of Candidate
         With the source model's, called ``source``.
     count : int

@@ -58,8 +58,6 @@ class ReportCase:
         The scan with its masks; None where it was not found.
     records : iterable of Record
         Of the run, for its curves.
-    flags : mapping of int to tuple of Flag
-    decisions : sequence of Decided
     info : mapping
         What the run's store says of it: settings, versions, device, weights.
     shift : str
@@ -173,7 +171,6 @@ def write_report(path: str | Path, cases: Iterable[ReportCase], *, overwrite: bo
     ----------
     path : path
         Ends in ``.html``; added where it is missing.
-    cases : iterable of ReportCase
     overwrite : bool
         Whether an older file may be replaced.
 

@@ -50,7 +50,6 @@ def adapt_command(
         From files; its paths are in the command, and may name a patient.
     model : str
         Name, or folder with a card.
-    settings : Settings
     slices : sequence of int, optional
         Flat numbers in the order of the run; all by default.
     region : (row0, col0, row1, col1), optional
@@ -164,7 +163,6 @@ def run_again(
 
     Parameters
     ----------
-    saved : ReopenedRun
     segmenter : Segmenter
         The model of the run.
     folder : Path
