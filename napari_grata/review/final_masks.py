@@ -23,7 +23,7 @@ from napari_grata.scans.masks import mask_target
 from napari_grata.scans.readers import is_scan_file
 from napari_grata.scans.scan import Label
 
-from .cases import Case, DecidedMask, Decision
+from .cases import Case, CaseSummary, DecidedMask, Decision
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -47,23 +47,6 @@ _NOT_FINAL = {
     "second-reader": "left to a second reader",
 }
 TABLE_FILE = "cases.csv"
-COLUMNS = (
-    "case",
-    "state",
-    "mask",
-    "why there is none",
-    "slices with a mask",
-    "verdicts (slices)",
-    "reviewer",
-    "difficulty",
-    "decided (UTC)",
-    "comment",
-    "change",
-    "flagged slices",
-    "shift",
-    "model",
-    "weights_sha256",
-)
 
 
 def as_labels(mask: np.ndarray) -> np.ndarray:
@@ -274,7 +257,8 @@ def export_masks(
         found, path = _export(cases, case, folder, name, scan_names, mask_format)
         rows.append(_row(cases, case, found, path))
         yield Exported(case.key, path, found.reason)
-    write_csv(folder / TABLE_FILE, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+    columns = [*rows[0]] if rows else []
+    write_csv(folder / TABLE_FILE, columns, ([*row.values()] for row in rows))
 
 
 def legend_of(card: Card) -> dict[int, Label]:
@@ -319,29 +303,23 @@ def _export(
 
 
 def _row(cases: CaseList, case: Case, found: Standing, path: Path | None) -> dict[str, Any]:
+    """Return a case's line of ``cases.csv``."""
     summary, decision = cases.summary(case.key), cases.decisions(case.key).get(None)
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row |= {
+    there = summary or CaseSummary()
+    return {
         "case": case.key,
         "state": cases.state(case.key).value,
+        "mask": path and path.name,
         "why there is none": nameless(found.reason, case.sources, case.key),
+        "slices with a mask": path and "{} of {}".format(*found.slices),
         "verdicts (slices)": ", ".join(f"{k} {n}" for k, n in (found.verdicts or {}).items()),
+        "reviewer": decision and decision.reviewer,
+        "difficulty": decision and decision.difficulty,
+        "decided (UTC)": decision and decision.time,
+        "comment": decision and decision.comment,
+        "change": f"{there.change:.4f}" if there.adapted else "",
+        "flagged slices": summary and summary.flagged_slices,
+        "shift": "" if there.shift is None else f"{there.shift:.3f}",
+        "model": there.model,
+        "weights_sha256": there.weights_sha256,
     }
-    if path is not None:
-        row |= {"mask": path.name, "slices with a mask": "{} of {}".format(*found.slices)}
-    if decision is not None:
-        row |= {
-            "reviewer": decision.reviewer,
-            "difficulty": decision.difficulty,
-            "decided (UTC)": decision.time,
-            "comment": decision.comment,
-        }
-    if summary is not None:
-        row |= {
-            "change": f"{summary.change:.4f}" if summary.adapted else "",
-            "flagged slices": summary.flagged_slices,
-            "shift": "" if summary.shift is None else f"{summary.shift:.3f}",
-            "model": summary.model,
-            "weights_sha256": summary.weights_sha256,
-        }
-    return row
