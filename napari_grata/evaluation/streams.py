@@ -230,12 +230,11 @@ def run_stream(
             finally:
                 run.close()
         seconds += time.perf_counter() - begin
-        if is_source and why_not(card) is None:
-            names = [name for name, *_ in _cases(scan, cases)]
-            far |= {names[case]: shift.score for case, shift in shifts(segmenter, scan)}
-        for (name, spacing, slices), truth in zip(
-            _cases(scan, cases), _truths(scan, cases, task.table), strict=True
-        ):
+        tells = is_source and why_not(card) is None
+        away = dict(shifts(segmenter, scan)) if tells else {}
+        for place, (name, spacing, slices, truth) in enumerate(_cases(scan, cases, task.table)):
+            if place in away:
+                far[name] = away[place].score
             predicted = np.stack([masks[i] for i in slices]).reshape(truth.shape)
             for structure in measured_structures(card, task.table):
                 drawn = structure_mask(card, truth, structure)
@@ -311,32 +310,24 @@ def _scans(centre: Centre) -> Iterator[tuple[Scan, Sequence[Case]]]:
 
 
 def _cases(
-    scan: Scan, cases: Sequence[Case]
-) -> Iterator[tuple[str, tuple[float, ...] | None, Sequence[int]]]:
-    """Yield (case name, spacing, slices) for each case of a scan."""
+    scan: Scan, cases: Sequence[Case], table: Mapping[int, int]
+) -> Iterator[tuple[str, tuple[float, ...] | None, Sequence[int], np.ndarray]]:
+    """Yield name, spacing, slices and truth, on the displayed grid, of each case of a scan."""
     if scan.is_list:
         for index, case in enumerate(cases):
-            yield case.name, open_scan(case.image).slice_spacing, [index]
+            own = open_scan(case.image)
+            yield case.name, own.slice_spacing, [index], read_mask(case.mask, own, labels=table)
         return
     spacing: tuple[float, ...] | None = scan.slice_spacing
     if scan.is_stack and spacing is not None:
         thickness = scan.slice_thickness
         spacing = None if thickness is None else (thickness, *spacing)
-    for number in range(scan.n_cases):
-        name = f"{cases[0].name} t{number + 1}" if scan.n_cases > 1 else cases[0].name
-        yield name, spacing, scan.case_slices(number)
-
-
-def _truths(scan: Scan, cases: Sequence[Case], table: Mapping[int, int]) -> Iterator[np.ndarray]:
-    """Yield the truth of each case on the displayed grid, as `_cases` orders them."""
-    if scan.is_list:
-        for case in cases:
-            yield read_mask(case.mask, open_scan(case.image), labels=table)
-        return
     truth = read_mask(cases[0].mask, scan, labels=table)
     for number in range(scan.n_cases):
-        true = np.stack([scan.get_mask(truth, i) for i in scan.case_slices(number)])
-        yield true if scan.is_stack else true[0]
+        name = f"{cases[0].name} t{number + 1}" if scan.n_cases > 1 else cases[0].name
+        slices = scan.case_slices(number)
+        true = np.stack([scan.get_mask(truth, i) for i in slices])
+        yield name, spacing, slices, true if scan.is_stack else true[0]
 
 
 # -- in other processes --------------------------------------------------------------------
