@@ -328,9 +328,8 @@ def _previous_end(
 
 
 def _origin(before: Start | None) -> dict[str, Any]:
-    if before is None:
-        return {"from": None}
-    return {"from": {"case": before.case, "run": before.run, "step": before.step}}
+    said = before and {"case": before.case, "run": before.run, "step": before.step}
+    return {"from": said}
 
 
 def _resumed(

@@ -150,8 +150,7 @@ def steps_of(records: Iterable[Record]) -> list[Record]:
 
 
 def _column(steps: Sequence[Record], name: str) -> np.ndarray:
-    values = [getattr(record, name) for record in steps]
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
+    return np.array([getattr(record, name) for record in steps], dtype=float)
 
 
 def _mark(axes: Any, steps: Sequence[Record]) -> None:
