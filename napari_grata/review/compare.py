@@ -498,13 +498,13 @@ def reviewed_masks(
             )
         truth = as_truth(read_mask(path, scan), scan, card)
         wanted = range(scan.n_slices) if slices is None else slices
-        notes = (truth.note,) if truth.note else ()
-        return {index: scan.get_mask(truth.stack, index) for index in wanted}, notes
+        masks = {index: scan.get_mask(truth.stack, index) for index in wanted}
+        return masks, tuple(filter(None, [truth.note]))
     if not path.is_dir():
         raise TruthError(f"{short_path(path)} is no folder; give the folder of the masks.")
     there = {file.stem: file for file in sorted(path.iterdir()) if is_photograph(file)}
     found: dict[int, np.ndarray] = {}
-    notes_found: dict[str, None] = {}
+    notes: tuple[str, ...] = ()
     for index in range(scan.n_slices) if slices is None else slices:
         names = scan.slice_name(index), name_of_case(index + 1)
         files = [there[name] for name in dict.fromkeys(names) if name in there]
@@ -515,19 +515,17 @@ def reviewed_masks(
             )
         if not files and slices is not None:
             raise TruthError(f"There is no mask of photograph {index + 1} in that folder.")
-        own = scan.slice_path(index)
         for file in files:
             # A list always comes from files.
-            one = open_scan(own or file)
+            one = open_scan(scan.slice_path(index) or file)
             truth = as_truth(read_mask(file, one), one, card)
             found[index] = one.get_mask(truth.stack, 0)
-            if truth.note:
-                notes_found[truth.note] = None
+            notes += (truth.note,)
     if not found:
         raise TruthError(
             f"{short_path(path)} holds no mask of these photographs; masks are called as they are."
         )
-    return found, tuple(notes_found)
+    return found, tuple(dict.fromkeys(filter(None, notes)))
 
 
 def _read_values(stack: np.ndarray, values: list[int], scan: Scan, card: Card) -> dict[int, str]:
