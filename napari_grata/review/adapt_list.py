@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.adaptation.records import Flag, Record, RunInfo
@@ -45,16 +44,8 @@ _FULL = (errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Start:
-    """The adapted model that a case begins with, and whose it was."""
-
-    snapshot: Snapshot
-    case: str
-    run: str
-    step: int
-
-
+Origin = dict[str, Any]
+"""Case, run and step of the adapted model that a run began with; case "" of one from elsewhere."""
 Item = str | Record | CaseSummary
 """Of work on a case: a sentence about what takes time now, a step, or what it came to."""
 
@@ -188,28 +179,24 @@ def _work(
         yield caselist.summary(case) or CaseSummary()
         return
     work = caselist.work(case)
-    before = None if start is None else Start(start, "", "", int(start.steps))
+    origin = None if start is None else {"case": "", "run": "", "step": int(start.steps)}
     if start is None and caselist.carry:
-        before = _previous_end(caselist, case, segmenter, settings)
+        start, origin = _previous_end(caselist, case, segmenter, settings)
     shift = None
     if segmenter.card.shift is not None:
         yield f"Looking how far case {case.number} is from the source centre …"
         shift = _shift(segmenter, scan)
     yield f"Adapting to case {case.number} …"
-    run = _resumed(work, segmenter, scan, settings, before)
+    run = _resumed(work, segmenter, scan, settings, origin)
     if run is None:
         folder = work.new_run_folder()
-        snapshot = None if before is None else before.snapshot
-        run = AdaptationRun(segmenter, scan, settings, folder=folder, start=snapshot)
-        write_json(folder / ORIGIN_FILE, _origin(before))
+        run = AdaptationRun(segmenter, scan, settings, folder=folder, start=start)
+        write_json(folder / ORIGIN_FILE, {"from": origin})
     records: Any = run.records()
-    try:
+    with contextlib.closing(run), contextlib.closing(records):
         yield from records
         records.close()
         summary = keep_run(caselist, case, run, shift=shift)
-    finally:
-        records.close()
-        run.close()
     _clear_unfinished(work)
     yield summary
 
@@ -310,10 +297,10 @@ def _counted(flags: dict[int, tuple[Flag, ...]]) -> tuple[CountedFlag, ...]:
 
 def _previous_end(
     caselist: CaseList, case: Case, segmenter: Segmenter, settings: Settings
-) -> Start | None:
+) -> tuple[Snapshot | None, Origin | None]:
     """Return the model of the nearest case before that was adapted in the same way, or None."""
     if not settings.learns or settings.mode != "continual":
-        return None
+        return None, None
     for earlier in reversed([other for other in caselist.cases if other.number < case.number]):
         folder = caselist.work(earlier).run_folder
         if folder is None:
@@ -323,30 +310,25 @@ def _previous_end(
             if _same_recipe(info, segmenter, settings):
                 with contextlib.closing(RunStore(folder)) as store:
                     state = store.state(info["step"])
-                return Start(state, earlier.key, folder.name, info["step"])
-    return None
-
-
-def _origin(before: Start | None) -> dict[str, Any]:
-    said = before and {"case": before.case, "run": before.run, "step": before.step}
-    return {"from": said}
+                return state, {"case": earlier.key, "run": folder.name, "step": info["step"]}
+    return None, None
 
 
 def _resumed(
-    work: CaseWork, segmenter: Segmenter, scan: Scan, settings: Settings, before: Start | None
+    work: CaseWork, segmenter: Segmenter, scan: Scan, settings: Settings, origin: Origin | None
 ) -> AdaptationRun | None:
     """Open the latest run again if it was broken off, or never summed up, and is the one wanted."""
     from napari_grata.adaptation.reopening import reopen
 
     folder = next(reversed(work.run_folders()), None)
     summary = work.summary
-    if folder is None or (before is not None and not before.case):
+    if folder is None or (origin is not None and not origin["case"]):
         return None
     if is_finished(folder) and summary is not None and summary.run == folder.name:
         return None
     try:
         info = read_info(folder)
-        if read_json(folder / ORIGIN_FILE) != _origin(before):
+        if read_json(folder / ORIGIN_FILE) != {"from": origin}:
             return None
         if info["position"] != info["count"] or not _same_recipe(info, segmenter, settings):
             return None
