@@ -366,7 +366,7 @@ def choose(
     from napari_grata.adaptation import parse_slices
     from napari_grata.review.candidates import USUAL, CandidateRuns
     from napari_grata.review.choice_record import record_choice
-    from napari_grata.review.choosing import chosen_masks, weigh
+    from napari_grata.review.choosing import Weighing, chosen_masks, weigh
     from napari_grata.review.compare import reviewed_masks
     from napari_grata.review.figures import gains
     from napari_grata.review.proposing import FEWEST, MOST
@@ -418,6 +418,7 @@ def choose(
     steps = weigh(segmenter, runs.candidates, truth, stack=opened.is_stack)
     parts = len(runs.candidates) * (len(truth) + 1) + 1
     *_, weighing = console.progress(steps, parts, "weigh")
+    assert isinstance(weighing, Weighing)
     record = record_choice(card, opened, weighing, runs.settings)
     found = dict(chosen_masks(segmenter, record.chosen, runs.candidates))
     runs.close()

@@ -38,7 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -240,7 +240,7 @@ class Measured:
 
 def weigh(
     segmenter: Segmenter, candidates: Sequence[Candidate], reviewed: Masks, *, stack: bool = False
-) -> Iterator[Any]:
+) -> Iterator[tuple[int, int] | Weighing]:
     """Measure candidates on reviewed slices.
 
     Parameters
@@ -265,13 +265,15 @@ def weigh(
         If there is nothing to weigh or to weigh with.
     """
     for step in measure(segmenter, candidates, reviewed, stack=stack):
-        whole = isinstance(step, Measured)
-        yield conclude(step, sorted(reviewed), Rule()) if whole else step
+        if isinstance(step, Measured):
+            yield conclude(step, sorted(reviewed), Rule())
+        else:
+            yield step
 
 
 def measure(
     segmenter: Segmenter, candidates: Sequence[Candidate], reviewed: Masks, *, stack: bool = False
-) -> Iterator[Any]:
+) -> Iterator[tuple[int, int] | Measured]:
     """Compare candidates with the reviewed masks at every shift; as `weigh`, last `Measured`."""
     structures = segmenter.card.structures
     ordered = source_first(candidates)
