@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
     from .case_list import CaseList
 
-VERDICT_WORDS = {
-    "accept": "mask after accepted",
-    "keep-source": "mask before kept",
-    "edit": "being edited",
-    "reject": "rejected",
-    "second-reader": "for a second reader",
-}
 ABOUT = {"keep-source": "source", "edit": "adapted"}
 """Which mask a verdict is about; every other one is about what was shown: the adapted mask, with
 whatever was drawn on it."""

@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 from napari_grata.scans.files import FileError, make_folder, nameless, templates, whole_file
 from napari_grata.scans.scan import counted
 
-from .cases import CaseSummary, Decision
+from .cases import STATE_OF_VERDICT, CaseSummary, Decision
 from .compare import StructureChange, Summary, flagged_slices, flags_of_run, summarise
-from .final_masks import VERDICT_WORDS, CaseMasks, is_stale
+from .final_masks import CaseMasks, is_stale
 
 if TYPE_CHECKING:
     from napari_grata.adaptation import Flag, Record
@@ -188,7 +188,8 @@ def write_report(path: str | Path, cases: Iterable[ReportCase], *, overwrite: bo
     make_folder(path.parent)
     environment = templates("review")
     environment.filters |= {"local_time": local_time, "count": counted}
-    environment.filters["in_words"] = VERDICT_WORDS.get
+    words = {verdict: state.value for verdict, state in STATE_OF_VERDICT.items()}
+    environment.filters["in_words"] = {**words, "accept": "mask after accepted"}.get
     environment.globals["most_flags"] = MOST_FLAGS
     article = environment.get_template("report_case.html.jinja")
     rows: list[dict[str, str]] = []
