@@ -142,6 +142,13 @@ class Geometry:
         return tuple(found)
 
     @property
+    def in_space(self) -> list[tuple[int, bool]]:
+        """Source axis and flip of (slice, row, column), the one that is not shown first."""
+        each = zip(self.axes, self.flips, strict=True)
+        shown = [(axis, flip) for axis, flip in each if axis < 3]
+        return [(axis, False) for axis in range(3) if axis not in dict(shown)] + shown
+
+    @property
     def display_affine(self) -> np.ndarray | None:
         """Affine from displayed voxel indices (slice, row, column) to world coordinates.
 
@@ -149,12 +156,9 @@ class Geometry:
         """
         if self.affine is None:
             return None
-        spatial = [(axis, flip) for axis, flip in zip(self.axes, self.flips, strict=True)]
-        spatial = [pair for pair in spatial if pair[0] < 3]
-        hidden = [(axis, False) for axis in range(3) if axis not in {a for a, _ in spatial}]
         turn = np.zeros((4, 4))
         turn[3, 3] = 1
-        for column, (axis, flip) in enumerate(hidden + spatial):
+        for column, (axis, flip) in enumerate(self.in_space):
             turn[axis, column] = -1 if flip else 1
             turn[axis, 3] = self.source_shape[axis] - 1 if flip else 0
         return self.affine @ turn

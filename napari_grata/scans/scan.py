@@ -90,6 +90,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def without_number(values: np.ndarray) -> np.ndarray | None:
+    """Return where a slice (H, W) or (H, W, C) is NaN or infinite; None where it nowhere is."""
+    if values.dtype.kind != "f":
+        return None
+    finite = np.isfinite(values)
+    finite = finite if values.ndim == 2 else finite.all(axis=-1)
+    return None if finite.all() else ~finite
+
+
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape without trailing axes of one voxel."""
     while shape and shape[-1] == 1:
@@ -313,13 +322,7 @@ class Scan:
         ndarray of bool, shape (H, W), or None
             True where a value is NaN or infinite; None where all are finite.
         """
-        values = self.peek(i)
-        if values.dtype.kind != "f":
-            return None
-        finite = np.isfinite(values)
-        if self.rgb:
-            finite = finite.all(axis=-1)
-        return None if finite.all() else ~finite
+        return without_number(self.peek(i))
 
     def holds(self, data: Any) -> bool:
         """Whether an array is this scan's data, as far as a quick look tells.

@@ -12,8 +12,7 @@ import math
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -21,7 +20,6 @@ import torch
 
 from .devices import free_bytes, size_words
 from .nnunet import Plan
-from .nnunet_network import intensity_range
 from .preprocessing import (
     LARGEST,
     MOST_ENLARGED,
@@ -32,6 +30,7 @@ from .preprocessing import (
     Region,
     Turn,
     clip_region,
+    placed,
     with_channels,
 )
 from .segmenter import Prediction, Segmenter, _copy_on, memory_in_words
@@ -102,12 +101,14 @@ class Volume:
 
 
 class Lie(NamedTuple):
-    """How a slice lies on the grid of its volume.
+    """How a slice lies on a grid of its volume, with the plan's axes.
 
     Attributes
     ----------
     frame : Frame
         In its plane.
+    sides : tuple of int
+        Of the grid.
     across : int
         The axis of the grid that runs through the slices.
     plane : int or None
@@ -115,8 +116,16 @@ class Lie(NamedTuple):
     """
 
     frame: Frame
+    sides: tuple[int, ...]
     across: int
     plane: int | None
+
+
+@dataclass(frozen=True)
+class PlacedFrame(Frame):
+    """A frame that knows where on the input the part's rows and columns lie."""
+
+    ways: tuple[torch.Tensor, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,6 @@ class NNUNetSegmenter(Segmenter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.plan = self._read_plan()
-        ranges = [intensity_range(self.plan, n) for n in range(len(self.plan.schemes))]
-        self._low = np.array([low for low, _ in ranges], np.float32)
-        self._span = np.array([high - low for low, high in ranges], np.float32)
         self._cases: weakref.WeakKeyDictionary[Scan, dict[int, Case]]
         self._cases = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -166,14 +172,10 @@ class NNUNetSegmenter(Segmenter):
         geometry = scan.geometry
         if self.card.dimensions == 2:
             return (0, 1, 2), (False, False, False)
-        shown = list(zip(geometry.axes, geometry.flips, strict=True))[-3:]
-        shown = [(axis, flip) for axis, flip in shown if axis < 3]
         if geometry.affine is None:
             # An array without a place in the world lies as it does in memory.
             return self.plan.transpose, (False, False, False)  # type: ignore[return-value]
-        hidden = [(axis, False) for axis in range(3) if axis not in {a for a, _ in shown}]
-        shown = hidden + shown
-        place = {axis: (number, flip) for number, (axis, flip) in enumerate(shown)}
+        place = {axis: (n, flip) for n, (axis, flip) in enumerate(geometry.in_space)}
         stored: list[tuple[int, bool]] = [(axis, False) for axis in (2, 1, 0)]
         if self.plan.reader == "NibabelIOWithReorient":
             from nibabel.orientations import io_orientation
@@ -191,43 +193,61 @@ class NNUNetSegmenter(Segmenter):
         """Whether the model's slices are those that the scan shows."""
         return self.plan.is_2d and self._axes(scan)[0][0] == 0
 
-    def _turn(self, scan: Scan) -> Turn:
+    def _lie(self, scan: Scan, i: int, region: Region | None) -> Lie:
+        """Say how slice `i` lies in the part of its volume that is read, not yet resampled."""
+        box = self._case(scan, i).box
+        row0, column0, row1, column1 = clip_region(region, *scan.slice_shape(i))
+        rows = max(row0, box[1].start), min(row1, box[1].stop)
+        columns = max(column0, box[2].start), min(column1, box[2].stop)
+        plane = i - scan.case_slices(scan.case_of(i)).start - box[0].start
+        planes = box[0].stop - box[0].start
+        outside = not 0 <= plane < planes
+        if rows[0] >= rows[1] or columns[0] >= columns[1]:
+            rows, columns, outside = (row0, row1), (column0, column1), True
         order, flips = self._axes(scan)
-        return Turn(order[1] == 2, flips[1], flips[2])
+        across = order.index(0)
+        first, second = (axis for axis in range(3) if axis != across)
+        shown = planes, rows[1] - rows[0], columns[1] - columns[0]
+        frame = Frame(
+            scan.slice_shape(i),
+            (rows[0], columns[0], rows[1], columns[1]),
+            (shown[order[first]], shown[order[second]]),
+            (0, 0),
+            (shown[order[first]], shown[order[second]]),
+            Turn(order[first] == 2, flips[first], flips[second]),
+        )
+        plane = planes - 1 - plane if flips[across] else plane
+        sides = tuple(shown[axis] for axis in order)
+        return Lie(frame, sides, across, None if outside else plane)
 
-    def _spacing(self, scan: Scan) -> tuple[float, float, float]:
-        """Planes, rows and columns as displayed, in mm; the plan's own where it is not told."""
-        rows = scan.slice_spacing
+    def _turned(self, scan: Scan, values: np.ndarray) -> np.ndarray:
+        """Turn (C, planes, rows, columns) as displayed to the plan's axes."""
+        order, flips = self._axes(scan)
+        values = values.transpose(0, *(axis + 1 for axis in order))
+        return values[(slice(None), *(slice(None, None, -1 if flip else None) for flip in flips))]
+
+    def _grids(self, scan: Scan) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Spacing along the plan's axes in mm: of the scan, and of what the network reads."""
+        planned = self.plan.spacing
         if self.card.dimensions == 2:
             # nnU-Net reads pictures as planes far apart, of pixels of 1.
-            return 999.0, 1.0, 1.0
-        if rows is None:
+            current: tuple[float, ...] = (999.0, 1.0, 1.0)
+        elif scan.slice_spacing is None:
             self._notice(
                 "This scan states no pixel size; it is read as the model expects it. If that is "
                 "wrong, so is the result."
             )
-            shown = {axis: self.plan.spacing[n] for n, axis in self._planned_axes(scan)}
-            return shown.get(0, 1.0), shown.get(1, 1.0), shown.get(2, 1.0)
-        thickness = scan.slice_thickness
-        return (999.0 if thickness is None else thickness), *rows
+            current = (*(1.0,) * (3 - len(planned)), *planned)
+        else:
+            thickness = scan.slice_thickness
+            shown = (999.0 if thickness is None else thickness), *scan.slice_spacing
+            current = tuple(shown[axis] for axis in self._axes(scan)[0])
+        return current, (current[0], *planned) if self.plan.is_2d else planned
 
-    def _planned_axes(self, scan: Scan) -> list[tuple[int, int]]:
-        order = self._axes(scan)[0]
-        return list(enumerate(order[-len(self.plan.spacing) :]))
-
-    def _grids(self, scan: Scan) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Spacing along the plan's axes: of the scan, and of what the network reads."""
-        shown = self._spacing(scan)
-        current = tuple(shown[axis] for axis in self._axes(scan)[0])
-        target = (current[0], *self.plan.spacing) if self.plan.is_2d else self.plan.spacing
-        return current, target  # type: ignore[return-value]
-
-    def _new_shape(
-        self, shape: Sequence[int], current: Sequence[float], target: Sequence[float]
-    ) -> tuple[int, ...]:
+    def _new_shape(self, scan: Scan, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(
             max(1, round(have / want * size))
-            for size, have, want in zip(shape, current, target, strict=True)
+            for size, have, want in zip(shape, *self._grids(scan), strict=True)
         )
 
     # -- a case ------------------------------------------------------------------------------
@@ -304,41 +324,57 @@ class NNUNetSegmenter(Segmenter):
             found = np.stack([np.minimum(found[:, 0], 0), np.maximum(found[:, 1], 0)], axis=1)
         return found
 
+    def _on_grid(self, scan: Scan, i: int, planes: range, region: Region) -> torch.Tensor:
+        """Read planes of slice `i`'s volume as the network does: (C, a, b, c), on its grid."""
+        case, first = self._case(scan, i), scan.case_slices(scan.case_of(i)).start
+        rows, columns = slice(region[0], region[2]), slice(region[1], region[3])
+        values = np.stack([self._plane(scan, k)[:, rows, columns] for k in planes], axis=1)
+        where = slice(planes.start - first, planes.stop - first), rows, columns
+        each = list(zip(where, case.box, strict=True))
+        inside = None
+        if case.inside is not None and all(
+            a.start >= b.start and a.stop <= b.stop for a, b in each
+        ):
+            inside = case.inside[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in each)]
+            inside = self._turned(scan, inside[None])[0]
+        values = np.ascontiguousarray(self._turned(scan, values))
+        shape = self._new_shape(scan, values.shape[1:])
+        flat = int(self._by_slices(scan))
+        _check_shape(values.shape[1 + flat :], shape[flat:])
+        if not flat:
+            self.check_memory(shape)
+        grid = self._read(scan, case, values, inside, shape)
+        network = cast("SlidingWindow", self.network)
+        offset, scale = (
+            one.cpu().numpy().reshape(-1, 1, 1, 1) for one in (network.offset, network.scale)
+        )
+        return torch.from_numpy(np.ascontiguousarray((grid - offset) / scale, np.float32))
+
+    def _ways(
+        self, scan: Scan, i: int, sides: Sequence[int], grid: Sequence[int]
+    ) -> list[torch.Tensor]:
+        """Return for each axis where on the grid the voxels of slice `i`'s volume lie."""
+        current, target = self._grids(scan)
+        apart = None if self._by_slices(scan) else _separate_axis(target, current, None)
+        each = enumerate(zip(sides, grid, strict=True))
+        return [_places(side, length, axis == apart) for axis, (side, length) in each]
+
     # -- slice by slice ----------------------------------------------------------------------
 
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
         for notice in self.standing:
             self._notice(notice)
         self._check_slices(scan)
-        case, turn = self._case(scan, i), self._turn(scan)
-        rows, columns, outside = self._rectangle(scan, i, region, case)
-        part = (slice(None), rows, columns)
-        inside = None
-        if case.inside is not None and not outside:
-            row0, column0 = case.box[1].start, case.box[2].start
-            inside = case.inside[i - scan.case_slices(scan.case_of(i)).start - case.box[0].start][
-                rows.start - row0 : rows.stop - row0,
-                columns.start - column0 : columns.stop - column0,
-            ]
-        values = self._normalised(case, self._plane(scan, i)[part], inside)
-        values = np.ascontiguousarray(turn.there(values))
-        current, target = self._grids(scan)
-        shape = self._new_shape((1, *values.shape[1:]), current, target)
-        _check_shape(values.shape[1:], shape[1:])
-        limits = self._limits(case)
-        image = self._resampled(values[:, None], shape, current, target, limits)[:, 0]
-        image = (image - self._low[:, None, None]) / self._span[:, None, None]
-        frame = Frame(
-            scan.slice_shape(i),
-            (rows.start, columns.start, rows.stop, columns.stop),
-            (shape[1], shape[2]),
-            (0, 0),
-            (shape[1], shape[2]),
-            turn,
+        lie = self._lie(scan, i, region)
+        image = self._on_grid(scan, i, range(i, i + 1), lie.frame.region)[:, 0]
+        height, width = image.shape[1:]
+        ways = self._ways(scan, i, (1, *lie.frame.inner), (1, height, width))
+        shape, turn = lie.frame.shape, lie.frame.turn
+        frame = PlacedFrame(
+            shape, lie.frame.region, (height, width), (0, 0), (height, width), turn, tuple(ways[1:])
         )
-        invalid = np.ones(frame.shape, bool) if outside else scan.invalid(i)
-        tensor = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
-        return Prepared(tensor, frame, i, invalid)
+        invalid = np.ones(shape, bool) if lie.plane is None else scan.invalid(i)
+        return Prepared(image[None], frame, i, invalid)
 
     def _check_slices(self, scan: Scan) -> None:
         if self._by_slices(scan):
@@ -353,34 +389,22 @@ class NNUNetSegmenter(Segmenter):
             "turn the axes: it predicts, but adapting goes along the slices that are shown."
         )
 
-    def _rectangle(
-        self, scan: Scan, i: int, region: Region | None, case: Case
-    ) -> tuple[slice, slice, bool]:
-        """Rows and columns of a slice that are read, and whether nothing is there to be found."""
-        row0, column0, row1, column1 = clip_region(region, *scan.slice_shape(i))
-        rows = slice(max(row0, case.box[1].start), min(row1, case.box[1].stop))
-        columns = slice(max(column0, case.box[2].start), min(column1, case.box[2].stop))
-        plane = i - scan.case_slices(scan.case_of(i)).start
-        outside = not case.box[0].start <= plane < case.box[0].stop
-        if rows.start >= rows.stop or columns.start >= columns.stop:
-            return slice(row0, row1), slice(column0, column1), True
-        return rows, columns, outside
-
-    def _resampled(
+    def _read(
         self,
+        scan: Scan,
+        case: Case,
         values: np.ndarray,
+        inside: np.ndarray | None,
         shape: Sequence[int],
-        current: Sequence[float],
-        target: Sequence[float],
-        limits: np.ndarray,
     ) -> np.ndarray:
-        """Resample (C, a, b, c) to a plan's grid with splines; see `Plan`."""
+        """Return what the network reads of (C, a, b, c), with splines on the plan's grid."""
         from scipy.ndimage import map_coordinates
         from skimage.transform import resize
 
+        values, limits = self._normalised(case, values, inside), self._limits(case)
         if tuple(values.shape[1:]) == tuple(shape):
             return values
-        apart = _separate_axis(current, target, self.plan.separate)
+        apart = _separate_axis(*self._grids(scan), self.plan.separate)
         out = np.empty((len(values), *shape), np.float32)
         spline = {"order": self.plan.data_order, "mode": "edge", "anti_aliasing": False}
         for n, channel in enumerate(values.astype(np.float64)):
@@ -401,32 +425,22 @@ class NNUNetSegmenter(Segmenter):
     def restore(self, probabilities: torch.Tensor | np.ndarray, prepared: Prepared) -> np.ndarray:
         """Bring probabilities (S, h, w) back to the slice's grid, as nnU-Net does its logits."""
         maps = torch.as_tensor(probabilities).detach().to("cpu", torch.float32)
-        maps = maps if maps.ndim == 3 else maps[0]
         frame = prepared.frame
-        row0, column0, row1, column1 = frame.region
-        sides = (row1 - row0, column1 - column0)
-        sides = sides[::-1] if frame.turn.swap else sides
-        if tuple(maps.shape[1:]) != sides:
-            maps = self._activated(_linear(self.as_logits(maps), sides, (False, False)))
-        found = frame.turn.back(maps.numpy())
-        return self._placed(found, frame.shape, frame.region, prepared.invalid)
+        assert isinstance(frame, PlacedFrame)
+        maps = self._back(maps if maps.ndim == 3 else maps[0], frame.ways)
+        return placed(frame.turn.back(maps.numpy()), frame, prepared.invalid, self.outside)
 
-    def _placed(
-        self,
-        maps: np.ndarray,
-        shape: tuple[int, int],
-        region: Region,
-        invalid: np.ndarray | None,
-    ) -> np.ndarray:
-        row0, column0, row1, column1 = region
-        whole = np.zeros((len(maps), *shape), np.float32)
-        background = np.zeros(len(maps), np.float32)
-        background[0] = self.card.activation == "softmax"
-        whole += background[:, None, None]
-        whole[:, row0:row1, column0:column1] = maps
-        if invalid is not None:
-            whole[:, invalid] = background[:, None]
-        return whole
+    def _back(self, maps: torch.Tensor, ways: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Resample probabilities (S, …) to these places along each axis."""
+        if all(len(way) == side for way, side in zip(ways, maps.shape[1:], strict=True)):
+            return maps
+        return self._logits_back(self.as_logits(maps), ways)
+
+    def _logits_back(self, logits: torch.Tensor, ways: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Resample logits (S, …) to these places along each axis, to probabilities."""
+        for axis, way in enumerate(ways, start=1):
+            logits = sampled(logits, axis, way)
+        return self._activated(logits)
 
     def as_logits(self, maps: torch.Tensor) -> torch.Tensor:
         """Take back the activation: up to a constant a pixel, which softmax does not see."""
@@ -439,10 +453,6 @@ class NNUNetSegmenter(Segmenter):
     def _network_logits(self, images: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.network(images, mirror=self.plan.mirror)
         return found
-
-    @cached_property
-    def _pixel_bytes(self) -> float:
-        return 0.0  # windows are predicted one by one, whatever the slice
 
     # -- whole volumes -----------------------------------------------------------------------
 
@@ -488,33 +498,10 @@ class NNUNetSegmenter(Segmenter):
             return volume
 
     def _volume(self, scan: Scan, i: int, region: Region | None) -> Volume:
-        case = self._case(scan, i)
-        rows, columns, _ = self._rectangle(scan, i, region, case)
-        order, flips = self._axes(scan)
-        first = scan.case_slices(scan.case_of(i)).start
-        planes = range(first + case.box[0].start, first + case.box[0].stop)
-        values = np.stack([self._plane(scan, k)[:, rows, columns] for k in planes], axis=1)
-        inside = case.inside
-        if inside is not None:
-            row0, column0 = case.box[1].start, case.box[2].start
-            inside = inside[
-                :,
-                rows.start - row0 : rows.stop - row0,
-                columns.start - column0 : columns.stop - column0,
-            ]
-        values = self._normalised(case, values, inside)
-        values = values.transpose(0, *(axis + 1 for axis in order))
-        values = values[(slice(None), *(slice(None, None, -1 if flip else None) for flip in flips))]
-        current, target = self._grids(scan)
-        shape = self._new_shape(values.shape[1:], current, target)
-        _check_shape(values.shape[1:], shape)
-        self.check_memory(shape)
-        grid = self._resampled(
-            np.ascontiguousarray(values), shape, current, target, self._limits(case)
-        )
-        grid = (grid - self._low[:, None, None, None]) / self._span[:, None, None, None]
-        image = torch.from_numpy(np.ascontiguousarray(grid, np.float32))
-        found = self.room_for(shape)
+        first, box = scan.case_slices(scan.case_of(i)).start, self._case(scan, i).box
+        planes = range(first + box[0].start, first + box[0].stop)
+        image = self._on_grid(scan, i, planes, self._lie(scan, i, region).frame.region)
+        found = self.room_for(image.shape[1:])
         with torch.inference_mode():
             for part, logits in self._slabs(image[None]):
                 self._check_finite(logits)
@@ -580,35 +567,16 @@ class NNUNetSegmenter(Segmenter):
         over : (tuple of slice, Tensor), optional
             Logits that lie over the others, and where.
         """
-        case = self._case(scan, i)
-        rows, columns, outside = self._rectangle(scan, i, region, case)
-        place = (rows.start, columns.start, rows.stop, columns.stop)
-        if outside:
-            empty = np.zeros((len(logits), rows.stop - rows.start, columns.stop - columns.start))
-            return self._placed(
-                empty, scan.slice_shape(i), place, np.ones(scan.slice_shape(i), bool)
-            )
-        order, flips = self._axes(scan)
-        sides = [part.stop - part.start for part in (case.box[0], rows, columns)]  # as displayed
-        across = order.index(0)
-        plane = i - scan.case_slices(scan.case_of(i)).start - case.box[0].start
-        plane = sides[0] - 1 - plane if flips[across] else plane
-        current, target = self._grids(scan)
-        apart = _separate_axis(target, current, None)
-        low, high, weight = (
-            one[plane] for one in _places(sides[0], logits.shape[across + 1], apart == across)
-        )
-        first, second = (planes_of(logits, across, int(n), 1, over) for n in (low, high))
-        maps = torch.lerp(first, second, float(weight)).squeeze(across + 1)
-        rest = [axis for axis in range(3) if axis != across]
-        maps = _linear(
-            maps,
-            (sides[order[rest[0]]], sides[order[rest[1]]]),
-            (apart == rest[0], apart == rest[1]),
-        )
-        turn = Turn(order[rest[0]] == 2, flips[rest[0]], flips[rest[1]])
-        found = turn.back(self._activated(maps).numpy())
-        return self._placed(found, scan.slice_shape(i), place, scan.invalid(i))
+        lie = self._lie(scan, i, region)
+        if lie.plane is None:
+            return np.tile(self.outside[:, None, None], (1, *scan.slice_shape(i)))
+        across, depth = lie.across, logits.shape[lie.across + 1]
+        ways = self._ways(scan, i, lie.sides, logits.shape[1:])
+        place = ways[across][lie.plane : lie.plane + 1].clamp(0, depth - 1)
+        ways[across] = place - place.floor()
+        near = planes_of(logits, across, int(place), min(2, depth - int(place)), over)
+        maps = self._logits_back(near, ways).select(across + 1, 0)
+        return placed(lie.frame.turn.back(maps.numpy()), lie.frame, scan.invalid(i), self.outside)
 
     def learning_bytes(self, sides: Sequence[int]) -> int:
         """Memory that a step of learning on a patch of so many voxels takes.
@@ -642,23 +610,13 @@ class NNUNetSegmenter(Segmenter):
 
     def lie(self, scan: Scan, i: int, region: Region | None = None) -> Lie:
         """Say how slice `i` lies on the grid of its volume."""
-        case, grid = self._case(scan, i), self.volume(scan, i, region).image.shape[1:]
-        rows, columns, outside = self._rectangle(scan, i, region, case)
-        order, flips = self._axes(scan)
-        across = order.index(0)
-        first, second = (axis for axis in range(3) if axis != across)
-        frame = Frame(
-            scan.slice_shape(i),
-            (rows.start, columns.start, rows.stop, columns.stop),
-            (grid[first], grid[second]),
-            (0, 0),
-            (grid[first], grid[second]),
-            Turn(order[first] == 2, flips[first], flips[second]),
-        )
-        planes = case.box[0].stop - case.box[0].start
-        plane = i - scan.case_slices(scan.case_of(i)).start - case.box[0].start
-        plane = planes - 1 - plane if flips[across] else plane
-        return Lie(frame, across, None if outside else int((plane + 0.5) * grid[across] / planes))
+        own, grid = self._lie(scan, i, region), self.volume(scan, i, region).image.shape[1:]
+        first, second = (grid[axis] for axis in range(3) if axis != own.across)
+        plane = own.plane
+        if plane is not None:
+            plane = int((plane + 0.5) * grid[own.across] / own.sides[own.across])
+        frame = replace(own.frame, inner=(first, second), outer=(first, second))
+        return Lie(frame, grid, own.across, plane)
 
     def patch(
         self,
@@ -742,16 +700,27 @@ def _separate_axis(
     return None
 
 
-def _places(
-    size: int, length: int, nearest: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return for each of `size` pixels the two of `length` about it, and the second's weight."""
+def _places(size: int, length: int, nearest: bool) -> torch.Tensor:
+    """Return where on `length` pixels each of `size` lies that cover the same."""
     places = (torch.arange(size, dtype=torch.float64) + 0.5) * (length / size) - 0.5
     places = places.clamp(0, length - 1)
+    return (places + 0.5).floor().clamp(0, length - 1) if nearest else places
+
+
+def sampled(
+    image: torch.Tensor, axis: int, places: torch.Tensor, nearest: bool = False
+) -> torch.Tensor:
+    """Interpolate an image linearly along one axis; beyond its ends it goes on as they are."""
+    size = image.shape[axis]
+    places = places.clamp(0, size - 1)
     if nearest:
-        places = (places + 0.5).floor().clamp(0, length - 1)
+        places = places.round()
+    if len(places) == size and bool((places == torch.arange(size)).all()):
+        return image
     low = places.floor().long()
-    return low, (low + 1).clamp_max(length - 1), (places - low).float()
+    high = (low + 1).clamp_max(size - 1)
+    weight = (places - low).to(image.dtype).view(-1, *(1,) * (image.ndim - 1 - axis))
+    return torch.lerp(image.index_select(axis, low), image.index_select(axis, high), weight)
 
 
 def planes_of(
@@ -769,15 +738,3 @@ def planes_of(
         inside[axis + 1] = slice(low - first, high - first)
         found[tuple(inside)] = maps.narrow(axis + 1, low - place[axis].start, high - low)
     return found
-
-
-def _linear(maps: torch.Tensor, sides: tuple[int, int], nearest: tuple[bool, bool]) -> torch.Tensor:
-    """Resample (S, h, w) linearly, or to the nearest pixel along an axis taken by itself."""
-    for axis, side in enumerate(sides, start=1):
-        length = maps.shape[axis]
-        if length == side:
-            continue
-        low, high, weight = _places(side, length, nearest[axis - 1])
-        wide = weight.view((-1, 1) if axis == 1 else (-1,))
-        maps = torch.lerp(maps.index_select(axis, low), maps.index_select(axis, high), wide)
-    return maps

@@ -21,8 +21,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from .nnunet_network import intensity_range
-from .nnunet_segmenter import Case, NNUNetSegmenter, Over, planes_of
-from .preprocessing import Frame, Prepared, Region, Turn
+from .nnunet_segmenter import Case, NNUNetSegmenter, sampled
 from .sliding_window import SlidingWindow
 
 if TYPE_CHECKING:
@@ -241,13 +240,6 @@ class PlannedCase(Case):
     measured: tuple[Tensor, ...] | None = None
 
 
-@dataclass(frozen=True)
-class PlannedFrame(Frame):
-    """A frame with how its rows and columns lie on the slice."""
-
-    lines: tuple[_Line, ...] = ()
-
-
 class PlannedSegmenter(NNUNetSegmenter):
     """A model whose card says how scans are read, ready to predict; see `Segmenter`."""
 
@@ -266,41 +258,28 @@ class PlannedSegmenter(NNUNetSegmenter):
         turned = tuple(one != other for one, other in zip(flips, against, strict=True))
         return order, turned  # type: ignore[return-value]
 
-    def _grids(self, scan: Scan) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    def _grids(self, scan: Scan) -> tuple[tuple[float, ...], tuple[float, ...]]:
         current, target = super()._grids(scan)
-        if self.card.dimensions == 2:
-            current = (current[0], 1.0, 1.0)
-        kept = tuple(
-            have if want <= 0 or abs(have - want) <= SAME_SPACING else want
-            for have, want in zip(current, target, strict=True)
-        )
-        return current, kept  # type: ignore[return-value]
+        each = zip(current, target, strict=True)
+        return current, tuple(a if b <= 0 or abs(a - b) <= SAME_SPACING else b for a, b in each)
 
-    def _new_shape(
-        self, shape: Sequence[int], current: Sequence[float], target: Sequence[float]
-    ) -> tuple[int, ...]:
+    def _new_shape(self, scan: Scan, shape: Sequence[int]) -> tuple[int, ...]:
         if self.plan.size:
             return (*shape[: 3 - len(self.plan.size)], *self.plan.size)
-        each = zip(shape, current, target, strict=True)
+        each = zip(shape, *self._grids(scan), strict=True)
         return tuple(
             n if have == want else round((n - 1) * have / want) + 1 for n, have, want in each
         )
 
     def _lines(
-        self,
-        sides: Sequence[int],
-        grid: Sequence[int],
-        current: Sequence[float],
-        target: Sequence[float],
-        middle: bool = False,
+        self, scan: Scan, sides: Sequence[int], grid: Sequence[int], middle: bool
     ) -> list[_Line]:
         """Return how the voxels of the plan's grid lie on the scan's, along each axis."""
         if self.plan.size:
             return [_Line(n, g, n / g, 0.5, 0.5) for n, g in zip(sides, grid, strict=True)]
-        steps = [1.0 if a == b else b / a for a, b in zip(current, target, strict=True)]
         return [
-            _Line(n, g, step, -g / 2 * middle, -n / 2 * middle)
-            for n, g, step in zip(sides, grid, steps, strict=True)
+            _Line(n, g, 1.0 if a == b else b / a, -g / 2 * middle, -n / 2 * middle)
+            for n, g, a, b in zip(sides, grid, *self._grids(scan), strict=True)
         ]
 
     # -- what the network reads --------------------------------------------------------------
@@ -312,47 +291,38 @@ class PlannedSegmenter(NNUNetSegmenter):
         box = tuple(slice(0, side) for side in shape)
         measured, middle, affine = None, False, scan.geometry.display_affine
         order, flips = self._axes(scan)
-        current, target = self._grids(scan)
         if affine is not None and not self.plan.is_2d:
             # MONAI keeps the first voxel in place, if rounding leaves it the corner of an oblique
             # volume, else the middle.
             turned = affine[:3, order] * np.where(flips, -1, 1)
             shear = np.triu(np.linalg.cholesky(turned.T @ turned).T, 1)
             reach = np.minimum(shear, 0) @ (np.array(shape)[list(order)] - 1)
-            middle = not np.allclose(reach / target, 0)
+            middle = not np.allclose(reach / self._grids(scan)[1], 0)
         steps = (*self.plan.before, *self.plan.steps)
         if not self.plan.is_2d and any(
             one.of is None or one.kind == "percentiles" for one in steps
         ):
             values = np.stack([self._plane(scan, i) for i in slices], axis=1)
-            values = values.transpose(0, *(axis + 1 for axis in order))
-            values = values[
-                (slice(None), *(slice(None, None, -1 if flip else None) for flip in flips))
-            ]
-            grid = self._new_shape(values.shape[1:], current, target)
-            lines = self._lines(values.shape[1:], grid, current, target, middle)
-            measured = self._read(values, lines, None)[1]
+            values = self._turned(scan, values)
+            grid = self._new_shape(scan, values.shape[1:])
+            lines = self._lines(scan, values.shape[1:], grid, middle)
+            measured = self._changed(values, lines, None)[1]
         none = (nothing, nothing, nothing, nothing)
         return PlannedCase(box, None, *none, middle, measured)  # type: ignore[arg-type]
 
-    def _normalised(self, case: Case, values: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
-        return values  # intensities change between other steps, in `_read`
-
-    def _limits(self, case: Case) -> Any:
-        return case
-
-    def _resampled(
-        self,
-        values: np.ndarray,
-        shape: Sequence[int],
-        current: Sequence[float],
-        target: Sequence[float],
-        limits: Any,
-    ) -> np.ndarray:
-        lines = self._lines(values.shape[1:], shape, current, target, limits.middle)
-        return self._read(values, lines, limits.measured)[0].numpy()
-
     def _read(
+        self,
+        scan: Scan,
+        case: Case,
+        values: np.ndarray,
+        inside: np.ndarray | None,
+        shape: Sequence[int],
+    ) -> np.ndarray:
+        assert isinstance(case, PlannedCase)
+        lines = self._lines(scan, values.shape[1:], shape, case.middle)
+        return self._changed(values, lines, case.measured)[0].numpy()
+
+    def _changed(
         self, values: np.ndarray, lines: Sequence[_Line], measured: Sequence[Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return what the network reads of (C, a, b, c), and what was measured on the way.
@@ -365,77 +335,24 @@ class PlannedSegmenter(NNUNetSegmenter):
         found: list[Tensor] = []
         for number, steps in enumerate((self.plan.before, self.plan.steps)):
             for axis, line in enumerate(lines if number else (), start=1):
-                image = _sampled(image, axis, line.there())
+                image = sampled(image, axis, line.there())
             for one in steps:
                 ends = next(known)
                 found.append(one.measured(image) if ends is None else ends)
                 image = one.applied(image, found[-1])
         return image, tuple(found)
 
-    def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
-        prepared = super()._prepare(scan, i, region)
-        row0, column0, row1, column1 = prepared.frame.region
-        sides = (row1 - row0, column1 - column0)
-        sides = sides[::-1] if prepared.frame.turn.swap else sides
-        lines = self._lines((1, *sides), (1, *prepared.frame.inner), *self._grids(scan))
-        frame = PlannedFrame(**{**vars(prepared.frame), "lines": tuple(lines[1:])})
-        return Prepared(prepared.image, frame, i, prepared.invalid)
-
     # -- and back ----------------------------------------------------------------------------
 
-    def restore(self, probabilities: Tensor | np.ndarray, prepared: Prepared) -> np.ndarray:
-        """Bring probabilities (S, h, w) back to the slice's grid."""
-        maps = torch.as_tensor(probabilities).detach().to("cpu", torch.float32)
-        frame = prepared.frame
-        assert isinstance(frame, PlannedFrame)
-        return self._back(maps if maps.ndim == 3 else maps[0], frame.lines, frame, prepared.invalid)
-
-    def _back(
-        self, maps: Tensor, lines: Sequence[_Line], frame: Frame, invalid: np.ndarray | None
-    ) -> np.ndarray:
-        for axis, line in enumerate(lines, start=1):
-            maps = _sampled(maps, axis, line.here(), self.plan.nearest)
-        return self._placed(frame.turn.back(maps.numpy()), frame.shape, frame.region, invalid)
-
-    def slice_of(
-        self,
-        logits: Tensor,
-        scan: Scan,
-        i: int,
-        region: Region | None = None,
-        over: Over | None = None,
-    ) -> np.ndarray:
-        """Bring one displayed slice out of a volume's logits; probabilities (S, H, W)."""
+    def _ways(self, scan: Scan, i: int, sides: Sequence[int], grid: Sequence[int]) -> list[Tensor]:
         case = self._case(scan, i)
         assert isinstance(case, PlannedCase)
-        rows, columns, _ = self._rectangle(scan, i, region, case)
-        slices = scan.case_slices(scan.case_of(i))
-        order, flips = self._axes(scan)
-        shown = (len(slices), rows.stop - rows.start, columns.stop - columns.start)
-        sides, grid = [shown[axis] for axis in order], logits.shape[1:]
-        lines = self._lines(sides, grid, *self._grids(scan), case.middle)
-        across, plane = order.index(0), i - slices.start
-        plane = shown[0] - 1 - plane if flips[across] else plane
-        place = lines.pop(across).here()[plane : plane + 1].clamp(0, grid[across] - 1)
-        near = planes_of(logits, across, int(place), min(2, grid[across] - int(place)), over)
-        maps = self._activated(near)
-        maps = _sampled(maps, across + 1, place - place.floor(), self.plan.nearest)
-        rest = [axis for axis in range(3) if axis != across]
-        turn = Turn(order[rest[0]] == 2, flips[rest[0]], flips[rest[1]])
-        where = (rows.start, columns.start, rows.stop, columns.stop)
-        frame = Frame(scan.slice_shape(i), where, (0, 0), (0, 0), (0, 0), turn)
-        return self._back(maps.select(across + 1, 0), lines, frame, scan.invalid(i))
+        return [line.here() for line in self._lines(scan, sides, grid, case.middle)]
 
+    def _back(self, maps: Tensor, ways: Sequence[Tensor]) -> Tensor:
+        for axis, way in enumerate(ways, start=1):
+            maps = sampled(maps, axis, way, self.plan.nearest)
+        return maps
 
-def _sampled(image: Tensor, axis: int, places: Tensor, nearest: bool = False) -> Tensor:
-    """Interpolate an image linearly along one axis; beyond its ends it goes on as they are."""
-    size = image.shape[axis]
-    places = places.clamp(0, size - 1)
-    if nearest:
-        places = places.round()
-    if len(places) == size and bool((places == torch.arange(size)).all()):
-        return image
-    low = places.floor().long()
-    high = (low + 1).clamp_max(size - 1)
-    weight = (places - low).to(image.dtype).view(-1, *(1,) * (image.ndim - 1 - axis))
-    return torch.lerp(image.index_select(axis, low), image.index_select(axis, high), weight)
+    def _logits_back(self, logits: Tensor, ways: Sequence[Tensor]) -> Tensor:
+        return self._back(self._activated(logits), ways)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from napari_grata.scans.scan import without_number
+
 from .card import Card
 
 if TYPE_CHECKING:
@@ -257,15 +259,7 @@ def prepare_array(
     if card.normalisation["kind"] == "min-max":
         image = _min_max(image)
     image = _pad(image.clamp_(0, 1), frame)
-    return Prepared(image.contiguous(), frame, slice_index, _invalid(values))
-
-
-def _invalid(values: np.ndarray) -> np.ndarray | None:
-    if values.dtype.kind != "f":
-        return None
-    finite = np.isfinite(values)
-    finite = finite if values.ndim == 2 else finite.all(axis=-1)
-    return None if finite.all() else ~finite
+    return Prepared(image.contiguous(), frame, slice_index, without_number(values))
 
 
 def restore(
@@ -302,12 +296,22 @@ def restore(
     invalid = prepared.invalid if isinstance(prepared, Prepared) else None
     if (row0, column0, row1, column1) == (0, 0, *frame.shape) and invalid is None:
         return np.asarray(maps.contiguous().numpy())
-    whole = np.zeros((maps.shape[0], *frame.shape), np.float32)
-    background = np.zeros(len(whole), np.float32) if outside is None else np.asarray(outside)
-    whole += background[:, None, None]
-    whole[:, row0:row1, column0:column1] = maps.numpy()
+    background = np.zeros(len(maps), np.float32) if outside is None else np.asarray(outside)
+    return placed(maps.numpy(), frame, invalid, background)
+
+
+def placed(
+    maps: np.ndarray, frame: Frame, invalid: np.ndarray | None, outside: np.ndarray
+) -> np.ndarray:
+    """Lay maps (S, rows, columns) of the part that was read onto their slice, float32 (S, H, W).
+
+    `outside`, shape (S,), is what lies beyond it and where a pixel holds no number.
+    """
+    row0, column0, row1, column1 = frame.region
+    whole = np.tile(outside[:, None, None], (1, *frame.shape))
+    whole[:, row0:row1, column0:column1] = maps
     if invalid is not None:
-        whole[:, invalid] = background[:, None]
+        whole[:, invalid] = outside[:, None]
     return whole
 
 

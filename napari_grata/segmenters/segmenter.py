@@ -196,10 +196,14 @@ class Segmenter:
         ndarray of float32, shape (S, H, W)
             Outside the region 0, and 1 for softmax's background.
         """
-        outside = None
-        if self.card.activation == "softmax":
-            outside = np.eye(1, self.card.outputs, dtype=np.float32)[0]
-        return preprocessing.restore(probabilities, prepared, outside=outside)
+        return preprocessing.restore(probabilities, prepared, outside=self.outside)
+
+    @property
+    def outside(self) -> np.ndarray:
+        """Probabilities where nothing was looked for, float32, shape (S,)."""
+        found: np.ndarray = np.zeros(self.card.outputs, np.float32)
+        found[0] = self.card.activation == "softmax"
+        return found
 
     def label_map(self, probabilities: np.ndarray | torch.Tensor) -> np.ndarray:
         """Turn probabilities (S, H, W) into a label map.

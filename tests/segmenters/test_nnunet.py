@@ -105,9 +105,8 @@ def reference(folder: Path, scan: Path) -> np.ndarray:
     grid = torch.from_numpy(_resampled(cropped, shape, spacing, target, 3)).float()
     segmenter = load_segmenter(folder, "cpu")
     # Windows, mirroring and folds have tests of their own; the network takes images about [0, 1].
-    low, span = (
-        torch.from_numpy(one)[:, None, None, None] for one in (segmenter._low, segmenter._span)
-    )
+    window = segmenter.network
+    low, span = (one.view(-1, 1, 1, 1) for one in (window.offset, window.scale))
     grid, mirror = (grid - low) / span, segmenter.card.arguments["plan"]["mirror"]
     with torch.inference_mode():
         if len(made["patch_size"]) == 3:
