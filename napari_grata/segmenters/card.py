@@ -515,7 +515,7 @@ CardLoader.add_constructor("tag:yaml.org,2002:int", CardLoader.construct_yaml_in
 
 def card_to_yaml(card: Card) -> str:
     """Write a card as YAML text; `load_card` reads it back to an equal card."""
-    content = {item.name: _plain(getattr(card, item.name)) for item in fields(card)}
+    content = {item.name: plain(getattr(card, item.name)) for item in fields(card)}
     for key in ("shift", "extents", "inputs"):
         if not content[key]:
             del content[key]
@@ -553,14 +553,14 @@ _CardDumper.add_representer(list, _list_node)
 _CardDumper.add_representer(str, _text_node)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Parts, tuples and NumPy scalars as the types that safe YAML knows."""
     if isinstance(value, (Structure, Extent, ShiftReference)):
         found = {item.name: getattr(value, item.name) for item in fields(value)}
         optional = isinstance(value, (Structure, Extent))
-        return {k: _plain(v) for k, v in found.items() if not (optional and v is None)}
+        return {k: plain(v) for k, v in found.items() if not (optional and v is None)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -16,14 +16,13 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from napari_grata.scans.files import write_bytes
-
-from .card import CARD_FILE, Card, CardError, load_card, write_card
+from .card import CARD_FILE, Card, CardError, load_card
 from .checkpoint import WeightsError, archive_kind, check_size
 from .factory import check_answer, windowed
 from .loaders import (
     LoadedModel,
     Loader,
+    check_finite,
     read_file,
     register_loader,
     weights_beside_card,
@@ -51,21 +50,12 @@ class _Exported(Loader):
         return file is not None and archive_kind(file) == self.kind
 
     def load(self, path: Path) -> LoadedModel:
-        return self._load(path)[0]
-
-    def install(self, path: Path, folder: Path) -> Card:
-        model, content = self._load(path)
-        write_bytes(folder / self.file_name, content)
-        write_card(folder, model.card)
-        return model.card
-
-    def _load(self, path: Path) -> tuple[LoadedModel, bytes]:
         file = weights_beside_card(path)
         assert file is not None
         return self.read_program(load_card(path), file)
 
-    def read_program(self, card: Card, file: Path) -> tuple[LoadedModel, bytes]:
-        """Return the model of a card and a program, and the program as it is."""
+    def read_program(self, card: Card, file: Path) -> LoadedModel:
+        """Return the model of a card and a program."""
         check_size(file, spare=MOST_CODE)
         content = read_file(file)
         import torch
@@ -83,15 +73,11 @@ class _Exported(Loader):
                 f"{str(error)[:300]}. It may be damaged, or of another version: export it again."
             ) from error
         state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        broken = [k for k, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
-        if broken:
-            raise WeightsError(
-                f"{file} holds values that are not finite numbers, in {broken[0]}. Its training "
-                "failed, or the file is damaged; fetch the model again."
-            )
+        check_finite(state, str(file))
         whole = windowed(card, network)
         check_answer(card, whole)
-        return LoadedModel(card, whole, (_what_adapts(network, self.kind),)), content
+        told = (_what_adapts(network, self.kind),)
+        return LoadedModel(card, whole, told, (self.file_name, content))
 
     def _open(self, content: bytes, card: Card, file: Path) -> Program:
         raise NotImplementedError

@@ -41,11 +41,14 @@ class LoadedModel:
         On the CPU, with the model's weights, all of them finite.
     notices : tuple of str
         What a person who uses it should know, such as what cannot adapt.
+    program : (str, bytes) or None
+        Of a network that is a program: the name for its file, and the program as it is.
     """
 
     card: Card
     network: nn.Module
     notices: tuple[str, ...] = ()
+    program: tuple[str, bytes] | None = None
 
 
 class Loader(ABC):
@@ -68,9 +71,15 @@ class Loader(ABC):
             `CardError` or `WeightsError`, with what is wrong and what to do.
         """
 
-    @abstractmethod
     def install(self, path: Path, folder: Path) -> Card:
         """Check a model and write it as a model folder; returns the card as written."""
+        model = self.load(path)
+        if model.program is None:
+            return write_model(folder, model.card, model.network, half=False)
+        name, content = model.program
+        write_bytes(folder / name, content)
+        write_card(folder, model.card)
+        return model.card
 
 
 #: Endings of files that PyTorch writes.
@@ -162,13 +171,18 @@ def fill_network(network: nn.Module, state: Mapping[str, torch.Tensor], *, origi
     if parts:
         raise WeightsError(f"{origin} does not fit the network. {'; '.join(parts)}.")
     numbers = {key: tensor.detach().to(expected[key].dtype) for key, tensor in state.items()}
-    broken = [k for k, t in numbers.items() if t.is_floating_point() and not t.isfinite().all()]
+    check_finite(numbers, origin)
+    network.load_state_dict(numbers, strict=False)
+
+
+def check_finite(state: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Raise WeightsError, naming tensors, where values are NaN or infinite."""
+    broken = [k for k, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         raise WeightsError(
             f"{origin} holds values that are not finite numbers, in {_listed(broken)}. Its "
             "training failed, or the file is damaged; fetch the model again."
         )
-    network.load_state_dict(numbers, strict=False)
 
 
 def _alike(given: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -207,10 +221,8 @@ class SafetensorsFolder(Loader):
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        card = load_card(path)
+        card, content = self._read(path)
         file = path / WEIGHTS_FILE
-        content = read_file(file)
-        _check_digest(file, hashlib.sha256(content).hexdigest(), card)
         try:
             state = load(content)
         except (SafetensorError, ValueError, KeyError) as error:
@@ -218,11 +230,15 @@ class SafetensorsFolder(Loader):
         return LoadedModel(card, _filled(card, state, file))
 
     def install(self, path: Path, folder: Path) -> Card:
-        card, content = load_card(path), read_file(path / WEIGHTS_FILE)
-        _check_digest(path / WEIGHTS_FILE, hashlib.sha256(content).hexdigest(), card)
+        card, content = self._read(path)
         write_bytes(folder / WEIGHTS_FILE, content)
         write_bytes(folder / CARD_FILE, read_file(path / CARD_FILE))
         return card
+
+    def _read(self, path: Path) -> tuple[Card, bytes]:
+        card, content = load_card(path), read_file(path / WEIGHTS_FILE)
+        _check_digest(path / WEIGHTS_FILE, hashlib.sha256(content).hexdigest(), card)
+        return card, content
 
 
 @register_loader
@@ -244,10 +260,6 @@ class StateDictFolder(Loader):
         assert file is not None
         card = with_digest(card, file, hashlib.sha256(read_file(file)).hexdigest())
         return LoadedModel(card, _filled(card, state_dict(read_checkpoint(file), file), file))
-
-    def install(self, path: Path, folder: Path) -> Card:
-        model = self.load(path)
-        return write_model(folder, model.card, model.network, half=False)
 
 
 def with_digest(card: Card, file: Path, digest: str) -> Card:

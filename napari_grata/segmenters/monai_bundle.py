@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from napari_grata.scans.files import sha256_of, write_bytes
+from napari_grata.scans.files import sha256_of
 
-from .card import Card, CardLoader, Structure, structure_colours, write_card
+from .card import Card, CardLoader, Structure, structure_colours
 from .card_fields import ModelError, shortened
 from .checkpoint import read_checkpoint, state_dict
 from .exported import TorchScriptFolder
@@ -30,7 +30,6 @@ from .loaders import (
     fill_network,
     read_file,
     register_loader,
-    write_model,
 )
 
 if TYPE_CHECKING:
@@ -103,17 +102,6 @@ class MonaiBundle(Loader):
         return _root(path) is not None
 
     def load(self, path: Path) -> LoadedModel:
-        return self._load(path)[0]
-
-    def install(self, path: Path, folder: Path) -> Card:
-        model, program = self._load(path)
-        if program is None:
-            return write_model(folder, model.card, model.network, half=False)
-        write_bytes(folder / TorchScriptFolder.file_name, program)
-        write_card(folder, model.card)
-        return model.card
-
-    def _load(self, path: Path) -> tuple[LoadedModel, bytes | None]:
         root = _root(path)
         assert root is not None
         weights, program = root / "models" / "model.pt", root / "models" / "model.ts"
@@ -139,7 +127,7 @@ class MonaiBundle(Loader):
             if key not in twice and not key.startswith("deep_supervision_heads.")
         }
         fill_network(network, state, origin=str(weights))
-        return LoadedModel(card, network), None
+        return LoadedModel(card, network)
 
 
 def build(*, network: Mapping[str, Any], outputs: int, channels: int) -> nn.Module:

@@ -10,7 +10,6 @@ plans say, and the weights of all folds as safetensors. How a scan is read by it
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,13 +17,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_grata.scans.files import sha256_of
+from napari_grata.scans.files import read_json, sha256_of
 
-from .card import Card, Structure, structure_colours
+from .card import Card, Structure, plain, structure_colours
 from .card_fields import ModelError
 from .checkpoint import WeightsError, read_checkpoint
 from .factory import build_network
-from .loaders import LoadedModel, Loader, fill_network, register_loader, write_model
+from .loaders import LoadedModel, Loader, fill_network, register_loader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +43,6 @@ SCHEMES = (
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO")
 _RESAMPLING = "resample_data_or_seg_to_shape"
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_LARGEST_JSON = 64 * 2**20
 
 
 class PlansError(ModelError):
@@ -148,10 +146,6 @@ class NNUNetFolder(Loader):
             ) from None
         return LoadedModel(card, network, _left_out(folder, files))
 
-    def install(self, path: Path, folder: Path) -> Card:
-        model = self.load(path)
-        return write_model(folder, model.card, model.network, half=False)
-
 
 def _twin(key: str) -> bool:
     """Whether a tensor is in the checkpoint a second time, under the name of its container."""
@@ -209,21 +203,17 @@ def _checkpoint(file: Path) -> dict[str, Any]:
     import numpy as np
 
     core = getattr(np, "_core", None) or np.core
-    scalars = [core.multiarray.scalar, np.dtype, *_dtypes()]
+    scalar = core.multiarray.scalar
+    kinds = ("float64", "float32", "int64", "int32", "bool")
     # Written by NumPy before 2, or since.
-    named = [(core.multiarray.scalar, f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")]
-    found = read_checkpoint(file, [*scalars, *named])
+    named = [(scalar, f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")]
+    dtypes = [type(np.dtype(kind)) for kind in kinds]
+    found = read_checkpoint(file, [scalar, np.dtype, *dtypes, *named])
     if not isinstance(found, dict) or not isinstance(found.get("network_weights"), Mapping):
         raise WeightsError(
             f"{file} is a checkpoint, but not one of nnU-Net v2 (it has no 'network_weights')."
         )
     return found
-
-
-def _dtypes() -> list[type]:
-    import numpy as np
-
-    return [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
 
 
 def _weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -233,14 +223,9 @@ def _weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > _LARGEST_JSON:
-            raise PlansError(f"{file} is larger than {_LARGEST_JSON >> 20} MB; it is not read.")
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(file)
+    except (OSError, ValueError) as error:
         raise PlansError(f"{file} cannot be read as JSON ({str(error)[:200]}).") from error
-    if not isinstance(found, dict):
-        raise PlansError(f"{file} should hold names and values; it is a list or a number.")
-    return found
 
 
 # -- what the folder says of itself ----------------------------------------------------------
@@ -290,7 +275,7 @@ def describe(folder: Path, checkpoints: Mapping[str, Mapping[str, Any]]) -> Card
         activation="sigmoid" if activation == "sigmoid" else "softmax",
         architecture=ARCHITECTURE,
         arguments={
-            "plan": _plain(asdict(plan)),
+            "plan": plain(asdict(plan)),
             "network": network,
             "folds": [fold.removeprefix("fold_") for fold in checkpoints],
         },
@@ -453,7 +438,7 @@ def _network(
     for key in ("conv_op", "norm_op", "dropout_op", "nonlin", "block"):
         if isinstance(arguments.get(key), str):
             arguments[key] = arguments[key].rpartition(".")[2]
-    return {"class": name, **_plain(arguments)}
+    return {"class": name, **plain(arguments)}
 
 
 def _of_old_plans(made: Mapping[str, Any]) -> dict[str, Any]:
@@ -520,10 +505,3 @@ def _container(name: str, parts: Mapping[str, tuple[int, ...]]) -> str | None:
     own = set(parts[name])
     around = [other for other, part in parts.items() if own < set(part)]
     return min(around, key=lambda other: len(parts[other]), default=None)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as YAML has them, so that a card is read back equal."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

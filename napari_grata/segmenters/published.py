@@ -13,7 +13,7 @@ from napari_grata.scans.files import sha256_of
 from .card import CARD_FILE, COLOURS, WEIGHTS_FILE, Card, Structure
 from .checkpoint import WeightsError, read_checkpoint, state_dict
 from .factory import build_network
-from .loaders import LoadedModel, Loader, fill_network, register_loader, write_model
+from .loaders import LoadedModel, Loader, fill_network, register_loader
 
 if TYPE_CHECKING:
     import torch
@@ -66,10 +66,6 @@ class PublishedCheckpoint(Loader):
                 "by another version of that code?"
             ) from None
         return LoadedModel(card, network)
-
-    def install(self, path: Path, folder: Path) -> Card:
-        model = self.load(path)
-        return write_model(folder, model.card, model.network, half=False)
 
 
 def _describe(state: Mapping[str, torch.Tensor], path: Path) -> Card:
