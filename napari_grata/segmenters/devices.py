@@ -43,7 +43,8 @@ def list_devices() -> list[DeviceChoice]:
         replace(choice, bfloat16=has_bfloat16(choice.key))
         for choice in (*_graphics(), _processor())
     ]
-    best = choices[0] if len(choices) == 1 else _choice(choices, str(resolve_device("auto")))
+    chosen = str(resolve_device("auto"))
+    best = next((choice for choice in choices if choice.key == chosen), choices[-1])
     return [replace(best, key="auto", title=f"Automatic: {best.title}"), *choices]
 
 
@@ -189,10 +190,6 @@ def _graphics() -> list[DeviceChoice]:
 def _processor() -> DeviceChoice:
     free = free_bytes("cpu")
     return DeviceChoice("cpu", "CPU" if free is None else f"CPU, {size_words(free)} free", free)
-
-
-def _choice(choices: list[DeviceChoice], key: str) -> DeviceChoice:
-    return next((choice for choice in choices if choice.key == key), choices[-1])
 
 
 def size_words(n_bytes: float) -> str:

@@ -30,28 +30,22 @@ ALLOWED_VARIABLE = "NAPARI_GRATA_NETWORKS"
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
 
-def _resunet(**arguments: Any) -> nn.Module:
-    from .resunet import ResUNet
+def _ours(module: str, name: str) -> Callable[..., nn.Module]:
+    """A factory of this package, imported when it is called."""
 
-    return ResUNet(**arguments)
+    def build(**arguments: Any) -> nn.Module:
+        network: nn.Module = getattr(importlib.import_module(module, __package__), name)(
+            **arguments
+        )
+        return network
 
-
-def _nnunet(**arguments: Any) -> nn.Module:
-    from .nnunet_network import build
-
-    return build(**arguments)
-
-
-def _monai(**arguments: Any) -> nn.Module:
-    from .monai_bundle import build
-
-    return build(**arguments)
+    return build
 
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "resunet": _resunet,
-    "nnunet": _nnunet,
-    "monai": _monai,
+    "resunet": _ours(".resunet", "ResUNet"),
+    "nnunet": _ours(".nnunet_network", "build"),
+    "monai": _ours(".monai_bundle", "build"),
 }
 
 
@@ -88,7 +82,7 @@ def build_network(card: Card) -> nn.Module:
     factory = _factory(card)
     own = {"outputs": card.outputs, "channels": card.channels}
     arguments = {**card.arguments, **{k: v for k, v in own.items() if _takes(factory, k)}}
-    plan = None if factory is _nnunet else arguments.pop("plan", None)
+    plan = None if card.architecture == "nnunet" else arguments.pop("plan", None)
     try:
         network = factory(**arguments)
     except ImportError as error:

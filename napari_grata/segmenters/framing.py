@@ -125,11 +125,10 @@ def home_steadiness(segmenter: Segmenter, scans: Iterable[Scan]) -> float | None
     Of the pictures on which it finds the structure that it is framed by; None where there is none.
     """
     extent = anchor(segmenter.card)
-    found = []
-    for scan in scans if extent is not None else ():
-        assert extent is not None
-        finder = _Finder(segmenter, scan, 0, extent)
-        found += finder.steadiness_of_whole()
+    if extent is None:
+        return None
+    each = (_Finder(segmenter, scan, 0, extent).steadiness_of_whole() for scan in scans)
+    found = [one for one in each if one is not None]
     return float(np.quantile(found, 0.05)) if found else None
 
 
@@ -218,10 +217,10 @@ class _Finder:
         words = f"The model reads the part round the {name}: rows {rows}, columns {columns}."
         return Framing(best.region, True, words, best.trail, best.steadiness)
 
-    def steadiness_of_whole(self) -> list[float]:
-        """Return the steadiness of what the whole picture shows; empty where that is nothing."""
+    def steadiness_of_whole(self) -> float | None:
+        """Return the steadiness of what the whole picture shows; None where that is nothing."""
         first = self._look_at_all()
-        return [] if first is None else [self._steadiness(first)]
+        return None if first is None else self._steadiness(first)
 
     def _settle(self, box: _Box) -> list[_Settled]:
         """Frame a structure until the frame stands still; empty where it does not."""
@@ -244,12 +243,10 @@ class _Finder:
 
     def _around(self, box: _Box) -> Region:
         """Return the frame in which a structure has its usual side and place, as far as it can."""
-        start = []
-        lengths = []
-        aspect = self._size[1] / self._size[0]
-        rows = box.side / self._median / math.sqrt(aspect)
+        start, lengths = [], []
+        sides = self._window(box)[2:]
         for centre, place, length, whole in zip(
-            box[:2], self._place, (rows, rows * aspect), self._shape, strict=True
+            box[:2], self._place, sides, self._shape, strict=True
         ):
             length = min(whole, max(8, round(length)))
             start.append(min(max(0, round(centre - place * length)), whole - length))
