@@ -154,10 +154,11 @@ def _pixels(series: Series) -> tuple[np.ndarray, tuple[str, ...]]:
             _check_pixels(dataset, series, path)
             failure = _failure(dataset)
         with guard(failure[0], path, failure[1]):
-            indices = [frame.index for _, frame in wanted]
             turn = _is_inverted(dataset)
             inverted |= turn
-            decoded = _decoded(dataset, indices)
+            # Handed over in the order in which they lie in the file.
+            wanted.sort(key=lambda one: one[1].index)
+            decoded = _decoded(dataset, [frame.index for _, frame in wanted])
             for (place, frame), stored in zip(wanted, decoded, strict=True):
                 if stored.shape != shape[1:]:
                     raise ScanError(
@@ -284,12 +285,7 @@ def _decoded(dataset: Any, indices: list[int]) -> Any:
 
     if int(dataset.get("NumberOfFrames") or 1) == 1:
         return [pixel_array(dataset)]
-    # Handed over in the order in which they lie in the file.
-    order = np.argsort(indices)
-    found = {}
-    for k, stored in zip(order, iter_pixels(dataset, indices=sorted(indices)), strict=True):
-        found[int(k)] = stored
-    return [found[k] for k in range(len(indices))]
+    return iter_pixels(dataset, indices=indices)
 
 
 def _is_inverted(dataset: Any) -> bool:

@@ -185,11 +185,8 @@ def frames_of(header: Any, path: Path) -> tuple[list[Frame], tuple[Any, ...]]:
 def _frame(header: Any, groups: list[Any], path: Path, index: int, samples: int) -> Frame:
     def get(name: str, sequence: str = "") -> Any:
         """A value from the image's own functional groups, the shared ones, or the header."""
-        for group in groups if sequence else ():
-            item = _only(group.get(sequence))
-            if item is not None and item.get(name) is not None:
-                return item.get(name)
-        return header.get(name)
+        found = in_groups(groups, sequence, name) if sequence else None
+        return header.get(name) if found is None else found
 
     position = _numbers(get("ImagePositionPatient", "PlanePositionSequence"), 3)
     orientation = _numbers(get("ImageOrientationPatient", "PlaneOrientationSequence"), 6)
@@ -244,6 +241,15 @@ def _frame(header: Any, groups: list[Any], path: Path, index: int, samples: int)
         ),
         apart={name: str(found) for name, found in apart.items() if found not in (None, "")},
     )
+
+
+def in_groups(groups: Sequence[Any], sequence: str, name: str) -> Any:
+    """A value from the first of some functional groups that has it; None without any."""
+    for group in groups:
+        item = _only(group.get(sequence))
+        if item is not None and item.get(name) is not None:
+            return item.get(name)
+    return None
 
 
 def _only(sequence: Any) -> Any:

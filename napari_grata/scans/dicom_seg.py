@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from napari_grata.scans.checks import AGAIN, check_size, library
-from napari_grata.scans.dicom_headers import guard, is_dicom, read_header
+from napari_grata.scans.dicom_headers import guard, in_groups, is_dicom, read_header
 from napari_grata.scans.dicom_series import Series, is_choice, series_at
 from napari_grata.scans.files import write_bytes
 from napari_grata.scans.scan import Label, Scan, ScanError, other_grid, times
@@ -277,8 +277,8 @@ def _frames(header: Any, path: Path) -> list[tuple[int, np.ndarray | None]]:
     found = []
     for group in groups:
         both = [group, *shared]
-        number = _of(both, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
-        place = _of(both, "PlanePositionSequence", "ImagePositionPatient")
+        number = in_groups(both, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
+        place = in_groups(both, "PlanePositionSequence", "ImagePositionPatient")
         found.append((int(number or 0), None if place is None else np.array(place, float)))
     return found
 
@@ -321,8 +321,8 @@ def _places(scan: Scan, header: Any, path: Path) -> tuple[tuple[int, int, int], 
     matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     shared = header.get("SharedFunctionalGroupsSequence")
     groups = [*(shared or []), *header.PerFrameFunctionalGroupsSequence[:1]]
-    orientation = _of(groups, "PlaneOrientationSequence", "ImageOrientationPatient")
-    pixel = _of(groups, "PixelMeasuresSequence", "PixelSpacing")
+    orientation = in_groups(groups, "PlaneOrientationSequence", "ImageOrientationPatient")
+    pixel = in_groups(groups, "PixelMeasuresSequence", "PixelSpacing")
     if orientation is None or pixel is None:
         raise ScanError("it does not say where it lies", path, "Export it again.")
     directions = np.array(orientation, float).reshape(2, 3) * np.array(pixel, float)[::-1, None]
@@ -344,14 +344,6 @@ def _places(scan: Scan, header: Any, path: Path) -> tuple[tuple[int, int, int], 
         return k
 
     return shape, slice_at
-
-
-def _of(groups: Sequence[Any], sequence: str, name: str) -> Any:
-    for group in groups:
-        items = group.get(sequence)
-        if items and items[0].get(name) is not None:
-            return items[0].get(name)
-    return None
 
 
 def _label_map(

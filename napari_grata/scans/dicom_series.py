@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ class Series:
     @property
     def words(self) -> str:
         """Modality, description and number of images, for a list to choose from."""
-        named = [self.modality, self.description, f"{self._count} of {times(self.shape)}"]
+        images = counted(len(self.frames), "image")
+        named = [self.modality, self.description, f"{images} of {times(self.shape)}"]
         return ", ".join(word for word in named if word)
 
     @property
@@ -95,10 +96,6 @@ class Series:
     def files(self) -> tuple[Path, ...]:
         """Its files, in the order of their images."""
         return tuple(dict.fromkeys(frame.path for frame in self.frames))
-
-    @property
-    def _count(self) -> str:
-        return counted(len(self.frames), "image")
 
 
 # -- which images belong together ------------------------------------------------------------
@@ -359,7 +356,7 @@ class Grid:
     affine: np.ndarray
     distance: float
     """Between slices, along their normal, in mm."""
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...]
 
 
 def grid_of(series: Series) -> Grid | None:

@@ -11,10 +11,9 @@ import contextlib
 import io
 import math
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +159,7 @@ class PhotographList(Scan):
         self._infos = tuple(infos)
         dtypes = [info.dtype for info in infos]
         self._dtype = max(dtypes, key=lambda dtype: (dtype.kind == "f", dtype.itemsize))
-        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._decoded = lru_cache(_KEPT)(self._load)
         shape = (len(infos), *np.max([i.geometry.displayed_shape for i in infos], axis=0))
         super().__init__(
             name=name,
@@ -210,16 +209,7 @@ class PhotographList(Scan):
 
     def peek(self, i: int) -> np.ndarray:
         self._check_index(i)
-        with self._lock:
-            if i in self._kept:
-                self._kept.move_to_end(i)
-                return self._kept[i]
-        picture = self._load(i)
-        with self._lock:
-            self._kept[i] = picture
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return picture
+        return self._decoded(i)
 
     def slice_geometry(self, i: int) -> Geometry:
         self._check_index(i)
@@ -383,17 +373,21 @@ def _decoded_type(dtype: np.dtype[Any] | None, bits: int, narrowed: bool) -> np.
     return np.dtype(np.float32) if dtype == np.float16 else dtype.newbyteorder("=")
 
 
+def _too_large(size: str, path: Path) -> ScanError:
+    return ScanError(
+        f"it is too large: {size}more than 89 million pixels",
+        path,
+        "If that size is right, crop or downsample it first; if not, it is damaged.",
+    )
+
+
 def _check_pixels(
     height: int, width: int, pixel_bytes: float, size: int, stretch: float, path: Path
 ) -> None:
     """Refuse sizes that no photograph has, or that the file cannot hold; nothing is decoded yet."""
     check_size((height, width), 1, path)
     if height * width > MOST_PIXELS:
-        raise ScanError(
-            f"it is too large: {height} × {width}, more than 89 million pixels",
-            path,
-            "If that size is right, crop or downsample it first; if not, it is damaged.",
-        )
+        raise _too_large(f"{height} × {width}, ", path)
     if height * width * pixel_bytes > size * stretch:
         raise ScanError(
             f"it is cut short: a file of {size:,} bytes cannot hold {height} × {width} pixels",
@@ -481,18 +475,14 @@ def _by_pillow(info: PhotographInfo, as_labels: bool) -> np.ndarray:
     found = []
     with _open(info.path) as image:
         for k in range(info.pages):
-            if info.pages > 1:
-                image.seek(k)
-            before = _orientation(image)
+            image.seek(k)
+            before, stored = _orientation(image), info.geometry.source_shape[-2:]
             image.load()
             values = _values(image, as_labels)
             # Some versions turn some files while loading, and then forget the tag.
-            turned = before != 1 and _orientation(image) == 1
-            geometry = Geometry.exif(info.geometry.source_shape[-2:], info.geometry.orientation)
-            if turned and before != info.geometry.orientation:
-                values = Geometry.exif(info.geometry.source_shape[-2:], before).to_source(values)
-                turned = False
-            found.append(values if turned else geometry.to_display(values))
+            if before != 1 and _orientation(image) == 1:
+                values = Geometry.exif(stored, before).to_source(values)
+            found.append(Geometry.exif(stored, info.geometry.orientation).to_display(values))
     return np.stack(found) if info.pages > 1 else found[0]
 
 
@@ -515,11 +505,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ScanError(
-            "it is too large: more than 89 million pixels",
-            path,
-            "If that size is right, crop or downsample it first; if not, it is damaged.",
-        ) from error
+        raise _too_large("", path) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -533,10 +519,9 @@ def _whole(value: object) -> int:
 def _check_end(path: Path) -> None:
     """Refuse PNG and JPEG files whose end is missing, without decoding them."""
     ends = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
-    end = ends.get(path.suffix.lower())
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 4096, 0))
-        if end is not None and end not in file.read():
+        if ends.get(path.suffix.lower(), b"") not in file.read():
             raise ScanError("it breaks off before its end", path, AGAIN)
 
 
@@ -555,10 +540,12 @@ def write_mask(
     labels: np.ndarray, scan: Scan, path: Path, legend: Mapping[int, Label]
 ) -> list[Path]:
     """Write a mask as stored: a palette PNG, or a TIFF of grey pages."""
-    tiff = path.suffix.lower() in TIFF_SUFFIXES
-    geometry = scan.geometry
-    colours = {value: label.colour for value, label in legend.items() if label.colour}
-    write_bytes(path, _tiff(labels, geometry) if tiff else png(labels, geometry, colours, path))
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        data = _tiff(labels, scan.geometry)
+    else:
+        colours = {value: label.colour for value, label in legend.items() if label.colour}
+        data = png(labels, scan.geometry, colours, path)
+    write_bytes(path, data)
     return [path]
 
 
