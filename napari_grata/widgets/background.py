@@ -225,7 +225,7 @@ class Found:
         The trace of an error.
     """
 
-    key: Hashable
+    key: Any
     result: Any = None
     error: Exception | None = None
     details: str = ""

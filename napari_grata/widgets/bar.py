@@ -71,7 +71,7 @@ class ProgressLine(QWidget):
 
     def _pause_or_resume(self) -> None:
         runner = self._context.runner
-        runner.resume() if runner.paused else runner.pause()
+        runner.resume() if runner.phase == "paused" else runner.pause()
 
 
 class Legend(QWidget):

@@ -142,7 +142,7 @@ def _note_failure(cases: CaseList, case: Case, error: Exception) -> None:
             keep_failure(cases, case, in_words(error, case))
 
 
-def load_run(folder: Path, scan: Scan | None = None) -> LoadedRun:
+def load_run(folder: Path, scan: Scan | None) -> LoadedRun:
     """Read a run folder's masks and records.
 
     Raises
@@ -281,8 +281,8 @@ class Prefetch(QObject):
             self.want(self._cases, self._wanted)
 
     def _take(self, found: Found) -> None:
-        key = next((key for key, turn in self._reading.items() if turn == found.key), None)
-        if key is None:
+        key, _ = found.key
+        if self._reading.get(key) != found.key:
             return
         del self._reading[key]
         loaded = found.result

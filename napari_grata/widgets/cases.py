@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QSignalBlocker
 from qtpy.QtWidgets import QDockWidget, QWidget
 
 from napari_grata.review.adapt_list import keep_run
@@ -69,7 +69,7 @@ class Cases(QObject):
         context.flow = self
         self._menu()
         self._wire()
-        self._look_for_recent()
+        self.queue.ask("recent", _recent)
 
     def _menu(self) -> None:
         menu, context = self.panel.menu, self._context
@@ -119,7 +119,7 @@ class Cases(QObject):
         context.connections.at_end(partial(_close_lists, self._open))
         panel.set_colours(context.theme)
 
-    # --- what other sections ask (CaseFlow) ----------------------------------------------------
+    # --- what other sections ask ---------------------------------------------------------------
 
     @property
     def caselist(self) -> CaseList | None:
@@ -161,17 +161,18 @@ class Cases(QObject):
         cases, key = self.caselist, self.current.key
         if folder is None or cases is None or key is None:
             return
-        if Path(folder).parent == cases.work(key).folder:
-            try:
-                folder.rename(folder.with_name(f"undone-{folder.name}"))
-            except OSError as error:
-                notify(
-                    f"The undone run is still in the case's folder ({error.strerror}); the case "
-                    "will open with it.",
-                    "warning",
-                )
-            else:
-                self._keep(session)
+        if folder.parent != cases.work(key).folder:
+            return
+        try:
+            folder.rename(folder.with_name(f"undone-{folder.name}"))
+        except OSError as error:
+            notify(
+                f"The undone run is still in the case's folder ({error.strerror}); the case "
+                "will open with it.",
+                "warning",
+            )
+        else:
+            self._keep(session)
 
     # --- lists ---------------------------------------------------------------------------------
 
@@ -233,9 +234,8 @@ class Cases(QObject):
         panel.set_choices(
             cases.option("filter", "all"), cases.option("text", ""), cases.option("order", "list")
         )
-        panel.carry.blockSignals(True)
-        panel.carry.setChecked(cases.carry)
-        panel.carry.blockSignals(False)
+        with QSignalBlocker(panel.carry):
+            panel.carry.setChecked(cases.carry)
         if cases.model is not None:
             context.choose_model(cases.model)
         if cases.settings is not None:
@@ -260,9 +260,6 @@ class Cases(QObject):
         self.panel.show()
         dock.show()
         dock.raise_()
-
-    def _look_for_recent(self) -> None:
-        self.queue.ask("recent", _recent)
 
     # --- going through -------------------------------------------------------------------------
 
@@ -360,7 +357,7 @@ class Cases(QObject):
         self.panel.say(" ".join([loaded.problem, *loaded.notices]).strip())
         self.panel.set_current(key)
         self.batch.course.here = key
-        self.queue.ask("position", partial(cases.choose, position=key))
+        self._keep_choices(position=key)
         context.case = cases.case(key)
         context.case_changed.emit()
         context.touch()
@@ -415,11 +412,8 @@ class Cases(QObject):
         if entry is None or entry.card is None:
             self.panel.say("Choose a model first.")
             return
-        # Kept with the list, so that it goes on in the same way when it is opened again.
-        settings = context.settings
-        choose = partial(cases.choose, model=entry.name, settings=settings.to_dict())
-        self.queue.ask("choices", choose)
-        order = Order(cases, entry.folder, context.device, settings, *self._begin)
+        self._keep_choices(model=entry.name, settings=context.settings.to_dict())
+        order = Order(cases, entry.folder, context.device, context.settings, *self._begin)
         self.batch.start(order, self.current.key)
 
     def _go_ahead(self) -> None:
@@ -509,7 +503,7 @@ class Cases(QObject):
                 self._context.fail(str(found.error))
         elif found.key == "open":
             self._take_list(found.result)
-            self._look_for_recent()
+            self.queue.ask("recent", _recent)
         elif found.key == "move":
             if self.caselist is not None:
                 self.prefetch.want(self.caselist, ())
@@ -528,15 +522,17 @@ class Cases(QObject):
             self._refresh_line(self.current.key)
 
     def _choice_changed(self) -> None:
-        if self.caselist is not None:
-            filtered, text, order = self.panel.choices()
-            choose = partial(self.caselist.choose, filter=filtered, text=text, order=order)
-            self.queue.ask("filter", choose)
-            self._look_ahead()
+        filtered, text, order = self.panel.choices()
+        self._keep_choices(filter=filtered, text=text, order=order)
+        self._look_ahead()
 
     def _carry_changed(self, on: bool) -> None:
+        self._keep_choices(carry=on)
+
+    def _keep_choices(self, **choices: Any) -> None:
+        """Keep choices with the list: it goes on in the same way when it is opened again."""
         if self.caselist is not None:
-            self.queue.ask("carry", partial(self.caselist.choose, carry=on))
+            self.queue.ask(tuple(choices), partial(self.caselist.choose, **choices))
 
     def _closing(self) -> bool:
         """The window closes: the work ahead ends with its step, or the program would wait."""

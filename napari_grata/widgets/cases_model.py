@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QAbstractListModel, QModelIndex, Qt
 
-from napari_grata.review.cases import CaseState
+from napari_grata.review.cases import CaseState, CaseSummary
 from napari_grata.widgets.theme import tip
 
 if TYPE_CHECKING:
@@ -101,32 +101,24 @@ class CaseRow:
 
 def row_of(cases: CaseList, case: Case, work: str = "", share: float = 0.0) -> CaseRow:
     """Return the line of a case; opens no file."""
-    summary, problem = cases.summary(case), cases.problem(case) or ""
-    row = CaseRow(
+    summary = cases.summary(case) or CaseSummary()
+    return CaseRow(
         case.key,
         case.number,
         case.title,
         cases.state(case),
-        problem=problem,
+        change=summary.change if summary.adapted else None,
+        flags=max(summary.flagged_slices, len(summary.flags)),
+        flag_words=tuple(
+            f"{flag.text} (on {flag.count} slices)" if flag.count > 1 else flag.text
+            for flag in summary.flags
+        ),
+        shift=summary.shift,
+        shift_words=summary.shift_words,
+        problem=cases.problem(case) or summary.stale,
         work=work,
         share=share,
     )
-    if summary is None:
-        return row
-    return replace(
-        row,
-        change=summary.change if summary.adapted else None,
-        flags=max(summary.flagged_slices, len(summary.flags)),
-        flag_words=tuple(_flag_words(flag) for flag in summary.flags),
-        shift=summary.shift,
-        shift_words=summary.shift_words,
-        problem=problem or summary.stale,
-    )
-
-
-def _flag_words(flag: object) -> str:
-    count, text = getattr(flag, "count", 1), str(getattr(flag, "text", ""))
-    return f"{text} (on {count} slices)" if count > 1 else text
 
 
 FILTERS: dict[str, tuple[str, Callable[[CaseRow], bool]]] = {
@@ -197,6 +189,11 @@ class CaseModel(QAbstractListModel):
     The case in view is always listed, and where it stood when it came into view: otherwise it
     would vanish from under the reader's hands, or take "next" along to the end of the list, as
     soon as it is decided on.
+
+    Attributes
+    ----------
+    current : str or None
+        Code of the case in view.
     """
 
     def __init__(self, parent: Any = None) -> None:
@@ -205,7 +202,7 @@ class CaseModel(QAbstractListModel):
         self._rows: list[CaseRow] = []
         self._place: dict[str, int] = {}
         self._filter, self._text, self._order = "all", "", "list"
-        self._current: str | None = None
+        self.current: str | None = None
         self._anchor: CaseRow | None = None
 
     # --- what the panel calls ----------------------------------------------------------------
@@ -220,11 +217,6 @@ class CaseModel(QAbstractListModel):
         """Number of cases, shown or not."""
         return len(self._all)
 
-    @property
-    def current(self) -> str | None:
-        """Code of the case in view."""
-        return self._current
-
     def row(self, key: str) -> CaseRow | None:
         """Return the line of a case, shown or not."""
         return self._all.get(key)
@@ -235,28 +227,24 @@ class CaseModel(QAbstractListModel):
 
     def set_rows(self, rows: Iterable[CaseRow]) -> None:
         """Replace all rows."""
-        self.beginResetModel()
         self._all = {row.key: row for row in rows}
-        self._anchor = self._all.get(self._current or "")
-        self._arrange()
-        self.endResetModel()
+        self._anchor = self._all.get(self.current or "")
+        self._reset()
 
     def set_current(self, key: str | None) -> None:
         """Mark the case in view."""
-        before, self._current = self._current, key
+        before, self.current = self.current, key
         self._anchor = self._all.get(key or "")
         self._rearrange()
         for case in (before, key):
-            self._tell(case)
+            self.redraw(case)
 
     def choose(self, filtered: str, text: str, order: str) -> None:
         """Filter by state and text, and sort."""
         if (filtered, text, order) != (self._filter, self._text, self._order):
             self._filter, self._text, self._order = filtered, text, order
-            self._anchor = self._all.get(self._current or "")
-            self.beginResetModel()
-            self._arrange()
-            self.endResetModel()
+            self._anchor = self._all.get(self.current or "")
+            self._reset()
 
     def update_rows(self, rows: Iterable[CaseRow]) -> None:
         """Take new lines of some cases, all at once."""
@@ -270,15 +258,20 @@ class CaseModel(QAbstractListModel):
                 self._rows[place] = row
         self._rearrange()
         for row in changed:
-            self._tell(row.key)
+            self.redraw(row.key)
+
+    def redraw(self, key: str | None) -> None:
+        """Draw the line of a case anew, such as with another picture."""
+        place = self.place_of(key)
+        if place is not None:
+            index = self.index(place, 0)
+            self.dataChanged.emit(index, index)
 
     def step(self, key: str | None, by: int) -> str | None:
         """Return the case after (1) or before (−1) one in the order shown; None at the end."""
-        if not self._rows:
-            return None
         place = self.place_of(key)
         if place is None:
-            return self._rows[0 if by > 0 else -1].key
+            place = -1 if by > 0 else len(self._rows)
         there = place + by
         return self._rows[there].key if 0 <= there < len(self._rows) else None
 
@@ -294,9 +287,14 @@ class CaseModel(QAbstractListModel):
             rows = arrange([everything[key] for key in keys], "all", "", self._order)
         return [self._all[row.key] for row in rows]
 
-    def _arrange(self) -> None:
-        self._rows = self._wanted()
-        self._place = {row.key: place for place, row in enumerate(self._rows)}
+    def _take(self, rows: list[CaseRow]) -> None:
+        self._rows = rows
+        self._place = {row.key: place for place, row in enumerate(rows)}
+
+    def _reset(self) -> None:
+        self.beginResetModel()
+        self._take(self._wanted())
+        self.endResetModel()
 
     def _rearrange(self) -> None:
         """Put rows in order again where that changes anything; the view keeps its selection."""
@@ -304,31 +302,18 @@ class CaseModel(QAbstractListModel):
         if [row.key for row in wanted] == [row.key for row in self._rows]:
             self._rows = wanted
             return
-        same = len(wanted) == len(self._rows)
-        if not same:
-            self.beginResetModel()
-            self._arrange()
-            self.endResetModel()
+        if len(wanted) != len(self._rows):
+            self._reset()
             return
         self.layoutAboutToBeChanged.emit()
         held = self.persistentIndexList()
         keys = [self._rows[index.row()].key for index in held]
-        self._arrange()
+        self._take(wanted)
         moved = [
             self.index(self._place[key], 0) if key in self._place else QModelIndex() for key in keys
         ]
         self.changePersistentIndexList(held, moved)
         self.layoutChanged.emit()
-
-    def _tell(self, key: str | None) -> None:
-        place = self.place_of(key)
-        if place is not None:
-            index = self.index(place, 0)
-            self.dataChanged.emit(index, index)
-
-    def picture_came(self, key: str) -> None:
-        """Draw a row anew: its picture is there now."""
-        self._tell(key)
 
     # --- Qt's side -----------------------------------------------------------------------------
 

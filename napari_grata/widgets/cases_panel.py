@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QModelIndex, QObject, QPoint, QRect, QSize, Qt, Signal
+from qtpy.QtCore import QModelIndex, QObject, QPoint, QRect, QSignalBlocker, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFont, QFontMetrics, QImage, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -20,7 +20,6 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QStyle,
     QStyledItemDelegate,
-    QVBoxLayout,
 )
 
 from napari_grata.scans.photographs import is_photograph
@@ -33,7 +32,7 @@ from napari_grata.widgets.cases_model import (
     CaseModel,
     CaseRow,
 )
-from napari_grata.widgets.qt_parts import DropTarget, Sentence, button, choice, line_in
+from napari_grata.widgets.qt_parts import DropTarget, Sentence, button, choice, column_in, line_in
 from napari_grata.widgets.theme import ThemeColours, blend, sheet, theme_colours, tip
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Pictures(QObject):
         super().__init__(context)
         self._cases: CaseList | None = None
         self._kept: OrderedDict[str, QPixmap | None] = OrderedDict()
-        self._asked: list[str] = []
+        self._asked: list[tuple[Path, str]] = []
         self._queue = Queue("pictures", self, context.connections)
         self._queue.found.connect(self._take)
 
@@ -92,20 +91,22 @@ class Pictures(QObject):
             self._keep(key, picture)
 
     def _ask(self, key: str, again: bool = False) -> None:
-        if self._cases is None or (self._queue.wanted(key) and not again):
+        if self._cases is None:
+            return
+        wish = self._cases.folder, key  # cases of other lists have the same keys
+        if self._queue.wanted(wish) and not again:
             return
         case = self._cases.case(key)
-        work = self._cases.work(key)
         photograph = case.sources[0] if len(case.sources) == 1 else None
-        self._asked = [*[other for other in self._asked if other != key], key][-_ASKED:]
+        self._asked = [*[other for other in self._asked if other != wish], wish][-_ASKED:]
         self._queue.keep_only(self._asked)
-        do = partial(_read, work.folder / "thumbnail.png", photograph)
-        self._queue.ask(key, do, first=True)
+        do = partial(_read, self._cases.work(key).folder / "thumbnail.png", photograph)
+        self._queue.ask(wish, do, first=True)
 
     def _take(self, found: Found) -> None:
-        if self._cases is None or found.error is not None:
-            return
-        self._keep(str(found.key), found.result)
+        folder, key = found.key
+        if self._cases is not None and self._cases.folder == folder and found.error is None:
+            self._keep(key, found.result)
 
     def _keep(self, key: str, picture: np.ndarray | None) -> None:
         if picture is None and self._kept.get(key) is not None:
@@ -175,7 +176,6 @@ class CaseDelegate(QStyledItemDelegate):
     def __init__(self, pictures: Pictures, parent: Any = None) -> None:
         super().__init__(parent)
         self._pictures = pictures
-        self._current: str | None = None
         self.set_colours(theme_colours("dark"))
 
     def set_colours(self, colours: ThemeColours) -> None:
@@ -187,10 +187,6 @@ class CaseDelegate(QStyledItemDelegate):
         self._chosen = QColor(blend(colours.background, colours.accent, 0.28))
         self._focused = QColor(blend(colours.background, colours.text, 0.12))
         self._empty = QColor(colours.foreground)
-
-    def set_current(self, key: str | None) -> None:
-        """Mark the case in view."""
-        self._current = key
 
     def sizeHint(self, option: Any, index: Any) -> QSize:  # noqa: N802 - Qt's name
         """Return the one size of all rows."""
@@ -205,7 +201,7 @@ class CaseDelegate(QStyledItemDelegate):
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         box: QRect = option.rect
-        current = row.key == self._current
+        current = row.key == index.model().current
         if current:
             painter.fillRect(box, self._chosen)
             painter.fillRect(QRect(box.left(), box.top(), 3, box.height()), self._accent)
@@ -317,7 +313,6 @@ class CasePanel(DropTarget):
         super().__init__()
         self.setObjectName("grata_cases")
         self.model = CaseModel(self)
-        self._quiet = False
         self._batch_words = ""
         self.menu_button = button("Lists", "Open a list of cases, or go on with another.")
         self.menu_button.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
@@ -365,9 +360,8 @@ class CasePanel(DropTarget):
         self.say_batch("idle")
 
     def _lay_out(self) -> None:
-        column = QVBoxLayout(self)
+        column = column_in(self)
         column.setContentsMargins(6, 4, 6, 2)
-        column.setSpacing(4)
         for widgets in (
             ((self.progress, 1), (self.menu_button, 0)),
             ((self.bar, 1),),
@@ -391,7 +385,7 @@ class CasePanel(DropTarget):
         self.next_button.clicked.connect(self.next_requested)
         self.batch_button.clicked.connect(self.batch_requested)
         self.carry.toggled.connect(self.carry_changed)
-        pictures.came.connect(self.model.picture_came)
+        pictures.came.connect(self.model.redraw)
         self.model.modelReset.connect(self._say_nothing)
 
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
@@ -414,11 +408,12 @@ class CasePanel(DropTarget):
             """
         )
         self.delegate.set_colours(colours)
-        self._redraw()
+        port = self.view.viewport()
+        if port is not None:
+            port.update()
 
     def set_current(self, key: str | None) -> None:
         """Mark the case in view and bring its line into sight."""
-        self.delegate.set_current(key)
         self.model.set_current(key)
         self.show_place(key)
 
@@ -436,11 +431,10 @@ class CasePanel(DropTarget):
 
     def set_choices(self, filtered: str, text: str, order: str) -> None:
         """Set filter, text and order."""
-        self._quiet = True
-        self.filter.setCurrentIndex(max(0, self.filter.findData(filtered)))
-        self.order.setCurrentIndex(max(0, self.order.findData(order)))
-        self.search.setText(text)
-        self._quiet = False
+        with QSignalBlocker(self.filter), QSignalBlocker(self.order), QSignalBlocker(self.search):
+            self.filter.setCurrentIndex(max(0, self.filter.findData(filtered)))
+            self.order.setCurrentIndex(max(0, self.order.findData(order)))
+            self.search.setText(text)
         self._on_choice()
 
     def say_batch(self, state: str, words: str = "") -> None:
@@ -465,11 +459,8 @@ class CasePanel(DropTarget):
     # --- inside ------------------------------------------------------------------------------
 
     def _on_choice(self, *_: Any) -> None:
-        if self._quiet:
-            return
         self.model.choose(*self.choices())
         self.show_place(self.model.current)
-        self._say_nothing()
         self.choice_changed.emit()
 
     def _say_nothing(self) -> None:
@@ -484,11 +475,6 @@ class CasePanel(DropTarget):
         row = index.data(ROW_ROLE)
         if row is not None:
             self.case_requested.emit(row.key)
-
-    def _redraw(self) -> None:
-        port = self.view.viewport()
-        if port is not None:
-            port.update()
 
 
 class _View(QListView):

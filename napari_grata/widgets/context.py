@@ -251,7 +251,7 @@ class Context(QObject):
         self.actions.provide("undo", self.undo.undo, self.undo.why_not)
         self.actions.provide("redo", self.undo.redo, partial(self.undo.why_not, redo=True))
         self.actions.provide("next_flagged", self.next_flagged, self._why_no_masks)
-        self.connections.at_end(partial(_close_runs, weakref.ref(self.sessions)))
+        self.connections.at_end(self.sessions.close_runs)
 
     # --- saying things ---------------------------------------------------------------------
 
@@ -306,7 +306,10 @@ class Context(QObject):
         self.implausible = self.shift = ""
         if layer is not None:
             self._show_only(layer)
-            self._choose_fitting_model()
+            better = self.fitting_model() if self.misfit() else None
+            if better is not None:
+                self.entry = better
+                self.model_changed.emit()
             if fit:
                 fit_view(self.viewer, [layer])
         if self.scan is not None and self.scan.notices:
@@ -338,9 +341,8 @@ class Context(QObject):
         self._take_session()
         self.touch()
 
-    def reload_models(self, chosen: str = "") -> None:
+    def reload_models(self, name: str) -> None:
         """Look again which models there are, such as after one was added, and choose one."""
-        name = chosen or (self.entry.name if self.entry is not None else "")
         self.entries = list_models()
         self.runner.engine.forget()
         self.entry = None
@@ -391,15 +393,6 @@ class Context(QObject):
         usable = [entry for entry in self.entries if entry.card is not None]
         name = self.store.get("model", "")
         return next((e for e in usable if e.name == name), usable[0] if usable else None)
-
-    def _choose_fitting_model(self) -> None:
-        """Another scan brings along a model that reads it; else the dock says why none does."""
-        if self.scan is None or not self.misfit():
-            return
-        better = self.fitting_model()
-        if better is not None:
-            self.entry = better
-            self.model_changed.emit()
 
     def misfit(self) -> str:
         """Return why the chosen model cannot segment the chosen scan; "" where it can."""
@@ -573,9 +566,3 @@ class Context(QObject):
     def _why_no_masks(self) -> str:
         session = self.session
         return "" if session is not None and session.adapted_slices else "Adapt first."
-
-
-def _close_runs(sessions: weakref.ref[Sessions]) -> None:
-    found = sessions()
-    if found is not None:
-        found.close_runs()

@@ -65,8 +65,7 @@ def teach(
         from napari_grata.adaptation.teaching import correct_run
 
         taught = correct_run(run, corrections, settings, folder)
-        first = (tasks.Started(taught),)
-        yield from tasks.records_of(taught, taught.records(), abandoned, first=first)
+        yield from tasks.records_of(taught, taught.records(), abandoned)
 
 
 class CorrectSection(QWidget):
@@ -78,8 +77,8 @@ class CorrectSection(QWidget):
         All that is about corrections as teachers.
     """
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._counts: weakref.WeakKeyDictionary[Session, dict[int, int]] = (
             weakref.WeakKeyDictionary()
@@ -91,16 +90,15 @@ class CorrectSection(QWidget):
         self.refresh()
 
     def _build(self) -> None:
-        self.paint_button = button("Paint", clicked=partial(self._perform, "paint"))
+        perform = self._context.actions.perform
+        self.paint_button = button("Paint", clicked=partial(perform, "paint"))
         self.right = QCheckBox()
         self.count = Sentence(2, "grata_small")
         words = "Where what is learned is used"
         places = (("This case", CASE), ("This case, and those after it", REST))
         self.where = choice(f"{words}.", words, places)
         self.where_row = row("Use it on", self.where)
-        self.teach_button = button(
-            "Adapt to my corrections", clicked=partial(self._perform, "teach")
-        )
+        self.teach_button = button("Adapt to my corrections", clicked=partial(perform, "teach"))
         layout = column_in(self, row("", self.right, self.paint_button))
         self.teaching = column(self.count, self.where_row, self.teach_button, self._advanced())
         layout.addWidget(self.teaching)
@@ -134,9 +132,6 @@ class CorrectSection(QWidget):
         context.connections.listen(
             context.viewer.layers.selection.events.active, self._look_for_brush
         )
-
-    def _perform(self, name: str) -> None:
-        self._context.actions.perform(name)
 
     # --- painting ----------------------------------------------------------------------------
 

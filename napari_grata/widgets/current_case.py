@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +19,6 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
 
 
-@dataclass
-class _Sight:
-    """How the user looks at cases: what goes over from one to the next."""
-
-    shape: tuple[int, ...] = ()
-    spacing: Any = None
-    centre: tuple[float, ...] = ()
-    zoom: float = 1.0
-    mode: str = "adapted"
-
-
 class CurrentCase:
     """The case in view: puts it into the viewer, takes it out, and loses nothing that was drawn.
 
@@ -45,7 +33,11 @@ class CurrentCase:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._sight = _Sight()
+        # How the user looks at cases goes over from one to the next: the mode, and where shape and
+        # spacing are the same, centre and zoom.
+        self._mode = "adapted"
+        self._grid: tuple[Any, Any] | None = None
+        self._camera: tuple[tuple[float, ...], float] = (), 1.0
         self._places: dict[str, int] = {}
         self._segmented: dict[str, LoadedRun] = {}
         self._layer: Image | None = None
@@ -72,16 +64,16 @@ class CurrentCase:
 
     def forget(self) -> None:
         """Forget how cases were looked at: the list closes."""
-        self._sight = _Sight()
+        self._mode, self._grid = "adapted", None
         self._places.clear()
         self._segmented.clear()
 
     def put(self, loaded: LoadedCase) -> None:
         """Show a case: its scan and, where there is a run, source and adapted masks."""
-        context, scan, sight = self._context, loaded.scan, self._sight
+        context, scan = self._context, loaded.scan
         assert scan is not None
         contrast = {} if loaded.contrast is None else {"contrast_limits": loaded.contrast}
-        same = sight.shape == scan.mask_shape and sight.spacing == scan.geometry.spacing
+        same = self._grid == (scan.mask_shape, scan.geometry.spacing)
         self.key, self.scan, self.run_folder = loaded.key, scan, None
         self._layer = context.add_scan(scan, fit=not same, **contrast)
         run = loaded.run or self._segmented.get(loaded.key)
@@ -92,7 +84,7 @@ class CurrentCase:
             context.go_to(min(place, scan.n_slices - 1))
         if same:
             camera = camera_of(context.viewer)
-            camera.center, camera.zoom = sight.centre, sight.zoom
+            camera.center, camera.zoom = self._camera
 
     def put_run(self, run: LoadedRun) -> None:
         """Show a run on the case in view."""
@@ -105,7 +97,7 @@ class CurrentCase:
         self.run_folder = run.folder
         context.take_results()
         if run.adapted:
-            context.show_mode(self._sight.mode)
+            context.show_mode(self._mode)
 
     def take_out(self) -> list[str]:
         """Remove the layers of the case in view; returns sentences about what was kept.
@@ -156,15 +148,15 @@ class CurrentCase:
             del self._segmented[oldest]
 
     def _keep_sight(self) -> None:
-        context, sight, layer = self._context, self._sight, self.layer
-        if self.key is None or self.scan is None or layer is None:
+        context = self._context
+        if self.key is None or self.scan is None or self.layer is None:
             return
         if context.scan is self.scan:
             self._places[self.key] = context.in_view()
-            sight.mode = context.mode
+            self._mode = context.mode
         camera = camera_of(context.viewer)
-        sight.shape, sight.spacing = self.scan.mask_shape, self.scan.geometry.spacing
-        sight.centre, sight.zoom = tuple(camera.center), float(camera.zoom)
+        self._grid = self.scan.mask_shape, self.scan.geometry.spacing
+        self._camera = tuple(camera.center), float(camera.zoom)
 
 
 def _may_go(layer: Layer, sessions: list[Session], safe: bool) -> bool:

@@ -74,8 +74,8 @@ def _note_of(decision: Decision | None) -> tuple[str, str]:
 class NotesPanel(QWidget):
     """What goes with a decision, and the decisions so far; part of *Correct and choose*."""
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         store = context.store
         self.comment = QLineEdit()
         self.comment.setPlaceholderText("goes with the decision")
@@ -145,8 +145,8 @@ class DecideBar(QWidget):
         Comment, difficulty, initials and the list; placed by the dock.
     """
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self.decisions = Decisions(context)
         self.drawings = Drawings(context, self.decisions)

@@ -85,8 +85,8 @@ def write_decided_masks(folder: Path, caselist: CaseList, names: bool, kind: str
 class ExportSection(QWidget):
     """Everything that leaves the program, and only when the user asks."""
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
         self._waiting: tuple[str, Session | None] | None = None
         self._written: Path | None = None
@@ -205,8 +205,8 @@ class ExportSection(QWidget):
         stem = scan.name if self.names.isChecked() else case.key if case else "case-0001"
         kind = str(self.format.currentData())
         stacks = {
-            mask_target(scan, folder, f"{stem} {role}", kind): stack
-            for role, stack in session.stacks_to_save().items()
+            mask_target(scan, folder, f"{stem} {role}", kind): mask.as_shown()
+            for role, mask in session.masks().items()
         }
         there = [path for path in stacks if path.exists()]
         if there and not self._may_replace(there):

@@ -49,7 +49,8 @@ class Runner(QObject):
     ----------
     session : Session or None
         What the job works on; captured at the start.
-    pausing, paused, cancelling : bool
+    phase : {"", "pausing", "paused", "cancelling"}
+        Of the job.
     results : list
         What the job yielded beside what is known here.
 
@@ -76,7 +77,7 @@ class Runner(QObject):
         self.engine = tasks.Engine()
         self.job = Job(self, context.connections)
         self.session: Session | None = None
-        self.pausing = self.paused = self.cancelling = False
+        self.phase = ""
         self.results: list[Any] = []
         self._kind: str | None = None
         self._layer: Layer | None = None
@@ -246,7 +247,7 @@ class Runner(QObject):
         self._kind, self.session, self._then = kind, session, then
         if session is not None:
             session.busy = True
-        self.pausing = self.paused = self.cancelling = False
+        self.phase = ""
         self.results = []
         self._clock = _Clock()
         self.job.start(make)
@@ -290,22 +291,22 @@ class Runner(QObject):
 
     def pause(self) -> None:
         """Pause before the next step."""
-        if self.job.running and not self.cancelling and not self.paused:
-            self.pausing = True
+        if self.job.running and not self.phase:
+            self.phase = "pausing"
             self.job.pause()
             self.changed.emit()
 
     def resume(self) -> None:
         """Go on after a pause."""
-        if self.paused or self.pausing:
-            self.pausing = False
+        if self.phase in ("pausing", "paused"):
+            self.phase = ""
             self.job.resume()
             self.changed.emit()
 
     def cancel(self) -> None:
         """End at the next step; what is finished stays."""
-        if self.job.running and not self.cancelling:
-            self.cancelling, self.pausing, self.paused = True, False, False
+        if self.job.running and self.phase != "cancelling":
+            self.phase = "cancelling"
             self.job.cancel()
             self.changed.emit()
 
@@ -359,14 +360,15 @@ class Runner(QObject):
             self.progressed.emit(done, total, f"{words}: {count or f'{done} of {total}'}{tail}")
 
     def _on_paused(self) -> None:
-        if self.cancelling:
+        if self.phase == "cancelling":
             return
-        self.pausing, self.paused = False, True
+        self.phase = "paused"
         self._clock.stop()
         self.changed.emit()
 
     def _on_resumed(self) -> None:
-        self.paused = False
+        if self.phase == "paused":
+            self.phase = ""
         self._clock.go_on()
         self.changed.emit()
 
@@ -405,7 +407,7 @@ class Runner(QObject):
     def _on_ended(self, outcome: Outcome) -> None:
         kind, session = self._kind or "task", self.session
         self._kind = self._layer = None
-        self.pausing = self.paused = self.cancelling = False
+        self.phase = ""
         if session is not None:
             session.busy = False
             if not self._context.closing.closing:

@@ -108,7 +108,15 @@ class Session(QObject):
         self.filled = self.large or bool(filled)
         self.source = self._mask("source", width=1)
         self.adapted = self._mask("adapted", width=2)
-        self._difference: MaskLayer | None = None
+        self._difference = MaskLayer(
+            viewer,
+            scan,
+            f"{scan.name} difference",
+            DIFFERENCE_COLOURS,
+            scan_layer,
+            opacity=0.8,
+            role="difference",
+        )
         self.difference_of: str | None = None
         self.hidden: set[int] = set()
         self.segmented_slices: set[int] = set()
@@ -205,8 +213,8 @@ class Session(QObject):
             self.put_source(index, record.source_mask)
         self.put_adapted(index, record.adapted_mask)
         self.saved = ""
-        if self._difference is not None and self.difference_of is not None:
-            self._difference.put(index, self._changes(record.source_mask, record.adapted_mask))
+        if self.difference_of is not None:
+            self._put_difference(index)
         # The masks are in the stacks now; kept with every record they would fill the memory.
         light = replace(record, source_mask=_NO_MASK, adapted_mask=_NO_MASK)
         self.records.append(light)
@@ -224,18 +232,12 @@ class Session(QObject):
     def redraw(self) -> None:
         """Draw what has changed in view."""
         for mask in (self.source, self.adapted, self._difference):
-            if mask is not None:
-                mask.flush()
+            mask.flush()
 
     def settle(self) -> list[str]:
         """Bring layers up to date after a run; returns sentences about what was put aside."""
         said = []
-        for mask, what, there in (
-            (self.source, "source", self.segmented_slices),
-            (self.adapted, "adapted", self.adapted_slices),
-        ):
-            if not there:
-                continue
+        for what, mask in self.masks().items():
             drawn_on = mask.edited()
             if mask.settle() and drawn_on:
                 said.append(
@@ -251,6 +253,11 @@ class Session(QObject):
             run.close()
 
     # --- looking ---------------------------------------------------------------------------
+
+    def masks(self) -> dict[str, MaskLayer]:
+        """Return the masks that there are, "source" and "adapted"."""
+        there = {"source": self.segmented_slices, "adapted": self.adapted_slices}
+        return {role: getattr(self, role) for role, slices in there.items() if slices}
 
     @property
     def has_masks(self) -> bool:
@@ -298,55 +305,39 @@ class Session(QObject):
     def show_difference(self, structure: str = "") -> None:
         """Show what was added and removed, of one structure or (``""``) of all."""
         self.difference_of = structure
-        if self._difference is None:
-            self._difference = MaskLayer(
-                self.viewer,
-                self.scan,
-                f"{self.scan.name} difference",
-                DIFFERENCE_COLOURS,
-                self.scan_layer(),
-                opacity=0.8,
-                role="difference",
-            )
         self._difference.restart()
-        source, adapted = self.source.in_use(), self.adapted.in_use()
         for index in sorted(self.adapted_slices):
-            self._difference.put(
-                index,
-                self._changes(
-                    self.scan.get_mask(source, index), self.scan.get_mask(adapted, index)
-                ),
-            )
+            self._put_difference(index)
         self._difference.visible = True
         self._difference.settle()
 
     def draw_difference(self, index: int) -> None:
         """Draw the difference of one slice anew, such as after painting there."""
-        if self._difference is not None and self.difference_of is not None:
-            source, adapted = (
-                self.scan.get_mask(mask.in_use(), index) for mask in (self.source, self.adapted)
-            )
-            self._difference.put(index, self._changes(source, adapted))
+        if self.difference_of is not None:
+            self._put_difference(index)
             self._difference.flush()
 
     def show_difference_layer(self, shown: bool) -> None:
         """Switch the layer of a difference that is shown off for a while, and on again."""
-        if self._difference is not None and self.difference_of is not None:
+        if self.difference_of is not None:
             self._difference.visible = shown
 
     def hide_difference(self) -> None:
         """Switch the difference off."""
         self.difference_of = None
-        if self._difference is not None:
-            self._difference.visible = False
+        self._difference.visible = False
 
-    def _changes(self, source: np.ndarray, adapted: np.ndarray) -> np.ndarray:
-        return difference_map(source, adapted, self.card, self.difference_of or None)
+    def _put_difference(self, index: int) -> None:
+        source, adapted = (
+            self.scan.get_mask(mask.in_use(), index) for mask in (self.source, self.adapted)
+        )
+        changes = difference_map(source, adapted, self.card, self.difference_of or None)
+        self._difference.put(index, changes)
 
     def layers(self) -> list[Layer]:
         """Return all layers of this session that are in the viewer."""
-        masks = (self.source, self.adapted, self._difference)
-        return [m.layer for m in masks if m is not None and m.layer is not None and m.shown]
+        layers = (mask.layer for mask in (self.source, self.adapted, self._difference))
+        return [layer for layer in layers if layer is not None]
 
     # --- words and results -----------------------------------------------------------------
 
@@ -378,17 +369,6 @@ class Session(QObject):
         """Return the frame in which a slice was adapted, where one was found."""
         latest = (one for one in reversed(self.records) if one.slice_index == index)
         return next((one.frame for one in latest), None)
-
-    def stacks_to_save(self) -> dict[str, np.ndarray]:
-        """Return the masks as the user has them now, drawings included, by role."""
-        stacks = {}
-        for role, mask, there in (
-            ("source", self.source, self.segmented_slices),
-            ("adapted", self.adapted, self.adapted_slices),
-        ):
-            if there:
-                stacks[role] = mask.as_shown()
-        return stacks
 
 
 class Sessions:

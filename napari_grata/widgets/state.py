@@ -52,7 +52,8 @@ class Facts:
         "slice" or "photograph".
     running : {"segment", "adapt", "masks", "weigh", "compare", "task"} or None
         What the job does now.
-    pausing, paused, cancelling : bool
+    phase : {"", "pausing", "paused", "cancelling"}
+        Of the job.
     unfinished : bool
         The run was cancelled and can go on.
     problem : str
@@ -85,9 +86,7 @@ class Facts:
     drawn: int = 0
     noun: str = "slice"
     running: str | None = None
-    pausing: bool = False
-    paused: bool = False
-    cancelling: bool = False
+    phase: str = ""
     unfinished: bool = False
     problem: str = ""
     note: str = ""
@@ -127,9 +126,7 @@ def facts_of(context: Context) -> Facts:
         shift=context.shift,
         method=PRESETS[context.preset if context.preset in PRESETS else "careful"].title,
         running=context.runner.kind,
-        pausing=runner.pausing,
-        paused=runner.paused,
-        cancelling=runner.cancelling,
+        phase=runner.phase,
         unfinished=context.runner.unfinished,
         problem=context.problem,
         decided=context.decided,
@@ -261,30 +258,30 @@ def dock_state(facts: Facts) -> DockState:
 
 
 def _running(facts: Facts) -> DockState:
-    words = {"segment": "Segmenting …", "adapt": "Adapting: the model gets used to this scan …"}
-    words["compare"] = "Comparing methods; your masks stay as they are …"
-    words["weigh"] = "Weighing masks; yours stay as they are …"
-    message = words.get(facts.running or "", "Working …")
-    if facts.cancelling:
-        message = "Cancelling: ends with the step in progress …"
-    elif facts.paused:
-        message = "Paused. Resume to go on, or Cancel to keep what is finished."
-    elif facts.pausing:
-        message = "Pausing after the step in progress …"
+    words = {
+        "segment": "Segmenting …",
+        "adapt": "Adapting: the model gets used to this scan …",
+        "compare": "Comparing methods; your masks stay as they are …",
+        "weigh": "Weighing masks; yours stay as they are …",
+        "cancelling": "Cancelling: ends with the step in progress …",
+        "paused": "Paused. Resume to go on, or Cancel to keep what is finished.",
+        "pausing": "Pausing after the step in progress …",
+    }
+    message = words.get(facts.phase or facts.running or "", "Working …")
     choosing = facts.running in ("weigh", "masks")
-    can_pause = facts.running in ("segment", "adapt") and not facts.cancelling
+    paused, cancelling = facts.phase == "paused", facts.phase == "cancelling"
     resume = NextStep("resume", "Resume", "Go on from where the run stands.")
     return DockState(
         message,
         steps=_steps(facts, ""),
         open_step=None if not facts.scan else Step.CORRECT if choosing else Step.ADAPT,
-        next=resume if facts.paused else None,
+        next=resume if paused else None,
         may_choose=False,
         why_not="Wait until the work in progress has ended, or cancel it.",
-        may_pause=can_pause and not facts.pausing,
-        may_cancel=not facts.cancelling,
-        pause_text="Resume" if facts.paused else "Pause",
-        cancel_text="Cancelling …" if facts.cancelling else "Cancel",
+        may_pause=facts.running in ("segment", "adapt") and facts.phase in ("", "paused"),
+        may_cancel=not cancelling,
+        pause_text="Resume" if paused else "Pause",
+        cancel_text="Cancelling …" if cancelling else "Cancel",
     )
 
 

@@ -169,7 +169,7 @@ def adapt(
             folder=folder,
             source_masks=dict(source_masks) or None,
         )
-        yield from records_of(run, run.records(), abandoned, first=(Started(run),))
+        yield from records_of(run, run.records(), abandoned)
 
 
 def go_on(run: AdaptationRun, finish: bool, abandoned: threading.Event) -> Iterator[Any]:
@@ -183,12 +183,11 @@ def records_of(
     run: AdaptationRun,
     records: Any,
     abandoned: threading.Event,
-    first: tuple[Any, ...] = (),
 ) -> Iterator[Any]:
-    """Yield a run's records with its segmenter's notices between them; closes the stream."""
+    """Yield a run, then its records with its segmenter's notices between; closes the stream."""
     told = len(run.segmenter.notices)
     try:
-        yield from first
+        yield Started(run)
         for record in records:
             yield record
             for text in run.segmenter.notices[told:]:

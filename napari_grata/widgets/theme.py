@@ -60,21 +60,6 @@ def blend(first: str, second: str, share: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
-def contrast(first: str, second: str) -> float:
-    """Return the WCAG 2 contrast ratio of two colours, from 1 (same) to 21 (black on white)."""
-
-    def luminance(colour: str) -> float:
-        q = QColor(colour)
-        parts = [
-            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-            for c in (q.redF(), q.greenF(), q.blueF())
-        ]
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
 def theme_colours(name: str = "dark") -> ThemeColours:
     """Return the colours of a napari theme.
 
@@ -138,8 +123,7 @@ def swatch(colour: str) -> QIcon:
 
 def sheet(colours: ThemeColours) -> str:
     """Return the style sheet of our docks in a theme's colours."""
-    on_accent = max(("#ffffff", "#000000"), key=lambda ink: contrast(ink, colours.accent))
-    good = "#5BC8A0" if colours.dark else "#006B4F"
+    on_accent, good = ("#000000", "#5BC8A0") if colours.dark else ("#ffffff", "#006B4F")
     return f"""
     QToolButton#grata_step {{
         font-weight: bold; border: none; background: transparent; padding: 3px 0px;

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseState
+from napari_grata.widgets.case_loading import Prefetch
 from napari_grata.widgets.cases import _dock_of
 from napari_grata.widgets.scan_layer import camera_of
 from napari_grata.widgets.state import Step
@@ -508,3 +509,24 @@ def test_no_more_than_two_cases_are_in_memory_beside_the_one_in_view(
         # The one before is kept, read anew; those before it are let go of.
         assert len(seen) <= 1
     rest(user)
+
+
+def test_a_case_is_not_taken_for_that_of_the_list_that_was_open_before(
+    stage: Any, tmp_path: Path, qtbot: Any
+) -> None:
+    lists = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        data = np.random.default_rng(0).normal(100, 20, (40, 48, 2)).astype(np.float32)
+        nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / name / "p1.nii.gz")
+        lists.append(CaseList.make([str(tmp_path / name)]))
+    prefetch = Prefetch(stage.context)
+    read: list[Any] = []
+    prefetch.ready.connect(read.append)
+    prefetch.want(lists[0], ["case-0001"])
+    prefetch.want(lists[0], ())  # closed while the case is being read
+    prefetch.want(lists[1], ["case-0001"])
+    qtbot.waitUntil(lambda: not prefetch.queue.busy, timeout=20_000)
+    assert [loaded.scan.path.parent.name for loaded in read] == ["second"]
+    for caselist in lists:
+        caselist.close()

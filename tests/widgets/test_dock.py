@@ -117,7 +117,7 @@ def test_pause_holds_a_run_between_two_steps(start: Start, volume: Path) -> None
     with user.qtbot.waitSignal(user.context.runner.records, timeout=60_000):
         user.dock.adapt.adapt_button.click()
     user.press(user.dock.progress.pause_button)
-    user.wait(lambda: user.context.runner.paused)
+    user.wait(lambda: user.context.runner.phase == "paused")
     user.settle()
     there = len(user.session.records)
     user.qtbot.wait(200)

@@ -120,9 +120,9 @@ def test_a_photograph_is_not_called_a_slice() -> None:
     [
         ({"running": "segment"}, "Segmenting", True, True),
         ({"running": "adapt"}, "Adapting", True, True),
-        ({"running": "adapt", "pausing": True}, "Pausing after", False, True),
-        ({"running": "adapt", "paused": True}, "Paused.", True, True),
-        ({"running": "adapt", "cancelling": True}, "Cancelling", False, False),
+        ({"running": "adapt", "phase": "pausing"}, "Pausing after", False, True),
+        ({"running": "adapt", "phase": "paused"}, "Paused.", True, True),
+        ({"running": "adapt", "phase": "cancelling"}, "Cancelling", False, False),
         ({"running": "task"}, "Working", False, True),
     ],
 )

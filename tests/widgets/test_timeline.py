@@ -25,7 +25,7 @@ from napari_grata.widgets.slice_figures import SliceRow
 from napari_grata.widgets.slice_table import SliceTable
 from napari_grata.widgets.state import facts_of
 from napari_grata.widgets.steps import StepsSection
-from napari_grata.widgets.theme import contrast, theme_colours
+from napari_grata.widgets.theme import theme_colours
 from napari_grata.widgets.timeline import Timeline
 
 Start = Callable[..., Any]
@@ -288,6 +288,21 @@ def test_themes_change_ground_and_text(curves: Any, stage: Any) -> None:
         assert picture.pixelColor(picture.width() - 2, 2).name() == colours.background
         pen = curves.plots[0].curve.opts["pen"]
         assert QColor(pen.color()).name() == colours.text
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the WCAG 2 contrast ratio of two colours, from 1 (same) to 21 (black on white)."""
+
+    def luminance(colour: str) -> float:
+        q = QColor(colour)
+        parts = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+            for c in (q.redF(), q.greenF(), q.blueF())
+        ]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("name", ["dark", "light"])
