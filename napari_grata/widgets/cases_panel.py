@@ -362,18 +362,13 @@ class CasePanel(DropTarget):
     def _lay_out(self) -> None:
         column = column_in(self)
         column.setContentsMargins(6, 4, 6, 2)
-        for widgets in (
-            ((self.progress, 1), (self.menu_button, 0)),
-            ((self.bar, 1),),
-            ((self.filter, 5), (self.order, 5), (self.search, 4)),
-            ((self.view, 1),),
-            ((self.nothing, 1),),
-            ((self.previous_button, 1), (self.next_button, 1), (self.batch_button, 1)),
-            ((self.said, 1),),
-        ):
-            line = line_in(column, stretch=1 if widgets[0][0] is self.view else 0)
-            for widget, stretch in widgets:
-                line.addWidget(widget, stretch)
+        line_in(column, (self.progress, 1), self.menu_button)
+        column.addWidget(self.bar)
+        line_in(column, (self.filter, 5), (self.order, 5), (self.search, 4))
+        column.addWidget(self.view, 1)
+        column.addWidget(self.nothing)
+        line_in(column, (self.previous_button, 1), (self.next_button, 1), (self.batch_button, 1))
+        column.addWidget(self.said)
         self.setMinimumWidth(240)
 
     def _wire(self, pictures: Pictures) -> None:

@@ -25,7 +25,16 @@ from napari_grata.scans.scan import counted
 from napari_grata.widgets import keys, tasks
 from napari_grata.widgets.background import Outcome
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import Sentence, button, choice, column, column_in, later, row
+from napari_grata.widgets.qt_parts import (
+    Sentence,
+    button,
+    choice,
+    column,
+    column_in,
+    later,
+    offer,
+    row,
+)
 from napari_grata.widgets.reviewed import Masks
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.settings_form import TEACHING, SettingsForm
@@ -361,17 +370,14 @@ class CorrectSection(QWidget):
     def refresh(self) -> None:
         """Bring the section in line."""
         context, session = self._context, self._context.session
-        paint, teach = self._why_no_paint(), self._why_not_teach()
-        self.paint_button.setEnabled(not paint)
         self.paint_button.setText("Stop painting" if context.painting else "Paint")
         words = "Paint on the mask after with napari's brush."
-        self.paint_button.setToolTip(paint or keys.tip("paint", words))
-        self.teach_button.setEnabled(not teach)
+        offer(self.paint_button, self._why_no_paint(), keys.tip("paint", words))
         words = (
             "The model learns from what you corrected and draws all slices anew; what you painted "
             "stays as you painted it."
         )
-        self.teach_button.setToolTip(teach or keys.tip("teach", words))
+        offer(self.teach_button, self._why_not_teach(), keys.tip("teach", words))
         after = context.flow.cases_after() if context.flow is not None else []
         self.where_row.setVisible(bool(after))
         here = context.in_view()
@@ -379,13 +385,11 @@ class CorrectSection(QWidget):
             noun = session.scan.noun if session is not None else "slice"
             self.right.setText(f"This {noun} is right now")
             self.right.setChecked(session is not None and here in context.reviewed.of(session))
-        reason = self._why_not_right()
-        self.right.setEnabled(not reason)
         words = (
             "All of this slice, as it is shown, may teach, and weighs other masks: also what you "
             "left alone. Tick it only when nothing is wrong any more."
         )
-        self.right.setToolTip(reason or words)
+        offer(self.right, self._why_not_right(), words)
         self.count.say(self._words(session))
 
     def _words(self, session: Session | None) -> str:

@@ -33,6 +33,7 @@ from napari_grata.widgets.qt_parts import (
     later,
     line_in,
     notify,
+    offer,
     row,
 )
 from napari_grata.widgets.theme import ThemeColours, mark, tip
@@ -478,10 +479,8 @@ class DecideBar(QWidget):
             + (", with what you drew on it." if displayed.edited else "."),
         }
         for verdict, _, action, usual in BUTTONS:
-            reason = self.why_not(verdict)
             text = words.get(displayed.which, usual) if verdict == "accept" else usual
-            self.buttons[verdict].setEnabled(not reason)
-            self.buttons[verdict].setToolTip(reason or keys.tip(action, text))
+            offer(self.buttons[verdict], self.why_not(verdict), keys.tip(action, text))
 
     def _show_sentence(self, place: Place | None) -> None:
         found = self.decisions.place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -88,13 +88,11 @@ class ExportSection(QWidget):
     def __init__(self, context: Context) -> None:
         super().__init__()
         self._context = context
-        self._waiting: tuple[str, Session | None] | None = None
         self._written: Path | None = None
         self._offered: Scan | None = None
         self._build()
         context.changed.connect(self.refresh)
         context.list_changed.connect(self.refresh)
-        context.runner.ended.connect(self._on_ended)
         context.save_requested.connect(self.ask_save)
         context.open_requested.connect(self._on_open)
         self.refresh()
@@ -134,16 +132,10 @@ class ExportSection(QWidget):
         self.show_button = button("Show", "Open what was written.", small=True, clicked=self._show)
         self.show_button.hide()
         layout = column_in(self, row("Format", self.format, tip="What masks are written as."))
-        for first, second in (
-            (self.save_button, self.report_button),
-            (self.masks_button, self.command_button),
-            (self.names, None),
-            (self.said, self.show_button),
-        ):
-            line = line_in(layout)
-            line.addWidget(first, 1)
-            if second is not None:
-                line.addWidget(second, 0 if second is self.show_button else 1)
+        line_in(layout, (self.save_button, 1), (self.report_button, 1))
+        line_in(layout, (self.masks_button, 1), (self.command_button, 1))
+        line_in(layout, (self.names, 1))
+        line_in(layout, (self.said, 1), self.show_button)
 
     def refresh(self) -> None:
         """Switch buttons on where there is something to take out."""
@@ -212,7 +204,7 @@ class ExportSection(QWidget):
         if there and not self._may_replace(there):
             return
         make = partial(save_masks, stacks, scan, legend_of(session.card), bool(there))
-        self._start("save", make, "Saving masks", session)
+        self._start(make, "Saving masks", partial(self._say_saved, session))
 
     def _may_replace(self, paths: list[Path]) -> bool:
         names = ", ".join(path.name for path in paths)
@@ -228,7 +220,7 @@ class ExportSection(QWidget):
         if folder is not None and caselist is not None and self._context.drawings_are_safe():
             kind = str(self.format.currentData())
             make = partial(write_decided_masks, folder, caselist, self.names.isChecked(), kind)
-            self._start("masks", make, "Writing the decided masks")
+            self._start(make, "Writing the decided masks", self._say_decided)
 
     # --- the report --------------------------------------------------------------------------
 
@@ -276,7 +268,7 @@ class ExportSection(QWidget):
             what = self._report_case(context.session)
         if what is not None:
             make = partial(write_report_of, what, path, overwrite)
-            self._start("report", make, "Writing the report")
+            self._start(make, "Writing the report", self._say_report)
 
     def _report_case(self, session: Session) -> ReportCase:
         """Return what is shown now as a case of a report; copies what may still change."""
@@ -384,33 +376,31 @@ class ExportSection(QWidget):
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _start(self, what: str, make: Any, title: str, session: Session | None = None) -> None:
-        self._waiting = what, session
+    def _start(self, make: Any, title: str, tell: Callable[[list[Any]], None]) -> None:
         self.say("")
-        self._context.runner.start("task", None, make, title)
+        self._context.runner.start("task", None, make, title, partial(self._on_ended, tell))
 
-    def _on_ended(self, kind: str, outcome: Outcome) -> None:
-        waiting, self._waiting = self._waiting, None
+    def _on_ended(self, tell: Callable[[list[Any]], None], outcome: Outcome) -> None:
         results = self._context.runner.results
-        if kind != "task" or waiting is None or outcome.kind != "done" or not results:
-            return
-        what, session = waiting
-        if what == "masks":
-            written = [one for one in results if one.path is not None]
-            left = [one for one in results if one.path is None]
-            said = f"Wrote {len(written)} of {len(results)} masks, and cases.csv."
-            if left:
-                said += f" Not {left[0].key}: {left[0].reason}"
-            self.say(said, written[0].path.parent if written else None)
-        elif what == "report":
-            self.say(f"Wrote {results[-1].name}.", results[-1])
-        else:
-            if session is not None:
-                session.saved = "taken out"
-            files = ", ".join(path.name for path in results[:2])
-            more = f" and {len(results) - 2} more" if len(results) > 2 else ""
-            self.say(f"Saved {files}{more} in {results[0].parent.name}.", results[0].parent)
-            self._context.touch()
+        if outcome.kind == "done" and results:
+            tell(results)
+
+    def _say_decided(self, results: list[Any]) -> None:
+        written = [one for one in results if one.path is not None]
+        left = [one for one in results if one.path is None]
+        said = f"Wrote {len(written)} of {len(results)} masks, and cases.csv."
+        if left:
+            said += f" Not {left[0].key}: {left[0].reason}"
+        self.say(said, written[0].path.parent if written else None)
+
+    def _say_report(self, results: list[Path]) -> None:
+        self.say(f"Wrote {results[-1].name}.", results[-1])
+
+    def _say_saved(self, session: Session, results: list[Path]) -> None:
+        session.saved = "taken out"
+        files = ", ".join(path.name for path in results[:2])
+        more = f" and {len(results) - 2} more" if len(results) > 2 else ""
+        self.say(f"Saved {files}{more} in {results[0].parent.name}.", results[0].parent)
 
     def _show(self) -> None:
         if self._written is not None:

@@ -331,9 +331,9 @@ def test_a_method_of_several_is_taken_for_a_case_and_is_its_run_when_it_comes_ba
     user.adapt()
     own, work = user.session.run, user.context.caselist.work("case-0001")
     page = user.dock.methods
-    for name, line in page.table.rows.items():
+    for name, item in page.table.items.items():
         state = Qt.CheckState.Checked if name == "tent" else Qt.CheckState.Unchecked
-        line.item.setCheckState(0, state)
+        item.setCheckState(0, state)
     user.press(page.run_button)
     user.finish()
     rest(user)
