@@ -174,7 +174,7 @@ def methods(program: Program) -> None:
     program.dock.timeline.open_below()
     page.run()
     turn(900, lambda: not context.runner.busy)
-    program.dock.measures.take_file(sample.reference)
+    program.dock.measures.take(sample.reference)
     turn(30, lambda: page.table.with_results()[0].result.dice)
     program.take("methods.png")
     program.viewer.window.resize(*SIZE)

@@ -103,12 +103,12 @@ class ViewControl(QWidget):
 
     # --- what the user does ------------------------------------------------------------------
 
-    def why_not(self, way: str = "") -> str:
-        """Return why masks cannot be compared (in one of the ways) now, "" if they can."""
+    def why_not(self, mode: str = "") -> str:
+        """Return why masks cannot be compared (in a mode) now, "" if they can."""
         session, viewer = self._context.session, self._context.viewer
         if session is None or not session.can_compare:
             return _NOT_YET
-        if not way:
+        if mode not in WAYS:
             return ""
         if viewer.dims.ndisplay != 2:
             return _NOT_IN_3D
@@ -116,7 +116,7 @@ class ViewControl(QWidget):
             return _NOT_TURNED
         if grid_of(viewer).enabled and not isinstance(self._way, SideBySide):
             return _NOT_IN_GRID
-        return WAYS[way].why_not(session)
+        return WAYS[mode].why_not(session)
 
     def _choose(self, mode: str) -> None:
         if mode == "difference" and self._context.mode == "difference":
@@ -244,7 +244,7 @@ class ViewControl(QWidget):
 
     def _layer_removed(self, event: Any) -> None:
         """The user has deleted what is drawn for a way: that ends it."""
-        if self._way is not None and self._way.owns(event.value):
+        if self._way is not None and any(event.value is one for one in self._way.layers):
             self._context.show_mode("adapted")
 
     def _on_zoom(self, event: Any = None) -> None:
@@ -271,13 +271,11 @@ class ViewControl(QWidget):
         there = session is not None and bool(session.segmented_slices or session.adapted_slices)
         self.setVisible(there)
         mode = context.mode
-        if self.why_not(mode if mode in WAYS else ""):
+        if self.why_not(mode):
             mode = "adapted" if session is not None and session.adapted_slices else "source"
         self.modes.choose(mode)
         for name, *_ in _MODES:
-            self.modes.offer(
-                name, "" if name == "source" else self.why_not(name if name in WAYS else "")
-            )
+            self.modes.offer(name, "" if name == "source" else self.why_not(name))
         filled = session is not None and session.filled
         unsure = self.uncertainty.kind is not None
         self.switches.choose_all({"uncertainty": unsure, "fill": filled})

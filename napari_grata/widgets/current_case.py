@@ -10,7 +10,7 @@ import numpy as np
 from napari_grata.widgets.case_loading import KEPT, LoadedCase, LoadedRun, fill_session
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
-from napari_grata.widgets.scan_layer import KEY, alive, camera_of, remove_layers
+from napari_grata.widgets.scan_layer import alive, camera_of, our_entry, remove_layers
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class CurrentCase:
         for layer in reversed(viewer.layers):  # masks before the scan that they lie over
             if layer is self._layer:
                 gone.append(layer)
-            elif made_here(layer) and layer.metadata.get(KEY, {}).get("scan") is scan:
+            elif made_here(layer) and our_entry(layer).get("scan") is scan:
                 (gone if _may_go(layer, sessions, safe) else kept).append(layer)
         context.undo.forget(sessions)
         for session in sessions:
@@ -165,7 +165,7 @@ def _may_go(layer: Layer, sessions: list[Session], safe: bool) -> bool:
             return not session.source.edited()
         if layer is session.adapted.layer:
             return safe or not session.adapted.edited()
-    role = layer.metadata.get(KEY, {}).get("role")
+    role = our_entry(layer).get("role")
     if role in ("source", "adapted"):
         # The result was put beside it, since the user had drawn on it.
         return not np.any(layer.data)

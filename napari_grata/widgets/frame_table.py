@@ -31,9 +31,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_grata.scans.files import write_csv
+from napari_grata.widgets.context import Context
 from napari_grata.widgets.qt_parts import copy_text, notify
-from napari_grata.widgets.store import SettingsStore
-from napari_grata.widgets.theme import ThemeColours, blend, swatch, theme_colours, tip
+from napari_grata.widgets.theme import ThemeColours, blend, swatch, tip
 
 _MARKED = Qt.ItemDataRole.UserRole + 1
 _MEASURED_ROWS = 400  # texts of so many rows decide how wide a column is
@@ -110,12 +110,12 @@ class FrameModel(QAbstractTableModel):
         Row of the frame by place on the screen.
     """
 
-    def __init__(self, columns: Sequence[Column], parent: Any) -> None:
+    def __init__(self, columns: Sequence[Column], context: Context, parent: Any) -> None:
         super().__init__(parent)
+        self.context = context
         self.columns = list(columns)
         self.frame = pd.DataFrame()
         self.order: list[int] = []
-        self.colours = theme_colours("dark")
         self.marked: Hashable = None
         self._sorted_by, self._descending = 0, False
         self._cells: list[list[Any]] = [[] for _ in columns]
@@ -222,7 +222,7 @@ class FrameModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.DecorationRole and entry.swatch is not None:
             return swatch(entry.swatch(self._cells[index.column()][row]))
         if role == Qt.ItemDataRole.ForegroundRole and entry.colour is not None:
-            colour = entry.colour(self._cells[index.column()][row], self.colours)
+            colour = entry.colour(self._cells[index.column()][row], self.context.theme)
             return None if colour is None else QColor(colour)
         if role == Qt.ItemDataRole.ToolTipRole:
             if entry.cell_tip is None:
@@ -239,7 +239,7 @@ class _RowDelegate(QStyledItemDelegate):
 
     def paint(self, painter: Any, option: Any, index: Any) -> None:
         if index.data(_MARKED):
-            colours = index.model().colours
+            colours = index.model().context.theme
             painter.fillRect(option.rect, QColor(blend(colours.background, colours.accent, 0.28)))
             if index.column() == 0:
                 bar = option.rect.adjusted(0, 0, 3 - option.rect.width(), 0)
@@ -261,7 +261,7 @@ class FrameTable(QTableView):
         The last one takes the room that is left.
     name : str
         Under which hidden columns are remembered; also the usual name of an exported file.
-    store : SettingsStore
+    context : Context
 
     Signals
     -------
@@ -271,13 +271,13 @@ class FrameTable(QTableView):
 
     row_chosen = Signal(object)
 
-    def __init__(self, columns: Sequence[Column], name: str, store: SettingsStore) -> None:
+    def __init__(self, columns: Sequence[Column], name: str, context: Context) -> None:
         super().__init__()
-        self._name, self._store = name, store
-        self._hidden = set(map(str, store.get(f"hidden_columns/{name}", [])))
+        self._name, self._context = name, context
+        self._hidden = set(map(str, context.store.get(f"hidden_columns/{name}", [])))
         self._unused: set[str] = set()
         self._held: tuple[list[Hashable], Hashable] = ([], None)
-        self.frame_model = FrameModel(columns, self)
+        self.frame_model = FrameModel(columns, context, self)
         self.setModel(self.frame_model)
         self.setItemDelegate(_RowDelegate(self))
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -303,7 +303,9 @@ class FrameTable(QTableView):
         self.frame_model.modelAboutToBeReset.connect(self._hold)
         self.frame_model.modelReset.connect(self._put_back)
         self.clicked.connect(self._on_clicked)
+        context.theme_changed.connect(self._show_theme)
         self._show_columns()
+        self._show_theme(context.theme)
 
     # --- what is shown -----------------------------------------------------------------------
 
@@ -343,9 +345,7 @@ class FrameTable(QTableView):
         if place is not None:
             self.scrollTo(self.frame_model.index(place, 0))
 
-    def set_theme(self, colours: ThemeColours) -> None:
-        """Take the colours of a theme."""
-        self.frame_model.colours = colours
+    def _show_theme(self, colours: ThemeColours) -> None:
         chosen = blend(colours.background, colours.text, 0.22)
         self.setStyleSheet(
             f"QTableView {{font-size: 8pt; border: 1px solid {colours.grid};"
@@ -388,7 +388,7 @@ class FrameTable(QTableView):
 
     def _show_column(self, name: str, shown: bool) -> None:
         (self._hidden.discard if shown else self._hidden.add)(name)
-        self._store.set(f"hidden_columns/{self._name}", sorted(self._hidden))
+        self._context.store.set(f"hidden_columns/{self._name}", sorted(self._hidden))
         self._show_columns()
 
     # --- copy and export ---------------------------------------------------------------------

@@ -42,7 +42,7 @@ from napari_grata.widgets.qt_parts import (
     menu_entry,
     notify,
 )
-from napari_grata.widgets.scan_layer import KEY
+from napari_grata.widgets.scan_layer import our_entry
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -250,8 +250,6 @@ class MeasureSection(QWidget):
         for signal in (context.slice_changed, context.scan_changed, context.runner.changed):
             signal.connect(self._look_again)
         context.drawn.connect(self._on_drawn)
-        context.theme_changed.connect(self.table.set_theme)
-        self.table.set_theme(context.theme)
         self._say("")
 
     def _build(self) -> None:
@@ -269,7 +267,7 @@ class MeasureSection(QWidget):
         self.menu = QMenu(self)
         self.menu.aboutToShow.connect(self._offer_truths)
         self.truth_button.setMenu(self.menu)
-        self.table = MeasureTable(_COLUMNS, "measures", self._context.store)
+        self.table = MeasureTable(_COLUMNS, "measures", self._context)
         self.table.setAccessibleName("Measurements")
         words = "Copy the selected rows, or all, for a spreadsheet (Ctrl+C)."
         self.copy_button = button("Copy", words, small=True, clicked=self.table.copy)
@@ -417,8 +415,7 @@ class MeasureSection(QWidget):
         if session is None:
             return
         for layer in reversed(self._context.viewer.layers):
-            ours = (layer.metadata.get(KEY) or {}).get("role")
-            if ours or not isinstance(layer, Labels):
+            if "role" in our_entry(layer) or not isinstance(layer, Labels):
                 continue
             if tuple(layer.data.shape) == session.scan.mask_shape:
                 take = partial(self._take_shown, weakref.ref(layer))

@@ -31,8 +31,13 @@ from napari_grata.widgets.background import Found, Outcome, describe
 from napari_grata.widgets.case_loading import load_run
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import add_quietly, contour_width, labels_over
-from napari_grata.widgets.methods_curves import LAYERS, Overlay
-from napari_grata.widgets.methods_table import MethodsTable, figures_of, steps_of
+from napari_grata.widgets.methods_table import (
+    LAYERS,
+    MethodsTable,
+    Overlay,
+    figures_of,
+    steps_of,
+)
 from napari_grata.widgets.qt_parts import (
     Sentence,
     ask_folder,

@@ -59,7 +59,7 @@ class ModelSection(QWidget):
             "Card",
             "What the model was trained on, how good it is, and its limits.",
             small=True,
-            clicked=self._show_card,
+            clicked=partial(show_card, context),
         )
         self.add_button = button(
             "Add …",
@@ -71,7 +71,7 @@ class ModelSection(QWidget):
             "Images …",
             "Choose the images that this model reads together, from the layers.",
             small=True,
-            clicked=self._choose_images,
+            clicked=partial(choose_images, context),
         )
         menu = QMenu(self.add_button)
         self.add_button.setMenu(menu)
@@ -104,12 +104,6 @@ class ModelSection(QWidget):
 
     def _on_device(self, _index: int) -> None:
         self._context.choose_device(str(self.device.currentData()))
-
-    def _show_card(self) -> None:
-        show_card(self._context)
-
-    def _choose_images(self) -> None:
-        choose_images(self._context)
 
     # --- adding a model ----------------------------------------------------------------------
 
@@ -325,10 +319,10 @@ class ShiftGauge(QWidget):
     def _show(self, shift: Shift | None, words: str) -> None:
         entry = self._context.entry
         reference = entry.card.shift if entry is not None and entry.card is not None else None
-        if shift is None or reference is None:
-            self.gauge.clear()
-        else:
-            self.gauge.show_score(shift.score, reference.near, reference.far, shift.level)
+        place = None
+        if shift is not None and reference is not None:
+            place = place_of(shift.score, reference.near, reference.far)
+        self.gauge.put(place, shift.level if shift is not None else "")
         self.sentence.say(words)
         self.gauge.setAccessibleDescription(words)
         lines = [words if shift is not None else "", _ABOUT, shift.more if shift else ""]
@@ -381,14 +375,9 @@ class Gauge(QWidget):
         """Return a line's height."""
         return QSize(160, _HEIGHT)
 
-    def show_score(self, score: float, near: float, far: float, level: str) -> None:
-        """Put the cross at a score; up to ``near`` is home, from ``far`` on far away."""
-        self._place, self._level = place_of(score, near, far), level
-        self.update()
-
-    def clear(self) -> None:
-        """Show the empty line."""
-        self._place, self._level = None, ""
+    def put(self, place: float | None, level: str) -> None:
+        """Put the cross at a place, 0 … 1; None: nowhere."""
+        self._place, self._level = place, level
         self.update()
 
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
@@ -431,7 +420,8 @@ class Gauge(QWidget):
 def place_of(score: float, near: float, far: float) -> float:
     """Return where a score stands on the line, 0 … 1.
 
-    Home takes the first two fifths; beyond ``far`` the line grows ever slower towards its end.
+    Up to ``near`` is home, the first two fifths; beyond ``far`` the line grows ever slower towards
+    its end.
     """
     score = max(0.0, score)
     if score <= near:

@@ -19,6 +19,7 @@ from napari_grata.widgets.mask_layer import SliceLayer, add_quietly, colormap, p
 from napari_grata.widgets.scan_layer import (
     KEY,
     camera_of,
+    data_of,
     fit_view,
     free_name,
     grid_of,
@@ -76,10 +77,6 @@ class Way:
         """The zoom is another one: keep lines as wide on the screen as they were."""
         for lines in self.lines:
             lines.zoomed()
-
-    def owns(self, layer: Layer) -> bool:
-        """Return whether a layer is one that this way has made."""
-        return any(layer is one for one in self.layers)
 
     def end(self) -> None:
         """Take everything away."""
@@ -378,8 +375,7 @@ class Planes(Way):
         """Return picture and mask of both planes, as they are seen."""
         time = self.scan.slice_position(self.index)[:-1]
         row, column = self._place
-        data = self.scan_layer.data[0] if self.scan_layer.multiscale else self.scan_layer.data
-        stacks = data, self.session.adapted.in_use()
+        stacks = data_of(self.scan_layer), self.session.adapted.in_use()
         found = []
         for where in ((slice(None), row), (slice(None), slice(None), column)):
             cut = [np.asarray(stack[time][where]) for stack in stacks]

@@ -339,6 +339,7 @@ class Segmented(QWidget):
     def __init__(self, options: list[tuple[str, str, str]]) -> None:
         super().__init__()
         self.buttons: dict[str, QToolButton] = {}
+        self._words = {name: words for name, _, words in options}
         for name, text, words in options:
             made = QToolButton()
             made.setText(text)
@@ -360,11 +361,8 @@ class Segmented(QWidget):
 
     def offer(self, name: str, why_not: str = "") -> None:
         """Enable a button, or disable it for a reason that becomes part of its tooltip."""
-        made = self.buttons[name]
-        made.setEnabled(not why_not)
-        usual = made.property("usual_tip") or made.toolTip()
-        made.setProperty("usual_tip", usual)
-        made.setToolTip(f"{usual}\n{why_not}" if why_not else usual)
+        usual = self._words[name]
+        offer(self.buttons[name], f"{usual}\n{why_not}" if why_not else "", usual)
 
 
 def menu_entry(menu: QMenu, words: str, do: Callable[..., object], about: str = "") -> QAction:

@@ -28,10 +28,15 @@ _SMALLEST_BOX = 8
 _OWN_UNITS: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
 
+def our_entry(layer: Layer) -> dict[str, Any]:
+    """Return what we wrote to a layer's metadata: "scan", and "role" of what lies over one."""
+    entry = layer.metadata.get(KEY)
+    return entry if isinstance(entry, dict) else {}
+
+
 def can_be_scan(layer: Layer) -> bool:
     """Return whether a layer is an image that may be worked on; nothing is read."""
-    entry = layer.metadata.get(KEY)
-    if not isinstance(layer, Image) or (isinstance(entry, dict) and "role" in entry):
+    if not isinstance(layer, Image) or "role" in our_entry(layer):
         # What we drew over a scan ourselves, such as the model's uncertainty.
         return False
     if _own_scan(layer) is not None:
@@ -47,28 +52,27 @@ def scan_layers(viewer: Viewer) -> list[Image]:
 
 def of_other_scans(viewer: Viewer, mine: Sequence[Layer]) -> list[Layer]:
     """Return the scans, and what we drew over scans, that are not among these."""
-    found = []
-    for other in viewer.layers:
-        entry = other.metadata.get(KEY)
-        of_ours = isinstance(entry, dict) and "role" in entry
-        if (can_be_scan(other) or of_ours) and not any(other is one for one in mine):
-            found.append(other)
-    return found
+    return [
+        other
+        for other in viewer.layers
+        if (can_be_scan(other) or "role" in our_entry(other))
+        and not any(other is one for one in mine)
+    ]
 
 
 def _named_scan(layer: Layer) -> Scan | None:
-    entry = layer.metadata.get(KEY)
-    scan = entry.get("scan") if isinstance(entry, dict) else None
+    scan = our_entry(layer).get("scan")
     return scan if isinstance(scan, Scan) else None
 
 
 def _own_scan(layer: Layer) -> Scan | None:
     scan = _named_scan(layer)
     # The user may have given the layer other data since, or this is a filtered copy of it.
-    return scan if scan is not None and scan.holds(_array(layer)) else None
+    return scan if scan is not None and scan.holds(data_of(layer)) else None
 
 
-def _array(layer: Layer) -> Any:
+def data_of(layer: Layer) -> Any:
+    """Return a layer's data; of a pyramid the finest."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
 
@@ -91,7 +95,7 @@ class ScanOfLayer:
         own = _own_scan(layer)
         if own is not None:
             return own
-        data = _array(layer)
+        data = data_of(layer)
         known = self._known.get(layer)
         if known is not None and known[0] is data:
             return known[1]

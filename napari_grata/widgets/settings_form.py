@@ -57,7 +57,6 @@ class SettingsForm(QWidget):
     def __init__(self, settings: Settings, names: tuple[str, ...] = METHOD) -> None:
         super().__init__()
         self._settings, self._names = settings, names
-        self._quiet = False
         usual = Settings()
         self.fields: Container[Any] = Container(
             widgets=[_widget(name, _ABOUT[name], getattr(usual, name)) for name in names],
@@ -72,14 +71,12 @@ class SettingsForm(QWidget):
 
     def set_settings(self, settings: Settings) -> None:
         """Show settings."""
-        self._settings, self._quiet = settings, True
-        try:
+        self._settings = settings
+        with self.fields.changed.blocked():
             for name in self._names:
                 value = getattr(settings, name)
                 text = isinstance(self.fields[name].value, str) and isinstance(value, float)
                 self.fields[name].value = f"{value:g}" if text else _shown(value)
-        finally:
-            self._quiet = False
         self._grey_out()
 
     def settings(self) -> Settings:
@@ -108,8 +105,6 @@ class SettingsForm(QWidget):
         return value
 
     def _edited(self, *_: Any) -> None:
-        if self._quiet:
-            return
         try:
             self._settings = self.settings()
         except SettingsError as error:

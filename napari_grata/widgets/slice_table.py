@@ -157,7 +157,7 @@ class SliceTable(QWidget):
         self.structure = choice(words, "Structure of the table", small=True)
         self.structure.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.totals = Sentence(1, "grata_small")
-        self.table = FrameTable(COLUMNS, "slices", context.store)
+        self.table = FrameTable(COLUMNS, "slices", context)
         self.table.setAccessibleName("Slices before and after adaptation")
         self.columns_button = button("Columns", "Which columns are shown.", small=True)
         self._menu = QMenu(self.columns_button)
@@ -178,8 +178,6 @@ class SliceTable(QWidget):
         context.figures.changed.connect(self._refresh_soon)
         context.decisions_changed.connect(self._refresh_soon)
         context.slice_changed.connect(self.table.mark_row)
-        context.theme_changed.connect(self.table.set_theme)
-        self.table.set_theme(context.theme)
         self._on_session()
 
     # --- what is shown -----------------------------------------------------------------------

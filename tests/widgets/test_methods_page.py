@@ -15,7 +15,7 @@ from napari_grata.adaptation import reopen
 from napari_grata.adaptation.settings import preset
 from napari_grata.evaluation.metrics import dice
 from napari_grata.review.reproduce import again_command
-from napari_grata.widgets.methods_curves import LAYERS
+from napari_grata.widgets.methods_table import LAYERS
 
 
 def tick(table: Any, *names: str) -> None:
