@@ -29,7 +29,6 @@ from .card_fields import (
     Text,
     Words,
     card_part,
-    read_part,
     shortened,
 )
 from .card_fields import CardError as CardError
@@ -467,7 +466,7 @@ def _card(content: Mapping[Any, Any]) -> Card:
         # YAML reads 1.0 as a number.
         values["version"] = str(values["version"])
     try:
-        card = read_part(Card, values)
+        card = Card(**values)
     except CardError as error:
         raise CardError("the card", [*missing, *error.problems]) from None
     if missing:

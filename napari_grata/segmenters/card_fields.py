@@ -130,34 +130,16 @@ def card_part(at: str = "") -> Callable[[type[T]], type[T]]:
             try:
                 checked(self, *args, **values)
             except ValidationError as error:
-                raise _card_error(error, at, *args, **values) from None
+                subject = at or "The card of the model"
+                if isinstance(values.get("name"), str):
+                    subject += f" {shortened(values['name'])}"
+                raise CardError(subject, list(_sentences(error, at))) from None
 
         made.__init__ = __init__
         _fields[at] = [field.name for field in fields(made)]
         return made
 
     return decorate
-
-
-def read_part(cls: type[T], content: dict[str, Any]) -> T:
-    """Make a card or a part of it from what a file holds.
-
-    Raises
-    ------
-    CardError
-    """
-    validator: Any = cls.__pydantic_validator__  # type: ignore[attr-defined]
-    try:
-        return validator.validate_python(content)
-    except ValidationError as error:
-        raise _card_error(error, "", name=content.get("name")) from None
-
-
-def _card_error(error: ValidationError, at: str, *_: Any, name: Any = None, **__: Any) -> CardError:
-    subject = at or "The card of the model"
-    if isinstance(name, str):
-        subject += f" {shortened(name)}"
-    return CardError(subject, list(_sentences(error, at)))
 
 
 def _sentences(error: ValidationError, at: str) -> Iterator[str]:

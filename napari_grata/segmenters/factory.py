@@ -7,7 +7,7 @@ by installing a package that offers it or by naming its module in the environmen
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
 import inspect
 import math
 import os
@@ -143,9 +143,10 @@ def check_answer(card: Card, network: nn.Module) -> None:
     except Exception as error:  # of code that we do not know, whatever it meets
         if is_out_of_memory(error):
             raise
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
         raise CardError(
             f"The network of {card.name!r} does not take a picture of {given} (channels, then "
-            f"sides), as its card says: {_last_line(error)}"
+            f"sides), as its card says: {last}"
         ) from error
     if isinstance(answer, torch.Tensor) and tuple(answer.shape) == shape:
         return
@@ -156,10 +157,6 @@ def check_answer(card: Card, network: nn.Module) -> None:
         f"should be one tensor, {'×'.join(map(str, shape))}: {card.outputs} outputs for the card's "
         f"{len(card.structures)} structures ({card.activation})."
     )
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:
@@ -176,7 +173,8 @@ def _factory(card: Card) -> Callable[..., nn.Module]:
     name = card.architecture
     if name in _NETWORKS:
         return _NETWORKS[name]
-    offered = _offered()
+    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    offered = {point.name: point for point in points}
     if name in offered:
         return _loaded(card, offered[name].load)
     match = _FUNCTION.fullmatch(name)
@@ -187,7 +185,7 @@ def _factory(card: Card) -> Callable[..., nn.Module]:
             f"{known}. A newer napari-grata may know it, or a package that is not installed here."
         )
     module, function = match.groups()
-    if module not in _allowed():
+    if module not in map(str.strip, os.environ.get(ALLOWED_VARIABLE, "").split(",")):
         raise CardError(
             f"The card of {card.name!r} asks for {name!r}, a function of the module {module}. A "
             "function is a program, so it is called only where you allow it: if you trust this "
@@ -205,14 +203,3 @@ def _loaded(card: Card, load: Callable[[], Any]) -> Callable[..., nn.Module]:
             f"{type(error).__name__}: {str(error)[:300]}. Install its package, or mend the name."
         ) from error
     return factory
-
-
-def _offered() -> dict[str, Any]:
-    """Entry points of installed packages by name."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-
-def _allowed() -> set[str]:
-    return {name.strip() for name in os.environ.get(ALLOWED_VARIABLE, "").split(",")}

@@ -24,7 +24,6 @@ from .checkpoint import read_checkpoint, state_dict
 from .exported import TorchScriptFolder
 from .factory import build_network
 from .loaders import (
-    LOADERS,
     LoadedModel,
     Loader,
     fill_network,
@@ -113,9 +112,7 @@ class MonaiBundle(Loader):
             )
         card = describe(root, program if scripted else weights)
         if scripted:
-            loader = LOADERS[TorchScriptFolder.kind]
-            assert isinstance(loader, TorchScriptFolder)
-            return loader.read_program(card, program)
+            return TorchScriptFolder().read_program(card, program)
         network: Any = build_network(card)
         state = state_dict(read_checkpoint(weights), weights)
         # Some containers hold their layers twice; some heads help in training alone.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -266,8 +266,8 @@ class Segmenter:
             # They wait on the CPU: a device that fails must not take them along.
             with memory_in_words(_TO_SEGMENT):
                 prepared = [self._prepare(scan, i, region) for i in batch]
-            for group in _same_shape(prepared):
-                start = 0
+            for _, alike in groupby(prepared, key=lambda item: item.image.shape):
+                group, start = list(alike), 0
                 while start < len(group):
                     fits = BATCH_PIXELS // math.prod(group[0].image.shape[2:])
                     part = group[start : start + max(1, min(size, fits))]
@@ -392,15 +392,3 @@ def _place(model: str | Path) -> Path:
         if os.path.isfile(path / CARD_FILE):
             return path
         raise
-
-
-def _same_shape(items: list[Prepared]) -> Iterator[list[Prepared]]:
-    """Split a batch where the size changes; the order stays."""
-    group: list[Prepared] = []
-    for item in items:
-        if group and group[-1].image.shape != item.image.shape:
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group

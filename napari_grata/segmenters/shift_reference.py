@@ -15,7 +15,9 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from .card_fields import Count, Digest, NotNegative, Positive, Words, card_part
 
 STEPS = 21
-"""Quantiles are kept at 0, 5, 10 … 100 %."""
+"""Quantiles are kept at 0, 5, 10 … 100 %, that is at …"""
+LEVELS = np.linspace(0, 1, STEPS)
+"""… these shares of the scans."""
 EDGE = 0.95
 """The edge of the source centre: 19 of 20 of its own scans lie within …"""
 FEW_SCANS = 20
@@ -89,14 +91,14 @@ class ShiftReference:
         """Distance within which 19 of 20 of the source centre's own scans lie; of few, all."""
         if self.scans < FEW_SCANS:
             return self.farthest
-        return float(np.interp(EDGE, _levels(), self.quantiles))
+        return float(np.interp(EDGE, LEVELS, self.quantiles))
 
     @property
     def slice_edge(self) -> float:
         """The same for single slices; a photograph is a scan by itself."""
         if not self.slice_quantiles:
             return self.edge
-        return float(np.interp(EDGE, _levels(), self.slice_quantiles))
+        return float(np.interp(EDGE, LEVELS, self.slice_quantiles))
 
     @property
     def farthest(self) -> float:
@@ -105,14 +107,10 @@ class ShiftReference:
 
     def share_within(self, distance: float) -> float:
         """Return the share (0 … 1) of the source centre's scans that lie nearer than this."""
-        return float(np.interp(distance, self.quantiles, _levels(), left=0.0, right=1.0))
+        return float(np.interp(distance, self.quantiles, LEVELS, left=0.0, right=1.0))
 
 
 def quantiles(distances: Iterable[float]) -> tuple[float, ...]:
     """Return distances as the card keeps them."""
-    found = np.quantile(np.fromiter(distances, float), _levels())
+    found = np.quantile(np.fromiter(distances, float), LEVELS)
     return tuple(float(f"{value:.4g}") for value in found)
-
-
-def _levels() -> np.ndarray:
-    return np.linspace(0, 1, STEPS)

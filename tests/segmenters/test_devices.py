@@ -10,7 +10,6 @@ from napari_grata.segmenters.devices import (
     DeviceError,
     lay_out,
     list_devices,
-    memory_layout,
     resolve_device,
 )
 
@@ -37,16 +36,15 @@ def test_laying_out_twice_keeps_the_storage() -> None:
 
 def test_group_normalisation_keeps_the_usual_layout_and_survives_a_backward_pass() -> None:
     net = network(nn.GroupNorm(2, 8))
-    assert lay_out(net, CPU) is torch.contiguous_format
-    image = torch.rand(1, 3, 16, 16).contiguous(memory_format=memory_layout(net, CPU))
+    layout = lay_out(net, CPU)
+    assert layout is torch.contiguous_format
+    image = torch.rand(1, 3, 16, 16).contiguous(memory_format=layout)
     net(image).square().mean().backward()
     assert torch.isfinite(net[1].weight.grad).all()
 
 
 def test_other_devices_keep_the_usual_layout() -> None:
-    assert memory_layout(network(nn.BatchNorm2d(8)), torch.device("meta")) is (
-        torch.contiguous_format
-    )
+    assert lay_out(network(nn.BatchNorm2d(8)), torch.device("meta")) is torch.contiguous_format
 
 
 def test_weights_that_lie_otherwise_are_brought_back_to_the_usual_layout() -> None:
