@@ -39,9 +39,11 @@ class DeviceChoice:
 
 def list_devices() -> list[DeviceChoice]:
     """List ``auto`` first, then graphics cards, then the processor. Loads torch."""
+    free = free_bytes("cpu")
+    title = "CPU" if free is None else f"CPU, {size_words(free)} free"
     choices = [
         replace(choice, bfloat16=has_bfloat16(choice.key))
-        for choice in (*_graphics(), _processor())
+        for choice in (*_graphics(), DeviceChoice("cpu", title, free))
     ]
     chosen = str(resolve_device("auto"))
     best = next((choice for choice in choices if choice.key == chosen), choices[-1])
@@ -179,11 +181,6 @@ def _graphics() -> list[DeviceChoice]:
     if torch.backends.mps.is_available():
         choices.append(DeviceChoice("mps", "GPU (Apple)", None))
     return choices
-
-
-def _processor() -> DeviceChoice:
-    free = free_bytes("cpu")
-    return DeviceChoice("cpu", "CPU" if free is None else f"CPU, {size_words(free)} free", free)
 
 
 def size_words(n_bytes: float) -> str:

@@ -7,7 +7,6 @@ reaches them; what its layers compute with them is fixed, so statistics stay tho
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -23,7 +22,6 @@ from .loaders import (
     LoadedModel,
     Loader,
     check_finite,
-    read_file,
     register_loader,
     weights_beside_card,
     with_digest,
@@ -57,10 +55,9 @@ class _Exported(Loader):
     def read_program(self, card: Card, file: Path) -> LoadedModel:
         """Return the model of a card and a program."""
         check_size(file, spare=MOST_CODE)
-        content = read_file(file)
         import torch
 
-        card = with_digest(card, file, hashlib.sha256(content).hexdigest())
+        card, content = with_digest(card, file)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -75,22 +75,14 @@ class Framing:
         Whether this is sure: the frame stood still, or the whole picture fits.
     words : str
         One sentence for the user; empty where there was nothing to find.
-    trail : tuple of Region
-        The frames on the way, the last one first tried included.
-    steadiness : float or None
-        See the module; None where it was not measured.
     """
 
     region: Region | None
     settled: bool = True
     words: str = ""
-    trail: tuple[Region, ...] = ()
-    steadiness: float | None = None
 
 
-def find_frame(
-    segmenter: Segmenter, scan: Scan, case: int = 0, region: Region | None = None
-) -> Framing:
+def find_frame(segmenter: Segmenter, scan: Scan, case: int = 0) -> Framing:
     """Find the part of a photograph that a model should read.
 
     Parameters
@@ -99,8 +91,6 @@ def find_frame(
     scan : Scan
     case : int
         Which photograph of a list.
-    region : (row0, column0, row1, column1), optional
-        What the user drew: it stays as it is.
 
     Returns
     -------
@@ -113,10 +103,9 @@ def find_frame(
         The model does not fit the scan, or gives values that are no numbers.
     """
     extent = anchor(segmenter.card)
-    if region is not None or extent is None or not scan.is_photographic:
-        return Framing(region)
-    finder = _Finder(segmenter, scan, scan.case_slices(case)[0], extent)
-    return finder.find()
+    if extent is None or not scan.is_photographic:
+        return Framing(None)
+    return _Finder(segmenter, scan, scan.case_slices(case)[0], extent).find()
 
 
 def home_steadiness(segmenter: Segmenter, scans: Iterable[Scan]) -> float | None:
@@ -192,7 +181,7 @@ class _Finder:
         fits = first is not None and self._usual(first, whole)
         found: list[_Settled] = []
         if fits and first is not None:
-            found.append(_Settled(whole, self._steadiness(first), (whole,)))
+            found.append(_Settled(whole, self._steadiness(first)))
         elif first is not None:
             found += self._settle(first)
         found = [one for one in found if one.steadiness >= self._steady]
@@ -209,13 +198,13 @@ class _Finder:
             words = f"{words}; the whole picture is read. {hint}".strip()
             return Framing(None, False, words)
         if best.region == whole:
-            return Framing(None, True, "", best.trail, best.steadiness)
+            return Framing(None)
         rows, columns = (
             f"{low + 1:,} to {high:,}"
             for low, high in zip(best.region[:2], best.region[2:], strict=True)
         )
         words = f"The model reads the part round the {name}: rows {rows}, columns {columns}."
-        return Framing(best.region, True, words, best.trail, best.steadiness)
+        return Framing(best.region, True, words)
 
     def steadiness_of_whole(self) -> float | None:
         """Return the steadiness of what the whole picture shows; None where that is nothing."""
@@ -224,10 +213,8 @@ class _Finder:
 
     def _settle(self, box: _Box) -> list[_Settled]:
         """Frame a structure until the frame stands still; empty where it does not."""
-        trail: list[Region] = []
         region = self._around(box)
         for _ in range(TRIES):
-            trail.append(region)
             seen = self._look(region)
             if seen is None:
                 return []
@@ -239,7 +226,7 @@ class _Finder:
             return []
         if not self._usual(seen, region):
             return []
-        return [_Settled(region, self._steadiness(seen), tuple(trail))]
+        return [_Settled(region, self._steadiness(seen))]
 
     def _around(self, box: _Box) -> Region:
         """Return the frame in which a structure has its usual side and place, as far as it can."""
@@ -435,7 +422,6 @@ class _Finder:
 class _Settled(NamedTuple):
     region: Region
     steadiness: float
-    trail: tuple[Region, ...]
 
 
 def _steps(whole: int, length: float) -> np.ndarray:

@@ -221,8 +221,8 @@ class SafetensorsFolder(Loader):
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        card, content = self._read(path)
-        file = path / WEIGHTS_FILE
+        card, file = load_card(path), path / WEIGHTS_FILE
+        content = _described(card, file)
         try:
             state = load(content)
         except (SafetensorError, ValueError, KeyError) as error:
@@ -230,15 +230,10 @@ class SafetensorsFolder(Loader):
         return LoadedModel(card, _filled(card, state, file))
 
     def install(self, path: Path, folder: Path) -> Card:
-        card, content = self._read(path)
-        write_bytes(folder / WEIGHTS_FILE, content)
+        card = load_card(path)
+        write_bytes(folder / WEIGHTS_FILE, _described(card, path / WEIGHTS_FILE))
         write_bytes(folder / CARD_FILE, read_file(path / CARD_FILE))
         return card
-
-    def _read(self, path: Path) -> tuple[Card, bytes]:
-        card, content = load_card(path), read_file(path / WEIGHTS_FILE)
-        _check_digest(path / WEIGHTS_FILE, hashlib.sha256(content).hexdigest(), card)
-        return card, content
 
 
 @register_loader
@@ -258,12 +253,12 @@ class StateDictFolder(Loader):
     def load(self, path: Path) -> LoadedModel:
         card, file = load_card(path), weights_beside_card(path)
         assert file is not None
-        card = with_digest(card, file, hashlib.sha256(read_file(file)).hexdigest())
+        card, _ = with_digest(card, file)
         return LoadedModel(card, _filled(card, state_dict(read_checkpoint(file), file), file))
 
 
-def with_digest(card: Card, file: Path, digest: str) -> Card:
-    """Return a card that names its weights: one of the user's own may leave that out.
+def with_digest(card: Card, file: Path) -> tuple[Card, bytes]:
+    """Return a card that names its weights, and these: one of the user's own may leave that out.
 
     Raises
     ------
@@ -271,9 +266,9 @@ def with_digest(card: Card, file: Path, digest: str) -> Card:
         It names others.
     """
     if card.weights_sha256 is None:
-        return replace(card, weights_sha256=digest)
-    _check_digest(file, digest, card)
-    return card
+        content = read_file(file)
+        return replace(card, weights_sha256=hashlib.sha256(content).hexdigest()), content
+    return card, _described(card, file)
 
 
 def _filled(card: Card, state: Mapping[str, torch.Tensor], file: Path) -> nn.Module:
@@ -346,8 +341,10 @@ def read_file(file: Path) -> bytes:
         raise WeightsError(f"{file} cannot be read ({error.strerror}).") from error
 
 
-def _check_digest(file: Path, digest: str, card: Card) -> None:
-    """Raise WeightsError unless a file has the SHA-256 that the card names."""
+def _described(card: Card, file: Path) -> bytes:
+    """Return a file's content; WeightsError unless it has the SHA-256 that the card names."""
+    content = read_file(file)
+    digest = hashlib.sha256(content).hexdigest()
     if card.weights_sha256 is None:
         raise WeightsError(
             f"The card of {card.name!r} has no SHA-256 for {file}. If you trust this file, add "
@@ -359,3 +356,4 @@ def _check_digest(file: Path, digest: str, card: Card) -> None:
             f"{digest[:12]}, the card says {card.weights_sha256[:12]}. It may be damaged, cut "
             "short or exchanged; fetch the model again."
         )
+    return content

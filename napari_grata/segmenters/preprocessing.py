@@ -264,7 +264,7 @@ def prepare_array(
 
 def restore(
     probabilities: torch.Tensor | np.ndarray,
-    prepared: Prepared | Frame,
+    prepared: Prepared,
     *,
     outside: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -273,7 +273,7 @@ def restore(
     Parameters
     ----------
     probabilities : Tensor or ndarray, shape (S, h, w) or (1, S, h, w)
-    prepared : Prepared or Frame
+    prepared : Prepared
     outside : ndarray, shape (S,), optional
         Probabilities outside the region, and of pixels that hold no number; 0 by default.
 
@@ -281,7 +281,7 @@ def restore(
     -------
     ndarray of float32, shape (S, H, W)
     """
-    frame = prepared.frame if isinstance(prepared, Prepared) else prepared
+    frame, invalid = prepared.frame, prepared.invalid
     maps = torch.as_tensor(probabilities).detach().to("cpu", torch.float32)
     maps = maps[None] if maps.ndim == 3 else maps
     if maps.ndim != 4 or maps.shape[0] != 1 or tuple(maps.shape[2:]) != frame.outer:
@@ -293,7 +293,6 @@ def restore(
     maps = maps[..., top : top + frame.inner[0], left : left + frame.inner[1]]
     row0, column0, row1, column1 = frame.region
     maps = resample(maps, (row1 - row0, column1 - column0))[0]
-    invalid = prepared.invalid if isinstance(prepared, Prepared) else None
     if (row0, column0, row1, column1) == (0, 0, *frame.shape) and invalid is None:
         return np.asarray(maps.contiguous().numpy())
     background = np.zeros(len(maps), np.float32) if outside is None else np.asarray(outside)

@@ -238,6 +238,6 @@ def test_the_scan_is_not_changed_by_reading_it():
 
 
 def test_probabilities_of_another_size_are_refused():
-    frame = frame_for(PHOTO, (300, 300))
+    prepared = prepare_array(PHOTO, np.zeros((300, 300), np.uint8))
     with pytest.raises(ValueError, match=r"\(S, 256, 256\)"):
-        restore(torch.zeros(1, 128, 128), frame)
+        restore(torch.zeros(1, 128, 128), prepared)
