@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 import napari.viewer
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QDialog,
@@ -45,6 +45,7 @@ from napari_grata.widgets.qt_parts import (
     copy_text,
     dialog,
     notify,
+    page,
 )
 from napari_grata.widgets.scan_layer import fit_view
 from napari_grata.widgets.scan_section import OpenButtons, ScanSection
@@ -64,7 +65,7 @@ _SHEET = """
 <table cellspacing="4" cellpadding="1">
 {% for group, actions in groups %}<tr><td colspan="2"><b>{{ group }}</b></td></tr>
 {% for action in actions %}<tr>
-<td align="center" style="background-color: {{ colours.primary }}; color: {{ colours.text }}">
+<td align="center" style="background-color: {{ colours.foreground }}; color: {{ colours.text }}">
 &nbsp;<b>{{ action.key }}</b>&nbsp;</td><td>&nbsp;&nbsp;{{ action.words }}</td></tr>{% endfor %}
 {% endfor %}</table>
 <p><b>napari-grata {{ version }}</b></p>
@@ -304,18 +305,13 @@ def show_help(context: Context) -> QDialog:
     """Open keys and *About* in one window."""
     with_key = [action for action in keys.ACTIONS if action.key]
     groups = [(name, list(found)) for name, found in groupby(with_key, lambda a: a.group)]
-    words = QLabel(
-        Environment(autoescape=True)
-        .from_string(_SHEET)
-        .render(groups=groups, colours=context.theme, version=__version__, paper=PAPER)
-    )
-    words.setTextFormat(Qt.TextFormat.RichText)
-    words.setWordWrap(True)
-    words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    made, buttons = dialog(context.widget, "Keys and help", words)
+    sheet = Environment(autoescape=True, undefined=StrictUndefined).from_string(_SHEET)
+    html = sheet.render(groups=groups, colours=context.theme, version=__version__, paper=PAPER)
+    title = "Keys and help"
+    made, buttons = dialog(context.widget, title, page(title, html, context.theme))
     copy = buttons.addButton("Copy citation", QDialogButtonBox.ButtonRole.ActionRole)
     assert copy is not None
     copy.clicked.connect(lambda _checked=False: copy_text(PAPER))
-    made.setMinimumWidth(480)
+    made.resize(560, 660)  # of a screen of 768 pixels
     made.show()
     return made

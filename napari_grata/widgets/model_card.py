@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QTableWidget,
     QTableWidgetItem,
-    QTextBrowser,
     QVBoxLayout,
     QWidget,
 )
@@ -25,7 +24,7 @@ from napari_grata.segmenters.card import CardError, lacking, write_card
 from napari_grata.segmenters.card_fields import HINTS
 from napari_grata.segmenters.registry import ModelEntry, remove_model
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.qt_parts import button, choice, dialog, row
+from napari_grata.widgets.qt_parts import button, choice, dialog, page, row
 from napari_grata.widgets.scan_layer import free_name, scan_layers
 from napari_grata.widgets.theme import ThemeColours
 
@@ -155,16 +154,9 @@ def _figure(key: str, value: float, entry: Mapping[str, Any]) -> str:
 def show_card(context: Context) -> QDialog:
     """Open a window with the card of the chosen model; links in it are only text."""
     entry, colours = context.entry, context.theme
-    view = QTextBrowser()
-    view.setOpenLinks(False)
-    view.setAccessibleName("Model card")
     card = entry.card if entry is not None else None
     error = (entry.error if entry is not None else "") or ""
-    view.setHtml(card_html(card, colours, error=error))
-    view.setStyleSheet(
-        f"QTextBrowser {{background: {colours.background}; color: {colours.text};"
-        f" border: 1px solid {colours.grid};}}"
-    )
+    view = page("Model card", card_html(card, colours, error=error), colours)
     made, _ = dialog(context.widget, card.title if card else "Model", view)
     made.resize(480, 560)
     made.show()

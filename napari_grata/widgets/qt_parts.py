@@ -26,13 +26,14 @@ from qtpy.QtWidgets import (
     QMenu,
     QPushButton,
     QSizePolicy,
+    QTextBrowser,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 from superqt import QElidingLabel
 
-from napari_grata.widgets.theme import mark, tip
+from napari_grata.widgets.theme import ThemeColours, mark, tip
 
 LABEL_WIDTH = 76
 
@@ -392,6 +393,19 @@ def dialog(parent: QWidget, title: str, body: QWidget) -> tuple[QDialog, QDialog
     layout.addWidget(body, 1)
     layout.addWidget(buttons)
     return made, buttons
+
+
+def page(name: str, html: str, colours: ThemeColours) -> QTextBrowser:
+    """Return words to read and copy, which scroll where they are long; links are only text."""
+    made = QTextBrowser()
+    made.setAccessibleName(name)
+    made.setOpenLinks(False)
+    made.setHtml(html)
+    made.setStyleSheet(
+        f"QTextBrowser {{background: {colours.background}; color: {colours.text};"
+        f" border: 1px solid {colours.grid};}}"
+    )
+    return made
 
 
 class LineList(QListWidget):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QMenu
+from qtpy.QtWidgets import QMenu, QTextBrowser
 
 from napari_grata.widgets.keys import ACTIONS
 
@@ -244,3 +244,12 @@ def test_every_key_does_what_the_table_says(start: Start, qtbot: Any) -> None:
             }[name]
         qtbot.keyClick(canvas, getattr(Qt.Key, f"Key_{key}"), held)
     assert done == [action.name for action in with_keys]
+    # All are on one page, which fits on a small screen.
+    user.dock.help_button.click()
+    (sheet,) = user.dock.findChildren(QTextBrowser, "")
+    for action in with_keys:
+        assert action.key in sheet.toPlainText()
+        assert action.words in sheet.toPlainText()
+    assert "not a medical device" in sheet.toPlainText()
+    assert sheet.window().height() <= 700
+    sheet.window().close()
