@@ -253,9 +253,8 @@ class Card:
 
     def painting_order(self) -> tuple[int, ...]:
         """Indices into ``structures``, containing ones before those that they contain."""
-        return tuple(
-            sorted(range(len(self.structures)), key=lambda i: (self._depth(self.structures[i]), i))
-        )
+        depths = [self._depth(structure) for structure in self.structures]
+        return tuple(sorted(range(len(depths)), key=depths.__getitem__))
 
     def _depth(self, structure: Structure) -> int:
         return 0 if structure.inside is None else 1 + self._depth(self.structure(structure.inside))

@@ -11,7 +11,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LARGEST_FILE = 2 * 2**30
 #: A state dict of a thousand tensors is described by some hundred kilobytes.
 LARGEST_PICKLE = 16 * 2**20
+# So many mappings in one another are looked at.
+_MOST_DEEP = 5
 _CLAIMS = re.compile(r"\b(bytearray|\w*Tensor|(Unt|T)ypedStorage)$")
 _PROGRAM = (
     "{path} holds more than tensors. It is not opened, because such a file can run programs or "
@@ -147,20 +149,15 @@ def state_dict(found: Any, path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     best: dict[str, torch.Tensor] = {}
-    for item in _mappings(found):
-        tensors = {str(k): v for k, v in item.items() if isinstance(v, torch.Tensor)}
-        if len(tensors) > len(best):
-            best = tensors
+    seen: set[int] = set()
+    level = [found]
+    for _ in range(_MOST_DEEP):
+        level = [item for item in level if isinstance(item, Mapping) and id(item) not in seen]
+        seen.update(map(id, level))
+        for item in level:
+            tensors = {str(k): v for k, v in item.items() if isinstance(v, torch.Tensor)}
+            best = max(best, tensors, key=len)
+        level = [value for item in level for value in item.values()]
     if not best:
         raise WeightsError(f"{path} holds no weights (no mapping of names to tensors).")
     return {re.sub(r"^(module\.)+", "", key): tensor for key, tensor in best.items()}
-
-
-def _mappings(found: Any, most_deep: int = 4) -> Iterator[Mapping[Any, Any]]:
-    seen: set[int] = set()
-    level = [found]
-    for _ in range(most_deep + 1):
-        level = [x for x in level if isinstance(x, Mapping) and id(x) not in seen]
-        seen.update(map(id, level))
-        yield from level
-        level = [value for item in level for value in item.values()]

@@ -310,7 +310,9 @@ def describe(root: Path, weights: Path) -> Card:
     title, modality = str(about.get("name") or root.name), str(inputs.get("modality") or "unknown")
     said = {str(k): str(v) for k, v in (inputs.get("channel_def") or {}).items()}
     named = tuple(said.get(str(n)) or f"image {n + 1}" for n in range(channels))
-    pictures = dims == 2 and (channels == 3 or not _is_medical(modality))
+    # A flat image of a body is a slice of a volume rather than a photograph.
+    body = re.match(r"ct|mr|t1|t2|flair|pet|us|ultrasound|x-?ray", modality.lower())
+    pictures = dims == 2 and (channels == 3 or not body)
     digest = sha256_of(weights)
     stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-") or "bundle"
     data = str(about.get("data_source") or "not stated in the bundle")[:500]
@@ -337,11 +339,6 @@ def describe(root: Path, weights: Path) -> Card:
         licence=str(about.get("license") or about.get("copyright") or "not stated")[:500],
         views=("identity",),
     )
-
-
-def _is_medical(modality: str) -> bool:
-    """Whether a flat image is a slice of a volume rather than a photograph."""
-    return bool(re.match(r"ct|mr|t1|t2|flair|pet|us|ultrasound|x-?ray", modality.lower()))
 
 
 def _network(config: _Config) -> dict[str, Any]:
@@ -379,10 +376,9 @@ def _inferer(config: _Config, dims: int) -> dict[str, Any]:
     sides = [sides] * dims if isinstance(sides, int) else list(sides)
     if len(sides) != dims or not all(isinstance(n, int) and n > 0 for n in sides):
         raise BundleError(f"{config.file}: roi_size is {sides}; give {dims} sides above 0.")
-    overlap = given.get("overlap", 0.25)
     return {
         "patch": sides,
-        "overlap": overlap,
+        "overlap": given.get("overlap", 0.25),
         "gaussian": str(given.get("mode", "constant")).lower() == "gaussian",
     }
 
