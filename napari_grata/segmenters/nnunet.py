@@ -13,9 +13,12 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
 
 from napari_grata.scans.files import read_json, sha256_of
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+    from typing_extensions import Self
 
 PLANS, DATASET, CHECKPOINT = "plans.json", "dataset.json", "checkpoint_final.pth"
 ARCHITECTURE = "nnunet"
@@ -49,8 +53,32 @@ class PlansError(ModelError):
     """An nnU-Net folder that is incomplete, contradicts itself or asks for what is not there."""
 
 
-@dataclass(frozen=True)
-class Plan:
+STRICT = ConfigDict(extra="forbid")
+
+
+class KeptPlan:
+    """What plans have in common that a card keeps in its arguments."""
+
+    patch: tuple[int, ...]
+
+    @classmethod
+    def from_arguments(cls, kept: Mapping[str, Any]) -> Self:
+        """Return the plan that a card keeps in its arguments; ValueError says what is wrong."""
+        try:
+            return TypeAdapter(cls).validate_python(dict(kept))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = " ".join(map(str, first["loc"]))
+            raise ValueError(f"its plan: {where} {first['msg']}") from None
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether the network reads slices."""
+        return len(self.patch) == 2
+
+
+@checked(frozen=True, config=STRICT)
+class Plan(KeptPlan):
     """What the plans say of one configuration; axes are those after nnU-Net's transposition.
 
     Attributes
@@ -88,29 +116,6 @@ class Plan:
     data_order_z: int = 0
     separate: bool | None = None
     mirror: tuple[int, ...] = ()
-
-    @classmethod
-    def from_arguments(cls, kept: Mapping[str, Any]) -> Plan:
-        """Return the plan that a card keeps in its arguments.
-
-        Raises
-        ------
-        ValueError
-            Fields are missing or unknown.
-        """
-        known = {item.name for item in fields(cls)}
-        needed = known - {"data_order", "data_order_z", "separate", "mirror"}
-        if wrong := (set(kept) - known) | (needed - set(kept)):
-            raise ValueError(f"{', '.join(sorted(wrong))} of the plan is unknown or missing")
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()
-        }
-        return cls(**values)
-
-    @property
-    def is_2d(self) -> bool:
-        """Whether the network reads slices."""
-        return len(self.patch) == 2
 
 
 @register_loader

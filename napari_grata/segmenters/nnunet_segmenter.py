@@ -364,7 +364,17 @@ class NNUNetSegmenter(Segmenter):
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
         for notice in self.standing:
             self._notice(notice)
-        self._check_slices(scan)
+        if not self.plan.is_2d:
+            raise PredictionError(
+                f"This model reads whole volumes ({self.plan.configuration}): of a single slice it "
+                "says nothing."
+            )
+        if not self._by_slices(scan):
+            raise PredictionError(
+                "This model reads slices in another direction than the scan is shown in, as its "
+                "plans turn the axes: it predicts, but adapting goes along the slices that are "
+                "shown."
+            )
         lie = self._lie(scan, i, region)
         image = self._on_grid(scan, i, range(i, i + 1), lie.frame.region)[:, 0]
         height, width = image.shape[1:]
@@ -375,19 +385,6 @@ class NNUNetSegmenter(Segmenter):
         )
         invalid = np.ones(shape, bool) if lie.plane is None else scan.invalid(i)
         return Prepared(image[None], frame, i, invalid)
-
-    def _check_slices(self, scan: Scan) -> None:
-        if self._by_slices(scan):
-            return
-        if not self.plan.is_2d:
-            raise PredictionError(
-                f"This model reads whole volumes ({self.plan.configuration}): of a single slice it "
-                "says nothing."
-            )
-        raise PredictionError(
-            "This model reads slices in another direction than the scan is shown in, as its plans "
-            "turn the axes: it predicts, but adapting goes along the slices that are shown."
-        )
 
     def _read(
         self,

@@ -12,14 +12,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
+from .nnunet import STRICT, KeptPlan
 from .nnunet_network import intensity_range
 from .nnunet_segmenter import Case, NNUNetSegmenter, sampled
 from .sliding_window import SlidingWindow
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
 #: Spacings that differ by less are the same, as in MONAI.
 SAME_SPACING = 1e-3
-_STRICT = ConfigDict(extra="forbid")
 
 
-@checked(frozen=True, config=_STRICT)
+@checked(frozen=True, config=STRICT)
 class Intensities:
     """One change of intensities.
 
@@ -88,8 +87,8 @@ class Intensities:
         return torch.where(image == 0, image, found) if self.nonzero else found
 
 
-@checked(frozen=True, config=_STRICT)
-class ReadingPlan:
+@checked(frozen=True, config=STRICT)
+class ReadingPlan(KeptPlan):
     """How a scan is read; axes are those of the network's input.
 
     Attributes
@@ -134,24 +133,9 @@ class ReadingPlan:
         if not self.spacing:
             object.__setattr__(self, "spacing", (0.0,) * sides)
 
-    @classmethod
-    def from_arguments(cls, kept: Mapping[str, Any]) -> ReadingPlan:
-        """Return the plan that a card keeps in its arguments; ValueError says what is wrong."""
-        try:
-            return TypeAdapter(cls).validate_python(dict(kept))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = " ".join(map(str, first["loc"]))
-            raise ValueError(f"its plan: {where} {first['msg']}") from None
-
     # What `NNUNetSegmenter` asks of a plan.
     configuration = "3d"
     mirror = ()
-
-    @property
-    def is_2d(self) -> bool:
-        """Whether the network reads slices."""
-        return len(self.patch) == 2
 
     @property
     def reader(self) -> str:
