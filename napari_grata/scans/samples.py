@@ -48,19 +48,12 @@ class Sample:
 def list_samples() -> list[Sample]:
     """Return the samples in the order of the menu; nothing is read but their list."""
     folder = Path(str(files(_PACKAGE)))
-    entries = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    return [
-        Sample(
-            key=entry["key"],
-            title=entry["title"],
-            path=folder / entry["file"],
-            reference=folder / entry["reference"] if entry.get("reference") else None,
-            model=entry["model"],
-            simulated=entry["simulated"],
-            note=entry["note"],
-        )
-        for entry in entries
-    ]
+    found = []
+    for entry in json.loads((folder / "samples.json").read_text(encoding="utf-8")):
+        file, reference = entry.pop("file"), entry.pop("reference")
+        place = folder / reference if reference else None
+        found.append(Sample(path=folder / file, reference=place, **entry))
+    return found
 
 
 def find_sample(key: str) -> Sample:

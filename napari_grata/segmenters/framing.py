@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from .card import structure_mask
 from .extent import anchor
 from .preprocessing import Region, prepare_array, resample, with_channels
 
@@ -168,7 +169,6 @@ class _Finder:
         if card.normalisation["kind"] == "quantile":
             ends = card.normalisation["low"], card.normalisation["high"]
             self._intensities = scan.intensity_range(scan.case_of(index), *ends)
-        self._within = card.values_within(extent.structure)
         self._steady = STEADY if extent.steadiness is None else min(STEADY, extent.steadiness)
         self._median = extent.side[1]
         self._place = extent.row[1], extent.column[1]
@@ -284,7 +284,10 @@ class _Finder:
         with torch.inference_mode():
             logits = network(images.to(self._segmenter.device))
             probabilities = self._segmenter.probabilities(logits).float().cpu().numpy()
-        found = [np.isin(self._segmenter.label_map(one), self._within) for one in probabilities]
+        found = [
+            structure_mask(self._card, self._segmenter.label_map(one), self._extent.structure)
+            for one in probabilities
+        ]
         return np.stack(found)
 
     @cached_property
