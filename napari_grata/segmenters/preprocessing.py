@@ -132,16 +132,13 @@ def frame_for(
         outer = _padded(inner[0]), _padded(inner[1])
     enlarged = card.size is None and max(inner[0] / rows, inner[1] / columns) > MOST_ENLARGED
     if max(inner) > LARGEST or enlarged:
+        at = "" if spacing is None else f" at {spacing[0]:g} × {spacing[1]:g} mm a pixel"
         raise PredictionError(
-            f"A slice of {rows} × {columns} pixels{_pixel_size(spacing)} would become {inner[0]} × "
-            f"{inner[1]} for this model. Check the pixel size of the scan, or choose a region."
+            f"A slice of {rows} × {columns} pixels{at} would become {inner[0]} × {inner[1]} for "
+            "this model. Check the pixel size of the scan, or choose a region."
         )
     padding = (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
     return Frame((height, width), (row0, column0, row1, column1), inner, padding, outer)
-
-
-def _pixel_size(spacing: tuple[float, float] | None) -> str:
-    return "" if spacing is None else f" at {spacing[0]:g} × {spacing[1]:g} mm a pixel"
 
 
 def clip_region(region: Region | None, height: int, width: int) -> Region:
@@ -257,7 +254,8 @@ def prepare_array(
     image = _scaled(card, values[row0:row1, column0:column1], intensities)
     image = resample(with_channels(image, card.channels), frame.inner)
     if card.normalisation["kind"] == "min-max":
-        image = _min_max(image)
+        low, high = image.min(), image.max()
+        image = (image - low) / (high - low) if high > low else torch.zeros_like(image)
     image = _pad(image.clamp_(0, 1), frame)
     return Prepared(image.contiguous(), frame, slice_index, without_number(values))
 
@@ -382,11 +380,6 @@ def resample(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return functional.interpolate(
         image, size=size, mode="bilinear", align_corners=False, antialias=True
     )
-
-
-def _min_max(image: torch.Tensor) -> torch.Tensor:
-    low, high = image.min(), image.max()
-    return (image - low) / (high - low) if high > low else torch.zeros_like(image)
 
 
 def _pad(image: torch.Tensor, frame: Frame) -> torch.Tensor:
