@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 from napari.layers import Labels
@@ -174,6 +175,12 @@ class MaskLayer(_Over):
     _visible = True
     _kept_back = _writing = _painted = False
     _dirty: frozenset[int] = frozenset()
+    _fresh: frozenset[int] = frozenset()  # told of strokes there since they came into view
+
+    @cached_property
+    def _told(self) -> dict[int, int]:
+        """A checksum of each slice as it was when strokes there were last told."""
+        return {}
 
     @cached_property
     def stack(self) -> np.ndarray:
@@ -255,7 +262,8 @@ class MaskLayer(_Over):
         if self.edited():
             self._layer = None
         self.stack = self._scan.empty_mask()
-        self._dirty = frozenset()
+        self._dirty = self._fresh = frozenset()
+        self._told = {}
         self._kept_back = self._painted = False
         layer = self.layer
         if layer is not None:
@@ -328,14 +336,28 @@ class MaskLayer(_Over):
 
     def _on_refreshed(self, event: Any = None) -> None:
         """Undo and redo of strokes say no more than that; so does every slice that is shown."""
-        if self._painted:
+        layer = self._on_grid
+        if not self._painted or self._writing or layer is None:
+            return
+        index = current_slice(self._viewer, self._scan, layer)
+        for left in self._fresh - {index}:
+            self._told[left] = self._checksum(left)
+        self._fresh &= {index}
+        known = self._told.get(index)
+        changed = self.drawn_on(index) if known is None else known != self._checksum(index)
+        if index in self._fresh or changed:
             self._on_paint()
+
+    def _checksum(self, index: int) -> int:
+        return crc32(self.versions(index)[0].tobytes())
 
     def _on_paint(self, event: Any = None) -> None:
         tell, layer = self._drawn() if self._drawn is not None else None, self.layer
         if tell is not None and not self._writing and layer is not None:
+            index = current_slice(self._viewer, self._scan, layer)
             self._painted = True
-            tell(current_slice(self._viewer, self._scan, layer))
+            self._fresh |= {index}
+            tell(index)
 
 
 class SliceLayer(_Over):
