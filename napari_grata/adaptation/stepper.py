@@ -157,6 +157,11 @@ class Stepper:
         """Put the learning model back."""
         self._method.restore(snapshot)
 
+    def start_over(self, corrections: Corrections) -> None:
+        """Forget every step, to learn from other corrections; what was prepared is kept."""
+        self._corrections = corrections if self._settings.scribble != "none" else None
+        self._method.reset()
+
     def rest(self) -> None:
         """Let go of what takes gigabytes and can be had again: the run comes to rest."""
 

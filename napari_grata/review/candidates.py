@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_grata.adaptation import AdaptationRun, Record
     from napari_grata.adaptation.plan import Region
+    from napari_grata.adaptation.stepper import Stepper
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Segmenter
 
@@ -278,6 +279,8 @@ class CandidateRuns:
         CorrectionsError
             If a reviewed slice is none of those that the candidates have masks of.
         """
+        from napari_grata.adaptation.stepper import Stepper
+
         for index in sorted(reviewed.keys() - set(self._slices)):
             raise CorrectionsError(
                 f"Slice {index + 1} was not segmented, so that nothing can be learned from it. "
@@ -295,8 +298,13 @@ class CandidateRuns:
         shown = sum(len(reviewed) - len(group) for group in groups)
         done, total = 0, settings.correction_steps * shown + run.total
         held_out: dict[int, np.ndarray] = {}
+        # One for all of them: what the model had said of the slices beside is worked out once.
+        stepper = Stepper(
+            self._segmenter, self._scan, settings, self._region, run.notices, run.corrections
+        )
+        stepper.adopt_frames(frames)
         for group in groups:
-            for masks in self._without(group, reviewed, run, frames):
+            for masks in self._without(group, reviewed, stepper, settings):
                 if masks:
                     held_out |= masks
                 else:
@@ -311,19 +319,15 @@ class CandidateRuns:
         self._take(found, settings)
 
     def _without(
-        self, group: Sequence[int], reviewed: Masks, run: AdaptationRun, frames: Sequence[Record]
+        self, group: Sequence[int], reviewed: Masks, stepper: Stepper, settings: Settings
     ) -> Iterator[Masks]:
         """Teach a copy by all reviewed slices but some; yields nothing a step, then their masks."""
         from napari_grata.adaptation.plan import make_plan
-        from napari_grata.adaptation.stepper import Stepper
 
         drawn = Corrections(_drawn({i: m for i, m in reviewed.items() if i not in group}))
         others = [index for index in self._slices if index not in group]
-        stepper = Stepper(
-            self._segmenter, self._scan, run.settings, self._region, run.notices, drawn
-        )
-        stepper.adopt_frames(frames)
-        for event in make_plan(run.settings, others, self._scan.case_of, drawn.slices):
+        stepper.start_over(drawn)
+        for event in make_plan(settings, others, self._scan.case_of, drawn.slices):
             if event.phase == "adapt":
                 stepper.step(event.slice_index, event.batch)
                 yield {}
