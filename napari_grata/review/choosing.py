@@ -79,10 +79,10 @@ class Rule:
         On the reviewed slices together a candidate has to differ from the source mask at least so
         many times as much as on one of the others; else its gain there says little.
     priors : dict of str to (float, float)
-        Of candidates that are expected to gain: the share β₀ of where they differ, as if so many
-        slices had shown it. *Careful* gained on nearly all development centres; a copy that
-        learned from the reviewed slices is weighed after learning from fewer. Nothing of them has
-        to be telling.
+        Of candidates that are expected to gain, or to lose: the share β₀ of where they differ, as
+        if so many slices had shown it. *Careful* gained on nearly all development centres; a copy
+        that learned from the reviewed slices is weighed after learning from fewer: nothing of
+        these has to be telling. The statistics of one image lost on nearly all.
     """
 
     level: float = 0.85
@@ -93,7 +93,12 @@ class Rule:
     fewest: int = 2
     telling: float = 3.0
     priors: dict[str, tuple[float, float]] = field(
-        default_factory=lambda: {"careful": (0.2, 4.0), TAUGHT: (0.25, 3.0)}
+        default_factory=lambda: {
+            "careful": (0.2, 4.0),
+            TAUGHT: (0.25, 3.0),
+            "batch-norm": (-0.2, 2.0),
+            "as-published": (-0.2, 2.0),
+        }
     )
 
 
@@ -464,7 +469,8 @@ def _rows(
             gains=_by_slice(slices, gained),
             estimate=found,
             consistent=bool(found.low > 0 and counted.sum() >= rule.fewest),
-            telling=prior is not None or bool(len(away) and away.sum() >= rule.telling * rest),
+            telling=(prior is not None and prior[0] > 0)
+            or bool(len(away) and away.sum() >= rule.telling * rest),
         )
 
 

@@ -394,6 +394,12 @@ def test_what_is_expected_to_gain_needs_less_and_harm_overrules_it() -> None:
     known = estimate(gains, apart, 0.1, 20, Rule(), priors["taught"])
     # As if so many slices more had gained that share: all differ by 0.1 here.
     assert known.mean == pytest.approx((slices * share * 0.1 + gains.sum()) / (slices + 3))
+    # What lost nearly everywhere has to gain more, and to differ where it is weighed.
+    gains = np.array([0.04, 0.05, 0.03])
+    assert estimate(gains, apart, 0.1, 20, Rule()).low > 0
+    for name in ("batch-norm", "as-published"):
+        assert estimate(gains, apart, 0.1, 20, Rule(), priors[name]).low < 0
+        assert estimate(2 * gains, apart, 0.1, 20, Rule(), priors[name]).low > 0
 
 
 def test_of_many_structures_pictures_and_words_name_those_that_change_most(tmp_path) -> None:
