@@ -515,12 +515,8 @@ def again(
     assert isinstance(found, Comparison)
     saved.close()
     console.say(str(found))
-    return {
-        "run": str(run),
-        "again": str(out / "run"),
-        "same": found.same,
-        **asdict(found),
-    }
+    figures = asdict(found)
+    return {"run": str(run), "again": str(figures.pop("folder")), "same": found.same, **figures}
 
 
 VERBS: dict[str, Verb] = {

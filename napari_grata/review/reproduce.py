@@ -121,6 +121,8 @@ class Comparison:
 
     Attributes
     ----------
+    folder : Path or None
+        Of the new run: not the one asked for where that held something.
     slices : int
         Slices that have a mask both times.
     different_pixels : int
@@ -131,6 +133,7 @@ class Comparison:
         Slices that are left out, for a few reviewed ones decided whose masks are used there.
     """
 
+    folder: Path | None
     slices: int
     different_pixels: int
     only_one: int
@@ -226,4 +229,5 @@ def _compared(saved: ReopenedRun, run: AdaptationRun) -> Comparison:
     )
     both = first.keys() & second.keys()
     different = sum(int(np.count_nonzero(first[i] != second[i])) for i in both)
-    return Comparison(len(both), different, len(first.keys() ^ second.keys()), len(chosen))
+    only_one = len(first.keys() ^ second.keys())
+    return Comparison(run.folder, len(both), different, only_one, len(chosen))
