@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as fn
 
+from napari_grata.segmenters import patches
 from napari_grata.segmenters.devices import free_bytes, is_out_of_memory, size_words
 from napari_grata.segmenters.framing import Framing, find_frame
 from napari_grata.segmenters.preprocessing import Prepared
@@ -30,8 +31,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
-    from napari_grata.segmenters.nnunet_segmenter import NNUNetSegmenter, Patch, Volume
     from napari_grata.segmenters.sliding_window import SlidingWindow
+    from napari_grata.segmenters.volumes import Volume, VolumeSegmenter
 
 AHEAD = 4
 """So many slices at a time are predicted with the source model, ahead of the stream."""
@@ -461,8 +462,8 @@ class VolumeStepper(Stepper):
     def _fitting(self) -> tuple[int, ...]:
         """Return the model's own patch, or a smaller one that there is memory to learn from."""
         sides, free = self._whole_patch, free_bytes(self.segmenter.device)
-        while free is not None and (needed := self._reader.learning_bytes(sides)) > free:
-            less = self._reader.smaller(sides)
+        while free is not None and (needed := patches.learning_bytes(self._reader, sides)) > free:
+            less = patches.smaller(self._reader.card, sides)
             if less is None:
                 raise OutOfMemoryError(
                     f"A step on a patch of {_words(sides)} voxels needs about "
@@ -478,8 +479,8 @@ class VolumeStepper(Stepper):
         return sides
 
     @property
-    def _reader(self) -> NNUNetSegmenter:
-        return cast("NNUNetSegmenter", self.segmenter)
+    def _reader(self) -> VolumeSegmenter:
+        return cast("VolumeSegmenter", self.segmenter)
 
     def rest(self) -> None:
         with self._looking:
@@ -542,9 +543,8 @@ class VolumeStepper(Stepper):
             # On the slice, somewhere about what was corrected.
             lie = self._reader.lie(self._scan, slice_index, self._region)
             about = np.insert(drawn.weights[0].nonzero().numpy(), lie.across, lie.plane or 0, 1)
-        patch = self._reader.patch(
-            self._scan, slice_index, self._region, self._sides, chance, about
-        )
+        where = self._reader, self._scan, slice_index, self._region
+        patch = patches.cut_patch(*where, self._sides, chance, about)
         return patch.to(self.segmenter.device)
 
     def _drawn(self, slice_index: int) -> Supervision | None:
@@ -557,7 +557,7 @@ class VolumeStepper(Stepper):
         return None if lie.plane is None else Supervision.of(self._corrections, flat, card, soft)
 
     def _supervision(self, prepared: Prepared) -> Supervision | None:
-        patch = cast("Patch", prepared)
+        patch = cast("patches.Patch", prepared)
         drawn = self._drawn(patch.slice_index)
         if drawn is None or patch.lie is None or patch.lie.plane is None:
             return None
@@ -582,8 +582,9 @@ class VolumeStepper(Stepper):
     def _prediction(self, output: Output, prepared: Prepared) -> Prediction | None:
         if not output.is_finite:
             return None
-        patch = cast("Patch", prepared)
-        maps = self._reader.with_patch(output.probabilities[0], patch, self._scan, self._region)
+        patch = cast("patches.Patch", prepared)
+        said, where = output.probabilities[0], (self._scan, self._region)
+        maps = patches.with_patch(self._reader, said, patch, *where)
         return Prediction(patch.slice_index, self.segmenter.label_map(maps), maps)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -20,9 +20,9 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from .nnunet import STRICT, KeptPlan
-from .nnunet_network import intensity_range
-from .nnunet_segmenter import Case, NNUNetSegmenter, sampled
+from .nnunet_network import Z_SCORES
 from .sliding_window import SlidingWindow
+from .volumes import Case, VolumeSegmenter, sampled
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -133,7 +133,7 @@ class ReadingPlan(KeptPlan):
         if not self.spacing:
             object.__setattr__(self, "spacing", (0.0,) * sides)
 
-    # What `NNUNetSegmenter` asks of a plan.
+    # What `VolumeSegmenter` asks of a plan.
     configuration = "3d"
     mirror = ()
 
@@ -150,24 +150,20 @@ class ReadingPlan(KeptPlan):
         return (0, 2, 1) if self.is_2d else (2, 1, 0)
 
     @property
-    def schemes(self) -> tuple[str, ...]:
-        """Kind of intensities in the end, of all channels."""
+    def ends(self) -> tuple[float, float]:
+        """Which intensities, of all channels, become 0 and 1 before they are handed about."""
         last = (*self.before, *self.steps)[-1:]
-        measured = last and last[0].kind == "z-score"
-        return ("ZScoreNormalization" if measured else "NoNormalization",)
-
-    @property
-    def intensities(self) -> tuple[Mapping[str, float] | None, ...]:
-        """Range of intensities in the end, of all channels."""
-        last = (*self.before, *self.steps)[-1:]
-        return ({"low": last[0].to[0], "high": last[0].to[1]} if last else None,)
+        if last and last[0].kind == "z-score":
+            return Z_SCORES
+        low, high = last[0].to if last else (0.0, 1.0)
+        return (low, high) if high > low else (low, low + 1.0)
 
 
 class PlannedWindow(SlidingWindow):
     """A network with the windows of a plan, as MONAI lays and weighs them."""
 
     def __init__(self, network: nn.Module, plan: ReadingPlan) -> None:
-        low, high = intensity_range(plan, 0)  # type: ignore[arg-type]
+        low, high = plan.ends
         super().__init__([network], [max(1, n) for n in plan.patch], [high - low], [low])
         self._whole, self._overlap = not all(plan.patch), plan.overlap
         lines = [torch.ones(side) for side in self.window]
@@ -224,23 +220,19 @@ class PlannedCase(Case):
     measured: tuple[Tensor, ...] | None = None
 
 
-class PlannedSegmenter(NNUNetSegmenter):
+class PlannedSegmenter(VolumeSegmenter):
     """A model whose card says how scans are read, ready to predict; see `Segmenter`."""
 
-    plan: ReadingPlan  # type: ignore[assignment]
-
-    def _read_plan(self) -> ReadingPlan:  # type: ignore[override]
-        return ReadingPlan.from_arguments(self.card.arguments["plan"])
+    plan_class = ReadingPlan
 
     # -- how the scan lies on the plan's axes ------------------------------------------------
 
-    def _axes(self, scan: Scan) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    def _axes(self, scan: Scan) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         if self.card.dimensions == 2:
             return (0, 2, 1), (False, False, False)  # of pictures too the columns come first
         order, flips = super()._axes(scan)
         against = [axis in "LPI" for axis in self.plan.orientation] or [False] * 3
-        turned = tuple(one != other for one, other in zip(flips, against, strict=True))
-        return order, turned  # type: ignore[return-value]
+        return order, tuple(one != other for one, other in zip(flips, against, strict=True))
 
     def _grids(self, scan: Scan) -> tuple[tuple[float, ...], tuple[float, ...]]:
         current, target = super()._grids(scan)
@@ -268,11 +260,9 @@ class PlannedSegmenter(NNUNetSegmenter):
 
     # -- what the network reads --------------------------------------------------------------
 
-    def _look(self, scan: Scan, number: int) -> Case:
+    def _look(self, scan: Scan, number: int) -> PlannedCase:
         slices = scan.case_slices(number)
         shape = (len(slices), *scan.slice_shape(slices[0]))
-        nothing = np.zeros(0, np.float32)
-        box = tuple(slice(0, side) for side in shape)
         measured, middle, affine = None, False, scan.geometry.display_affine
         order, flips = self._axes(scan)
         if affine is not None and not self.plan.is_2d:
@@ -291,18 +281,18 @@ class PlannedSegmenter(NNUNetSegmenter):
             grid = self._new_shape(scan, values.shape[1:])
             lines = self._lines(scan, values.shape[1:], grid, middle)
             measured = self._changed(values, lines, None)[1]
-        none = (nothing, nothing, nothing, nothing)
-        return PlannedCase(box, None, *none, middle, measured)  # type: ignore[arg-type]
+        rows, columns = shape[1:]
+        box = slice(0, len(slices)), slice(0, rows), slice(0, columns)
+        return PlannedCase(box, middle, measured)
 
     def _read(
         self,
         scan: Scan,
-        case: Case,
+        case: PlannedCase,
+        where: tuple[slice, ...],
         values: np.ndarray,
-        inside: np.ndarray | None,
         shape: Sequence[int],
     ) -> np.ndarray:
-        assert isinstance(case, PlannedCase)
         lines = self._lines(scan, values.shape[1:], shape, case.middle)
         return self._changed(values, lines, case.measured)[0].numpy()
 
@@ -329,14 +319,11 @@ class PlannedSegmenter(NNUNetSegmenter):
     # -- and back ----------------------------------------------------------------------------
 
     def _ways(self, scan: Scan, i: int, sides: Sequence[int], grid: Sequence[int]) -> list[Tensor]:
-        case = self._case(scan, i)
-        assert isinstance(case, PlannedCase)
-        return [line.here() for line in self._lines(scan, sides, grid, case.middle)]
+        lines = self._lines(scan, sides, grid, self._case(scan, i).middle)
+        return [line.here() for line in lines]
 
-    def _back(self, maps: Tensor, ways: Sequence[Tensor]) -> Tensor:
+    def _back(self, maps: Tensor, ways: Sequence[Tensor], *, logits: bool = False) -> Tensor:
+        maps = self._activated(maps) if logits else maps
         for axis, way in enumerate(ways, start=1):
             maps = sampled(maps, axis, way, self.plan.nearest)
         return maps
-
-    def _logits_back(self, logits: Tensor, ways: Sequence[Tensor]) -> Tensor:
-        return self._back(self._activated(logits), ways)

@@ -19,6 +19,7 @@ from napari_grata.adaptation.uncertainty import Uncertainty
 from napari_grata.cli import main
 from napari_grata.scans import Scan, open_scan
 from napari_grata.segmenters.card import THROUGH, CardError
+from napari_grata.segmenters.patches import cut_patch, learning_bytes, smaller, with_patch
 from napari_grata.segmenters.segmenter import OutOfMemoryError, PredictionError, load_segmenter
 
 pytest.importorskip(
@@ -59,7 +60,7 @@ def test_a_patch_lies_where_its_slice_does(tmp_path, stored, plans):
     shown = [i for i in range(scan.n_slices) if model.lie(scan, i).plane is not None]
     assert len(shown) < scan.n_slices
     for i in shown[:: len(shown) // 3]:
-        patch = model.patch(scan, i, None, model.card.patch, np.random.default_rng(i))
+        patch = cut_patch(model, scan, i, None, model.card.patch, np.random.default_rng(i))
         assert patch.image.shape[2:] == tuple(np.minimum(model.card.patch, volume.image.shape[1:]))
         same = torch.equal(patch.image[0], volume.image[(slice(None), *patch.place)])
         assert same
@@ -68,16 +69,16 @@ def test_a_patch_lies_where_its_slice_does(tmp_path, stored, plans):
         # What the source model says of the patch leaves the slice as it is, ...
         own = model.probabilities(volume.logits[None])[0][(slice(None), *patch.place)]
         before = model.slice_of(volume.logits, scan, i)
-        after = model.with_patch(own, patch, scan, None)
+        after = with_patch(model, own, patch, scan, None)
         assert np.allclose(after, before, atol=1e-5)
         # ... and other words on its plane show there, and on no slice far away.
         plane = patch.lie.plane - patch.place[patch.lie.across].start
         own.select(patch.lie.across + 1, plane).copy_(
             own.flip(0).select(patch.lie.across + 1, plane)
         )
-        assert np.abs(model.with_patch(own, patch, scan, None) - before).max() > 0.05
+        assert np.abs(with_patch(model, own, patch, scan, None) - before).max() > 0.05
     outside = min(set(range(scan.n_slices)) - set(shown))
-    air = model.patch(scan, outside, None, model.card.patch, np.random.default_rng(0))
+    air = cut_patch(model, scan, outside, None, model.card.patch, np.random.default_rng(0))
     assert air.lie is None
     assert air.image.amax() == air.image.amin()
 
@@ -185,7 +186,7 @@ def test_a_large_answer_is_kept_in_half_precision_and_masks_stay(segmenter, scan
     masks = {one.slice_index: one.label_map for one in segmenter.predict(scan)}
     run = AdaptationRun(segmenter, scan, settings)
     list(run.records())
-    monkeypatch.setattr("napari_grata.segmenters.nnunet_segmenter.HALF_BEYOND", 0)
+    monkeypatch.setattr("napari_grata.segmenters.volumes.HALF_BEYOND", 0)
     again = AdaptationRun(segmenter, open_scan(scan.path), settings)
     list(again.records())
     assert segmenter.volume(again.scan, 0).logits.dtype is torch.float16
@@ -226,9 +227,9 @@ def test_corrections_of_a_slice_teach_the_volume(segmenter, scan):
 def test_a_patch_that_does_not_fit_is_made_smaller_and_what_cannot_be_said_so(
     segmenter, scan, monkeypatch
 ):
-    assert segmenter.smaller((8, 16, 16)) == (8, 8, 16)
-    assert segmenter.smaller((4, 8, 8)) is None
-    needed = [segmenter.learning_bytes(sides) for sides in ((8, 16, 16), (8, 8, 16), (4, 8, 8))]
+    assert smaller(segmenter.card, (8, 16, 16)) == (8, 8, 16)
+    assert smaller(segmenter.card, (4, 8, 8)) is None
+    needed = [learning_bytes(segmenter, sides) for sides in ((8, 16, 16), (8, 8, 16), (4, 8, 8))]
     assert needed[0] == 2 * needed[1] == 8 * needed[2]
     module = "napari_grata.adaptation.stepper.free_bytes"
     monkeypatch.setattr(module, lambda device: needed[1])
