@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from napari_grata.segmenters.card import Card
     from napari_grata.segmenters.preprocessing import Frame
 
+    from .records import CorrectionsInfo
+
 NOT_CORRECTED = -1
 """Value of a pixel that the reviewer did not touch."""
 REACH = 3.0
@@ -161,6 +163,16 @@ class Corrections:
             digest.update(repr((index, one.shape)).encode())
             digest.update(one.astype("<i2").tobytes())
         return digest.hexdigest()
+
+    @property
+    def info(self) -> CorrectionsInfo | None:
+        """What a run tells of them; None if there are none."""
+        about: CorrectionsInfo = {
+            "slices": list(self.slices),
+            "pixels": self.pixels,
+            "sha256": self.sha256,
+        }
+        return about if self else None
 
     def put_into(self, slice_index: int, mask: np.ndarray) -> np.ndarray:
         """Return a slice's mask with the corrected pixels as the reviewer drew them.

@@ -18,6 +18,7 @@ from .corrections import Corrections
 from .methods.register import METHODS
 from .plan import Region
 from .records import ChosenInfo, ModelInfo, RunInfo
+from .result import RunResult
 from .run_files import fingerprint, read_whereabouts
 from .run_store import RunFolderError, RunStore
 from .settings import Settings, SettingsError
@@ -233,40 +234,24 @@ def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
             "The corrections that this run was made with cannot be read. The masks of the run are "
             "there all the same."
         )
-    adapted, taken = store.latest_masks(len(store)), info["taken"]
-    if taken is not None:
-        kept = store.taken_masks()
-        if kept is None:
-            taken = None
-            missing.append(
-                "The masks of the earlier state that was in use cannot be read; those of the run "
-                "are shown."
-            )
-        else:
-            adapted.update(kept)
-    laid_over, chosen = store.chosen_masks(), info.get("chosen", [])
-    if laid_over is None:
-        chosen = []
-        missing.append("The masks that were chosen cannot be read; those of the run are shown.")
-    else:
-        adapted.update(laid_over)
+    result = RunResult(store, settings, (), info["count"])
     return ReopenedRun(
         folder=folder,
         settings=settings,
         records=store,
         source_masks=dict(store.source_masks),
-        adapted_masks=adapted,
+        adapted_masks=result.adapted_masks,
         card=card,
         slices=info["slices"],
         region=info["region"],
         state=info["state"] if info["state"] != "running" else "interrupted",
         info=info,
         scan=found,
-        missing=tuple(missing),
+        missing=(*missing, *result.lost),
         model_folder=model_folder,
         corrections=corrections,
-        taken=taken,
-        chosen=chosen,
+        taken=result.taken,
+        chosen=list(result.chosen),
     )
 
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.scans.files import sha256_of
-from napari_grata.segmenters.card import CARD_FILE, write_card
 from napari_grata.segmenters.extent import implausible
 from napari_grata.segmenters.preprocessing import PredictionError
 from napari_grata.segmenters.segmenter import memory_in_words
@@ -22,15 +20,8 @@ from .corrections import Corrections
 from .flags import Slice, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
 from .records import ChosenInfo, Record, figures, measure
-from .run_files import (
-    describe_scan,
-    fresh_folder,
-    now,
-    versions,
-    write_masks,
-    write_tables,
-    write_whereabouts,
-)
+from .result import RunResult
+from .run_files import begin, fresh_folder, now, write_masks, write_tables
 from .run_store import RunFolderError, RunStore
 from .settings import Settings, preset
 from .shift import FarSlices
@@ -97,7 +88,7 @@ def adapt(
     return stream()
 
 
-class AdaptationRun:
+class AdaptationRun(RunResult):
     """One adaptation of one model to one scan, with its past.
 
     Nothing is computed before `records` is iterated.
@@ -128,25 +119,12 @@ class AdaptationRun:
 
     Attributes
     ----------
-    settings : Settings
-    plan : tuple of Event
-        Everything that will happen, in order.
-    position : int
-        Events done, as rolled back to.
-    past : RunStore
-        All records so far, masks on demand, and θ and optimiser state after each step.
+    past, settings, plan, position, source_masks, adapted_masks, taken, chosen, beneath
+        See `RunResult`.
     corrections : Corrections
         Of this scan; empty if there are none.
-    source_masks, adapted_masks : dict of int to ndarray of uint8, shape (H, W)
-        Label maps by slice: source, and as adapted so far.
     folder : Path or None
         The run folder.
-    taken : int or None
-        The step whose masks, of the whole stack, were made the result by `take`.
-    chosen : tuple of ChosenInfo
-        How masks were chosen that lie over the run's own since `choose`.
-    beneath : dict of int to ndarray of uint8, shape (H, W)
-        The run's own masks of those slices.
     cut : int or None
         After how many events the run was cut short by `finish`.
     active : bool
@@ -180,7 +158,7 @@ class AdaptationRun:
         cut: int | None = None,
         store: RunStore | None = None,
     ) -> None:
-        self.settings = settings if settings is not None else preset("careful").settings
+        settings = settings if settings is not None else preset("careful").settings
         problem = segmenter.fits(scan)
         if problem is not None:
             raise RunError(problem)
@@ -189,31 +167,25 @@ class AdaptationRun:
         self.region = checked_region(region, self.slices, scan)
         self.corrections = corrections if corrections is not None else Corrections.none()
         self.corrections.check(segmenter.card, scan)
-        taught = self.corrections.slices if self.settings.scribble != "none" else ()
+        taught = self.corrections.slices if settings.scribble != "none" else ()
         volumes = segmenter.card.patch is not None
-        if volumes and self.settings.prompts:
+        if volumes and settings.prompts:
             raise RunError(
-                f"The method {self.settings.method} learns a prompt for each slice, and this model "
+                f"The method {settings.method} learns a prompt for each slice, and this model "
                 "reads whole volumes. Choose another method, or a model that reads slices."
             )
-        self.plan: tuple[Event, ...] = make_plan(
-            self.settings, self.slices, scan.case_of, taught, volumes=volumes
-        )
-        self._afterwards = volumes or self.settings.predicts_afterwards
+        plan = make_plan(settings, self.slices, scan.case_of, taught, volumes=volumes)
+        self._afterwards = volumes or settings.predicts_afterwards
         self.cut = cut
         if cut is not None:
-            self.plan = cut_short(self.plan, cut, self.settings)
-        self.taken: int | None = None
-        self.chosen: tuple[ChosenInfo, ...] = ()
-        self.beneath: dict[int, np.ndarray] = {}
+            plan = cut_short(plan, cut, settings)
         self.notices: list[str] = []
         self.active = False
         self.continued = start is not None
-        self.position = 0
         self._lock = threading.RLock()
         with memory_in_words(TO_ADAPT):
             kind = VolumeStepper if volumes else Stepper
-            given = scan, self.settings, self.region, self.notices, self.corrections
+            given = scan, settings, self.region, self.notices, self.corrections
             try:
                 self._adapter: Stepper = kind(segmenter, *given)
             except ValueError as error:
@@ -226,38 +198,23 @@ class AdaptationRun:
         if store is None:
             self.folder = None if folder is None else fresh_folder(folder)
             with memory_in_words(TO_ADAPT):
-                self.past = RunStore(self.folder, first)
+                store = RunStore(self.folder, first)
         else:
-            self.folder, self.past = store.folder, store
-            planned = [event.slice_index for event in self.plan[: len(store)]]
+            self.folder = store.folder
+            planned = [event.slice_index for event in plan[: len(store)]]
             if planned != [record.slice_index for record in store.without_masks()]:
                 raise RunFolderError(
                     "The steps of this run are not those that its settings ask for; it was made "
                     "by another version. It can be looked at but not resumed."
                 )
-            self.position = store.info["position"]
             self.continued = store.info["continued"]
-        self._adapter.start = self.past.theta(0)
-        self.adopt_frames(self.past.without_masks())
-        self._mean: tuple[tuple[int, int], np.ndarray] | None = None
+        super().__init__(store, settings, plan, store.info["position"] if store.begun else 0)
+        self._adapter.start = store.theta(0)
+        self.adopt_frames(store.without_masks())
         self._far = FarSlices(scan)
-        self._sources = SourceMasks(self._adapter, self.past, scan, source_masks or {})
-        self.source_masks = self.past.source_masks
-        self.adapted_masks = self.past.latest_masks(self.position)
-        if store is not None and store.info["taken"] is not None:
-            taken = store.taken_masks()
-            if taken is not None:
-                self.taken = store.info["taken"]
-                self.adapted_masks.update(taken)
-        if store is not None:
-            self._lay_over(store.chosen_masks() or {}, store.info.get("chosen", ()))
+        self._sources = SourceMasks(self._adapter, store, scan, source_masks or {})
 
     # -- the stream ------------------------------------------------------------------------
-
-    @property
-    def total(self) -> int:
-        """Events in all."""
-        return len(self.plan)
 
     @property
     def segmenter(self) -> Segmenter:
@@ -268,16 +225,6 @@ class AdaptationRun:
     def adapted(self) -> tuple[int, int]:
         """How many parameters of the model adapt, and how many it has."""
         return self._adapter.adapted
-
-    @property
-    def step(self) -> int:
-        """Optimiser steps taken, as rolled back to."""
-        return self.plan[self.position - 1].step if self.position else 0
-
-    @property
-    def last_step(self) -> int:
-        """The latest step that `rollback` can go to."""
-        return self.past.last_step
 
     @property
     def state(self) -> Snapshot:
@@ -362,9 +309,7 @@ class AdaptationRun:
                 self.past.stand(position=position, step=reached, taken=None, chosen=[])
             with memory_in_words(TO_ADAPT):
                 self._adapter.restore(state)
-            self.position, self.taken, self._mean = position, None, None
-            self.chosen, self.beneath = (), {}
-            self.adapted_masks = self.past.latest_masks(position)
+            self._stand_at(position)
             if not self.active:
                 self._rest()
 
@@ -383,7 +328,7 @@ class AdaptationRun:
         with self._lock:
             if not self.active:
                 told = {"taken": step, "taken_slices": len(masks), "chosen": []}
-                self.past.lay_over("taken", masks, **told)
+                self.past.stand({"taken": masks}, **told)
             self.taken = step
             self._lay_over({}, ())
             self.adapted_masks.update(masks)
@@ -412,7 +357,7 @@ class AdaptationRun:
         if self.active:
             raise RunError("This run is going on; wait for its end before masks are chosen.")
         with self._lock:
-            self.past.lay_over("chosen", masks, chosen=list(chosen))
+            self.past.stand({"chosen": masks}, chosen=list(chosen))
             self._lay_over(masks, chosen)
             self._rest()
 
@@ -435,12 +380,6 @@ class AdaptationRun:
             self.folder = self.past.folder
             self._begin()
             self._rest()
-
-    def _lay_over(self, masks: Mapping[int, np.ndarray], chosen: Sequence[ChosenInfo]) -> None:
-        self.adapted_masks.update(self.beneath)
-        self.beneath = {i: mask for i, mask in self.adapted_masks.items() if i in masks}
-        self.adapted_masks.update(masks)
-        self.chosen = tuple(chosen) if masks else ()
 
     def predict(self, slice_index: int, step: int | None = None) -> Prediction:
         """Predict a slice's mask with the model as it was after some step.
@@ -472,26 +411,6 @@ class AdaptationRun:
             label_map = self.corrections.put_into(slice_index, prediction.label_map)
             prediction = replace(prediction, label_map=label_map)
         return prediction
-
-    def theta_of(self, slice_index: int) -> np.ndarray:
-        """Return the θ with which a slice is predicted now, shape (n,).
-
-        It is that of the state that was taken as the result; else that of the slice's own
-        episode, if that has begun; in continual mode of the one there is; else the source model's.
-        """
-        if not self.settings.learns:
-            return self.past.theta(0)
-        if self.taken is not None:
-            return self.past.theta(self.taken)
-        done = self.plan[: self.position]
-        own = [event for event in done if event.slice_index == slice_index]
-        if not done or (not own and self.settings.mode != "continual"):
-            return self.past.theta(0)
-        if not own:
-            return self._theta_at(done[-1])
-        if not self._afterwards:
-            return self.past.theta(own[-1].step)
-        return self._theta_at([event for event in done if event.episode == own[-1].episode][-1])
 
     def frame_of(self, slice_index: int) -> Region | None:
         """Return the part of a slice that the adapted model reads; None: all of it.
@@ -531,33 +450,15 @@ class AdaptationRun:
         if self.past.begun or self.folder is None:
             self.past.stand(**self._standing("running"))
             return
-        card, drawn = self.segmenter.card, self.corrections
-        model = getattr(self.segmenter, "folder", None)
-        try:
-            write_card(self.folder, card)
-            write_whereabouts(self.folder, self.scan, self.slices, model)
-        except OSError as error:
-            raise RunFolderError(
-                f"The run cannot be kept in its folder ({error.strerror}). Choose another "
-                "place, or run without a folder."
-            ) from error
-        self.past.begin(
-            drawn,
-            count=len(self.past),
-            settings=self.settings.to_dict(),
-            seed=self.settings.seed,
-            slices=self.slices,
+        begin(
+            self.past,
+            self.scan,
+            self.segmenter,
+            self.settings,
+            self.corrections,
+            self.slices,
             region=self.region,
             continued=self.continued,
-            started=now(),
-            versions=versions(self.settings.method),
-            model={
-                "name": card.name,
-                "version": card.version,
-                "weights_sha256": card.weights_sha256,
-            },
-            scan=describe_scan(self.scan),
-            card_sha256=sha256_of(self.folder / CARD_FILE),
             **self._standing("running"),
         )
 
@@ -570,16 +471,9 @@ class AdaptationRun:
             return
         if state is None:
             state = "finished" if self.position == self.total else "cancelled"
-        for name, masks in (("source", self.source_masks), ("adapted", self.adapted_masks)):
-            try:
-                write_masks(self.folder, name, masks, self.scan, self.segmenter.card)
-            except (OSError, ValueError) as error:
-                # Not the whole message: it may hold a path, and that may name a patient.
-                why = getattr(error, "strerror", None) or getattr(error, "what", None)
-                self._notice(
-                    f"The {name} masks could not be written{f' ({why})' if why else ''}. They are "
-                    "kept in the run folder all the same; reopen it to have them back."
-                )
+        masks = {"source": self.source_masks, "adapted": self.adapted_masks}
+        for words in write_masks(self.folder, masks, self.scan, self.segmenter.card):
+            self._notice(words)
         try:
             self.past.stand(**self._standing(state))
             write_tables(self.folder, self.past.info, self.past.without_masks()[: self.position])
@@ -597,8 +491,7 @@ class AdaptationRun:
     def _forget_taken(self) -> None:
         """The run goes on: the masks of its own steps are the result again."""
         if self.taken is not None or self.chosen:
-            self.taken, self.chosen, self.beneath = None, (), {}
-            self.adapted_masks = self.past.latest_masks(self.position)
+            self._stand_at(self.position)
 
     def _event(self, event: Event) -> Record:
         begin = time.perf_counter()
@@ -687,27 +580,3 @@ class AdaptationRun:
         merged = np.array(self.source_masks[slice_index])
         merged[row0:row1, col0:col1] = label_map[row0:row1, col0:col1]
         return merged
-
-    def _theta_at(self, event: Event) -> np.ndarray:
-        """Return the final or averaged θ of the episode up to an event.
-
-        Means are taken when they are needed, so that they are right after any rollback, and the
-        latest is kept, for slices ask in turn.
-        """
-        if self.settings.predict != "average" or not self.settings.uses("predict"):
-            return self.past.theta(event.step)
-        span = (event.first_step, event.step)
-        if self._mean is None or self._mean[0] != span:
-            kept = set(self.past.steps)
-            # Blank slices and undone steps taught nothing, so that they have no say either.
-            learnt = [
-                record.step
-                for record in self.past.without_masks()
-                if record.phase == "adapt"
-                and span[0] <= record.step <= span[1]
-                and record.learning_rate is not None
-                and not record.undone
-                and record.step in kept
-            ]
-            self._mean = (span, self.past.mean_theta(learnt or [event.step]))
-        return self._mean[1]

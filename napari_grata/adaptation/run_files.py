@@ -26,15 +26,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_grata.scans.files import make_folder, read_json, sync_folder, write_csv, write_json
+from napari_grata.scans.files import (
+    make_folder,
+    read_json,
+    sha256_of,
+    sync_folder,
+    write_csv,
+    write_json,
+)
+from napari_grata.segmenters.card import CARD_FILE, write_card
 
+from .corrections import Corrections
 from .methods.register import METHODS
 from .records import Record, RunInfo, ScanInfo
-from .run_store import RunFolderError
+from .run_store import RunFolderError, RunStore
+from .settings import Settings
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
-    from napari_grata.segmenters import Card
+    from napari_grata.segmenters import Card, Segmenter
 
 SCAN_FILE = "scan.json"
 RUN_FILE = "run.json"
@@ -84,6 +94,51 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+def begin(
+    store: RunStore,
+    scan: Scan,
+    segmenter: Segmenter,
+    settings: Settings,
+    corrections: Corrections,
+    slices: Sequence[int],
+    **more: Any,
+) -> None:
+    """Begin a run's folder: its card, ``scan.json``, and what the run is in its store.
+
+    Parameters
+    ----------
+    **more
+        Entries of `RunInfo` that follow from none of the others.
+
+    Raises
+    ------
+    RunFolderError
+    """
+    folder, card = store.folder, segmenter.card
+    assert folder is not None
+    try:
+        write_card(folder, card)
+        write_whereabouts(folder, scan, slices, getattr(segmenter, "folder", None))
+    except OSError as error:
+        raise RunFolderError(
+            f"The run cannot be kept in its folder ({error.strerror}). Choose another place, or "
+            "run without a folder."
+        ) from error
+    store.begin(
+        corrections,
+        count=len(store),
+        settings=settings.to_dict(),
+        seed=settings.seed,
+        slices=slices,
+        started=now(),
+        versions=versions(settings.method),
+        model={name: getattr(card, name) for name in ("name", "version", "weights_sha256")},
+        scan=_describe(scan),
+        card_sha256=sha256_of(folder / CARD_FILE),
+        **more,
+    )
+
+
 def versions(method: str) -> dict[str, str]:
     """Versions of what decides the numbers, with the package that brings the method."""
     import torch
@@ -112,7 +167,7 @@ def fingerprint(scan: Scan) -> str:
     return digest.hexdigest()
 
 
-def describe_scan(scan: Scan) -> ScanInfo:
+def _describe(scan: Scan) -> ScanInfo:
     """Return a scan's fingerprint and grid, and the fingerprints of what is read with it."""
     info: ScanInfo = {
         "kind": scan.kind,
@@ -197,20 +252,41 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def write_masks(
-    folder: Path, name: str, masks: Mapping[int, np.ndarray], scan: Scan, card: Card
-) -> None:
+    folder: Path, masks: Mapping[str, Mapping[int, np.ndarray]], scan: Scan, card: Card
+) -> list[str]:
     """Write masks in the scan's own format: ``name.nii.gz``, ``name.png`` or ``name/`` ….
 
     Photographs of a list are numbered as displayed, for their own names may name patients. What
     was written for slices that have no mask any more, after a rollback, goes.
 
-    Raises
-    ------
-    FileError, ScanError
+    Parameters
+    ----------
+    masks : mapping of str to mapping of int to ndarray of uint8, shape (H, W)
+        By name, and slice.
+
+    Returns
+    -------
+    list of str
+        What could not be written, a sentence each.
     """
+    said = []
+    for name, some in masks.items():
+        try:
+            _write_some(scan.mask_path(folder, name), some, scan, card)
+        except (OSError, ValueError) as error:
+            # Not the whole message: it may hold a path, and that may name a patient.
+            why = getattr(error, "strerror", None) or getattr(error, "what", None)
+            said.append(
+                f"The {name} masks could not be written{f' ({why})' if why else ''}. They are "
+                "kept in the run folder all the same; reopen it to have them back."
+            )
+    return said
+
+
+def _write_some(path: Path, masks: Mapping[int, np.ndarray], scan: Scan, card: Card) -> None:
     from napari_grata.scans import write_mask
 
-    path, kept = scan.mask_path(folder, name), []
+    kept: Sequence[Path] = []
     if masks:
         kept = write_mask(
             scan.mask_stack(masks.items()), scan, path, colours=card.colours, overwrite=True

@@ -4,36 +4,41 @@
 figures as JSON, its mask, and θ and the optimiser's state after it; ``masks`` the source masks,
 the corrections, the masks of an earlier state that was taken as the result, and those that were
 chosen in place of the run's own. A step is in the file, forced to the disk, before anyone is told
-of it; a crash at any moment leaves the steps before. The journal is a plain one, never a
-write-ahead log, which network shares do not bear.
+of it; a crash at any moment leaves the steps before.
 
-Everything in the file is sealed with a checksum, for SQLite itself notices only damage to its own
-structure. What does not match is told in words and left out, the rest can be looked at, and
-nothing is ever written to a damaged file. No path and no name of a scan is in it.
+Everything in the file is sealed (see `sqlite_file`). What does not match its seal is told in words
+and left out, the rest can be looked at, and nothing is ever written to a damaged file. No path and
+no name of a scan is in it.
 
 Loads torch only where a state is asked for as a `Snapshot`.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sqlite3
 import threading
 import weakref
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from napari_grata.scans.sqlite_file import cause, connect, seal
+from napari_grata.scans.sqlite_file import (
+    DamageError,
+    cause,
+    connect,
+    opened,
+    packed,
+    seal,
+    unpacked,
+)
 
 from .corrections import Corrections
 from .records import Record, RunInfo
@@ -51,8 +56,6 @@ MEMORY_KIB = 16 * 2**10
 _APPLICATION = 0x47524154  # "GRAT", in the file's header
 _FORMAT = 1
 _NO_MASK = np.zeros((0, 0), dtype=np.uint8)
-_SEAL_BYTES = 16
-_MOST_BYTES = 2**31  # of one mask or state
 _SCHEMA = """
 CREATE TABLE info (number INTEGER PRIMARY KEY, info TEXT, seal BLOB);
 CREATE TABLE events (number INTEGER PRIMARY KEY, step INTEGER, record TEXT, mask BLOB,
@@ -68,12 +71,10 @@ class RunFolderError(ValueError):
     """A run that cannot be kept or read; the message says why and what to do."""
 
 
-class _DamageError(Exception):
-    """Something in the file is not what was written."""
-
-
 _INFO = TypeAdapter(RunInfo)
 _RECORD = TypeAdapter(Record)
+_seal = partial(seal, "run")
+Over = Literal["taken", "chosen"]
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -81,9 +82,11 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / STORE_FILE).is_file()
 
 
-def _connect_nowhere() -> sqlite3.Connection:
-    """Return a store in memory, or in a temporary file where it grows large."""
-    return sqlite3.connect("", isolation_level=None, check_same_thread=False)
+def _new(folder: Path | None) -> sqlite3.Connection:
+    """Make a file; without a folder in memory, or a temporary one where it grows large."""
+    if folder is None:
+        return sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    return connect(folder / STORE_FILE, "rwc")
 
 
 def read_info(folder: str | Path) -> RunInfo:
@@ -148,38 +151,33 @@ class RunStore(Sequence[Record]):
         self._states: dict[int, int] = {}  # step -> number of the event that holds its state
         self._pending: dict[int, np.ndarray] = {}  # source masks to be kept with the next event
         with self._keeping() if first is not None else _reading(folder):
-            if folder is None:
-                self._connection = _connect_nowhere()
-            elif first is not None:
-                self._connection = connect(folder / STORE_FILE, "rwc")
+            if folder is None or first is not None:
+                self._connection = _new(folder)
             else:
                 self._connection = _connect(folder, writable=writable)
-        weakref.finalize(self, self._connection.close)
-        try:
-            if first is not None:
-                self._create(first)
-            else:
-                self._open(writable, to_position)
-        except BaseException:
-            self.close()
-            raise
+            weakref.finalize(self, self._connection.close)
+            try:
+                if first is not None:
+                    self._create(first)
+                else:
+                    self._connection.execute("BEGIN")
+                    self._load(to_position)
+                    self._connection.execute("COMMIT")
+                self._version = self._data_version()
+                if writable and self.damage:
+                    raise RunFolderError(
+                        f"{' '.join(self.damage)} It can be looked at but not resumed."
+                    )
+            except BaseException:
+                self.close()
+                raise
 
     def _create(self, first: Snapshot) -> None:
-        with self._keeping():
-            how = _IN_MEMORY if self.folder is None else _NEW
-            self._connection.executescript(f"{how} BEGIN; {_SCHEMA}")
-            self._insert(0, 0, b"", None, first)
-            self._connection.execute("COMMIT")
-            self._states[0], self._version = 0, self._data_version()
-
-    def _open(self, writable: bool, to_position: bool) -> None:
-        with _reading(self.folder):
-            self._connection.execute("BEGIN")
-            self._load(to_position)
-            self._connection.execute("COMMIT")
-            self._version = self._data_version()
-        if writable and self.damage:
-            raise RunFolderError(f"{' '.join(self.damage)} It can be looked at but not resumed.")
+        how = _IN_MEMORY if self.folder is None else _NEW
+        self._connection.executescript(f"{how} BEGIN; {_SCHEMA}")
+        self._insert(0, 0, b"", None, first)
+        self._connection.execute("COMMIT")
+        self._states[0] = 0
 
     def _load(self, to_position: bool) -> None:
         info = _read_info(self._connection)
@@ -188,13 +186,13 @@ class RunStore(Sequence[Record]):
         count = info["position" if to_position and info["taken"] is None else "count"]
         leading = info["scan"]["mask_shape"][:-2]
         if info["count"] > 99 * pages or math.prod(leading) != info["scan"]["n_slices"]:
-            raise _DamageError
+            raise DamageError
         self.source_masks.update(self.masks("source"))
         lost = []
         for number in range(count + 1):
             try:
                 self._read(number)
-            except (_DamageError, sqlite3.Error):
+            except (DamageError, sqlite3.Error):
                 lost.append(number)
         whole = False
         with suppress(sqlite3.DatabaseError):
@@ -222,11 +220,8 @@ class RunStore(Sequence[Record]):
 
     def begin(self, corrections: Corrections, **info: Any) -> None:
         """Keep what the run is, before its first step: entries of `RunInfo`."""
-        told = None
-        if corrections:
-            slices, pixels = list(corrections.slices), corrections.pixels
-            told = {"slices": slices, "pixels": pixels, "sha256": corrections.sha256}
         with self._transaction():
+            told = corrections.info
             self._info = {"corrections": told, "count": 0, "taken_slices": 0, **info}
             self._put_masks("correction", corrections.labels)
             self._put_info()
@@ -237,7 +232,7 @@ class RunStore(Sequence[Record]):
         None: in memory, as a run without a folder.
         """
         with self._lock, self._keeping():
-            target = _connect_nowhere() if folder is None else connect(folder / STORE_FILE, "rwc")
+            target = _new(folder)
             try:
                 self._connection.backup(target)
                 target.executescript(_IN_MEMORY if folder is None else _NEW)
@@ -249,48 +244,33 @@ class RunStore(Sequence[Record]):
             self._connection, self.folder, self._info = target, folder, {}
             self._version = self._data_version()
 
-    def stand(self, **changes: Any) -> None:
-        """Keep how the run stands: entries of `RunInfo`; nothing before the run was begun."""
-        if self.begun:
-            with self._transaction():
-                self._put_info(**changes)
-
-    def lay_over(
-        self, kind: Literal["taken", "chosen"], masks: Mapping[int, np.ndarray], **changes: Any
+    def stand(
+        self, over: Mapping[Over, Mapping[int, np.ndarray]] | None = None, **changes: Any
     ) -> None:
-        """Keep masks in place of any of their kind, with entries of `RunInfo` that say how."""
+        """Keep how the run stands: entries of `RunInfo`; nothing before the run was begun.
+
+        And masks of these kinds, in place of any that lay over the run's own.
+        """
         if self.begun:
             with self._transaction():
-                self._connection.execute("DELETE FROM masks WHERE kind = ?", (kind,))
-                self._put_masks(kind, masks)
+                for kind, masks in (over or {}).items():
+                    self._connection.execute("DELETE FROM masks WHERE kind = ?", (kind,))
+                    self._put_masks(kind, masks)
                 self._put_info(**changes)
 
-    def masks(
-        self, kind: Literal["source", "taken", "chosen", "correction"]
-    ) -> dict[int, np.ndarray]:
+    def masks(self, kind: Literal["source", "correction"] | Over) -> dict[int, np.ndarray]:
         """Return the masks of a kind that can be read, (H, W) label maps by slice."""
         found = {}
         height, width = self._info["scan"]["mask_shape"][-2:]
         with self._lock, suppress(sqlite3.Error):
             rows = self._connection.execute("SELECT slice, mask FROM masks WHERE kind = ?", (kind,))
             for index, blob in rows:
-                with suppress(_DamageError):
+                with suppress(DamageError):
                     mask = _unpack_mask(f"{kind} {index}", blob)
                     fits = mask.shape[0] <= height and mask.shape[1] <= width
                     if fits and 0 <= index < self._info["scan"]["n_slices"]:
                         found[index] = mask
         return found
-
-    def taken_masks(self) -> dict[int, np.ndarray] | None:
-        """Return the masks of an earlier state that was taken; None if they are damaged."""
-        found = self.masks("taken")
-        return found if len(found) == self._info["taken_slices"] else None
-
-    def chosen_masks(self) -> dict[int, np.ndarray] | None:
-        """Return the masks that were chosen; None if they are damaged."""
-        wanted = {index for one in self._info.get("chosen", ()) for index in one["used_on"]}
-        found = self.masks("chosen") if wanted else {}
-        return found if found.keys() == wanted else None
 
     def corrections(self) -> Corrections | None:
         """Return what a reviewer had drawn; None if it is damaged."""
@@ -382,7 +362,7 @@ class RunStore(Sequence[Record]):
         with _reading(self.folder):
             found = self._state(step, "theta") | self._state(step, "optimiser")
             values: dict[str, Any] = {
-                name: torch.from_numpy(value.copy()) if value.ndim else value.item()
+                name: torch.from_numpy(value) if value.ndim else value.item()
                 for name, value in found.items()
             }
             return Snapshot(**values)
@@ -390,7 +370,7 @@ class RunStore(Sequence[Record]):
     def theta(self, step: int) -> np.ndarray:
         """Return θ after ``step`` steps: float32 (or the method's own type), shape (n,)."""
         with _reading(self.folder):
-            return self._state(step, "theta")["theta"].copy()
+            return self._state(step, "theta")["theta"]
 
     def mean_theta(self, steps: Sequence[int]) -> np.ndarray:
         """Return the mean of θ after each of these steps.
@@ -398,11 +378,8 @@ class RunStore(Sequence[Record]):
         Summed in float64 and in order, so that the mean after a rollback is, bit for bit, the
         one that the run would have had.
         """
-        first = self.theta(steps[0])
-        total = first.astype(np.float64)
-        for step in steps[1:]:
-            total += self.theta(step)
-        return (total / len(steps)).astype(first.dtype)
+        total = sum(self.theta(step).astype(np.float64) for step in steps)
+        return np.asarray(total / len(steps), self.theta(steps[0]).dtype)
 
     def _state(self, step: int, column: str) -> dict[str, np.ndarray]:
         if step not in self._states:
@@ -410,7 +387,8 @@ class RunStore(Sequence[Record]):
                 f"The state after step {step} is not kept; this run keeps {len(self._states)} "
                 f"states, of steps 0 to {self.last_step}."
             )
-        return _unpack(f"{column} {step}", self._column(column, self._states[step]))
+        blob = self._column(column, self._states[step])
+        return dict(unpacked(opened("run", f"{column} {step}", blob)))
 
     def _column(self, column: str, number: int) -> Any:
         """Read one entry of an event."""
@@ -523,17 +501,17 @@ class RunStore(Sequence[Record]):
             (number,),
         ).fetchone()
         if row is None or row[2] != _seal(f"event {number} {row[0]}", row[1]):
-            raise _DamageError
+            raise DamageError
         step, text, _, mask, has_state = row
         if number > 0:
-            _opened(f"mask {number}", mask)
+            opened("run", f"mask {number}", mask)
             try:
                 values = json.loads(text)
                 record = _RECORD.validate_python({**values, **dict.fromkeys(_MASKS, _NO_MASK)})
             except (ValueError, TypeError, RecursionError) as error:
-                raise _DamageError from error
+                raise DamageError from error
             if record.done != number or record.slice_index not in self.source_masks:
-                raise _DamageError
+                raise DamageError
             self._records.append(record)
         if has_state:
             self._states[step] = number
@@ -543,7 +521,7 @@ class RunStore(Sequence[Record]):
             number, source = record.done, self.source_masks[record.slice_index]
             mask = _unpack_mask(f"mask {number}", self._column("mask", number))
             if mask.shape != source.shape:
-                raise _DamageError
+                raise DamageError
             return mask
 
     def _put_masks(self, kind: str, masks: Mapping[int, np.ndarray]) -> None:
@@ -586,7 +564,7 @@ def _read_info(connection: sqlite3.Connection) -> RunInfo:
     if row is None:
         raise RunFolderError("This run never began; there is nothing to look at.")
     if row[1] != _seal("info", row[0]):
-        raise _DamageError
+        raise DamageError
     return _INFO.validate_json(row[0])
 
 
@@ -598,53 +576,25 @@ def _reading(folder: Path | None) -> Iterator[None]:
         yield
     except RunFolderError:
         raise
-    except (_DamageError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
+    except (DamageError, sqlite3.Error, ValueError, TypeError, KeyError) as error:
         why = cause(error) if isinstance(error, sqlite3.Error) else "it is damaged"
         raise RunFolderError(
             f"{where} cannot be read: {why}. The masks beside {STORE_FILE} are there all the same."
         ) from error
 
 
-def _seal(name: str, data: Any) -> bytes:
-    """Return the checksum of what is kept under a name."""
-    if not isinstance(data, bytes):
-        raise _DamageError
-    return seal("run", name, data)
-
-
 def _pack(name: str, level: int, **arrays: np.ndarray) -> bytes:
     """Return arrays as sealed bytes, compressed with zlib's ``level``."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    data = zlib.compress(buffer.getbuffer(), level)
+    data = packed(arrays, level)
     return _seal(name, data) + data
-
-
-def _opened(name: str, blob: Any) -> bytes:
-    """Return sealed bytes without their seal."""
-    if not isinstance(blob, bytes) or blob[:_SEAL_BYTES] != _seal(name, blob[_SEAL_BYTES:]):
-        raise _DamageError
-    return blob[_SEAL_BYTES:]
-
-
-def _unpack(name: str, blob: Any) -> dict[str, np.ndarray]:
-    """Return what `_pack` was given, read-only."""
-    try:
-        data = zlib.decompressobj().decompress(_opened(name, blob), _MOST_BYTES)
-        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-            found = {key: kept[key] for key in kept.files}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error, BadZipFile) as error:
-        raise _DamageError from error
-    for array in found.values():
-        array.flags.writeable = False
-    return found
 
 
 def _unpack_mask(name: str, blob: Any) -> np.ndarray:
     """Return an (H, W) label map, or what was drawn on one."""
-    mask = _unpack(name, blob).get("mask")
+    mask: np.ndarray | None = unpacked(opened("run", name, blob)).get("mask")
     if mask is None or mask.ndim != 2 or mask.dtype not in (np.uint8, np.int16):
-        raise _DamageError
+        raise DamageError
+    mask.flags.writeable = False
     return mask
 
 

@@ -7,12 +7,10 @@ that nobody needs this program to read them.
 
 from __future__ import annotations
 
-import io
 import json
 import secrets
 import sqlite3
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -24,6 +22,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from napari_grata.scans.files import FileError, clear_leftovers, csv_text, identifier, write_bytes
+from napari_grata.scans.sqlite_file import DamageError, packed, unpacked
 
 from .cases import (
     DIFFICULTIES,
@@ -40,7 +39,6 @@ from .cases import (
 )
 from .list_file import DECISIONS_FILE, TABLES, ListFile, Row
 
-_MOST_BYTES = 2**31  # of one drawing
 _NOTE = "This file may identify patients. Delete it before you share the folder."
 _SUMMARY, _DECISION = TypeAdapter(CaseSummary), TypeAdapter(Decision)
 _EDIT = TypeAdapter(EditVersion)
@@ -386,10 +384,11 @@ class CaseStore:
             data = self._file.drawing(edit.row)
             if data is None or sha256(data).hexdigest() != edit.sha256:
                 return None
-            return unpacked(data)
+            found: np.ndarray = unpacked(data)
+            return found
         except sqlite3.OperationalError as error:
             raise ListError(f"{self.folder.name} cannot be read ({error}).") from error
-        except (sqlite3.Error, zlib.error, ValueError, EOFError, MemoryError):
+        except (sqlite3.Error, DamageError):
             return None
 
     def _take(self, table: str, number: int, row: dict[str, Any]) -> None:
@@ -437,20 +436,6 @@ def _summary_row(key: str, summary: CaseSummary) -> Row:
     values = asdict(summary)
     del values["stale"]
     return "runs", (key, now(), json.dumps(values))
-
-
-def packed(mask: np.ndarray) -> bytes:
-    """Return a mask or a stack of them as bytes, compressed."""
-    buffer = io.BytesIO()
-    np.save(buffer, mask, allow_pickle=False)
-    return zlib.compress(buffer.getbuffer(), 1)
-
-
-def unpacked(data: bytes) -> np.ndarray:
-    """Return what `packed` was given."""
-    whole = zlib.decompressobj().decompress(data, _MOST_BYTES)
-    found: np.ndarray = np.load(io.BytesIO(whole), allow_pickle=False)
-    return found
 
 
 def _texts(paths: Sequence[Path]) -> str:

@@ -24,8 +24,8 @@ from napari_grata.scans.files import (
     sync_folder,
     write_bytes,
 )
+from napari_grata.scans.sqlite_file import packed, unpacked
 
-from .case_store import packed, unpacked
 from .cases import CaseSummary, EditVersion, ListError
 from .compare import change_and_picture
 from .final_masks import CaseMasks, as_labels, mask_digest

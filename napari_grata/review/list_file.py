@@ -31,7 +31,7 @@ from napari_grata.scans.files import (
     system,
     whole_file,
 )
-from napari_grata.scans.sqlite_file import cause, connect, is_damage, seal
+from napari_grata.scans.sqlite_file import DamageError, cause, connect, is_damage, seal
 
 from .cases import ListError
 from .locks import LockedError, WriterLock
@@ -70,10 +70,6 @@ Row = tuple[str, Values]
 
 class BeyondReadingError(ListError):
     """Nothing in a list's file can be read."""
-
-
-class _DamageError(Exception):
-    """The file is not what was written, or not what was read before."""
 
 
 class ListFile:
@@ -183,7 +179,7 @@ class ListFile:
                 with self.writer, closing(connect(self.path, "ro")) as connection:
                     connection.execute("BEGIN")
                     self._catch_up(connection)
-            except (sqlite3.Error, _DamageError) as error:
+            except (sqlite3.Error, DamageError) as error:
                 raise self._unreadable(error) from error
 
     def last(self, table: str) -> int:
@@ -210,14 +206,14 @@ class ListFile:
                 self._place()
                 try:
                     added = self._written(rows, drawing, choices or {})
-                except (sqlite3.Error, _DamageError) as error:
+                except (sqlite3.Error, DamageError) as error:
                     if isinstance(error, sqlite3.Error) and not is_damage(error):
                         raise
                     self._repair("It was damaged, or replaced by another program.")
                     added = self._written(rows, drawing, choices or {})
             except LockedError as error:
                 raise ListError(str(error)) from error
-            except (OSError, sqlite3.Error, _DamageError) as error:
+            except (OSError, sqlite3.Error, DamageError) as error:
                 raise self._unwritten(error) from error
             self.choices.update(choices or {})
             for row in added:
@@ -284,13 +280,13 @@ class ListFile:
                 or found.strange
                 or (last and found.good.pop(last, None) != self.rows[table][last])
             ):
-                raise _DamageError
+                raise DamageError
             fresh += [(table, number, values) for number, values in found.good.items()]
         for row in fresh:
             try:
                 self.took(*row)
             except ValueError as error:
-                raise _DamageError from error
+                raise DamageError from error
         return [(table, values) for table, _, values in fresh]
 
     def _build(self) -> None:
@@ -334,7 +330,7 @@ class ListFile:
                 connection.execute("ROLLBACK")
                 if self._lock.held and not said and not _takes_rows(connection, self.path):
                     said = "Everything in it can be read all the same."
-        except (sqlite3.Error, _DamageError) as error:
+        except (sqlite3.Error, DamageError) as error:
             raise self._unreadable(error) from error
         self.placed = True
         self._damage = said
@@ -379,13 +375,13 @@ class ListFile:
         if not any(
             v[0] is not None for table in ("lists", "cases") for v in self.rows[table].values()
         ):
-            raise _DamageError
+            raise DamageError
         try:
             for name, value, sealed in connection.execute("SELECT name, value, seal FROM choices"):
                 if sealed != seal("list", f"choice {name.decode()}", value):
-                    raise _DamageError
+                    raise DamageError
                 self.choices[name.decode()] = json.loads(value)
-        except (sqlite3.Error, _DamageError, ValueError, TypeError, AttributeError) as error:
+        except (sqlite3.Error, DamageError, ValueError, TypeError, AttributeError) as error:
             if isinstance(error, sqlite3.Error) and not is_damage(error):
                 raise
             said.append("The choices for this list cannot be read; choose them again.")
