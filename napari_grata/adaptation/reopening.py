@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +13,8 @@ from napari_grata.scans.files import sha256_of
 from napari_grata.scans.scan import PHOTOGRAPHIC
 from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 
-from .corrections import Corrections
 from .methods.register import METHODS
-from .plan import Region
-from .records import ChosenInfo, ModelInfo, RunInfo
+from .records import ModelInfo, RunInfo
 from .result import RunResult
 from .run_files import fingerprint, read_whereabouts
 from .run_store import RunFolderError, RunStore
@@ -31,18 +28,26 @@ if TYPE_CHECKING:
     from .run import AdaptationRun
 
 
-@dataclass(frozen=True)
-class ReopenedRun:
+class ReopenedRun(RunResult):
     """A run as its folder tells it.
+
+    Where an earlier state was taken as the result, `past` holds all records, else those up to where
+    the run stood.
+
+    Parameters
+    ----------
+    store : RunStore
+        Of the folder.
+    scan : Scan or None
+        As `reopen` was given it.
 
     Attributes
     ----------
+    past, settings, source_masks, adapted_masks, taken, chosen
+        See `RunResult`.
     folder : Path
-    settings : Settings
-    records : RunStore
-        A sequence of `Record`, masks read when asked for; those up to where the run stood.
-    source_masks, adapted_masks : dict of int to ndarray of uint8, shape (H, W)
-        Label maps by slice.
+    info : RunInfo
+        What the run is and how it stands.
     card : Card
         The model's card, as it was.
     slices : list of int
@@ -51,37 +56,41 @@ class ReopenedRun:
     state : str
         ``finished``, ``cancelled``, ``failed``, or ``interrupted`` where the program ended in
         mid-run.
-    info : RunInfo
-        What the run is and how it stands.
     scan : Scan or None
         The scan itself, where it was found and is the same.
-    taken : int or None
-        The step of an earlier state whose masks were taken as the result; then all records are
-        there, and the adapted masks are those.
-    chosen : list of ChosenInfo
-        How those of the adapted masks were chosen that the run did not make.
-    missing : tuple of str
-        What was not found or is damaged, one sentence each; what is left is there all the same.
+    model_folder : Path or None
+        Where the model lay.
     corrections : Corrections or None
         What a reviewer had drawn, empty if nothing; None where it cannot be read.
+    missing : tuple of str
+        What was not found or is damaged, one sentence each; what is left is there all the same.
     """
 
-    folder: Path
-    settings: Settings
-    records: RunStore
-    source_masks: dict[int, np.ndarray]
-    adapted_masks: dict[int, np.ndarray]
-    card: Card
-    slices: list[int]
-    region: Region | None
-    state: str
-    info: RunInfo
-    scan: Scan | None
-    missing: tuple[str, ...]
-    model_folder: Path | None
-    corrections: Corrections | None = field(default_factory=Corrections.none)
-    taken: int | None = None
-    chosen: list[ChosenInfo] = field(default_factory=list)
+    def __init__(self, store: RunStore, scan: Scan | None) -> None:
+        assert store.folder is not None
+        self.folder, self.info, missing = store.folder, store.info, list(store.damage)
+        info = self.info
+        settings, self.card = _settings_and_card(self.folder, info)
+        self.slices, self.region = info["slices"], info["region"]
+        self.state = info["state"] if info["state"] != "running" else "interrupted"
+        where = read_whereabouts(self.folder)
+        self.scan = _the_scan(scan, where, info, self.card, missing)
+        model_folder = where.get("model_folder")
+        self.model_folder = Path(model_folder) if isinstance(model_folder, str) else None
+        _check_model(info["model"], self.model_folder, missing)
+        self.corrections = store.corrections()
+        if self.corrections is None:
+            missing.append(
+                "The corrections that this run was made with cannot be read. The masks of the run "
+                "are there all the same."
+            )
+        super().__init__(store, settings, info["count"])
+        self.missing = (*missing, *self.lost)
+
+    @property
+    def records(self) -> RunStore:
+        """A sequence of `Record`, masks read when asked for: `past`."""
+        return self.past
 
     @property
     def photographic(self) -> bool:
@@ -90,7 +99,7 @@ class ReopenedRun:
 
     def close(self) -> None:
         """Close the folder's file."""
-        self.records.close()
+        self.past.close()
 
     def stack(self, which: Literal["source", "adapted"] = "adapted") -> np.ndarray:
         """All masks as one uint8 stack as displayed, also without the scan."""
@@ -105,7 +114,7 @@ class ReopenedRun:
 
     def state_after(self, step: int) -> Snapshot:
         """Return θ and the optimiser's state after ``step`` steps; 0 is what the run began with."""
-        return self.records.state(step)
+        return self.past.state(step)
 
     def run(self, segmenter: Segmenter | None = None, scan: Scan | None = None) -> AdaptationRun:
         """Make the run live again: it can be rolled back, resumed and asked for any step.
@@ -156,7 +165,7 @@ class ReopenedRun:
                 f"The corrections that this run was made with cannot be read from {self.folder}; "
                 "it can be looked at but not resumed."
             )
-        self.records.close()
+        self.past.close()
         store = RunStore(self.folder, writable=True)
         try:
             return AdaptationRun(
@@ -194,17 +203,15 @@ def reopen(folder: str | Path, scan: Scan | None = None) -> ReopenedRun:
     RunFolderError
         If the folder is no run folder or is damaged beyond reading.
     """
-    folder = Path(folder).expanduser()
-    store = RunStore(folder, to_position=True)
+    store = RunStore(Path(folder).expanduser(), to_position=True)
     try:
-        return _reopened(folder, store, scan)
+        return ReopenedRun(store, scan)
     except BaseException:
         store.close()
         raise
 
 
-def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
-    info, missing = store.info, list(store.damage)
+def _settings_and_card(folder: Path, info: RunInfo) -> tuple[Settings, Card]:
     method, package = info["settings"].get("method"), info["versions"].get("method")
     if package and method not in METHODS:
         raise RunFolderError(
@@ -218,41 +225,20 @@ def _reopened(folder: Path, store: RunStore, scan: Scan | None) -> ReopenedRun:
             raise CardError(f"{CARD_FILE} is not as the run wrote it.")
     except (OSError, CardError, SettingsError) as error:
         raise RunFolderError(f"The run in {folder} cannot be read: {error}") from error
-    where = read_whereabouts(folder)
-    found = scan if scan is not None else _find_scan(where, missing)
+    return settings, card
+
+
+def _the_scan(
+    given: Scan | None, where: dict[str, Any], info: RunInfo, card: Card, missing: list[str]
+) -> Scan | None:
+    """Return the run's scan with all that is read together with it, or say what is missing."""
+    found = given if given is not None else _find_scan(where, missing)
     if found is not None and not found.channels:
         found = _with_channels(found, where, info, card, missing)
     if found is not None and (other := _another(found, info, card)):
         missing.append(f"{other} is not the one that the run was made on; its masks may not fit.")
-        found = None
-    model_folder = where.get("model_folder")
-    model_folder = Path(model_folder) if isinstance(model_folder, str) else None
-    _check_model(info["model"], model_folder, missing)
-    corrections = store.corrections()
-    if corrections is None:
-        missing.append(
-            "The corrections that this run was made with cannot be read. The masks of the run are "
-            "there all the same."
-        )
-    result = RunResult(store, settings, (), info["count"])
-    return ReopenedRun(
-        folder=folder,
-        settings=settings,
-        records=store,
-        source_masks=dict(store.source_masks),
-        adapted_masks=result.adapted_masks,
-        card=card,
-        slices=info["slices"],
-        region=info["region"],
-        state=info["state"] if info["state"] != "running" else "interrupted",
-        info=info,
-        scan=found,
-        missing=(*missing, *result.lost),
-        model_folder=model_folder,
-        corrections=corrections,
-        taken=result.taken,
-        chosen=list(result.chosen),
-    )
+        return None
+    return found
 
 
 def _find_scan(where: dict[str, Any], missing: list[str]) -> Scan | None:

@@ -1,4 +1,4 @@
-"""Where a run stands in its past, and what of it is in use: masks, and the θ that draws them."""
+"""What of a run is in use: its masks, and the θ that draws them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from .settings import Settings
 
 
 class RunResult:
-    """What is in use of a run.
+    """The masks of a run that are in use.
 
-    The masks of its own steps are, up to where it stands; over them may lie those of an earlier
-    state that were taken for the whole stack, and over both some that others made.
+    Those of its own steps are, up to where it stands; over them may lie those of an earlier state
+    that were taken for the whole stack, and over both some that others made.
 
     Parameters
     ----------
     past : RunStore
         All records so far, masks on demand, and θ and optimiser state after each step.
     settings : Settings
-    plan : tuple of Event
-        Everything that will happen, in order.
-    position : int
-        Events done, as rolled back to.
+    length : int
+        Of the past, in events, up to where the run stands.
 
     Attributes
     ----------
@@ -42,21 +40,15 @@ class RunResult:
         What was in use and cannot be read, a sentence each.
     """
 
-    _afterwards = True
-    """Whether the slices are predicted once the model has learnt, not as it goes by them."""
-
     taken: int | None
     chosen: tuple[ChosenInfo, ...]
     beneath: dict[int, np.ndarray]
-    _mean: tuple[tuple[int, int], np.ndarray] | None
 
-    def __init__(
-        self, past: RunStore, settings: Settings, plan: tuple[Event, ...], position: int
-    ) -> None:
-        self.past, self.settings, self.plan = past, settings, plan
+    def __init__(self, past: RunStore, settings: Settings, length: int) -> None:
+        self.past, self.settings = past, settings
         self.source_masks = past.source_masks
         self.lost: list[str] = []
-        self._stand_at(position)
+        self._use_own(length)
         if past.begun:
             self._read_back()
 
@@ -80,17 +72,49 @@ class RunResult:
             words = "The masks that were chosen cannot be read; those of the run are shown."
             self.lost.append(words)
 
-    def _stand_at(self, position: int) -> None:
-        """Go to where so many events are done; the masks of the run's own steps are the result."""
-        self.position = position
-        self.adapted_masks = self.past.latest_masks(position)
-        self.taken, self.chosen, self.beneath, self._mean = None, (), {}, None
+    def _use_own(self, length: int) -> None:
+        """Make the masks of the run's own steps the result, as of so many events."""
+        self.adapted_masks = self.past.latest_masks(length)
+        self.taken, self.chosen, self.beneath = None, (), {}
 
     def _lay_over(self, masks: Mapping[int, np.ndarray], chosen: Sequence[ChosenInfo]) -> None:
         self.adapted_masks.update(self.beneath)
         self.beneath = {i: mask for i, mask in self.adapted_masks.items() if i in masks}
         self.adapted_masks.update(masks)
         self.chosen = tuple(chosen) if masks else ()
+
+
+class OngoingResult(RunResult):
+    """Where a run stands in its plan, and what of it is in use.
+
+    Parameters
+    ----------
+    past, settings
+        As of `RunResult`.
+    plan : tuple of Event
+        Everything that will happen, in order.
+    afterwards : bool
+        Whether the slices are predicted once the model has learnt, not as it goes by them.
+
+    Attributes
+    ----------
+    position : int
+        Events done, as rolled back to.
+    """
+
+    _mean: tuple[tuple[int, int], np.ndarray] | None
+
+    def __init__(
+        self, past: RunStore, settings: Settings, plan: tuple[Event, ...], afterwards: bool
+    ) -> None:
+        self.plan, self._afterwards, self._mean = plan, afterwards, None
+        self.position = past.info["position"] if past.begun else 0
+        super().__init__(past, settings, self.position)
+
+    def _stand_at(self, position: int) -> None:
+        """Go to where so many events are done."""
+        self.position, self._mean = position, None
+        self._use_own(position)
 
     @property
     def total(self) -> int:

@@ -20,7 +20,7 @@ from .corrections import Corrections
 from .flags import Slice, flag_slice, mean_entropy
 from .plan import Event, Region, RunError, checked_region, checked_slices, cut_short, make_plan
 from .records import ChosenInfo, Record, figures, measure
-from .result import RunResult
+from .result import OngoingResult
 from .run_files import begin, fresh_folder, now, write_masks, write_tables
 from .run_store import RunFolderError, RunStore
 from .settings import Settings, preset
@@ -88,7 +88,7 @@ def adapt(
     return stream()
 
 
-class AdaptationRun(RunResult):
+class AdaptationRun(OngoingResult):
     """One adaptation of one model to one scan, with its past.
 
     Nothing is computed before `records` is iterated.
@@ -120,7 +120,7 @@ class AdaptationRun(RunResult):
     Attributes
     ----------
     past, settings, plan, position, source_masks, adapted_masks, taken, chosen, beneath
-        See `RunResult`.
+        See `OngoingResult`.
     corrections : Corrections
         Of this scan; empty if there are none.
     folder : Path or None
@@ -175,7 +175,6 @@ class AdaptationRun(RunResult):
                 "reads whole volumes. Choose another method, or a model that reads slices."
             )
         plan = make_plan(settings, self.slices, scan.case_of, taught, volumes=volumes)
-        self._afterwards = volumes or settings.predicts_afterwards
         self.cut = cut
         if cut is not None:
             plan = cut_short(plan, cut, settings)
@@ -208,7 +207,7 @@ class AdaptationRun(RunResult):
                     "by another version. It can be looked at but not resumed."
                 )
             self.continued = store.info["continued"]
-        super().__init__(store, settings, plan, store.info["position"] if store.begun else 0)
+        super().__init__(store, settings, plan, volumes or settings.predicts_afterwards)
         self._adapter.start = store.theta(0)
         self.adopt_frames(store.without_masks())
         self._far = FarSlices(scan)
@@ -449,18 +448,8 @@ class AdaptationRun(RunResult):
         """Keep what is known before the first step, or that the run goes on."""
         if self.past.begun or self.folder is None:
             self.past.stand(**self._standing("running"))
-            return
-        begin(
-            self.past,
-            self.scan,
-            self.segmenter,
-            self.settings,
-            self.corrections,
-            self.slices,
-            region=self.region,
-            continued=self.continued,
-            **self._standing("running"),
-        )
+        else:
+            begin(self, **self._standing("running"))
 
     def _rest(self, state: str | None = None) -> None:
         """The run comes to rest: write the files for others, and keep how it stands.

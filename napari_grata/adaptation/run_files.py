@@ -36,15 +36,15 @@ from napari_grata.scans.files import (
 )
 from napari_grata.segmenters.card import CARD_FILE, write_card
 
-from .corrections import Corrections
 from .methods.register import METHODS
 from .records import Record, RunInfo, ScanInfo
-from .run_store import RunFolderError, RunStore
-from .settings import Settings
+from .run_store import RunFolderError
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
-    from napari_grata.segmenters import Card, Segmenter
+    from napari_grata.segmenters import Card
+
+    from .run import AdaptationRun
 
 SCAN_FILE = "scan.json"
 RUN_FILE = "run.json"
@@ -94,48 +94,43 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def begin(
-    store: RunStore,
-    scan: Scan,
-    segmenter: Segmenter,
-    settings: Settings,
-    corrections: Corrections,
-    slices: Sequence[int],
-    **more: Any,
-) -> None:
-    """Begin a run's folder: its card, ``scan.json``, and what the run is in its store.
+def begin(run: AdaptationRun, **standing: Any) -> None:
+    """Begin a run's folder: its card, ``scan.json``, and in its store what the run is.
 
     Parameters
     ----------
-    **more
-        Entries of `RunInfo` that follow from none of the others.
+    **standing
+        How it stands, entries of `RunInfo`.
 
     Raises
     ------
     RunFolderError
     """
-    folder, card = store.folder, segmenter.card
+    folder, card, settings = run.past.folder, run.segmenter.card, run.settings
     assert folder is not None
+    model_folder = getattr(run.segmenter, "folder", None)
     try:
         write_card(folder, card)
-        write_whereabouts(folder, scan, slices, getattr(segmenter, "folder", None))
+        write_whereabouts(folder, run.scan, run.slices, model_folder)
     except OSError as error:
         raise RunFolderError(
             f"The run cannot be kept in its folder ({error.strerror}). Choose another place, or "
             "run without a folder."
         ) from error
-    store.begin(
-        corrections,
-        count=len(store),
+    run.past.begin(
+        run.corrections,
+        count=len(run.past),
         settings=settings.to_dict(),
         seed=settings.seed,
-        slices=slices,
+        slices=run.slices,
+        region=run.region,
+        continued=run.continued,
         started=now(),
         versions=versions(settings.method),
         model={name: getattr(card, name) for name in ("name", "version", "weights_sha256")},
-        scan=_describe(scan),
+        scan=_describe(run.scan),
         card_sha256=sha256_of(folder / CARD_FILE),
-        **more,
+        **standing,
     )
 
 
