@@ -221,8 +221,7 @@ class RunStore(Sequence[Record]):
     def begin(self, corrections: Corrections, **info: Any) -> None:
         """Keep what the run is, before its first step: entries of `RunInfo`."""
         with self._transaction():
-            told = corrections.info
-            self._info = {"corrections": told, "count": 0, "taken_slices": 0, **info}
+            self._info = {"corrections": corrections.info, "count": 0, "taken_slices": 0, **info}
             self._put_masks("correction", corrections.labels)
             self._put_info()
 
@@ -361,16 +360,14 @@ class RunStore(Sequence[Record]):
 
         with _reading(self.folder):
             found = self._state(step, "theta") | self._state(step, "optimiser")
-            values: dict[str, Any] = {
-                name: torch.from_numpy(value) if value.ndim else value.item()
-                for name, value in found.items()
-            }
-            return Snapshot(**values)
+            for name, value in found.items():
+                found[name] = torch.from_numpy(value) if value.ndim else value.item()
+            return Snapshot(**found)
 
     def theta(self, step: int) -> np.ndarray:
         """Return θ after ``step`` steps: float32 (or the method's own type), shape (n,)."""
         with _reading(self.folder):
-            return self._state(step, "theta")["theta"]
+            return np.asarray(self._state(step, "theta")["theta"])
 
     def mean_theta(self, steps: Sequence[int]) -> np.ndarray:
         """Return the mean of θ after each of these steps.
@@ -381,7 +378,7 @@ class RunStore(Sequence[Record]):
         total = sum(self.theta(step).astype(np.float64) for step in steps)
         return np.asarray(total / len(steps), self.theta(steps[0]).dtype)
 
-    def _state(self, step: int, column: str) -> dict[str, np.ndarray]:
+    def _state(self, step: int, column: str) -> dict[str, Any]:
         if step not in self._states:
             raise RunFolderError(
                 f"The state after step {step} is not kept; this run keeps {len(self._states)} "

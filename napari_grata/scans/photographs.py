@@ -200,28 +200,28 @@ class PhotographList(Scan):
         )
 
     def _load(self, i: int) -> np.ndarray:
-        picture = decode(self._infos[i])
+        picture = decode(self._info(i))
         if self.rgb and picture.ndim == 2:
             picture = np.repeat(picture[..., np.newaxis], 3, axis=2)
         if picture.dtype == np.uint8 and self._dtype == np.uint16:
             return picture.astype(np.uint16) * np.uint16(257)
         return picture.astype(self._dtype, copy=False)
 
-    def peek(self, i: int) -> np.ndarray:
+    def _info(self, i: int) -> PhotographInfo:
         self._check_index(i)
+        return self._infos[i]
+
+    def peek(self, i: int) -> np.ndarray:
         return self._decoded(i)
 
     def slice_geometry(self, i: int) -> Geometry:
-        self._check_index(i)
-        return self._infos[i].geometry
+        return self._info(i).geometry
 
     def slice_name(self, i: int) -> str:
-        self._check_index(i)
-        return stem(self._infos[i].path)
+        return stem(self._info(i).path)
 
     def slice_path(self, i: int) -> Path | None:
-        self._check_index(i)
-        return self._infos[i].path
+        return self._info(i).path
 
 
 # -- headers -------------------------------------------------------------------------------
@@ -452,12 +452,10 @@ def _by_tifffile(info: PhotographInfo) -> np.ndarray:
         if int(file.pages.first.compression) in _DEFLATE:
             _check_inflated(file, series, info.path)
         array, axes = series.asarray(), series.axes
-    order = [k for k, axis in enumerate(axes) if axis not in "YXS"]
-    order += [axes.index(axis) for axis in "YXS" if axis in axes]
+    order = sorted(range(len(axes)), key=lambda k: "YXS".find(axes[k]))
     array = array.transpose(order).reshape(*info.geometry.source_shape, -1)
     array = array[..., :3] if info.rgb else array[..., 0]
-    shown: np.ndarray = info.geometry.to_display(array)
-    return shown
+    return info.geometry.to_display(array)
 
 
 def _check_inflated(file: Any, series: Any, path: Path) -> None:
