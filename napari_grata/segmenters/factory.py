@@ -44,7 +44,7 @@ def _ours(module: str, name: str) -> Callable[..., nn.Module]:
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resunet": _ours(".resunet", "ResUNet"),
-    "nnunet": _ours(".nnunet_network", "build"),
+    "nnunet": _ours(".nnunet_segmenter", "build"),
     "monai": _ours(".monai_bundle", "build"),
 }
 

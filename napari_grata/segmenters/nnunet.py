@@ -149,7 +149,9 @@ class NNUNetFolder(Loader):
                 f"{error} The weights are not those of the network in {PLANS}: it was trained by "
                 f"{trainers}, which may build another."
             ) from None
-        return LoadedModel(card, network, _left_out(folder, files))
+        left_out = ", ".join(one.name for one in _folds(folder) if one.name not in files)
+        told = f"{left_out} holds no {CHECKPOINT} and takes no part in the prediction."
+        return LoadedModel(card, network, (told,) if left_out else ())
 
 
 def _twin(key: str) -> bool:
@@ -194,13 +196,6 @@ def _checkpoints(folder: Path) -> dict[str, Path]:
             "is through; finish one, or copy the fold's folder too."
         )
     return files
-
-
-def _left_out(folder: Path, files: Mapping[str, Path]) -> tuple[str, ...]:
-    missing = [one.name for one in _folds(folder) if one.name not in files]
-    if not missing:
-        return ()
-    return (f"{', '.join(missing)} holds no {CHECKPOINT} and takes no part in the prediction.",)
 
 
 def _checkpoint(file: Path) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from .nnunet import STRICT, KeptPlan
-from .nnunet_network import Z_SCORES
-from .sliding_window import SlidingWindow
+from .sliding_window import Z_SCORES, SlidingWindow
 from .volumes import Case, VolumeSegmenter, sampled
 
 if TYPE_CHECKING:
@@ -163,8 +162,7 @@ class PlannedWindow(SlidingWindow):
     """A network with the windows of a plan, as MONAI lays and weighs them."""
 
     def __init__(self, network: nn.Module, plan: ReadingPlan) -> None:
-        low, high = plan.ends
-        super().__init__([network], [max(1, n) for n in plan.patch], [high - low], [low])
+        super().__init__([network], [max(1, n) for n in plan.patch], [plan.ends])
         self._whole, self._overlap = not all(plan.patch), plan.overlap
         lines = [torch.ones(side) for side in self.window]
         if plan.gaussian:

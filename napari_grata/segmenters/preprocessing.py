@@ -183,11 +183,6 @@ class Prepared:
     slice_index: int = 0
     invalid: np.ndarray | None = None
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W) of the slice."""
-        return self.frame.shape
-
     def to(self, device: torch.device | str) -> Prepared:
         """Return the same with its image on `device`."""
         return replace(self, image=self.image.to(device))
@@ -387,6 +382,4 @@ def _pad(image: torch.Tensor, frame: Frame) -> torch.Tensor:
     top, left = frame.padding
     bottom = frame.outer[0] - frame.inner[0] - top
     right = frame.outer[1] - frame.inner[1] - left
-    if not (top or left or bottom or right):
-        return image
     return functional.pad(image, (left, right, top, bottom), mode="replicate")

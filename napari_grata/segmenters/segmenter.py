@@ -260,8 +260,14 @@ class Segmenter:
         misfit = self.fits(scan)
         if misfit is not None:
             raise PredictionError(misfit)
+        every = range(scan.n_slices) if slices is None else slices
+        yield from self._predicted(scan, every, region, batch_size)
+
+    def _predicted(
+        self, scan: Scan, slices: Iterable[int], region: Region | None, batch_size: int | None
+    ) -> Iterator[Prediction]:
         size = batch_size or (4 if self.device.type == "cpu" else 16)
-        remaining = iter(range(scan.n_slices) if slices is None else slices)
+        remaining = iter(slices)
         while batch := list(islice(remaining, size)):
             # They wait on the CPU: a device that fails must not take them along.
             with memory_in_words(_TO_SEGMENT):

@@ -17,15 +17,10 @@ from torch.nn import functional
 STEP = 0.5
 #: Planes of a volume that are handed on at a time.
 PLANES = 8
+#: z-scores that become 0 and 1; a network with instance normalisation does not care which.
+Z_SCORES = (-3.0, 5.0)
 #: Standard deviation of a window's weights, as a part of its size.
 DEVIATION = 1 / 8
-
-
-def window_starts(size: int, window: int) -> list[int]:
-    """Return where windows of one axis start: evenly spaced, at most half a window apart."""
-    furthest = max(0, size - window)
-    steps = math.ceil(furthest / (window * STEP))
-    return [round(furthest * n / steps) for n in range(steps + 1)] if steps else [0]
 
 
 def window_weights(window: Sequence[int]) -> Tensor:
@@ -48,9 +43,9 @@ class SlidingWindow(nn.Module):
         Their logits are averaged.
     window : sequence of int
         Two sides or three; a smaller image is padded with 0 as the networks see it.
-    scale, offset : sequence of float
-        One a channel: the networks see ``image · scale + offset``, so that images can be handed
-        about in [0, 1] and views of them made there.
+    ranges : sequence of (float, float)
+        One a channel: which intensities of the networks are 0 and 1 here (they see ``image · scale
+        + offset``), so that images can be handed about in [0, 1] and views of them made there.
     """
 
     weights: Tensor
@@ -61,15 +56,15 @@ class SlidingWindow(nn.Module):
         self,
         folds: Sequence[nn.Module],
         window: Sequence[int],
-        scale: Sequence[float],
-        offset: Sequence[float],
+        ranges: Sequence[tuple[float, float]],
     ) -> None:
         super().__init__()
         self.folds = nn.ModuleList(folds)
         self.window = tuple(window)
         wide = (-1,) + (1,) * len(self.window)
-        for name, values in (("scale", scale), ("offset", offset)):
-            tensor = torch.tensor(list(values), dtype=torch.float32).view(wide)
+        spans = [high - low for low, high in ranges]
+        for name, values in (("scale", spans), ("offset", [low for low, _ in ranges])):
+            tensor = torch.tensor(values, dtype=torch.float32).view(wide)
             self.register_buffer(name, tensor, persistent=False)
         self.register_buffer("weights", window_weights(self.window), persistent=False)
 
@@ -119,8 +114,10 @@ class SlidingWindow(nn.Module):
             yield first, found[(slice(None), slice(None), *inner)]
 
     def starts(self, size: int, window: int) -> list[int]:
-        """Return where the windows of one axis start."""
-        return window_starts(size, window)
+        """Return where the windows of one axis start: evenly spaced, at most half of one apart."""
+        furthest = max(0, size - window)
+        steps = math.ceil(furthest / (window * STEP))
+        return [round(furthest * n / steps) for n in range(steps + 1)] if steps else [0]
 
     def _stitched(
         self, x: Tensor, starts: Sequence[Sequence[int]], mirror: Sequence[int]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .devices import free_bytes, size_words
-from .nnunet import KeptPlan, Plan
+from .nnunet import KeptPlan
 from .preprocessing import (
     LARGEST,
     MOST_ENLARGED,
@@ -115,17 +115,18 @@ class VolumeSegmenter(Segmenter):
     Kinds of models differ in what they read of a volume, and how their answer is brought back.
     """
 
-    plan_class: type[KeptPlan] = Plan
+    plan_class: type[KeptPlan]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.plan: Any = self.plan_class.from_arguments(self.card.arguments["plan"])
-        self._cases: weakref.WeakKeyDictionary[Scan, dict[int, Any]]
+        # One volume of a scan at a time: the next few slices are of the same.
+        self._cases: weakref.WeakKeyDictionary[Scan, tuple[int, Any]]
         self._cases = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
-        # For as long as someone holds it: the next few slices are of the same volume.
-        self._volumes: weakref.WeakKeyDictionary[Scan, tuple[Any, weakref.ref[Volume]]]
-        self._volumes = weakref.WeakKeyDictionary()
+        # For as long as someone holds it.
+        self._volumes: weakref.WeakValueDictionary[tuple[Any, ...], Volume]
+        self._volumes = weakref.WeakValueDictionary()
         self._reading = threading.Lock()
 
     # -- what kinds of models differ in ------------------------------------------------------
@@ -262,11 +263,9 @@ class VolumeSegmenter(Segmenter):
     def _case(self, scan: Scan, i: int) -> Any:
         number = scan.case_of(i)
         with self._lock:
-            kept = self._cases.setdefault(scan, {})
-            if number not in kept:
-                kept.clear()  # one volume at a time
-                kept[number] = self._look(scan, number)
-            return kept[number]
+            if scan not in self._cases or self._cases[scan][0] != number:
+                self._cases[scan] = number, self._look(scan, number)
+            return self._cases[scan][1]
 
     def _plane(self, scan: Scan, i: int) -> np.ndarray:
         """Read a slice as float32 (C, H, W); what is no number is 0."""
@@ -346,22 +345,15 @@ class VolumeSegmenter(Segmenter):
 
     # -- whole volumes -----------------------------------------------------------------------
 
-    def predict(
-        self,
-        scan: Scan,
-        slices: Iterable[int] | None = None,
-        region: Region | None = None,
-        batch_size: int | None = None,
+    def _predicted(
+        self, scan: Scan, slices: Iterable[int], region: Region | None, batch_size: int | None
     ) -> Iterator[Prediction]:
-        misfit = self.fits(scan)
-        if misfit is not None:
-            raise PredictionError(misfit)
         if self._by_slices(scan):
-            yield from super().predict(scan, slices, region, batch_size)
+            yield from super()._predicted(scan, slices, region, batch_size)
             return
         for notice in self.standing:
             self._notice(notice)
-        for i in range(scan.n_slices) if slices is None else slices:
+        for i in slices:
             with memory_in_words("for this volume"):
                 volume = self.volume(scan, i, region)
                 maps = self.slice_of(volume.logits, scan, i, region)
@@ -378,13 +370,11 @@ class VolumeSegmenter(Segmenter):
         PredictionError
             It does not fit into memory, or what comes out of the network are no numbers.
         """
-        wanted = scan.case_of(i), region
+        key = scan, scan.case_of(i), region and tuple(region)
         with self._reading:
-            known = self._volumes.get(scan)
-            volume = known[1]() if known is not None and known[0] == wanted else None
+            volume = self._volumes.get(key)
             if volume is None:
-                volume = self._volume(scan, i, region)
-                self._volumes[scan] = wanted, weakref.ref(volume)
+                self._volumes[key] = volume = self._volume(scan, i, region)
             return volume
 
     def _volume(self, scan: Scan, i: int, region: Region | None) -> Volume:

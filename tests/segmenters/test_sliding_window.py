@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_grata.segmenters.sliding_window import SlidingWindow, window_starts, window_weights
+from napari_grata.segmenters.sliding_window import SlidingWindow, window_weights
 
 
 class Twice(nn.Module):
@@ -39,7 +39,8 @@ class Place(nn.Module):
     ],
 )
 def test_windows_are_even_and_at_most_half_a_window_apart(size, window, starts):
-    assert window_starts(size, window) == starts
+    network = SlidingWindow([nn.Identity()], (window,), [(0.0, 1.0)])
+    assert network.starts(size, window) == starts
 
 
 def test_weights_fall_from_the_centre_and_are_nowhere_nothing():
@@ -53,19 +54,19 @@ def test_weights_fall_from_the_centre_and_are_nowhere_nothing():
 @pytest.mark.parametrize("mirror", [(), (1,), (0, 1)])
 def test_what_needs_no_neighbours_comes_out_the_same_in_any_window(sides, mirror):
     images = torch.rand(2, 1, *sides)
-    network = SlidingWindow([Twice()], (16, 16), [4.0], [-1.0])
+    network = SlidingWindow([Twice()], (16, 16), [(-1.0, 3.0)])
     seen = 4 * images - 1
     assert torch.allclose(network(images, mirror), torch.cat([2 * seen, -seen], 1), atol=1e-5)
 
 
 def test_a_volume_goes_through_windows_of_three_sides():
     images = torch.rand(1, 1, 9, 20, 11)
-    found = SlidingWindow([Twice()], (8, 8, 8), [1.0], [0.0])(images, (0, 1, 2))
+    found = SlidingWindow([Twice()], (8, 8, 8), [(0.0, 1.0)])(images, (0, 1, 2))
     assert torch.allclose(found[:, :1], 2 * images, atol=1e-5)
 
 
 def test_a_smaller_image_lies_in_the_middle_of_its_window_on_zeros_as_the_network_sees_them():
-    network = SlidingWindow([Place()], (16, 16), [1.0], [5.0])
+    network = SlidingWindow([Place()], (16, 16), [(5.0, 6.0)])
     assert network(torch.zeros(1, 1, 4, 6))[0, 0, 0].tolist() == [5, 6, 7, 8, 9, 10]
     seen = []
     network.folds[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -75,7 +76,7 @@ def test_a_smaller_image_lies_in_the_middle_of_its_window_on_zeros_as_the_networ
 
 
 def test_mirroring_averages_over_all_ways_to_mirror():
-    network = SlidingWindow([Place()], (16, 16), [1.0], [0.0])
+    network = SlidingWindow([Place()], (16, 16), [(0.0, 1.0)])
     found = network(torch.zeros(1, 1, 16, 16), (1,))
     assert torch.allclose(found, torch.tensor(7.5))
 
@@ -83,7 +84,7 @@ def test_mirroring_averages_over_all_ways_to_mirror():
 @pytest.mark.parametrize("sides", [(21, 9, 8), (8, 30, 5), (6, 8, 8)])
 def test_slabs_are_the_whole_piece_by_piece(sides):
     torch.manual_seed(0)
-    network = SlidingWindow([nn.Conv3d(1, 3, 3, padding=1)], (8, 8, 8), [1.0], [0.0])
+    network = SlidingWindow([nn.Conv3d(1, 3, 3, padding=1)], (8, 8, 8), [(0.0, 1.0)])
     images = torch.rand(1, 1, *sides)
     with torch.inference_mode():
         whole = network(images, (1,))
@@ -98,7 +99,7 @@ def test_slabs_are_the_whole_piece_by_piece(sides):
         images, [n for s in reversed(sides) for n in (max(0, 8 - s) // 2, -(min(0, s - 8) // 2))]
     )
     weight = torch.zeros(total.shape[2:])
-    for starts in itertools.product(*(window_starts(n, 8) for n in padded.shape[2:])):
+    for starts in itertools.product(*(network.starts(n, 8) for n in padded.shape[2:])):
         inside = tuple(slice(n, n + 8) for n in starts)
         x = padded[(..., *inside)]
         answer = (network.folds[0](x) + network.folds[0](x.flip(3)).flip(3)) / 2
@@ -111,7 +112,7 @@ def test_slabs_are_the_whole_piece_by_piece(sides):
 
 def test_folds_are_averaged_and_gradients_reach_all_of_them():
     folds = [nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)]
-    network = SlidingWindow(folds, (8, 8), [1.0], [0.0])
+    network = SlidingWindow(folds, (8, 8), [(0.0, 1.0)])
     images = torch.rand(1, 1, 20, 9)
     wanted = (folds[0](images) + folds[1](images)) / 2
     found = network(images)
