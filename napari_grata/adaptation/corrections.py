@@ -220,24 +220,9 @@ class Corrections:
             )
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What one slice's corrections say on the model's grid.
-
-    Attributes
-    ----------
-    targets : ndarray of float32, shape (S, h, w)
-        Sigmoid: one map per structure, contained structures counted in those that contain them.
-        Softmax: one map per class, background first.
-    weights : ndarray of float32, shape (h, w)
-        1 on corrected pixels, falling off around them with soft labels, 0 elsewhere.
-    """
-
-    targets: np.ndarray
-    weights: np.ndarray
-
-
-def lesson(labels: np.ndarray, card: Card, frame: Frame, soft_labels: float = 0.0) -> Lesson | None:
+def lesson(
+    labels: np.ndarray, card: Card, frame: Frame, soft_labels: float = 0.0
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Bring one slice's corrections to the grid that the model reads.
 
     Each model pixel takes the corrected pixel nearest to its centre; where that is none, but
@@ -256,8 +241,13 @@ def lesson(labels: np.ndarray, card: Card, frame: Frame, soft_labels: float = 0.
 
     Returns
     -------
-    Lesson or None
-        None if no corrected pixel lies in what the model sees.
+    targets : ndarray of float32, shape (S, h, w)
+        Sigmoid: one map per structure, contained structures counted in those that contain them.
+        Softmax: one map per class, background first.
+    weights : ndarray of float32, shape (h, w)
+        1 on corrected pixels, falling off around them with soft labels, 0 elsewhere.
+
+    None if no corrected pixel lies in what the model sees.
     """
     labels = np.asarray(labels)
     weights = (labels != NOT_CORRECTED).astype(np.float32)
@@ -286,7 +276,7 @@ def lesson(labels: np.ndarray, card: Card, frame: Frame, soft_labels: float = 0.
     targets[place] = inner
     padded = np.zeros(frame.outer, np.float32)
     padded[place] = weights
-    return Lesson(targets, padded)
+    return targets, padded
 
 
 def _to_grid(

@@ -181,10 +181,8 @@ class Supervision:
         taught = lesson(labels, card, prepared.frame, soft_labels)
         if taught is None:
             return None
-        return cls(
-            torch.from_numpy(taught.targets)[None].to(prepared.image),
-            torch.from_numpy(taught.weights)[None].to(prepared.image),
-        )
+        targets, weights = (torch.from_numpy(one)[None].to(prepared.image) for one in taught)
+        return cls(targets, weights)
 
     def to(self, like: Tensor) -> Supervision:
         """Return the same on the device and in the type of ``like``."""

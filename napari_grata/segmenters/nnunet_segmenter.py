@@ -16,7 +16,7 @@ from torch import nn
 
 from .nnunet import NETWORKS, Plan
 from .sliding_window import Z_SCORES, SlidingWindow
-from .volumes import Case, VolumeSegmenter, sampled
+from .volumes import Case, Place, VolumeSegmenter, sampled
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -108,12 +108,7 @@ class NNUNetSegmenter(VolumeSegmenter):
         return found
 
     def _read(
-        self,
-        scan: Scan,
-        case: NNUNetCase,
-        where: tuple[slice, ...],
-        values: np.ndarray,
-        shape: Sequence[int],
+        self, scan: Scan, case: NNUNetCase, where: Place, values: np.ndarray, shape: Sequence[int]
     ) -> np.ndarray:
         from scipy.ndimage import map_coordinates
         from skimage.transform import resize

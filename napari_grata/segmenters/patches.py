@@ -11,7 +11,7 @@ import torch
 
 from .preprocessing import STRIDE, Prepared, Region
 from .segmenter import _copy_on
-from .volumes import Lie, VolumeSegmenter
+from .volumes import Lie, Place, VolumeSegmenter
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -37,7 +37,7 @@ class Patch(Prepared):
         How the slice lies there; None where it shows nothing.
     """
 
-    place: tuple[slice, slice, slice] = (slice(0), slice(0), slice(0))
+    place: Place = (slice(0), slice(0), slice(0))
     lie: Lie | None = None
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .nnunet import STRICT, KeptPlan
 from .sliding_window import Z_SCORES, SlidingWindow
-from .volumes import Case, VolumeSegmenter, sampled
+from .volumes import Case, Place, VolumeSegmenter, sampled
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -284,12 +284,7 @@ class PlannedSegmenter(VolumeSegmenter):
         return PlannedCase(box, middle, measured)
 
     def _read(
-        self,
-        scan: Scan,
-        case: PlannedCase,
-        where: tuple[slice, ...],
-        values: np.ndarray,
-        shape: Sequence[int],
+        self, scan: Scan, case: PlannedCase, where: Place, values: np.ndarray, shape: Sequence[int]
     ) -> np.ndarray:
         lines = self._lines(scan, values.shape[1:], shape, case.middle)
         return self._changed(values, lines, case.measured)[0].numpy()

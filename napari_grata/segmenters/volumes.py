@@ -48,7 +48,9 @@ _CERTAIN = 1e-12
 _LARGEST_HALF = 6e4
 
 
-Over = tuple[tuple[slice, slice, slice], torch.Tensor]
+Place = tuple[slice, slice, slice]
+"""A part of a volume, along its three axes."""
+Over = tuple[Place, torch.Tensor]
 """Where on a volume's grid logits (S, a, b, c) lie over others, and they themselves."""
 
 
@@ -62,7 +64,7 @@ class Case:
         Planes, rows and columns, as displayed, that are read.
     """
 
-    box: tuple[slice, slice, slice]
+    box: Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +142,7 @@ class VolumeSegmenter(Segmenter):
         raise NotImplementedError
 
     def _read(
-        self,
-        scan: Scan,
-        case: Any,
-        where: tuple[slice, ...],
-        values: np.ndarray,
-        shape: Sequence[int],
+        self, scan: Scan, case: Any, where: Place, values: np.ndarray, shape: Sequence[int]
     ) -> np.ndarray:
         """Return what the network reads of (C, a, b, c), turned already, on a grid of this shape.
 

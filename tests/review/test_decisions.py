@@ -367,8 +367,21 @@ def test_what_lay_at_a_place_that_was_out_of_reach_comes_first(
 # -- one program at a time -----------------------------------------------------------------------
 
 
+def ready(code: str) -> subprocess.Popen:
+    """Start a program, and wait until it says that it is ready."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline().strip() == "ready"
+    return program
+
+
 def other_program(folder: Path, key: str = "case-0003", *, close: bool = False) -> subprocess.Popen:
-    code = f"""
+    return ready(f"""
         import sys
         from napari_grata.review.case_list import CaseList
         cases = CaseList.load({str(folder)!r})
@@ -379,16 +392,7 @@ def other_program(folder: Path, key: str = "case-0003", *, close: bool = False) 
             cases.close()
         print("closed", flush=True)
         sys.stdin.readline()
-    """
-    program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert program.stdout is not None
-    assert program.stdout.readline().strip() == "ready"
-    return program
+    """)
 
 
 def end(program: subprocess.Popen) -> None:
@@ -427,7 +431,7 @@ def test_a_second_program_may_read_but_not_decide_until_the_first_closes(cases: 
 
 
 def test_a_second_program_sees_on_refresh_what_the_first_decides(cases: CaseList) -> None:
-    code = f"""
+    program = ready(f"""
         import sys
         from napari_grata.review.case_list import CaseList
         cases = CaseList.load({str(cases.folder)!r})
@@ -436,16 +440,8 @@ def test_a_second_program_sees_on_refresh_what_the_first_decides(cases: CaseList
         sys.stdin.readline()
         cases.refresh()
         print(cases.state("case-0002").value, flush=True)
-    """
-    program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    """)
     try:
-        assert program.stdout is not None
-        assert program.stdout.readline().strip() == "ready"
         cases.decide("case-0002", "reject")
         assert program.communicate("\n")[0].strip() == "rejected"
     finally:

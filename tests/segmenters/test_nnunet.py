@@ -307,8 +307,8 @@ def test_corrections_teach_where_they_were_drawn_whatever_way_the_file_lies(tmp_
         row0, column0, *_ = prepared.frame.region
         drawn = np.full(scan.slice_shape(5), -1)
         drawn[row0 + 2 : row0 + 5, column0 + 3 : column0 + 9] = 2
-        taught = lesson(drawn, card, prepared.frame)
-        back = segmenter.restore(taught.targets, prepared)
+        targets, _ = lesson(drawn, card, prepared.frame)
+        back = segmenter.restore(targets, prepared)
         assert np.array_equal(back[2] > 0.5, drawn == 2)
         assert prepared.frame.turn != Turn()
 
