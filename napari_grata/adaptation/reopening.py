@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from napari_grata.scans.files import sha256_of
 from napari_grata.scans.scan import PHOTOGRAPHIC
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Card, Segmenter
 
-    from .methods.base import Snapshot
     from .run import AdaptationRun
 
 
@@ -100,21 +97,6 @@ class ReopenedRun(RunResult):
     def close(self) -> None:
         """Close the folder's file."""
         self.past.close()
-
-    def stack(self, which: Literal["source", "adapted"] = "adapted") -> np.ndarray:
-        """All masks as one uint8 stack as displayed, also without the scan."""
-        masks = self.source_masks if which == "source" else self.adapted_masks
-        shape = tuple(self.info["scan"]["mask_shape"])
-        stack = np.zeros(shape, dtype=np.uint8)
-        for index, mask in masks.items():
-            # Photographs smaller than the list's largest lie in the corner, as in `put_mask`.
-            rows, columns = mask.shape
-            stack.reshape(-1, *shape[-2:])[index, :rows, :columns] = mask
-        return stack
-
-    def state_after(self, step: int) -> Snapshot:
-        """Return θ and the optimiser's state after ``step`` steps; 0 is what the run began with."""
-        return self.past.state(step)
 
     def run(self, segmenter: Segmenter | None = None, scan: Scan | None = None) -> AdaptationRun:
         """Make the run live again: it can be rolled back, resumed and asked for any step.

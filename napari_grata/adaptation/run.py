@@ -404,12 +404,10 @@ class AdaptationRun(OngoingResult):
                 "With this state the model gives values that are no numbers, so there is no mask. "
                 "Go back to an earlier step."
             )
-        if self.region is not None and slice_index in self.source_masks:
-            prediction.label_map[...] = self._within_region(prediction.label_map, slice_index)
-        if slice_index in self.corrections.labels:
-            label_map = self.corrections.put_into(slice_index, prediction.label_map)
-            prediction = replace(prediction, label_map=label_map)
-        return prediction
+        label_map = prediction.label_map
+        if slice_index in self.source_masks:
+            label_map = self._within_region(label_map, slice_index)
+        return replace(prediction, label_map=self.corrections.put_into(slice_index, label_map))
 
     def frame_of(self, slice_index: int) -> Region | None:
         """Return the part of a slice that the adapted model reads; None: all of it.

@@ -199,7 +199,7 @@ def run_again(
         region=saved.region,
         folder=folder,
         # Also where it is the source model's: a learned optimiser may have changed since.
-        start=saved.state_after(0),
+        start=saved.past.state(0),
         corrections=saved.corrections,
         cut=saved.info["cut"],
     )

@@ -37,6 +37,15 @@ def segmenter(model: Path) -> Segmenter:
     return load_segmenter(model, device="cpu")
 
 
+def done(
+    segmenter: Segmenter, scan: Scan, folder: Path, **options: object
+) -> tuple[AdaptationRun, list[Record]]:
+    run = AdaptationRun(segmenter, scan, LEARN, folder=folder, **options)
+    records = list(run.records())
+    run.close()
+    return run, records
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     data = np.random.default_rng(0).integers(0, 255, (60, 70, 4), np.uint8)
@@ -49,9 +58,7 @@ def test_a_folder_holds_settings_versions_steps_and_masks_on_the_scans_grid(
     segmenter: Segmenter, file: Path, tmp_path: Path
 ) -> None:
     scan = open_scan(file)
-    run = AdaptationRun(segmenter, scan, LEARN, folder=tmp_path / "run", region=(5, 5, 60, 60))
-    records = list(run.records())
-    run.close()
+    run, records = done(segmenter, scan, tmp_path / "run", region=(5, 5, 60, 60))
     info = json.loads((run.folder / "run.json").read_text())
     assert info["state"] == "finished"
     assert Settings.from_dict(info["settings"]) == LEARN
@@ -73,9 +80,7 @@ def test_a_folder_holds_settings_versions_steps_and_masks_on_the_scans_grid(
 def test_only_one_file_knows_the_scans_name(
     segmenter: Segmenter, file: Path, tmp_path: Path
 ) -> None:
-    run = AdaptationRun(segmenter, open_scan(file), LEARN, folder=tmp_path / "run", slices=[1])
-    list(run.records())
-    run.close()
+    run, _ = done(segmenter, open_scan(file), tmp_path / "run", slices=[1])
     knowing = [path.name for path in run.folder.rglob("*") if b"Miller" in path.read_bytes()]
     assert knowing == ["scan.json"]
     assert not [path for path in run.folder.rglob("*") if "Miller" in path.name]
@@ -126,9 +131,7 @@ def test_masks_of_photographs_are_numbered_not_named(tmp_path: Path, segmenter: 
     described = tiny_card(channels=3, dimensions=2, modality="fundus", weights_sha256="0" * 64)
     scan = open_scan(folder)
     eyes = Segmenter(described, build_network(described), "cpu")
-    run = AdaptationRun(eyes, scan, LEARN, folder=tmp_path / "run")
-    records = list(run.records())
-    run.close()
+    run, records = done(eyes, scan, tmp_path / "run")
     names = {path.name for path in (run.folder / "adapted").iterdir()}
     assert names == {"case-0001.png", "case-0002.png"}
     with Image.open(run.folder / "adapted" / "case-0002.png") as image:
@@ -136,7 +139,7 @@ def test_masks_of_photographs_are_numbered_not_named(tmp_path: Path, segmenter: 
     found = reopen(run.folder)
     assert found.scan is not None
     assert [found.scan.slice_name(i) for i in range(2)] == ["Anna", "Berta"]
-    assert np.array_equal(found.stack()[1, :64, :90], records[1].adapted_mask)
+    assert np.array_equal(found.adapted_masks[1], records[1].adapted_mask)
     found.close()
 
 
@@ -217,15 +220,13 @@ def test_a_reopened_run_goes_on_with_the_same_numbers(
 def test_without_scan_or_model_masks_and_curves_are_there_all_the_same(
     segmenter: Segmenter, file: Path, tmp_path: Path
 ) -> None:
-    run = AdaptationRun(segmenter, open_scan(file), LEARN, folder=tmp_path / "run")
-    records = list(run.records())
-    run.close()
+    run, records = done(segmenter, open_scan(file), tmp_path / "run")
     (run.folder / "scan.json").unlink()
     found = reopen(run.folder)
     assert found.scan is None
     assert any("scan was not found" in sentence for sentence in found.missing)
     assert any("model tiny" in sentence for sentence in found.missing)
-    assert np.array_equal(found.stack()[2], records[2].adapted_mask)
+    assert np.array_equal(found.adapted_masks[2], records[2].adapted_mask)
     assert [record.cosine for record in found.records] == [record.cosine for record in records]
     with pytest.raises(RunFolderError, match="without its scan"):
         found.run(segmenter)
@@ -239,9 +240,7 @@ def test_without_scan_or_model_masks_and_curves_are_there_all_the_same(
 def test_another_scan_or_other_weights_are_refused(
     segmenter: Segmenter, file: Path, tmp_path: Path
 ) -> None:
-    run = AdaptationRun(segmenter, open_scan(file), LEARN, folder=tmp_path / "run", slices=[0])
-    list(run.records())
-    run.close()
+    run, _ = done(segmenter, open_scan(file), tmp_path / "run", slices=[0])
     other = scan_from_array(
         np.random.default_rng(9).random((4, 70, 60)), name="other", spacing=(2.0, 1.0, 1.0)
     )
@@ -310,9 +309,7 @@ def test_a_scan_opened_by_others_leaves_no_path_but_masks(
     scan: Scan = scan_from_array(
         np.random.default_rng(0).random((3, 64, 64)), name="array", spacing=(1.0, 1.0, 1.0)
     )
-    run = AdaptationRun(segmenter, scan, LEARN, folder=tmp_path / "run", slices="1-2")
-    list(run.records())
-    run.close()
+    run, _ = done(segmenter, scan, tmp_path / "run", slices="1-2")
     assert (run.folder / "adapted.nii.gz").is_file()
     assert run.notices == []
     found = reopen(run.folder, scan)
@@ -349,9 +346,7 @@ def test_pictures_that_came_from_no_file_leave_masks_too(
     scan = scan_from_array(data, name="layer", rgb=True)
     described = tiny_card(channels=3, dimensions=2, modality="fundus", weights_sha256="0" * 64)
     eyes = Segmenter(described, build_network(described), "cpu")
-    run = AdaptationRun(eyes, scan, LEARN, folder=tmp_path / "run")
-    records = list(run.records())
-    run.close()
+    run, records = done(eyes, scan, tmp_path / "run")
     assert run.notices == []
     with Image.open(tmp_path / "run" / "adapted" / "case-0001.png") as image:
         assert np.array_equal(np.array(image), records[0].adapted_mask)
@@ -376,9 +371,7 @@ def test_masks_that_cannot_be_written_do_not_end_a_run(
 def test_a_run_of_a_model_that_is_on_no_list_finds_its_model_again(
     segmenter: Segmenter, model: Path, file: Path, tmp_path: Path
 ) -> None:
-    run = AdaptationRun(segmenter, open_scan(file), LEARN, folder=tmp_path / "run", slices=[0])
-    list(run.records())
-    run.close()
+    done(segmenter, open_scan(file), tmp_path / "run", slices=[0])
     saved = reopen(tmp_path / "run")
     assert saved.model_folder == model.absolute()
     assert saved.missing == ()

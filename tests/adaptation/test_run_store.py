@@ -455,7 +455,7 @@ def test_after_a_kill_at_any_moment_all_that_was_told_is_there(tmp_path: Path) -
             for one in kept.records:
                 sha = hashlib.sha256(one.adapted_mask.tobytes()).hexdigest()
                 found[one.step] = (repr(one.pseudo_loss), sha)
-                kept.state_after(one.step)
+                kept.past.state(one.step)
             least = int(events[-1][1]) if events[-1][0] == "trying" else len(known)
             assert least <= len(found) <= len(known) + 1
             assert list(found) == list(range(1, len(found) + 1))

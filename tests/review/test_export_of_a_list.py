@@ -76,9 +76,9 @@ def stack_of(cases: CaseList, key: str, which: str) -> np.ndarray:
     from napari_grata.adaptation import reopen
 
     run = reopen(cases.work(key).run_folder)
-    stack = run.stack(which)
+    masks = {"source": run.source_masks, "adapted": run.adapted_masks}[which]
     run.close()
-    return stack
+    return scan_of(cases, key).mask_stack(masks.items())
 
 
 def test_only_decided_masks_leave_the_list_on_the_scans_own_grid(

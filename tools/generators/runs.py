@@ -81,7 +81,7 @@ def whole() -> Whole:
         make(folder)
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         found = reopen(folder, scan())
-        records, states = list(found.records), [found.state_after(step) for step in range(5)]
+        records, states = list(found.records), [found.past.state(step) for step in range(5)]
         found.close()
     return Whole(files, found, records, states)
 
@@ -187,8 +187,7 @@ def check(folder: Path, *, hostile: bool = False) -> str:
         records, states = list(found.records), []
         for step in range(5):
             with suppress(RunFolderError):
-                states.append((step, found.state_after(step)))
-        found.stack("source"), found.stack()
+                states.append((step, found.past.state(step)))
         if not hostile:
             _compare(found, records, told)
             expect(all(_same(one, right.states[n]) for n, one in states), "a state is another one")
