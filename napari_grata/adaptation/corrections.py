@@ -10,7 +10,7 @@ Loads no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -145,9 +145,6 @@ class Corrections:
 
     def __bool__(self) -> bool:
         return bool(self.labels)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.labels)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Corrections) and self.sha256 == other.sha256

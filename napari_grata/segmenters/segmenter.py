@@ -126,11 +126,10 @@ class Segmenter:
 
         See `napari_grata.segmenters.preprocessing.prepare`.
         """
+        self._notice(*self.standing)
         return self._prepare(scan, i, region).to(self.device)
 
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
-        for notice in self.standing:
-            self._notice(notice)
         shape, spacing = scan.slice_shape(i), scan.slice_spacing
         self._check_room(frame_for(self.card, shape, spacing=spacing, region=region), spacing)
         if self.card.spacing is not None and scan.slice_spacing is None:
@@ -260,6 +259,7 @@ class Segmenter:
         misfit = self.fits(scan)
         if misfit is not None:
             raise PredictionError(misfit)
+        self._notice(*self.standing)
         every = range(scan.n_slices) if slices is None else slices
         yield from self._predicted(scan, every, region, batch_size)
 
@@ -329,9 +329,8 @@ class Segmenter:
         self.network, self.device = moved.network, moved.device
         return 1
 
-    def _notice(self, text: str) -> None:
-        if text not in self.notices:
-            self.notices.append(text)
+    def _notice(self, *texts: str) -> None:
+        self.notices += [text for text in texts if text not in self.notices]
 
 
 def _copy_on(network: nn.Module, device: torch.device) -> nn.Module:

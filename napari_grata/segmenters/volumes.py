@@ -296,8 +296,6 @@ class VolumeSegmenter(Segmenter):
     # -- slice by slice ----------------------------------------------------------------------
 
     def _prepare(self, scan: Scan, i: int, region: Region | None) -> Prepared:
-        for notice in self.standing:
-            self._notice(notice)
         if not self.plan.is_2d:
             raise PredictionError(
                 f"This model reads whole volumes ({self.plan.configuration}): of a single slice it "
@@ -348,8 +346,6 @@ class VolumeSegmenter(Segmenter):
         if self._by_slices(scan):
             yield from super()._predicted(scan, slices, region, batch_size)
             return
-        for notice in self.standing:
-            self._notice(notice)
         for i in slices:
             with memory_in_words("for this volume"):
                 volume = self.volume(scan, i, region)
