@@ -1,10 +1,10 @@
-"""What the whole-stack teacher gains and loses, and whether its brake earns anything.
+"""What the whole-stack teacher gains and loses, and which part of it earns what.
 
 A brake that only makes steps smaller has earned nothing, so that each braked run stands beside an
 unbraked one whose rate brings the weights as far, |Δθ|/|θ|: the rate is found by repeated runs.
 
     python benchmarks/teaching.py --data ../shared/data --models models --out out/teaching
-    python benchmarks/teaching.py ... --model fundus-disc-cup-plain --seeds 5
+    python benchmarks/teaching.py ... --model fundus-disc-cup-plain --seeds 5 --ablate
 
 Labels are read by the measuring alone. Every run is a line of ``teaching.csv`` in ``--out``, one a
 centre, variant and seed, and is not done again.
@@ -24,6 +24,10 @@ import numpy as np
 import torch
 
 from napari_grata.adaptation import Settings, make_method, preset
+from napari_grata.adaptation.gradients import aligned_rate, alignment
+from napari_grata.adaptation.methods import register
+from napari_grata.adaptation.methods.mean_teacher import MeanTeacher
+from napari_grata.adaptation.objectives import consistency_loss
 from napari_grata.adaptation.plan import make_plan
 from napari_grata.evaluation import open_cohort, worst_tenth
 from napari_grata.evaluation.metrics import dice
@@ -41,6 +45,60 @@ COLUMNS = ("model", "centre", "variant", "seed", "structure", "dice", "worst_ten
 COLUMNS += ("moved", "rate", "cosine", "seconds")
 MATCHES = 3
 """Runs that look for the rate of the same |Δθ|."""
+
+
+@register(
+    name="teacher-by-structure",
+    title="Mean teacher by structure",
+    summary="As the mean teacher, but where two structures ask for opposite changes of the "
+    "weights, each gives up its part against the other.",
+    learns="weights",
+    settings_used=("learning_rate", "learning_rate_rule", "blend", "decay", "certain"),
+)
+class ByStructure(MeanTeacher):
+    """The teacher with gradients of each structure, projected as by Yu et al. (2020; PCGrad).
+
+    The cosine similarity is that of the first two structures, in place of two halves of a batch.
+    """
+
+    def _learn(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        theta, targets = self._flat.values, self._targets(images)
+        teacher, strong = theta.clone(), self.objectives.strong(images)
+        try:
+            theta.copy_(self._student)
+            found = []
+            for place in range(targets.shape[1]):
+                logits = self.objectives.logits(strong)[:, place]
+                loss = consistency_loss(logits, targets[:, place])
+                found.append((loss.detach(), self._flat.gradient(loss)[0]))
+            losses, gradients = zip(*found, strict=True)
+            cosine, first_norm, second_norm = alignment(*gradients[:2], None)
+            rate = aligned_rate(cosine, self.learning_rate, self.learning_rate_rule)
+            self._adam.step(self._student, sum(_without_conflict(gradients)) / len(found), rate)
+        finally:
+            theta.copy_(teacher)
+        self._follow()
+        return {
+            "cosine": cosine,
+            "learning_rate": rate,
+            "auxiliary_loss": losses[0],
+            "pseudo_loss": losses[1],
+            "auxiliary_norm": first_norm,
+            "pseudo_norm": second_norm,
+        }
+
+
+def _without_conflict(gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Take from each gradient what points against one of the others."""
+    found = []
+    for place, own in enumerate(gradients):
+        left = own.clone()
+        for other in (*gradients[:place], *gradients[place + 1 :]):
+            along = torch.dot(left, other)
+            if along < 0:
+                left -= along / torch.dot(other, other).clamp_min(1e-12) * other
+        found.append(left)
+    return found
 
 
 @dataclass
@@ -97,21 +155,26 @@ class Centre:
         return found
 
 
-def run(centre: Centre, settings: Settings) -> dict[str, Any]:
-    """Teach over the centre and predict all of it; what a run through the store comes to."""
+def run(centre: Centre, settings: Settings, lessons: Sequence[str] = ()) -> dict[str, Any]:
+    """Teach over the centre and predict all of it; what a run through the store comes to.
+
+    ``lessons`` are the views that make the targets, where they are not those of the card.
+    """
     segmenter = centre.segmenter
     card = segmenter.card
-    make = lambda chosen: make_method(chosen, segmenter.network, card.activation, card.views)  # noqa: E731
+    make = lambda *how: make_method(how[0], segmenter.network, card.activation, *how[1:])  # noqa: E731
     begin = time.perf_counter()
-    method, cosines = make(settings.but(six_views=False)), []
+    method, cosines = make(settings.but(six_views=False), lessons or card.views), []
     source = method.theta()
     if settings.learns:
         for event in make_plan(settings, range(len(centre.prepared)), lambda index: index):
             if event.phase == "adapt":
                 images = torch.cat([centre.prepared[index].image for index in event.batch])
-                cosines.append(method.step(images).cosine)
+                cosines.append(method.step_on_batch(images).cosine)
     theta = method.theta()
-    method = make(settings)
+    if settings.method == "teacher-by-structure":
+        settings = settings.but(method="mean-teacher")
+    method = make(settings, card.views)
     method.load_theta(theta)
     found = centre.measure([method.predict(one.image).probabilities for one in centre.prepared])
     return {
@@ -122,11 +185,24 @@ def run(centre: Centre, settings: Settings) -> dict[str, Any]:
     }
 
 
-def variants(rules: Sequence[str]) -> dict[str, Settings]:
-    """Return what is compared, by name."""
+LESSONS = {"teacher, own answer as target": ("identity",)}
+"""Views that make the targets, where they are not those of the card, by variant."""
+
+
+def variants(rules: Sequence[str], ablate: bool = False) -> dict[str, Settings]:
+    """Return what is compared, by name; ``ablate``: also the teacher without each of its parts."""
     stack = preset("learn-from-stack").settings
     still = Settings(method="source")
     found = {"source": still, "views": still.but(six_views=True), "teacher": stack}
+    if ablate:
+        found |= {
+            **dict.fromkeys(LESSONS, stack),
+            "teacher, probabilities as targets": stack.but(certain=False),
+            "teacher, no running mean": stack.but(decay=0.0),
+            "teacher, scale and shift alone": stack.but(parameters="norms", learning_rate=1e-3),
+            "teacher, five times the rate": stack.but(learning_rate=5e-4),
+            "teacher, structures without conflict": stack.but(method="teacher-by-structure"),
+        }
     return found | {f"teacher, {rule}": stack.but(learning_rate_rule=rule) for rule in rules}
 
 
@@ -139,6 +215,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--centres", nargs="+", default=["Drishti-GS_tight", "RIM-ONE_r3"])
     parser.add_argument("--rules", nargs="*", default=["quadratic"])
+    parser.add_argument("--ablate", action="store_true", help="also without each part")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--every", type=int, default=2, help="every so many photographs")
     parser.add_argument("--brain-every", type=int, default=8)
@@ -167,7 +244,7 @@ def main() -> None:
     for name in options.centres:
         centre = None
         for seed in range(options.seeds):
-            for variant, chosen in variants(options.rules).items():
+            for variant, chosen in variants(options.rules, options.ablate).items():
                 if not chosen.learns and seed:
                     continue
                 settings = chosen.but(seed=seed)
@@ -177,7 +254,8 @@ def main() -> None:
                         model, options.data, name, options.every, options.brain_every
                     )
                 if not done(name, variant, seed):
-                    keep(name, variant, settings, run(centre, settings))
+                    result = run(centre, settings, LESSONS.get(variant, ()))
+                    keep(name, variant, settings, result)
                 if settings.learning_rate_rule == "fixed" or not settings.learns:
                     continue
                 matched = f"teacher as far as {variant.split(', ')[1]}"

@@ -327,7 +327,7 @@ class Method:
         return StepRecord(*output, undone=not output.is_finite)
 
     def step_on_batch(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
-        """Adapt on several slices of a stack at once; as `step`, where that is no matter."""
+        """Adapt on several slices of a stack at once, and predict the first or all of them."""
         return self.step(images, supervision)
 
     @torch.no_grad()
@@ -438,13 +438,20 @@ class Learner(Method, ABC):
         self.learning_rate = float(checked("learning_rate", learning_rate))
 
     def step(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
+        return self._step(images, supervision, len(images))
+
+    def step_on_batch(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
+        return self._step(images, supervision, 1)
+
+    def _step(self, images: Tensor, supervision: Supervision | None, shown: int) -> StepRecord:
+        """Take a guarded step on all of the images, and predict the first ``shown`` of them."""
         images = self._images(images)
         before = self._state(self.device)
         try:
             self.objectives.supervision = supervision and supervision.to(images)
             figures = self._learn(images)
             by_layer = figures.pop(LAYERS, None)
-            output = self.predict(images)
+            output = self.predict(images[:shown])
             # One transfer from the device for all figures of the step.
             finite = torch.stack([one.isfinite().all() for one in (*output, self._flat.values)])
             numbers = [*(one.reshape(()) for one in figures.values()), finite.all().to(self.dtype)]
@@ -462,7 +469,7 @@ class Learner(Method, ABC):
             return StepRecord(*output, **told)
         self.restore(before)
         unknown: dict[str, Any] = dict.fromkeys(figures, math.nan)
-        return StepRecord(*self.predict(images), undone=True, **unknown)
+        return StepRecord(*self.predict(images[:shown]), undone=True, **unknown)
 
     @abstractmethod
     def _learn(self, images: Tensor) -> dict[str, Tensor]:

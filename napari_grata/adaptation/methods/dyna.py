@@ -123,7 +123,7 @@ class DyNA(VPTTA):
         self._night.reset()
 
     def step_on_batch(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
-        record = self._night.step(images)
+        record = self._night.step_on_batch(images)
         if not record.undone:
             self._weights.copy_(self._night._flat.values)
             self._adam.count += 1
