@@ -15,6 +15,8 @@ from qtpy.QtWidgets import QDockWidget, QWidget
 from napari_grata.review.adapt_list import keep_run
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import ListError
+from napari_grata.review.proposing import FEWEST
+from napari_grata.scans.photographs import is_photograph
 from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
@@ -77,6 +79,8 @@ class Cases(QObject):
             menu_entry(menu, words, partial(context.open_requested.emit, key))
         menu.addSeparator()
         menu.addAction(self.panel.carry)
+        together = partial(context.open_requested.emit, "together")
+        self._together = menu_entry(menu, "Open the photographs as one stack", together)
         self._of_a_list = (
             menu_entry(menu, "The scans have moved …", self._ask_where),
             menu_entry(menu, "Close the list", self.close_list),
@@ -86,6 +90,8 @@ class Cases(QObject):
     def _allow(self) -> None:
         for action in self._of_a_list:
             action.setEnabled(self.caselist is not None)
+        live = self._context.runner.kind is None
+        self._together.setEnabled(live and bool(self.photographs()))
 
     def _wire(self) -> None:
         context, panel = self._context, self.panel
@@ -145,6 +151,13 @@ class Cases(QObject):
             return []
         after = (other for other in cases.cases if other.number > case.number)
         return [other.key for other in after if not cases.state(other).decided]
+
+    def photographs(self) -> list[Path]:
+        """Return the list's photographs where every case is one: as a stack they go together."""
+        cases = self.caselist.cases if self.caselist is not None else ()
+        paths = [path for case in cases for path in case.sources]
+        alike = len(paths) == len(cases) and all(map(is_photograph, paths))
+        return paths if alike and len(paths) >= FEWEST else []
 
     def begin_with(self, start: Any, again: Sequence[str]) -> None:
         """Adapt these cases from an adapted model on; None: from the source model again.

@@ -202,7 +202,8 @@ class GrataDock(DropTarget):
         context.session_changed.connect(self._forget_open_step)
         context.session_changed.connect(self._open_timeline)
         self.dropped.connect(self._on_dropped)
-        self.timeline.docked.connect(self._canvas_is_lower)
+        for laid_out_anew in (self.timeline.docked, context.scan_changed):
+            laid_out_anew.connect(self._canvas_is_lower)
         self.weigh.weighed.connect(partial(self._show_page, "Weighing"))
         context.methods_requested.connect(partial(self._show_page, "Methods"))
         # There is room for one thing at a time.

@@ -205,6 +205,9 @@ class ScanSection(QWidget):
         kind, _, key = what.partition(":")
         if kind == "sample":
             self._open_sample(key)
+        elif kind == "together":
+            if self._context.flow is not None:
+                self._read(self._context.flow.photographs(), "Reading the photographs …")
         elif kind in ("file", "list-files"):
             title = "Open a scan or photographs" if kind == "file" else "List of cases: the scans"
             folder = self._context.store.get("folder", "")
@@ -257,8 +260,13 @@ class ScanSection(QWidget):
         else:
             path = self._choose_series({f"{s.number}: {s.words}": s.path for s in found.result})
             if path is not None:
-                self._context.say("Reading the series …")
-                self._queue.ask("read", partial(open_scan, path))
+                self._read(path, "Reading the series …")
+
+    def _read(self, source: Path | list[Path], words: str) -> None:
+        """Open in the background what takes long: there may be thousands of files."""
+        self._context.clear_problem()
+        self._context.say(words)
+        self._queue.ask("read", partial(open_scan, source))
 
     def _choose_series(self, series: dict[str, Path]) -> Path | None:
         """Return the series that the user takes; None where it is none of them."""

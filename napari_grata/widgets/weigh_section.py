@@ -53,6 +53,10 @@ _ABOUT = (
     "The program proposes slices; you say what is right there; then it shows which mask, if any, "
     "is better than the mask before."
 )
+_TOGETHER = (
+    "Each photograph is a case by itself in this list. Opened as one stack, a few that you review "
+    "decide for all of them; what you say there is kept with the stack."
+)
 _CHANGED = "Your reviewed slices are others than those weighed: weigh again."
 
 
@@ -99,18 +103,17 @@ class WeighSection(QWidget):
         self.teach.setChecked(True)
         self.weigh_button = button("Weigh", clicked=self.weigh)
         self.use_button = button("Use for the other slices", clicked=self.use)
-        self.fold = QCollapsible(TITLE)
-        self.fold.addWidget(
-            column(
-                self.words,
-                row("", self.propose_button, self.count),
-                self.list,
-                self.teach,
-                # One below the other: with “photographs” for “slices” both are too wide for a line.
-                self.weigh_button,
-                self.use_button,
-            )
+        self.together_button = button("Open as one stack", clicked=self._open_together)
+        self._ways = column(
+            row("", self.propose_button, self.count),
+            self.list,
+            self.teach,
+            # One below the other: with “photographs” for “slices” both are too wide for a line.
+            self.weigh_button,
+            self.use_button,
         )
+        self.fold = QCollapsible(TITLE)
+        self.fold.addWidget(column(self.words, self.together_button, self._ways))
         self.picture = WeighPicture(self._context)
         self.page = QScrollArea()
         self.page.setWidget(self.picture)
@@ -243,6 +246,9 @@ class WeighSection(QWidget):
         then = partial(self._on_done, session, ended)
         self._context.runner.start(kind, session, make, title, then)
 
+    def _open_together(self) -> None:
+        self._context.open_requested.emit("together")
+
     def propose(self) -> None:
         """Make the candidates and propose slices on which they differ."""
         work = self._work(self._why_no_propose)
@@ -372,9 +378,15 @@ class WeighSection(QWidget):
 
     def refresh(self) -> None:
         """Bring the section in line."""
-        session = self._context.session
-        there = session is not None and session.scan.n_slices >= FEWEST
-        self.setVisible(there and bool(session and session.adapted_slices))
+        context, session = self._context, self._context.session
+        alone = session is not None and session.scan.n_slices < FEWEST
+        flow = context.flow if alone and context.case is not None else None
+        together = flow is not None and bool(flow.photographs())
+        self.setVisible(bool(session and session.adapted_slices) and (not alone or together))
+        self._ways.setVisible(not together)
+        self.together_button.setVisible(together)
+        words = "Open all photographs of this list as slices of one scan."
+        offer(self.together_button, context.runner.why_busy(), words)
         noun = session.scan.noun if session is not None else "slice"
         self.propose_button.setText(f"Propose {noun}s")
         done = len(self._context.reviewed.of(session)) if session is not None else 0
@@ -411,7 +423,7 @@ class WeighSection(QWidget):
         )
         if session is not None:
             self._show_list(session)
-            self.words.say(*self._sentence(session))
+            self.words.say(*((_TOGETHER, "") if together else self._sentence(session)))
             if self.found(session).weighing is not self.picture.weighing:
                 self._show_picture(session)
         elif self.picture.weighing is not None:

@@ -452,6 +452,34 @@ def test_a_run_that_learned_from_corrections_is_left_out(review: Callable[..., R
     assert one.shown()[2][20, 20] == 2
 
 
+def test_photographs_of_a_list_are_weighed_together_as_one_stack(
+    start: Start, photograph: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "eyes"
+    folder.mkdir()
+    for number in range(3):
+        shutil.copy(photograph, folder / f"eye {number}.png")
+    user = start()
+    cases = user.dock.cases
+    cases.open_list([str(folder)])
+    user.wait(lambda: cases.current.key == "case-0001" and cases.current.scan is not None)
+    user.decisions_are_known()
+    user.adapt()
+    weigh = user.dock.weigh
+    assert not weigh._ways.isVisibleTo(weigh)
+    assert "Opened as one stack" in weigh.words.said()
+    user.press(weigh.together_button)
+    user.wait(lambda: user.context.scan is not None and user.context.scan.n_slices == 3)
+    user.settle()
+    user.adapt()
+    assert weigh._ways.isVisibleTo(weigh)
+    assert not weigh.together_button.isVisibleTo(weigh)
+    assert weigh.propose_button.isEnabled(), weigh.propose_button.toolTip()
+    # The list is still there, with its case as it was.
+    assert len(cases.caselist.cases) == 3
+    assert cases.caselist.summary("case-0001").adapted
+
+
 def test_the_picture_says_what_lies_under_the_mouse_and_a_click_goes_there(
     review: Callable[..., Reviewer], qtbot: Any
 ) -> None:
