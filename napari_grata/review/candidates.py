@@ -36,9 +36,8 @@ USUAL = tuple(
     if name in PRESETS
 )
 """Presets that are weighed where nobody names others."""
-LESSONS, FEWEST_LESSONS, FOLDS = 30, 8, 4
-"""How many steps a copy takes on reviewed slices in all, at least so many on each, and how many
-copies are weighed. Twice as many gain the same on three slices; see ``docs/results-details.md``."""
+LESSONS, FOLDS = 60, 4
+"""About how many steps a copy takes on reviewed slices, and how many copies are weighed."""
 STATES = 3
 """Of a model that learns from the whole stack so many states are weighed, over all its passes."""
 
@@ -288,8 +287,7 @@ class CandidateRuns:
                 "Segment it, or leave it out."
             )
         settings = settings or copy_settings(self._segmenter.network)
-        steps = max(FEWEST_LESSONS, LESSONS // len(reviewed))
-        settings = settings.but(seed=self._seed, correction_steps=steps)
+        settings = settings.but(seed=self._seed, correction_steps=max(8, LESSONS // len(reviewed)))
         groups = [sorted(reviewed)[n::FOLDS] for n in range(min(FOLDS, len(reviewed)))]
         if TAUGHT in self.runs:
             self.runs[TAUGHT].close()
