@@ -59,6 +59,9 @@ EMPTY = 0.1
 """Of a picture more of which is empty, what fits is looked for in parts of it too: the field of
 view of a camera is round as well, and stays where it is."""
 CANDIDATES, FINALISTS = 10, 3
+SURER = 0.8
+"""Least steadiness of a frame beyond the first candidates: of many that show nothing, one is steady
+by chance."""
 SHARPNESS = 0.75
 """Steadiness and search show the model so much fewer pixels than it is used to: what is there is
 found all the same, and what is only expected hardly. It also takes half the time."""
@@ -186,8 +189,11 @@ class _Finder:
             found += self._settle(first)
         found = [one for one in found if one.steadiness >= self._steady]
         if not found or self._empty.mean() > EMPTY:
-            searched = [one for box in self._search() for one in self._settle(box)]
-            found += [one for one in searched if one.steadiness >= STEADY]
+            for boxes, least in self._search():
+                searched = [one for box in boxes for one in self._settle(box)]
+                found += [one for one in searched if one.steadiness >= least]
+                if found:
+                    break
         best = max(found, key=lambda one: one.steadiness, default=None)
         name, hint = self._extent.structure, self._extent.hint
         if best is None:
@@ -376,8 +382,11 @@ class _Finder:
 
     # -- the search ------------------------------------------------------------------------
 
-    def _search(self) -> Iterator[_Box]:
-        """Look all over the picture and return what may be the structure, the steadiest first."""
+    def _search(self) -> Iterator[tuple[list[_Box], float]]:
+        """Look all over the picture: yield what may be the structure, and how steady it has to be.
+
+        First the best of those that one other frame shows at the same place, then of the others.
+        """
         short = min(self._shape)
         windows = [one for scale in SCALES for one in self._grid(scale * short)]
         first = [box for box in self._boxes(windows) if box is not None and self._may_be(box)]
@@ -393,9 +402,11 @@ class _Finder:
         for number in np.argsort(-stays, kind="stable"):
             if all(dice[number, other] < 0.6 for other in chosen):
                 chosen.append(int(number))
-        # All of them roughly, the best in full.
-        steady = {one: self._steadiness(boxes[one], MOVES[::3]) for one in chosen[:CANDIDATES]}
-        yield from (boxes[one] for one in sorted(steady, key=lambda one: -steady[one])[:FINALISTS])
+        for some, least in ((chosen[:CANDIDATES], STEADY), (chosen[CANDIDATES:], SURER)):
+            # All of them roughly, the best in full.
+            steady = {one: self._steadiness(boxes[one], MOVES[::3]) for one in some}
+            best = sorted(steady, key=lambda one: -steady[one])[:FINALISTS]
+            yield [boxes[one] for one in best], least
 
     def _may_be(self, box: _Box) -> bool:
         share = box.side / self._median / min(self._shape)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from napari_grata.scans import open_scan, scan_from_array
-from napari_grata.segmenters import Segmenter, Structure, load_segmenter
+from napari_grata.segmenters import Segmenter, Structure, framing, load_segmenter
 from napari_grata.segmenters.extent import Extent, anchor, implausible
 from napari_grata.segmenters.framing import find_frame, home_steadiness
 from tools.generators.discs import EYE, USUAL, Bright, photograph
@@ -146,3 +146,25 @@ def test_the_disc_of_a_whole_photograph_is_found_with_the_bundled_model() -> Non
     assert found.region is not None
     mask = next(iter(fundus.predict(scan, region=found.region))).label_map
     assert not implausible(fundus.card, {0: mask}, scan, region=found.region)
+
+
+def test_what_one_other_frame_did_not_show_is_looked_at_too_and_has_to_be_surer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fundus = load_segmenter(ROOT / "models" / "fundus-disc-cup", "cpu")
+    scan = open_scan(ROOT / "sample_data" / "fundus_left_eye.jpg")
+    usual = find_frame(fundus, scan).region
+    monkeypatch.setattr(framing, "CANDIDATES", 0)
+    assert find_frame(fundus, scan).region == usual
+    monkeypatch.setattr(framing, "SURER", 1.1)
+    assert not find_frame(fundus, scan).settled
+
+
+def test_the_disc_is_found_among_exudates(data_root: Path) -> None:
+    path = data_root / "open_fundus_disc" / "IDRiD" / "images" / "IDRiD_01.jpg"
+    found = find_frame(load_segmenter(ROOT / "models" / "fundus-disc-cup", "cpu"), open_scan(path))
+    assert found.region is not None
+    row, column, end_row, end_column = found.region
+    # Its disc, of some 500 pixels.
+    assert row < 1130 < 1650 < end_row < row + 800
+    assert column < 2990 < 3500 < end_column < column + 800
