@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import importlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from qtpy.QtCore import QTimer
+from qtpy import API_NAME
+from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtWidgets import QApplication
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_are_loaded() -> None:
+    """Have collections of garbage pass over the imported libraries, which are there for good.
+
+    napari collects whenever a layer is taken out: that would go through all of torch each time.
+    """
+    for name in ("torch", "napari._qt.qt_main_window", "napari_grata.widgets.dock"):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _no_widget_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """See that no widget outlives its test.
+
+    It would not only make all that follow slower: napari's fixture holds the windows that it finds
+    at its start, so that those which still wait for their end would stay until the last test.
+    """
+    before = widgets()
+    yield
+    if API_NAME == "PySide6":  # one test a process, and it bears little at the end of a window
+        return
+    request.node.funcargs.clear()  # what fixtures have returned
+    collected = False
+    for _ in range(3):
+        # Only what Qt has destroyed is garbage for Python, some of it, and the other way round.
+        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        QApplication.processEvents()
+        if not widgets():
+            break
+        gc.collect()
+        collected = True
+    if collected:
+        gc.freeze()  # napari keeps something of each viewer for good
+    called = getattr(request.node, "rep_call", None)
+    if called is not None and called.passed:  # what failed is held by its traceback
+        left = widgets() - before
+        assert not left, f"these widgets outlive the test: {dict(left)}"
+
+
+def widgets() -> Counter[str]:
+    """Return which widgets there are."""
+    if QApplication.instance() is None:
+        return Counter()
+    return Counter(type(widget).__qualname__ for widget in QApplication.allWidgets())
 
 
 @pytest.fixture(scope="session")
