@@ -164,12 +164,9 @@ class Corrections:
     @property
     def info(self) -> CorrectionsInfo | None:
         """What a run tells of them; None if there are none."""
-        about: CorrectionsInfo = {
-            "slices": list(self.slices),
-            "pixels": self.pixels,
-            "sha256": self.sha256,
-        }
-        return about if self else None
+        if not self:
+            return None
+        return {"slices": list(self.slices), "pixels": self.pixels, "sha256": self.sha256}
 
     def put_into(self, slice_index: int, mask: np.ndarray) -> np.ndarray:
         """Return a slice's mask with the corrected pixels as the reviewer drew them.

@@ -87,17 +87,10 @@ class RunResult:
 class OngoingResult(RunResult):
     """Where a run stands in its plan, and what of it is in use.
 
-    Parameters
-    ----------
-    past, settings
-        As of `RunResult`.
-    plan : tuple of Event
-        Everything that will happen, in order.
-    afterwards : bool
-        Whether the slices are predicted once the model has learnt, not as it goes by them.
-
     Attributes
     ----------
+    plan : tuple of Event
+        Everything that will happen, in order.
     position : int
         Events done, as rolled back to.
     """
@@ -107,7 +100,8 @@ class OngoingResult(RunResult):
     def __init__(
         self, past: RunStore, settings: Settings, plan: tuple[Event, ...], afterwards: bool
     ) -> None:
-        self.plan, self._afterwards, self._mean = plan, afterwards, None
+        self.plan, self._mean = plan, None
+        self._afterwards = afterwards  # whether slices are predicted once the model has learnt
         self.position = past.info["position"] if past.begun else 0
         super().__init__(past, settings, self.position)
 

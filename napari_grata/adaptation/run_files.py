@@ -95,23 +95,15 @@ def now() -> str:
 
 
 def begin(run: AdaptationRun, **standing: Any) -> None:
-    """Begin a run's folder: its card, ``scan.json``, and in its store what the run is.
+    """Begin a run's folder: its card, ``scan.json``, and in its store what it is and how it stands.
 
-    Parameters
-    ----------
-    **standing
-        How it stands, entries of `RunInfo`.
-
-    Raises
-    ------
-    RunFolderError
+    A RunFolderError says that it cannot be kept there.
     """
     folder, card, settings = run.past.folder, run.segmenter.card, run.settings
     assert folder is not None
-    model_folder = getattr(run.segmenter, "folder", None)
     try:
         write_card(folder, card)
-        write_whereabouts(folder, run.scan, run.slices, model_folder)
+        write_json(folder / SCAN_FILE, _whereabouts(run))
     except OSError as error:
         raise RunFolderError(
             f"The run cannot be kept in its folder ({error.strerror}). Choose another place, or "
@@ -179,25 +171,18 @@ def _describe(scan: Scan) -> ScanInfo:
     return info
 
 
-def write_whereabouts(
-    folder: Path, scan: Scan, slices: Sequence[int], model_folder: Path | None
-) -> None:
-    """Write ``scan.json``: paths and names, which may identify a patient.
-
-    Raises
-    ------
-    FileError
-    """
+def _whereabouts(run: AdaptationRun) -> dict[str, Any]:
+    """Return what ``scan.json`` holds: paths and names, which may identify a patient."""
+    scan = run.scan
     paths = [scan.slice_path(index) for index in range(scan.n_slices)]
-    where = {
+    return {
         "note": "This file may identify a patient. Delete it before you share the folder.",
         "path": _absolute(scan.path),
         "paths": [_absolute(path) for path in paths] if scan.is_list else None,
         "channels": [_beside(scan.path, other.path) for other in scan.channels],
-        "model_folder": _absolute(model_folder),
-        "slice_names": {str(index): scan.slice_name(index) for index in slices},
+        "model_folder": _absolute(getattr(run.segmenter, "folder", None)),
+        "slice_names": {str(index): scan.slice_name(index) for index in run.slices},
     }
-    write_json(folder / SCAN_FILE, where)
 
 
 def read_whereabouts(folder: Path) -> dict[str, Any]:
@@ -249,20 +234,11 @@ def _row(record: Record) -> dict[str, Any]:
 def write_masks(
     folder: Path, masks: Mapping[str, Mapping[int, np.ndarray]], scan: Scan, card: Card
 ) -> list[str]:
-    """Write masks in the scan's own format: ``name.nii.gz``, ``name.png`` or ``name/`` ….
+    """Write masks, by name and slice, in the scan's own format; say what could not be written.
 
-    Photographs of a list are numbered as displayed, for their own names may name patients. What
-    was written for slices that have no mask any more, after a rollback, goes.
-
-    Parameters
-    ----------
-    masks : mapping of str to mapping of int to ndarray of uint8, shape (H, W)
-        By name, and slice.
-
-    Returns
-    -------
-    list of str
-        What could not be written, a sentence each.
+    They are ``name.nii.gz``, ``name.png`` or ``name/`` …; photographs of a list are numbered as
+    displayed, for their own names may name patients. What was written for slices that have no
+    mask any more, after a rollback, goes.
     """
     said = []
     for name, some in masks.items():

@@ -91,13 +91,7 @@ def cause(error: sqlite3.Error) -> str:
 
 
 def seal(kind: str, name: str, data: Any) -> bytes:
-    """Return the checksum of what is kept under a name in a kind of file.
-
-    Raises
-    ------
-    DamageError
-        If ``data`` are no bytes.
-    """
+    """Return the checksum of what is kept under a name in a kind of file; it has to be bytes."""
     if not isinstance(data, bytes):
         raise DamageError
     return blake2b(data, digest_size=_SEAL, person=kind.encode(), key=name.encode()).digest()

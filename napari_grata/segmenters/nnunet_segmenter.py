@@ -205,7 +205,7 @@ def _intensity_range(plan: Plan, channel: int) -> tuple[float, float]:
     """
     scheme, found = plan.schemes[channel], plan.intensities[channel]
     if scheme == "CTNormalization" and found is not None:
-        deviation = max(found["std"], 1e-8)
+        deviation = max(found["std"], _TINY)
         low, high = ((found[end] - found["mean"]) / deviation for end in ("low", "high"))
     elif scheme == "ZScoreNormalization":
         low, high = Z_SCORES

@@ -110,7 +110,8 @@ def cut_patch(
     if about is None and chance.random() < EXPECTED:
         near: Any = [slice(None)] * 4
         near[lie.across + 1] = slice(low[lie.across], high[lie.across] + size[lie.across])
-        about = _foreground(segmenter.card, volume.logits[tuple(near)]).nonzero().numpy()
+        logits, exclusive = volume.logits[tuple(near)], segmenter.card.activation == "softmax"
+        about = (logits.argmax(0) > 0 if exclusive else logits.amax(0) >= 0).nonzero().numpy()
         about[:, lie.across] += low[lie.across]
     if about is not None and len(about):
         start = np.clip(about[chance.integers(len(about))] - size // 2, low, high)
@@ -119,11 +120,6 @@ def cut_patch(
     place: Any = tuple(slice(int(s), int(s + n)) for s, n in zip(start, size, strict=True))
     image = volume.image[(slice(None), *place)][None].contiguous()
     return Patch(image, lie.frame, i, None, place, lie)
-
-
-def _foreground(card: Card, logits: torch.Tensor) -> torch.Tensor:
-    """Voxels (a, b, c) in which the source model sees some structure."""
-    return logits.argmax(0) > 0 if card.activation == "softmax" else logits.amax(0) >= 0
 
 
 def with_patch(

@@ -260,7 +260,7 @@ class PlannedSegmenter(VolumeSegmenter):
 
     def _look(self, scan: Scan, number: int) -> PlannedCase:
         slices = scan.case_slices(number)
-        shape = (len(slices), *scan.slice_shape(slices[0]))
+        rows, columns = scan.slice_shape(slices[0])
         measured, middle, affine = None, False, scan.geometry.display_affine
         order, flips = self._axes(scan)
         if affine is not None and not self.plan.is_2d:
@@ -268,7 +268,8 @@ class PlannedSegmenter(VolumeSegmenter):
             # volume, else the middle.
             turned = affine[:3, order] * np.where(flips, -1, 1)
             shear = np.triu(np.linalg.cholesky(turned.T @ turned).T, 1)
-            reach = np.minimum(shear, 0) @ (np.array(shape)[list(order)] - 1)
+            sides = np.array([len(slices), rows, columns])[list(order)]
+            reach = np.minimum(shear, 0) @ (sides - 1)
             middle = not np.allclose(reach / self._grids(scan)[1], 0)
         steps = (*self.plan.before, *self.plan.steps)
         if not self.plan.is_2d and any(
@@ -279,7 +280,6 @@ class PlannedSegmenter(VolumeSegmenter):
             grid = self._new_shape(scan, values.shape[1:])
             lines = self._lines(scan, values.shape[1:], grid, middle)
             measured = self._changed(values, lines, None)[1]
-        rows, columns = shape[1:]
         box = slice(0, len(slices)), slice(0, rows), slice(0, columns)
         return PlannedCase(box, middle, measured)
 
