@@ -193,8 +193,9 @@ class GrataDock(DropTarget):
         context = self.context
         context.changed.connect(self.refresh)
         context.said.connect(self.hint.say)
-        # A hint is about what is in view, or about the brush.
+        # A hint is about what is in view, a region to be drawn, or the brush.
         context.scan_changed.connect(self._forget_hint)
+        context.region_changed.connect(self._forget_hint)
         context.painting_changed.connect(self._forget_hint)
         context.theme_changed.connect(self._show_theme)
         context.runner.ended.connect(self._on_ended)

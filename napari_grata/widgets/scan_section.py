@@ -441,7 +441,7 @@ class _RegionLayer(_RectangleLayer):
         self._asked = True
         context.viewer.layers.selection.active = self._layer
         self._layer.mode = "add_rectangle"
-        context.say("Drag a rectangle over the scan; the model then works inside it only.")
+        context.say("Drag a rectangle: the model then works inside it.")
 
     def settled(self) -> None:
         """Tell whether a rectangle has come, or one was changed."""

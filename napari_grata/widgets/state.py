@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from napari_grata.adaptation.flags import FRAME_CODE
 from napari_grata.adaptation.settings import PRESETS
 from napari_grata.scans.scan import counted
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.records import ChosenInfo
     from napari_grata.widgets.context import Context
+    from napari_grata.widgets.session import Session
 
 
 class Step(Enum):
@@ -42,6 +44,10 @@ class Facts:
         Title of a model that does fit.
     implausible : str
         Why the source mask cannot be right or the frame does not fit, as a sentence.
+    unframed : str
+        That no part of the only photograph shows what the model is to outline, as a sentence.
+    other_region : bool
+        There is a region, and it is not the one that the masks were made in.
     shift : str
         How far the scan lies from the source centre, in words.
     method : str
@@ -77,6 +83,8 @@ class Facts:
     misfit: str = ""
     better_model: str = ""
     implausible: str = ""
+    unframed: str = ""
+    other_region: bool = False
     shift: str = ""
     method: str = ""
     total: int = 1
@@ -114,6 +122,8 @@ def facts_of(context: Context) -> Facts:
             "note_tone": session.note_tone,
             "saved": session.saved,
             "reopened": session.reopened or "",
+            "unframed": _unframed(session),
+            "other_region": context.region not in (None, session.region),
         }
     if scan is not None:
         there |= {"total": scan.n_slices, "noun": scan.noun}
@@ -134,6 +144,11 @@ def facts_of(context: Context) -> Facts:
         looked=context.looked,
         **there,
     )
+
+
+def _unframed(session: Session) -> str:
+    alone = session.flags.get(0, ()) if session.scan.n_slices == 1 else ()
+    return next((flag.text for flag in alone if flag.code == FRAME_CODE), "")
 
 
 @dataclass(frozen=True)
@@ -304,6 +319,8 @@ def _message(facts: Facts, why_not: str) -> tuple[str, str]:
         return why_not, "warning"
     if facts.implausible:
         return facts.implausible, "warning"
+    if facts.unframed and not facts.done:
+        return facts.unframed, "warning"
     if facts.adapted:
         return facts.note or "Adapted.", facts.note_tone
     if facts.segmented:
@@ -345,19 +362,26 @@ def _open_step(facts: Facts, why_not: str) -> Step:
     return Step.TAKE_OUT if facts.done else Step.CORRECT
 
 
+_REGION = NextStep(
+    "region", "Draw a region", "Draw a rectangle around what the model is to outline."
+)
+
+
 def _next(facts: Facts, why_not: str) -> NextStep | None:
     if why_not:
         return None
     if facts.implausible and not facts.adapted:
-        return NextStep(
-            "region", "Draw a region", "Draw a rectangle around what the model is to outline."
-        )
+        return _REGION
     if not facts.adapted:
         return NextStep("adapt", "Adapt", ADAPT_WORDS)
     if facts.done and not facts.saved:
         return NextStep("save", "Save masks …", "Write the masks on the scan's own grid.")
     if facts.done:
         return None
+    if facts.other_region and not facts.reopened:
+        return NextStep("adapt", "Adapt", ADAPT_WORDS)
+    if facts.unframed:
+        return _REGION
     if facts.flagged and not facts.looked:
         words = counted(facts.flagged, f"flagged {facts.noun}")
         return NextStep("look", f"Look at {words}", "Go to the next one that needs a look.")

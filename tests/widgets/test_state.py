@@ -78,6 +78,16 @@ def test_nothing_is_green_that_is_not_plausible() -> None:
     assert dock_state(but(ADAPTED, implausible=words)).tone == "warning"
 
 
+def test_where_no_frame_was_found_a_region_comes_next_and_then_another_run() -> None:
+    words = "No part of the picture was found that shows the disc."
+    unframed = but(ADAPTED, total=1, flagged=1, unframed=words, noun="photograph", note="far")
+    assert dock_state(unframed).next.name == "region"
+    assert dock_state(unframed).message == words
+    assert dock_state(but(unframed, other_region=True)).next.name == "adapt"
+    kept = but(unframed, decided="mask before kept", done=True, saved="taken out")
+    assert dock_state(kept).next is None
+
+
 def test_after_a_run_the_next_step_is_to_look_then_to_decide_then_to_save() -> None:
     flagged = but(ADAPTED, flagged=2, note="2 flagged", note_tone="warning")
     first = dock_state(flagged)
