@@ -366,12 +366,15 @@ _REGION = NextStep(
     "region", "Draw a region", "Draw a rectangle around what the model is to outline."
 )
 
+_ALL_THE_SAME = NextStep("adapt", "Adapt all the same", ADAPT_WORDS)
+
 
 def _next(facts: Facts, why_not: str) -> NextStep | None:
     if why_not:
         return None
     if facts.implausible and not facts.adapted:
-        return _REGION
+        # Of a volume a part tells no more than all of it: skull, voxel size or model are wrong.
+        return _REGION if facts.noun == "photograph" else _ALL_THE_SAME
     if not facts.adapted:
         return NextStep("adapt", "Adapt", ADAPT_WORDS)
     if facts.done and not facts.saved:

@@ -76,6 +76,9 @@ def test_nothing_is_green_that_is_not_plausible() -> None:
     assert state.next.name == "region"
     assert state.open_step is Step.SCAN
     assert dock_state(but(ADAPTED, implausible=words)).tone == "warning"
+    volume = dock_state(but(BRAIN, segmented=53, implausible="No csf was found."))
+    assert volume.next is not None
+    assert volume.next.text == "Adapt all the same"
 
 
 def test_where_no_frame_was_found_a_region_comes_next_and_then_another_run() -> None:
