@@ -223,7 +223,7 @@ def _list_devices() -> list[DeviceChoice]:
 
 @dataclass(frozen=True)
 class _Wish:
-    """What is to be measured: model, device, case and region of one scan."""
+    """What is to be measured: model, device, case and region or frame of one scan."""
 
     model: Path
     weights: str
@@ -292,9 +292,11 @@ class ShiftGauge(QWidget):
         problem = why_not(entry.card)
         if problem is not None:
             return None, problem
-        case = scan.case_of(context.in_view())
+        case, region, session = scan.case_of(context.in_view()), context.region, context.session
+        if region is None and session is not None and not session.busy:
+            region = session.frame_of(context.in_view())  # what the model reads, once it is found
         weights = str(entry.card.weights_sha256)
-        return _Wish(entry.folder, weights, context.device, case, context.region), ""
+        return _Wish(entry.folder, weights, context.device, case, region), ""
 
     def _measure(self) -> None:
         wish, _ = self._wish()

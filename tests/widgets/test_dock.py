@@ -13,7 +13,8 @@ from napari.utils.notifications import notification_manager
 from PIL import Image
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QScrollArea
 
-from napari_grata.segmenters import registry
+from napari_grata.adaptation.shift import measure_case
+from napari_grata.segmenters import load_card, load_segmenter, registry
 from napari_grata.widgets import bar
 from napari_grata.widgets.dock import WIDTH
 from napari_grata.widgets.state import Step
@@ -340,10 +341,13 @@ def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
     start: Start, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = shutil.copytree(model_folder, tmp_path / "models")
+    weights, own = load_card(models / "tiny-eye").weights_sha256, [0.1 * n for n in range(21)]
     with (models / "tiny-eye" / "card.yaml").open("a") as card:
         card.write(
             "extents:\n- {structure: disc, cases: 50, side: [0.4, 0.44, 0.48], "
             "row: [0.45, 0.5, 0.55], column: [0.45, 0.5, 0.55]}\n"
+            f"shift: {{measured_on: its own, scans: 30, quantiles: {own}, weights: {weights}, "
+            "command: none}\n"
         )
     monkeypatch.setattr(registry, "bundled_models_dir", lambda: models)
     rng = np.random.default_rng(1)
@@ -359,6 +363,10 @@ def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
     assert "as found" in user.dock.message.said()
     (layer,) = (one for one in user.viewer.layers if one.name == "Frame found")
     assert layer.data[0].min(axis=0) == pytest.approx(np.array(frame[:2]) - 0.5)
+    # How far the photograph lies from the source centre is said of what the model reads.
+    found = measure_case(load_segmenter(models / "tiny-eye", "cpu"), user.context.scan, 0, frame)
+    gauge = user.dock.model.shift.gauge
+    user.wait(lambda: f"{found.distance:.3f}" in gauge.toolTip(), 20)
     assert user.dock.scan.region.count() == 1
     layer.data = [layer.data[0] + 4]
     user.wait(lambda: user.context.region is not None)
