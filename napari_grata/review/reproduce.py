@@ -182,10 +182,8 @@ def run_again(
     """
     from napari_grata.adaptation.run import AdaptationRun
 
-    if saved.scan is None:
+    if saved.scan is None or saved.corrections is None:
         raise ReproduceError(" ".join(saved.missing) or "The scan of this run was not found.")
-    if saved.corrections is None:
-        raise ReproduceError(" ".join(saved.missing))
     if segmenter.card.weights_sha256 != saved.info["model"]["weights_sha256"]:
         raise ReproduceError(
             f"The weights of the model {segmenter.card.name} are not those that the run was "
