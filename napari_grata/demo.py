@@ -46,7 +46,7 @@ def view_run(run: Path, scan: Scan | None) -> dict[str, Any]:
     """Open a saved run in a napari window: its scan, masks and curves."""
     import napari
 
-    from napari_grata.widgets.case_loading import show_saved_run
+    from napari_grata.widgets.current_case import show_saved_run
 
     viewer = napari.Viewer(title="napari-grata")
     _, dock = viewer.window.add_plugin_dock_widget("napari-grata", "Adapt to a new centre")

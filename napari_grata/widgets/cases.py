@@ -20,11 +20,10 @@ from napari_grata.scans.photographs import is_photograph
 from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
-from napari_grata.widgets.case_loading import LoadedCase, Prefetch
 from napari_grata.widgets.cases_model import progress_words, row_of, when
 from napari_grata.widgets.cases_panel import CasePanel, Pictures
 from napari_grata.widgets.context import Context
-from napari_grata.widgets.current_case import CurrentCase
+from napari_grata.widgets.current_case import CurrentCase, LoadedCase, Prefetch
 from napari_grata.widgets.qt_parts import ask_folder, later, menu_entry, notify
 from napari_grata.widgets.scan_layer import as_one_change
 from napari_grata.widgets.session import Session
@@ -381,7 +380,7 @@ class Cases(QObject):
         if loaded.run is None or self._context.runner.busy:
             return
         if self.current.untouched():
-            self.current.put_run(loaded.run)
+            self.current.put_run(loaded.run, loaded.flags)
             self._revive_soon.start()
             self._look_ahead()
 

@@ -20,8 +20,8 @@ from napari_grata.scans.masks import formats_for, mask_target
 from napari_grata.scans.scan import counted
 from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Outcome
-from napari_grata.widgets.case_loading import show_saved_run
 from napari_grata.widgets.context import Context
+from napari_grata.widgets.current_case import show_saved_run
 from napari_grata.widgets.qt_parts import (
     Sentence,
     ask_folder,
@@ -368,11 +368,9 @@ class ExportSection(QWidget):
     def open_run(self, folder: Path) -> None:
         """Bring a saved run back into the viewer."""
         try:
-            session = show_saved_run(self._context, folder)
+            show_saved_run(self._context, folder)
         except (ValueError, OSError) as error:
             self._context.fail(str(error))
-        else:
-            self._context.runner.revive(session, folder)
 
     # --- inside ------------------------------------------------------------------------------
 

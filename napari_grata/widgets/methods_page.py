@@ -22,14 +22,15 @@ from napari_grata.review.compare import (
     MethodResult,
     dice_to,
     difference_map,
+    flags_of_run,
     latest_flags,
     share_changed,
 )
 from napari_grata.scans.files import safe_name, write_csv
 from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Outcome, describe
-from napari_grata.widgets.case_loading import load_run
 from napari_grata.widgets.context import Context
+from napari_grata.widgets.current_case import load_run
 from napari_grata.widgets.mask_layer import add_quietly, contour_width, labels_over
 from napari_grata.widgets.methods_table import (
     LAYERS,
@@ -574,10 +575,10 @@ def saved_result(folder: Path, scan: Scan, card: Card) -> MethodResult:
     run = load_run(folder, scan)
     if run.card.colours.keys() != card.colours.keys():
         raise ValueError("That run is of a model with other structures; choose one of this model.")
-    method = "" if run.settings is None else f"{run.settings.method}, "
-    changed = share_changed(scan, card, run.source, run.adapted)
-    title = f"Saved: {method}{folder.name}"
-    return MethodResult(f"saved {folder}", title, run.adapted, run.records, run.flags, changed)
+    changed = share_changed(scan, card, run.source_masks, run.adapted_masks)
+    title = f"Saved: {run.settings.method}, {folder.name}"
+    records, flags = run.records.without_masks(), flags_of_run(run)
+    return MethodResult(f"saved {folder}", title, run.adapted_masks, records, flags, changed)
 
 
 def keep_result(run: AdaptationRun, folder: Path | None) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_grata.adaptation.settings import Settings
     from napari_grata.scans import Scan
     from napari_grata.segmenters import ModelEntry
+    from napari_grata.widgets.tasks import Region
 
 _NO_MASK = np.zeros((0, 0), dtype=np.uint8)
 # napari draws contours anew at each redraw, and the time grows with area and width: on 12 million
@@ -121,7 +122,7 @@ class Session(QObject):
         self.hidden: set[int] = set()
         self.segmented_slices: set[int] = set()
         self.adapted_slices: set[int] = set()
-        self.region: tuple[int, int, int, int] | None = None
+        self.region: Region | None = None
         self.flags: dict[int, tuple[Flag, ...]] = {}
         self.records: list[Record] = []
         self.run: Any = None
@@ -168,7 +169,7 @@ class Session(QObject):
 
     # --- results arrive --------------------------------------------------------------------
 
-    def begin_segmenting(self, region: tuple[int, int, int, int] | None) -> None:
+    def begin_segmenting(self, region: Region | None) -> None:
         """Start anew with the source masks; adapted masks of an earlier run stay until Adapt."""
         self.source.restart()
         self.segmented_slices.clear()
@@ -176,7 +177,7 @@ class Session(QObject):
         self.source.visible = True
         self.source.ensure()
 
-    def begin_adapting(self, region: tuple[int, int, int, int] | None) -> None:
+    def begin_adapting(self, region: Region | None) -> None:
         """Start a new adaptation; the source masks stay as they are."""
         self.adapted.restart()
         self.adapted_slices.clear()
@@ -206,6 +207,20 @@ class Session(QObject):
         self.adapted.put(index, label_map)
         self.adapted_slices.add(index)
 
+    def put_masks(
+        self,
+        region: Region | None,
+        source: Mapping[int, np.ndarray],
+        adapted: Mapping[int, np.ndarray],
+    ) -> None:
+        """Store and show masks that were made for this region before, (H, W) label maps."""
+        self.region = region
+        for index, label_map in source.items():
+            self.put_source(index, label_map)
+        for index, label_map in adapted.items():
+            self.put_adapted(index, label_map)
+        self.settle()
+
     def put_record(self, record: Record) -> None:
         """Store what one event of the stream brought."""
         index = record.slice_index
@@ -220,9 +235,7 @@ class Session(QObject):
         self.records.append(light)
         self.flags[index] = record.flags
 
-    def source_masks(
-        self, slices: Sequence[int], region: tuple[int, int, int, int] | None
-    ) -> dict[int, np.ndarray]:
+    def source_masks(self, slices: Sequence[int], region: Region | None) -> dict[int, np.ndarray]:
         """Return the model's own masks of these slices, if they were made for this region."""
         if region != self.region:
             return {}
@@ -365,7 +378,7 @@ class Session(QObject):
             photograph=self.scan.noun == "photograph",
         )
 
-    def frame_of(self, index: int) -> tuple[int, int, int, int] | None:
+    def frame_of(self, index: int) -> Region | None:
         """Return the frame in which a slice was adapted, where one was found."""
         latest = (one for one in reversed(self.records) if one.slice_index == index)
         return next((one.frame for one in latest), None)

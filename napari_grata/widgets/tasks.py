@@ -215,7 +215,7 @@ def revive(
 
     found = reopen(folder, scan)
     try:
-        return found.run(engine.get(found.model_folder or model, device), scan)
+        return found.run(engine.get(found.model_folder or model, device))
     finally:
         found.close()
 

@@ -18,8 +18,8 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseState
-from napari_grata.widgets.case_loading import Prefetch
 from napari_grata.widgets.cases import _dock_of
+from napari_grata.widgets.current_case import Prefetch
 from napari_grata.widgets.scan_layer import camera_of
 from napari_grata.widgets.state import Step
 

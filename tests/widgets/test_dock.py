@@ -14,6 +14,7 @@ from PIL import Image
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QScrollArea
 
 from napari_grata.adaptation.shift import measure_case
+from napari_grata.demo import view_run
 from napari_grata.segmenters import load_card, load_segmenter, registry
 from napari_grata.widgets import bar
 from napari_grata.widgets.dock import WIDTH
@@ -111,6 +112,35 @@ def test_cancel_keeps_what_is_finished_and_the_run_can_go_on_or_finish(
     assert user.session.run.step == step
     assert user.session.adapted_slices == set(range(6))
     assert user.dock.adapt.unfinished.isHidden()
+
+
+def test_a_cancelled_run_that_is_shown_again_is_live_and_can_go_on(
+    start: Start, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = start(volume, passes=40)
+    user.context.run_parent = str(tmp_path / "runs")
+    with user.qtbot.waitSignal(user.context.runner.records, timeout=60_000):
+        user.dock.adapt.adapt_button.click()
+    user.press(user.dock.progress.cancel_button)
+    user.finish()
+    step = user.session.run.step
+    user.session.close_run()
+    (folder,) = (tmp_path / "runs").iterdir()
+    again = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("napari.Viewer", lambda **_: again.viewer)
+        window = type(again.viewer.window)
+        patch.setattr(window, "add_plugin_dock_widget", lambda *_: (None, again.dock))
+        patch.setattr("napari.run", lambda: None)
+        view_run(folder, None)  # as *Open saved run* does it
+    again.wait(lambda: again.session is not None and again.session.run is not None)
+    again.settle()
+    assert again.dock.message.said().startswith("Saved run of")
+    assert not again.dock.adapt.unfinished.isHidden()
+    again.press(again.dock.adapt.finish_button)
+    again.finish()
+    assert again.session.run.step == step
+    assert again.session.adapted_slices == set(range(6))
 
 
 def test_pause_holds_a_run_between_two_steps(start: Start, volume: Path) -> None:
