@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
+
+from napari_grata.scans.sqlite_file import packed, unpacked
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.records import ChosenInfo
@@ -51,9 +52,9 @@ class MaskSnapshot:
         self._values["records"] = list(session.records)
         self._values["flags"] = dict(session.flags)
         scan, stack, shown = session.scan, session.adapted.stack, session.adapted.as_shown()
-        self._masks = {i: _pack(scan.get_mask(stack, i)) for i in session.adapted_slices}
-        self._drawings = {i: _pack(scan.get_mask(shown, i)) for i in self.drawn}
-        self._bytes = sum(len(d) for m in (self._masks, self._drawings) for d, _ in m.values())
+        self._masks = {i: packed(scan.get_mask(stack, i)) for i in session.adapted_slices}
+        self._drawings = {i: packed(scan.get_mask(shown, i)) for i in self.drawn}
+        self._bytes = sum(len(d) for m in (self._masks, self._drawings) for d in m.values())
         self._living.add(self)
 
     @classmethod
@@ -63,8 +64,8 @@ class MaskSnapshot:
 
     def masks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield slice and label map as the model made it, shape (H, W)."""
-        for index, packed in self._masks.items():
-            yield index, _unpack(packed)
+        for index, data in self._masks.items():
+            yield index, unpacked(data)
 
     def put_back(self, session: Session) -> None:
         """Make the session what it was, drawings included."""
@@ -79,7 +80,7 @@ class MaskSnapshot:
                 scan.put_mask(adapted.stack, index, label_map)
                 if fits:
                     drawn = self._drawings.get(index)
-                    shown = label_map if drawn is None else _unpack(drawn)
+                    shown = label_map if drawn is None else unpacked(drawn)
                     scan.put_mask(layer.data, index, shown)
             layer.refresh(extent=False)
         session.drawn_slices = set(self.drawn)
@@ -92,16 +93,6 @@ def close_unless_used(run: AdaptationRun | None, session: weakref.ref[Session]) 
     found = session()
     if run is not None and (found is None or found.run is not run):
         run.close()
-
-
-def _pack(mask: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
-    whole = np.ascontiguousarray(mask, dtype=np.uint8)
-    return zlib.compress(whole.tobytes(), 1), whole.shape
-
-
-def _unpack(packed: tuple[bytes, tuple[int, ...]]) -> np.ndarray:
-    data, shape = packed
-    return np.frombuffer(zlib.decompress(data), dtype=np.uint8).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
