@@ -29,6 +29,7 @@ from napari_grata.widgets.scan_layer import as_one_change
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
+    from napari_grata.review.case_work import CaseWork
     from napari_grata.review.cases import Case
 
 _SOON_MS = 60
@@ -133,15 +134,22 @@ class Cases(QObject):
 
     def run_folder(self, session: Session) -> Path | None:
         """Return the folder for a run on the case in view; None if it is no case of the list."""
-        here = self.current
-        if self.caselist is None or here.key is None or session.scan is not here.scan:
+        work = self._work_of(session)
+        if work is None:
             return None
-        self.batch.course.leave = here.key
+        self.batch.course.leave = work.key
         try:
-            return self.caselist.work(here.key).new_run_folder()
+            return work.new_run_folder()
         except ListError as error:
             notify(f"This run is not kept with its case. {error}")
             return None
+
+    def _work_of(self, session: Session) -> CaseWork | None:
+        """Return what is kept of the case in view, if the session is on it."""
+        cases, here = self.caselist, self.current
+        if cases is None or here.key is None or session.scan is not here.scan:
+            return None
+        return cases.work(here.key)
 
     def cases_after(self) -> list[str]:
         """Return the keys of the undecided cases after the one in view."""
@@ -170,10 +178,8 @@ class Cases(QObject):
 
     def take_back(self, session: Session, folder: Path | None) -> None:
         """A run of the case in view was undone: its folder counts no more among the case's."""
-        cases, key = self.caselist, self.current.key
-        if folder is None or cases is None or key is None:
-            return
-        if folder.parent != cases.work(key).folder:
+        work = self._work_of(session)
+        if folder is None or work is None or folder.parent != work.folder:
             return
         try:
             folder.rename(folder.with_name(f"undone-{folder.name}"))
@@ -403,13 +409,12 @@ class Cases(QObject):
 
     def _keep(self, session: Session) -> None:
         """Keep a session's run as it is now with the case in view, if it is that case's."""
-        cases, here, run = self.caselist, self.current, session.run
-        if cases is None or run is None or here.key is None or session.scan is not here.scan:
+        cases, run, work = self.caselist, session.run, self._work_of(session)
+        if cases is None or run is None or run.folder is None or work is None:
             return
-        if run.folder is None or Path(run.folder).parent != cases.work(here.key).folder:
-            return
-        here.run_folder, session.saved = Path(run.folder), session.saved or "kept"
-        self.queue.ask(("keep", here.key), partial(keep_run, cases, cases.case(here.key), run))
+        if run.folder.parent == work.folder:
+            self.current.run_folder, session.saved = run.folder, session.saved or "kept"
+            self.queue.ask(("keep", work.key), partial(keep_run, cases, cases.case(work.key), run))
 
     # --- adapting ahead ------------------------------------------------------------------------
 

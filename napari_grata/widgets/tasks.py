@@ -6,7 +6,7 @@ torch is imported inside the functions alone, which run in a job's thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +129,10 @@ def segment(
     with leave_room_for_the_interface():
         segmenter = engine.get(model, device)
         yield Stage("Segmenting …")
-        told = len(segmenter.notices)
-        for done, found in enumerate(segmenter.predict(scan, slices=slices, region=region), 1):
-            yield Mask("source", found.slice_index, found.label_map, done, len(slices))
-            for text in segmenter.notices[told:]:
-                yield Notice(text)
-            told = len(segmenter.notices)
+        found = enumerate(segmenter.predict(scan, slices=slices, region=region), 1)
+        total = len(slices)
+        masks = (Mask("source", p.slice_index, p.label_map, done, total) for done, p in found)
+        yield from _with_notices(segmenter, masks)
 
 
 def adapt(
@@ -185,18 +183,22 @@ def records_of(
     abandoned: threading.Event,
 ) -> Iterator[Any]:
     """Yield a run, then its records with its segmenter's notices between; closes the stream."""
-    told = len(run.segmenter.notices)
     try:
         yield Started(run)
-        for record in records:
-            yield record
-            for text in run.segmenter.notices[told:]:
-                yield Notice(text)
-            told = len(run.segmenter.notices)
+        yield from _with_notices(run.segmenter, records)
     finally:
         records.close()
         if abandoned.is_set():
             run.close()
+
+
+def _with_notices(segmenter: Segmenter, items: Iterable[Any]) -> Iterator[Any]:
+    """Yield items, and after each what its making has added to the segmenter's notices."""
+    told = len(segmenter.notices)
+    for item in items:
+        yield item
+        yield from map(Notice, segmenter.notices[told:])
+        told = len(segmenter.notices)
 
 
 def revive(
