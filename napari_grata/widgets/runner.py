@@ -449,9 +449,7 @@ class Runner(QObject):
             index = session.most_changed() if finished else context.in_view()
             # Beside a mask of the whole picture, one within a frame differs nearly everywhere.
             compares = finished and session.frame_of(index) is None
-            context.mode = "difference" if compares else "adapted"
-            context.apply_plain_mode(session)
-            context.mode_changed.emit(context.mode)
+            context.show_mode("difference" if compares else "adapted")
             if finished:
                 context.go_to(index)
 
