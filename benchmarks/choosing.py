@@ -58,6 +58,13 @@ CENTRES = {
     "B_1.0mm": ("brain-tissue-t1", "local_brain_T1_IBSR18"),
     "C_0.8371mm": ("brain-tissue-t1", "local_brain_T1_IBSR18"),
 }
+VESSELS = {
+    "STARE": ("lwnet-wnet-drive", "local_fundus_vessels"),
+    "CHASE_DB1": ("lwnet-wnet-drive", "open_fundus_vessels"),
+    "HRF": ("lwnet-wnet-drive", "open_fundus_vessels"),
+}
+"""Of a foreign model, which is installed first: see ``docs/bring-your-own-model.md``."""
+VESSELS_SIDE = 512
 PRESETS = (
     "source+six_views=true",
     "careful",
@@ -92,8 +99,11 @@ def stacks(data: Path, centre: str, folder: str, cache: Path) -> Iterator[Stack]
         scan = open_scan([_small(case.image, cache / "scans" / centre) for case in cases])
         truth = {}
         for index, case in enumerate(cases):
-            one = open_scan(case.image)
-            mask = one.get_mask(read_mask(case.mask, one, labels=FUNDUS_LABELS), 0)
+            if centre in VESSELS:
+                mask = _white(case.mask)
+            else:
+                one = open_scan(case.image)
+                mask = one.get_mask(read_mask(case.mask, one, labels=FUNDUS_LABELS), 0)
             truth[index] = _resized(mask, scan.slice_shape(index))
         yield Stack(centre, scan, list(truth), truth)
         return
@@ -105,6 +115,14 @@ def stacks(data: Path, centre: str, folder: str, cache: Path) -> Iterator[Stack]
         yield Stack(f"{centre}-{case.name}", scan, slices, truth)
 
 
+def _white(path: Path) -> np.ndarray:
+    """Read what is white in a picture, which may be a JPEG, as structure 1."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return (np.asarray(picture.convert("L")) > 127).astype(np.uint8)
+
+
 def _small(path: Path, folder: Path) -> Path:
     from PIL import Image
 
@@ -113,7 +131,8 @@ def _small(path: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as picture:
             picture = picture.convert("RGB")
-            picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            side = VESSELS_SIDE if folder.name in VESSELS else SIDE
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
             picture.save(target)
     return target
 
@@ -147,7 +166,7 @@ def fill_cache(options: argparse.Namespace) -> None:
     from napari_grata.segmenters import load_segmenter
 
     for centre in options.centres:
-        model, folder = CENTRES[centre]
+        model, folder = (CENTRES | VESSELS)[centre]
         model = options.model or model
         segmenter = load_segmenter(model, device="cpu")
         for stack in stacks(options.data, centre, folder, options.cache):
@@ -256,7 +275,7 @@ class Tables:
         paths = [p for p in specs_in(place) if not only or p.stem in {SOURCE, *only}]
         held = [np.load(table_of(path)) for path in paths]
         self.name = place.name
-        if place.parent.name not in {model for model, _ in CENTRES.values()}:
+        if place.parent.name not in {model for model, _ in (CENTRES | VESSELS).values()}:
             self.name += f", {place.parent.name}"
         self.names = tuple(path.stem for path in paths)
         self.structures = tuple(str(name) for name in held[0]["structures"])
@@ -399,7 +418,7 @@ def teach(options: argparse.Namespace) -> None:
     table = options.cache / "taught.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     for centre in options.centres:
-        model, folder = CENTRES[centre]
+        model, folder = (CENTRES | VESSELS)[centre]
         segmenter = load_segmenter(options.model or model, device="cpu")
         for stack in stacks(options.data, centre, folder, options.cache):
             for draw in _lessons(segmenter, stack, options, table):
@@ -524,7 +543,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=CACHE, help="outside the repository")
     parser.add_argument("--model", help="in place of the centre's own, such as a plain one")
-    parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=list(CENTRES))
+    every = list(CENTRES | VESSELS)
+    parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=every)
     parser.add_argument("--presets", nargs="+", help="cache: to run; simulate: to weigh (all)")
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 3, 5, 8])
     parser.add_argument("--asked", nargs="+", default=["proposed"], help="or random; of teach")
