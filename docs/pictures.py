@@ -181,13 +181,15 @@ def methods(program: Program) -> None:
 
 
 def whole(program: Program) -> None:
-    """A photograph that does not fit the model is said, not segmented silently."""
+    """The part of a whole photograph that the model should read is found."""
     program.viewer.layers.clear()
     turn(1)
     program.context.open_requested.emit("sample:fundus-whole")
     turn(2)
     program.context.runner.adapt()
     program.finish()
+    program.dock.timeline.show_tab("Curves")
+    turn(9)  # the shift is measured of the frame
     program.take("region.png")
 
 
