@@ -24,7 +24,6 @@ from napari_grata.widgets.context import Context
 from napari_grata.widgets.mask_layer import made_here
 from napari_grata.widgets.scan_layer import alive, camera_of, our_entry, remove_layers
 from napari_grata.widgets.session import Session
-from napari_grata.widgets.state import chosen_words
 from napari_grata.widgets.tasks import Region
 
 if TYPE_CHECKING:
@@ -69,10 +68,7 @@ def _show_run(
     card, where = run.card, run.model_folder or run.folder
     context.add_entry(ModelEntry(card.name, card.title, where, "user", card))
     session = _new_session(context, layer, scan, card)
-    session.put_masks(run.region, run.source_masks, run.adapted_masks)
-    session.records, session.flags = run.records.without_masks(), flags
-    session.settings, session.saved = run.settings, "kept"
-    session.taken_step, session.chosen = run.taken, chosen_words(run.chosen, scan.noun)
+    session.put_result(run, flags)
     return session
 
 
@@ -296,7 +292,11 @@ class CurrentCase:
             self.put_run(loaded.run, loaded.flags)
         elif loaded.key in self._segmented:
             card, region, masks = self._segmented[loaded.key]
-            _new_session(context, self._layer, scan, card).put_masks(region, masks, {})
+            session = _new_session(context, self._layer, scan, card)
+            session.region = region
+            for index, mask in masks.items():
+                session.put_source(index, mask)
+            session.settle()
             context.take_results()
         if scan.n_slices > 1:
             place = self._places.get(loaded.key, scan.n_slices // 2)

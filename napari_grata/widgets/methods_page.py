@@ -231,16 +231,8 @@ class MethodsPage(QWidget):
         session.adapted.restart()
         session.adapted_slices.clear()
         session.drawn_slices.clear()
-        session.run, session.settings, session.region = run, run.settings, run.region
-        session.taken_step, session.chosen, session.reopened = None, "", None
-        session.records, session.flags = list(result.records), dict(latest_flags(result.records))
-        for index, mask in run.source_masks.items():
-            if index not in session.segmented_slices:
-                session.put_source(index, mask)
-        for index, mask in run.adapted_masks.items():
-            session.put_adapted(index, mask)
-        session.saved = "kept" if run.folder is not None else ""
-        session.settle()
+        session.run = run
+        session.put_result(run, latest_flags(run.past))
         context = self._context
         if session is context.session:
             context.choose_settings(result.name, run.settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,13 @@ from napari_grata.scans import ScanError
 from napari_grata.segmenters.card import Card
 from napari_grata.widgets.mask_layer import MaskLayer
 from napari_grata.widgets.scan_layer import ScanOfLayer
+from napari_grata.widgets.state import chosen_words
 
 if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-    from napari_grata.adaptation.records import Flag, Record
+    from napari_grata.adaptation import AdaptationRun, Flag, Record, ReopenedRun
     from napari_grata.adaptation.settings import Settings
     from napari_grata.scans import Scan
     from napari_grata.segmenters import ModelEntry
@@ -207,17 +208,20 @@ class Session(QObject):
         self.adapted.put(index, label_map)
         self.adapted_slices.add(index)
 
-    def put_masks(
-        self,
-        region: Region | None,
-        source: Mapping[int, np.ndarray],
-        adapted: Mapping[int, np.ndarray],
+    def put_result(
+        self, run: AdaptationRun | ReopenedRun, flags: dict[int, tuple[Flag, ...]]
     ) -> None:
-        """Store and show masks that were made for this region before, (H, W) label maps."""
-        self.region = region
-        for index, label_map in source.items():
-            self.put_source(index, label_map)
-        for index, label_map in adapted.items():
+        """Make the masks of a run and its records the results, and show them.
+
+        Source masks that are there stay.
+        """
+        self.settings, self.region = run.settings, run.region
+        self.records, self.flags = run.past.without_masks(), flags
+        self.taken_step, self.chosen = run.taken, chosen_words(run.chosen, self.scan.noun)
+        self.saved, self.reopened = "kept" if run.folder is not None else "", None
+        for index in run.source_masks.keys() - self.segmented_slices:
+            self.put_source(index, run.source_masks[index])
+        for index, label_map in run.adapted_masks.items():
             self.put_adapted(index, label_map)
         self.settle()
 
