@@ -8,25 +8,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 import pytest
+from npe2 import PluginManifest
 from qtpy import API_NAME
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QApplication
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _libraries_are_loaded() -> None:
-    """Have collections of garbage pass over the imported libraries, which are there for good.
+def _what_stays_is_looked_at_once() -> Iterator[None]:
+    """Have the imported libraries and the installed plugins gone through once, not in every test.
 
-    napari collects whenever a layer is taken out: that would go through all of torch each time.
+    napari collects garbage whenever a layer is taken out, each time through all of torch, and
+    reads the manifests of all plugins anew for each viewer.
     """
     for name in ("torch", "napari._qt.qt_main_window", "napari_grata.widgets.dock"):
         importlib.import_module(name)
+    installed = list(PluginManifest.discover())
     gc.collect()
     gc.freeze()
+    with patch.object(PluginManifest, "discover", lambda paths=(): iter(installed)):
+        yield
 
 
 @pytest.fixture(autouse=True)
