@@ -36,6 +36,7 @@ from napari_grata.widgets.qt_parts import (
     row,
 )
 from napari_grata.widgets.reviewed import Masks
+from napari_grata.widgets.runner import BUSY
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.settings_form import TEACHING, SettingsForm
 from napari_grata.widgets.undo import MaskSnapshot, Undoable, close_unless_used
@@ -53,7 +54,6 @@ ROLE_WORDS = (
     "both objectives together with consistency, or as auxiliary objective.)"
 )
 NO_MASK = "Adapt first: corrections are painted on the mask after."
-BUSY = "A run is going on; wait for its end, or cancel it."
 
 
 def teach(

@@ -534,10 +534,9 @@ def run_methods(
     engine: tasks.Engine, model: Path, device: str, card: Card, names: Sequence[str], **how: Any
 ) -> Iterator[Any]:
     """Run presets one after another, and yield a `MethodResult` for each that is finished."""
-    if not engine.holds(model, device):
-        yield tasks.Stage("Loading the model …")
     with tasks.leave_room_for_the_interface():
-        runs = CandidateRuns(engine.get(model, device), presets=names, go_on=True, **how)
+        segmenter = yield from engine.load(model, device)
+        runs = CandidateRuns(segmenter, presets=names, go_on=True, **how)
         scan: Scan = how["scan"]
         records: Any = runs.records()
         told = 0

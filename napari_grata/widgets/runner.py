@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_grata.widgets.context import Context
 
 
-_BUSY = "A run is going on; wait for its end, or cancel it."
+BUSY = "A run is going on; wait for its end, or cancel it."
 
 
 class Runner(QObject):
@@ -109,7 +109,7 @@ class Runner(QObject):
 
     def why_busy(self) -> str:
         """Return why nothing can be started now, "" if it can."""
-        return _BUSY if self.busy else ""
+        return BUSY if self.busy else ""
 
     @property
     def finds_frame(self) -> bool:
@@ -239,7 +239,7 @@ class Runner(QObject):
         """
         context = self._context
         if self.busy:
-            context.say(_BUSY)
+            context.say(BUSY)
             return
         context.clear_problem()
         context.closing.find_window()

@@ -6,7 +6,7 @@ torch is imported inside the functions alone, which run in a job's thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,20 +81,25 @@ class Engine:
         self._key: tuple[str, str] | None = None
         self._segmenter: Segmenter | None = None
 
-    def holds(self, model: str | Path, device: str) -> bool:
-        """Return whether this model is in memory for this device."""
+    def _holds(self, model: str | Path, device: str) -> bool:
         return self._key == (str(model), device)
 
     def get(self, model: str | Path, device: str) -> Segmenter:
         """Return the segmenter, loading it where needed."""
         with self._loading:
-            if not self.holds(model, device) or self._segmenter is None:
+            if not self._holds(model, device) or self._segmenter is None:
                 from napari_grata.segmenters import load_segmenter
 
                 self._key = self._segmenter = None
                 self._segmenter = load_segmenter(model, device=device)
                 self._key = (str(model), device)
             return self._segmenter
+
+    def load(self, model: str | Path, device: str) -> Generator[Any, None, Segmenter]:
+        """Return the segmenter, for ``yield from``: where it takes time, that is told."""
+        if not self._holds(model, device):
+            yield Stage("Loading the model …")
+        return self.get(model, device)
 
     def forget(self) -> None:
         """Let go of the segmenter, such as after a model folder has changed."""
@@ -124,10 +129,8 @@ def segment(
     region: Region | None,
 ) -> Iterator[Stage | Notice | Mask]:
     """Segment slices with the source model, one `Mask` a slice."""
-    if not engine.holds(model, device):
-        yield Stage("Loading the model …")
     with leave_room_for_the_interface():
-        segmenter = engine.get(model, device)
+        segmenter = yield from engine.load(model, device)
         yield Stage("Segmenting …")
         found = enumerate(segmenter.predict(scan, slices=slices, region=region), 1)
         total = len(slices)
@@ -151,10 +154,8 @@ def adapt(
 
     Where ``abandoned`` is set nobody will ask for the run's history any more: it is closed.
     """
-    if not engine.holds(model, device):
-        yield Stage("Loading the model …")
     with leave_room_for_the_interface():
-        segmenter = engine.get(model, device)
+        segmenter = yield from engine.load(model, device)
         yield Stage("Adapting: the model gets used to this scan …")
         from napari_grata.adaptation.run import AdaptationRun
 

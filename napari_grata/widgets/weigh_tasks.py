@@ -130,9 +130,7 @@ class Work:
         return pool
 
     def _made(self) -> Generator[Any, None, Pool]:
-        if not self.engine.holds(self.model, self.device):
-            yield tasks.Stage("Loading the model …")
-        segmenter = self.engine.get(self.model, self.device)
+        segmenter = yield from self.engine.load(self.model, self.device)
         yield tasks.Stage("Trying what could be better …")
         session = self.session
         # From the source model each time, and without any correction: what the user says is right
