@@ -227,10 +227,6 @@ class MethodsPage(QWidget):
     def _put_in_use(self, session: Session, result: MethodResult) -> None:
         run, result.run = result.run, None
         assert run is not None
-        session.hide_difference()
-        session.adapted.restart()
-        session.adapted_slices.clear()
-        session.drawn_slices.clear()
         session.run = run
         session.put_result(run, latest_flags(run.past))
         context = self._context
@@ -259,8 +255,7 @@ class MethodsPage(QWidget):
 
     def _undo(self, session: Session, taking: _Taking) -> None:
         run, context, result = session.run, self._context, taking.result
-        session.adapted.restart()
-        session.adapted_slices.clear()
+        session.clear_adapted()
         taking.before.put_back(session)
         if session is context.session:
             context.choose_settings(*taking.settings)

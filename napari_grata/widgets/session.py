@@ -180,15 +180,11 @@ class Session(QObject):
 
     def begin_adapting(self, region: Region | None) -> None:
         """Start a new adaptation; the source masks stay as they are."""
-        self.adapted.restart()
-        self.adapted_slices.clear()
+        self.clear_adapted()
         self.flags.clear()
-        self.taken_step, self.chosen = None, ""
-        self.drawn_slices.clear()
         self.records.clear()
+        self.taken_step, self.chosen, self.reopened = None, "", None
         self.close_run()
-        self.reopened = None
-        self.hide_difference()
         if region != self.region:
             # Source masks of another part of the picture cannot be compared with what comes now.
             self.source.restart()
@@ -197,6 +193,13 @@ class Session(QObject):
         self.adapted.visible = True
         self.source.ensure()
         self.adapted.ensure()
+
+    def clear_adapted(self) -> None:
+        """Begin new adapted masks; what was drawn on those before stays in its layer."""
+        self.adapted.restart()
+        self.adapted_slices.clear()
+        self.drawn_slices.clear()
+        self.hide_difference()
 
     def put_source(self, index: int, label_map: np.ndarray) -> None:
         """Store the source mask of one slice, shape (H, W)."""
@@ -215,6 +218,7 @@ class Session(QObject):
 
         Source masks that are there stay.
         """
+        self.clear_adapted()
         self.settings, self.region = run.settings, run.region
         self.records, self.flags = run.past.without_masks(), flags
         self.taken_step, self.chosen = run.taken, chosen_words(run.chosen, self.scan.noun)
