@@ -29,10 +29,18 @@ def _what_stays_is_looked_at_once() -> Iterator[None]:
     """
     for name in ("torch", "napari._qt.qt_main_window", "napari_grata.widgets.dock"):
         importlib.import_module(name)
+    from napari_grata.widgets import model_section
+
     installed = list(PluginManifest.discover())
     gc.collect()
     gc.freeze()
-    with patch.object(PluginManifest, "discover", lambda paths=(): iter(installed)):
+    with (
+        patch.object(PluginManifest, "discover", lambda paths=(): iter(installed)),
+        # What a dock sets aside until its end would not be found here, and the libraries would
+        # be given back with it.
+        patch.object(model_section, "freeze"),
+        patch.object(model_section, "unfreeze"),
+    ):
         yield
 
 

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEd
 from napari_grata.adaptation.shift import measure_case
 from napari_grata.demo import view_run
 from napari_grata.segmenters import load_card, load_segmenter, registry
-from napari_grata.widgets import bar
+from napari_grata.widgets import bar, model_section
 from napari_grata.widgets.dock import WIDTH
 from napari_grata.widgets.state import Step
 
@@ -35,6 +35,19 @@ def test_with_nothing_open_there_are_at_most_six_controls(start: Start) -> None:
     user.settle()
     assert 2 <= len(controls(user.dock)) <= 6
     assert user.dock.first_words.text() == "Open a scan, or try a sample, to begin."
+
+
+def test_what_is_loaded_is_set_aside_for_as_long_as_there_is_a_dock(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(model_section, "freeze", lambda: told.append("set aside"))
+    monkeypatch.setattr(model_section, "unfreeze", lambda: told.append("given back"))
+    user = start()
+    assert told == ["set aside"]
+    user.viewer.window.remove_dock_widget(user.dock)
+    user.dock.deleteLater()
+    user.wait(lambda: told == ["set aside", "given back"])
 
 
 def test_two_clicks_lead_from_the_start_to_an_adapted_sample(start: Start) -> None:
