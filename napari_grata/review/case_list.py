@@ -22,6 +22,7 @@ from napari_grata.adaptation.run_files import fingerprint
 from napari_grata.adaptation.run_store import RunFolderError, read_info
 from napari_grata.adaptation.settings import Settings, SettingsError
 from napari_grata.scans.files import stem
+from napari_grata.scans.photographs import is_photograph
 
 from .case_finding import identity_of, numbered, sources_of
 from .case_store import CaseStore
@@ -39,6 +40,7 @@ from .cases import (
 )
 from .final_masks import CaseMasks, Standing, final_masks
 from .list_file import STORE_FILE, BeyondReadingError, read_identity
+from .proposing import FEWEST
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
@@ -225,6 +227,23 @@ class CaseList(CaseStore):
     def case(self, key: str) -> Case:
         """Return the case with this code; a KeyError where there is none."""
         return self._cases[key]
+
+    def photographs(self) -> list[Path]:
+        """Return the photographs of a list whose cases are one each: as a stack they go together.
+
+        Empty where they are too few for that, and for lists of anything else.
+        """
+        paths = [path for case in self.cases for path in case.sources]
+        alike = len(paths) == len(self.cases) and all(map(is_photograph, paths))
+        return paths if alike and len(paths) >= FEWEST else []
+
+    def of_scan(self, scan: Scan) -> Case | None:
+        """Return the case that a scan was opened from; None of some of its files, or of more."""
+        files = {scan.slice_path(index) for index in range(scan.n_slices)}
+        for case in self.cases:
+            if {scan.path, *files} & {*case.sources} and len(files) == len(case.sources):
+                return case
+        return None
 
     def _grow(self, sources: Sequence[tuple[Path, ...]]) -> None:
         """Put files that are not in the list yet at its end."""

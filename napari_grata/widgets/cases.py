@@ -15,8 +15,6 @@ from qtpy.QtWidgets import QDockWidget, QWidget
 from napari_grata.review.adapt_list import keep_run
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import ListError
-from napari_grata.review.proposing import FEWEST
-from napari_grata.scans.photographs import is_photograph
 from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
@@ -91,13 +89,15 @@ class Cases(QObject):
         for action in self._of_a_list:
             action.setEnabled(self.caselist is not None)
         live = self._context.runner.kind is None
-        self._together.setEnabled(live and bool(self.photographs()))
+        photographs = self.caselist is not None and self.caselist.photographs()
+        self._together.setEnabled(live and bool(photographs))
 
     def _wire(self) -> None:
         context, panel = self._context, self.panel
         for signal, slot in (
             (context.open_requested, self._on_open),
             (context.list_requested, self.open_list),
+            (context.scan_changed, self._follow),
             (context.runner.ended, self._on_run_ended),
             (context.runner.changed, self._step_aside),
             (context.decisions_changed, self._on_decision),
@@ -158,13 +158,6 @@ class Cases(QObject):
             return []
         after = (other for other in cases.cases if other.number > case.number)
         return [other.key for other in after if not cases.state(other).decided]
-
-    def photographs(self) -> list[Path]:
-        """Return the list's photographs where every case is one: as a stack they go together."""
-        cases = self.caselist.cases if self.caselist is not None else ()
-        paths = [path for case in cases for path in case.sources]
-        alike = len(paths) == len(cases) and all(map(is_photograph, paths))
-        return paths if alike and len(paths) >= FEWEST else []
 
     def begin_with(self, start: Any, again: Sequence[str]) -> None:
         """Adapt these cases from an adapted model on; None: from the source model again.
@@ -380,6 +373,16 @@ class Cases(QObject):
         context.case_changed.emit()
         context.touch()
         self._look_ahead()
+
+    def _follow(self) -> None:
+        """While another scan is in view, none of the cases is."""
+        context, cases, here = self._context, self.caselist, self.current
+        own = cases is not None and here.key is not None and context.scan is here.scan
+        case = cases.case(here.key) if cases is not None and own and here.key else None
+        if case is not context.case and self._wanted is None:
+            context.case = case
+            self.panel.set_current(None if case is None else case.key)
+            context.case_changed.emit()
 
     def _show_result(self, loaded: LoadedCase) -> None:
         """Show what came of the case in view, if the user has nothing of their own there."""

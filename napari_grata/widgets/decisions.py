@@ -157,8 +157,7 @@ class Decisions(QObject):
         scan, caselist = self._context.scan, self._context.caselist
         if scan is None or caselist is None:
             return scan, None, None
-        paths = {scan.path, scan.slice_path(0)}
-        found = next((case for case in caselist.cases if paths & set(case.sources)), None)
+        found = caselist.of_scan(scan)
         return (scan, None, None) if found is None else (scan, caselist, found.key)
 
     def _put_away(self) -> None:

@@ -206,8 +206,8 @@ class ScanSection(QWidget):
         if kind == "sample":
             self._open_sample(key)
         elif kind == "together":
-            if self._context.flow is not None:
-                self._read(self._context.flow.photographs(), "Reading the photographs …")
+            if self._context.caselist is not None:
+                self._read(self._context.caselist.photographs(), "Reading the photographs …")
         elif kind in ("file", "list-files"):
             title = "Open a scan or photographs" if kind == "file" else "List of cases: the scans"
             folder = self._context.store.get("folder", "")

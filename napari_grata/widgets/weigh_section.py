@@ -380,8 +380,8 @@ class WeighSection(QWidget):
         """Bring the section in line."""
         context, session = self._context, self._context.session
         alone = session is not None and session.scan.n_slices < FEWEST
-        flow = context.flow if alone and context.case is not None else None
-        together = flow is not None and bool(flow.photographs())
+        listed = context.caselist if alone and context.case is not None else None
+        together = listed is not None and bool(listed.photographs())
         self.setVisible(bool(session and session.adapted_slices) and (not alone or together))
         self._ways.setVisible(not together)
         self.together_button.setVisible(together)

@@ -543,3 +543,20 @@ def test_photographs_opened_together_are_one_case(centre: Path) -> None:
     assert len(cases) == 1
     assert len(cases.cases[0].sources) == 3
     assert cases.state("case-0001") is CaseState.NEW
+
+
+def test_photographs_of_single_cases_go_together_and_are_then_none_of_the_cases(
+    centre: Path, tmp_path: Path
+) -> None:
+    cases = CaseList.make(centre)
+    paths = cases.photographs()
+    assert [path.stem for path in paths] == ["Miller_1", "Miller_2", "Miller_10"]
+    assert cases.of_scan(open_scan(paths[1])) is cases.case("case-0002")
+    assert cases.of_scan(open_scan(paths)) is None
+    together = case_of_scan(open_scan(paths))
+    assert together.of_scan(open_scan(paths)) is together.cases[0]
+    assert together.of_scan(open_scan(paths[0])) is None
+    others = CaseList.make([volume(tmp_path / name) for name in ("a.nii", "b.nii")])
+    assert others.photographs() == []
+    for one in (cases, together, others):
+        one.close()

@@ -475,9 +475,21 @@ def test_photographs_of_a_list_are_weighed_together_as_one_stack(
     assert weigh._ways.isVisibleTo(weigh)
     assert not weigh.together_button.isVisibleTo(weigh)
     assert weigh.propose_button.isEnabled(), weigh.propose_button.toolTip()
-    # The list is still there, with its case as it was.
-    assert len(cases.caselist.cases) == 3
-    assert cases.caselist.summary("case-0001").adapted
+    # The list is still there, with its case as it was: what is decided now is not decided on that.
+    caselist, context = cases.caselist, user.context
+    assert len(caselist.cases) == 3
+    assert caselist.summary("case-0001").adapted
+    assert context.case is None
+    user.wait(lambda: user.dock.decide.decisions.place is not None)
+    assert user.dock.decide.decisions.place.alone
+    user.do("accept")
+    assert not caselist.decisions("case-0001")
+    assert user.dock.decide.decisions.place.current()
+    context.choose_layer(cases.current.layer)
+    user.settle()
+    assert context.case is caselist.case("case-0001")
+    user.wait(lambda: user.dock.decide.decisions.place is not None)
+    assert not user.dock.decide.decisions.place.alone
 
 
 def test_the_picture_says_what_lies_under_the_mouse_and_a_click_goes_there(
