@@ -319,6 +319,8 @@ def _message(facts: Facts, why_not: str) -> tuple[str, str]:
         return why_not, "warning"
     if facts.implausible:
         return facts.implausible, "warning"
+    if facts.adapted and facts.other_region and not facts.done:
+        return "The masks are not of this region yet: adapt again.", "warning"
     if facts.unframed and not facts.done:
         return facts.unframed, "warning"
     if facts.adapted:

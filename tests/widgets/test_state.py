@@ -86,7 +86,9 @@ def test_where_no_frame_was_found_a_region_comes_next_and_then_another_run() -> 
     unframed = but(ADAPTED, total=1, flagged=1, unframed=words, noun="photograph", note="far")
     assert dock_state(unframed).next.name == "region"
     assert dock_state(unframed).message == words
-    assert dock_state(but(unframed, other_region=True)).next.name == "adapt"
+    drawn = dock_state(but(unframed, other_region=True))
+    assert (drawn.next.name, drawn.tone) == ("adapt", "warning")
+    assert "not of this region yet" in drawn.message
     kept = but(unframed, decided="mask before kept", done=True, saved="taken out")
     assert dock_state(kept).next is None
 
