@@ -438,13 +438,15 @@ class Learner(Method, ABC):
         self.learning_rate = float(checked("learning_rate", learning_rate))
 
     def step(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
-        return self._step(images, supervision, len(images))
+        return self._step(images, supervision)
 
     def step_on_batch(self, images: Tensor, supervision: Supervision | None = None) -> StepRecord:
-        return self._step(images, supervision, 1)
+        return self._step(images, supervision, shown=1)
 
-    def _step(self, images: Tensor, supervision: Supervision | None, shown: int) -> StepRecord:
-        """Take a guarded step on all of the images, and predict the first ``shown`` of them."""
+    def _step(
+        self, images: Tensor, supervision: Supervision | None, shown: int | None = None
+    ) -> StepRecord:
+        """Take a guarded step on all of the images, and predict the first ``shown`` (all)."""
         images = self._images(images)
         before = self._state(self.device)
         try:
