@@ -18,8 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -180,15 +181,17 @@ def test(arguments: list[str]) -> None:
         *((binding, (*short, WALK[1])) for binding in OTHER_BINDINGS),
         *((ONE_A_PROCESS, (test,)) for test in short),
     ]
+    jobs: list[Callable[[], int]] = [
+        partial(tested, binding, 90 + 50 * number, *paths, *arguments)
+        for number, (binding, paths) in enumerate(parts)
+    ]
+    # Before the short ones, so that none runs alone at the end.
+    jobs[3:3] = [
+        partial(walk, arguments, OLDEST_NAPARI, short),
+        partial(shown, [str(PYTHON), "-m", "mypy"]),
+    ]
     with ThreadPoolExecutor(2) as pool:
-        codes = [
-            pool.submit(shown, [str(PYTHON), "-m", "mypy"]),
-            *(
-                pool.submit(tested, binding, 90 + 50 * number, *paths, *arguments)
-                for number, (binding, paths) in enumerate(parts)
-            ),
-            pool.submit(walk, arguments, OLDEST_NAPARI, short),
-        ]
+        codes = [pool.submit(job) for job in jobs]
     # A process that a signal has ended has a negative one.
     sys.exit(max((part.result() for part in codes), key=abs))
 
