@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -111,7 +112,7 @@ class PlacedFrame(Frame):
     ways: tuple[torch.Tensor, ...] = field(default=(), compare=False)
 
 
-class VolumeSegmenter(Segmenter):
+class VolumeSegmenter(Segmenter, ABC):
     """A model with a plan, ready to predict; see `Segmenter`.
 
     Kinds of models differ in what they read of a volume, and how their answer is brought back.
@@ -133,14 +134,15 @@ class VolumeSegmenter(Segmenter):
 
     # -- what kinds of models differ in ------------------------------------------------------
 
+    @abstractmethod
     def _look(self, scan: Scan, number: int) -> Case:
         """Return what has to be known of a whole case."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _new_shape(self, scan: Scan, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the sides of the plan's grid over a volume of this shape, turned already."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(
         self, scan: Scan, case: Any, where: Place, values: np.ndarray, shape: Sequence[int]
     ) -> np.ndarray:
@@ -148,19 +150,18 @@ class VolumeSegmenter(Segmenter):
 
         ``where`` says which part of the case that is, as displayed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _ways(
         self, scan: Scan, i: int, sides: Sequence[int], grid: Sequence[int]
     ) -> list[torch.Tensor]:
         """Return for each axis where on the grid the voxels of slice `i`'s volume lie."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _back(
         self, maps: torch.Tensor, ways: Sequence[torch.Tensor], *, logits: bool = False
     ) -> torch.Tensor:
         """Bring probabilities (S, …), or logits, to these places along each axis: probabilities."""
-        raise NotImplementedError
 
     # -- how the scan lies on the plan's axes ------------------------------------------------
 
