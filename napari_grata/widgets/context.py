@@ -305,10 +305,11 @@ class Context(QObject):
         self.region, self.slices_text, self.step = None, "all", None
         self.implausible = self.shift = ""
         if layer is not None:
-            self._show_only(layer)
             better = self.fitting_model() if self.misfit() else None
             if better is not None:
                 self.entry = better
+            self._show_only(layer)
+            if better is not None:
                 self.model_changed.emit()
             if fit:
                 fit_view(self.viewer, [layer])
@@ -337,6 +338,8 @@ class Context(QObject):
         if found.card is not None:
             self.store.set("model", found.name)
         self.implausible = self.shift = ""
+        if self.layer is not None:
+            self._show_only(self.layer)
         self.model_changed.emit()
         self._take_session()
         self.touch()
@@ -403,11 +406,14 @@ class Context(QObject):
         return self.entry.card.fits(self.scan) or ""
 
     def fitting_model(self) -> ModelEntry | None:
-        """Return a model that reads the chosen scan."""
-        if self.scan is None:
+        """Return a model that reads the chosen scan, rather the last that made masks of it."""
+        scan = self.scan
+        if scan is None:
             return None
-        usable = (entry for entry in self.entries if entry.card is not None)
-        return next((e for e in usable if e.card and e.card.fits(self.scan) is None), None)
+        used = [one.card.name for one in self.sessions.of(self.layer) if one.has_masks]
+        turn = {name: number for number, name in enumerate(used, 1)}
+        fitting = (e for e in self.entries if e.card and e.card.fits(scan) is None)
+        return max(fitting, key=lambda entry: turn.get(entry.name, 0), default=None)
 
     def _take_session(self) -> None:
         """Listen to the session in view, and tell that it may be another one."""
@@ -449,8 +455,9 @@ class Context(QObject):
         self.touch()
 
     def _show_only(self, layer: Layer) -> None:
-        """Show a scan and its masks; hide other scans and theirs."""
-        mine = [entry for session in self.sessions.of(layer) for entry in session.layers()]
+        """Show a scan and the chosen model's masks; hide other scans, and other masks."""
+        session = self.session
+        mine = [] if session is None else session.layers()
         # Before anything is shown or hidden, for each of that is drawn at once.
         take_own_units(layer, mine)
         theirs = of_other_scans(self.viewer, [layer, *mine])

@@ -257,10 +257,12 @@ class MaskLayer(_Over):
         """Return whether the user has drawn on one slice."""
         return not np.array_equal(*self.versions(index))
 
-    def restart(self) -> None:
-        """Begin a new result: an untouched layer is emptied and used again, a drawn one kept."""
-        if self.edited():
-            self._layer = None
+    def restart(self) -> str:
+        """Begin a new result: an untouched layer is emptied and used again, a drawn one kept.
+
+        Returns the name of the layer that was drawn on, "" without one.
+        """
+        kept = self._set_aside() if self.edited() else ""
         self.stack = self._scan.empty_mask()
         self._dirty = self._fresh = frozenset()
         self._told = {}
@@ -269,6 +271,19 @@ class MaskLayer(_Over):
         if layer is not None:
             with self.writing():
                 layer.data = self.stack.copy()
+        return kept
+
+    def _set_aside(self) -> str:
+        """Leave a drawn layer to the user, out of view and without the brush; return its name.
+
+        What comes takes its place: a brush still in hand would paint where nothing is saved from.
+        """
+        layer, self._layer = self.layer, None
+        if layer is None:
+            return ""
+        layer.mode = "pan_zoom"
+        layer.visible = False
+        return str(layer.name)
 
     def put(self, index: int, label_map: np.ndarray) -> None:
         """Store one slice of the result, shape (H, W), and show it where nobody has drawn."""
@@ -314,7 +329,7 @@ class MaskLayer(_Over):
         """
         new = self._kept_back and (not self.shown or self.edited())
         if new:
-            self._layer = None
+            self._set_aside()
         self._kept_back = False
         with self.writing():
             self.ensure().refresh(extent=False)

@@ -14,6 +14,7 @@ from napari_grata.review.compare import DIFFERENCE_COLOURS, difference_map, flag
 from napari_grata.scans import ScanError
 from napari_grata.segmenters.card import Card
 from napari_grata.widgets.mask_layer import MaskLayer
+from napari_grata.widgets.qt_parts import notify
 from napari_grata.widgets.scan_layer import ScanOfLayer
 from napari_grata.widgets.state import chosen_words
 
@@ -196,7 +197,9 @@ class Session(QObject):
 
     def clear_adapted(self) -> None:
         """Begin new adapted masks; what was drawn on those before stays in its layer."""
-        self.adapted.restart()
+        kept = self.adapted.restart()
+        if kept:
+            notify(f"What you drew is kept as it is, hidden, in “{kept}”.", "info")
         self.adapted_slices.clear()
         self.drawn_slices.clear()
         self.hide_difference()
@@ -262,8 +265,8 @@ class Session(QObject):
             drawn_on = mask.edited()
             if mask.settle() and drawn_on:
                 said.append(
-                    f"You drew on the {what} mask: it was left as it is, and the result is in "
-                    f"“{mask.name}”."
+                    f"You drew on the {what} mask: it was left as it is, hidden, and the result is "
+                    f"in “{mask.name}”."
                 )
         return said
 

@@ -118,7 +118,7 @@ def test_what_a_stroke_flags_is_counted_in_every_sentence(adapted: Callable[...,
 
 
 def test_a_drawing_is_saved_by_itself_and_comes_back(
-    start: Start, adapted: Callable[..., Any]
+    adapted: Callable[..., Any], volume: Path
 ) -> None:
     user = adapted()
     user.paint(2, 5, 5, value=2)
@@ -128,6 +128,14 @@ def test_a_drawing_is_saved_by_itself_and_comes_back(
     caselist, key = user.context.decision_list
     kept = caselist.work(key).edit(user.context.scan)
     np.testing.assert_array_equal(kept, drawn)
+    user.viewer.layers.clear()
+    user.open(volume)
+    user.decisions_are_known()
+    layer = user.viewer.layers["case_017 edited"]
+    np.testing.assert_array_equal(layer.data, drawn)
+    assert layer.visible
+    user.adapt()
+    assert not layer.visible, "it would be taken for one of the masks to decide on"
 
 
 def test_painting_shows_the_mask_filled_and_the_brush_paints_what_was_chosen(

@@ -246,6 +246,45 @@ def test_another_scan_brings_along_a_model_that_reads_it(
     assert not user.dock.adapt.adapt_button.isEnabled()
 
 
+def test_masks_of_another_model_go_out_of_view_and_come_back_with_it(
+    start: Start,
+    volume: Path,
+    photograph: Path,
+    tmp_path: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = shutil.copytree(model_folder, tmp_path / "models")
+    card = shutil.copytree(models / "tiny-brain", models / "z-brain") / "card.yaml"
+    card.write_text(card.read_text().replace("name: tiny-brain", "name: z-brain"))
+    monkeypatch.setattr(registry, "bundled_models_dir", lambda: models)
+
+    def seen() -> list[str]:
+        return [layer.name for layer in user.viewer.layers if layer.visible]
+
+    user = start(volume)
+    user.context.choose_model("tiny-brain")
+    user.press(user.dock.adapt.segment_button)
+    user.finish()
+    assert seen() == ["case_017", "case_017 source"]
+    user.context.choose_model("z-brain")
+    user.settle()
+    assert seen() == ["case_017"], "there is no mask of this model yet"
+    user.press(user.dock.adapt.segment_button)
+    user.finish()
+    assert seen() == ["case_017", "case_017 source 2"]
+    brain = user.context.layer
+    user.open(photograph)
+    assert seen() == ["eye_004"]
+    user.context.choose_layer(brain)
+    user.settle()
+    assert user.context.entry.name == "z-brain", "its masks are the latest of this scan"
+    assert seen() == ["case_017", "case_017 source 2"]
+    user.context.choose_model("tiny-brain")
+    user.settle()
+    assert seen() == ["case_017", "case_017 source"]
+
+
 def test_deleting_the_scan_in_mid_run_does_not_waste_the_run(start: Start, volume: Path) -> None:
     user = start(volume, passes=10)
     with user.qtbot.waitSignal(user.context.runner.records, timeout=60_000):
@@ -264,11 +303,17 @@ def test_a_drawn_mask_is_never_overwritten_by_a_new_run(start: Start, volume: Pa
     user.paint(2, 5, 5, value=2)
     drawn_on = user.session.adapted.layer
     drawing = np.array(drawn_on.data)
+    user.do("paint")
     user.adapt()
+    # With the brush still on it, more would be drawn there, and decided on is the other one.
+    assert not user.context.painting
+    assert drawn_on.mode == "pan_zoom"
+    assert not drawn_on.visible
     assert any(layer is drawn_on for layer in user.viewer.layers)
     np.testing.assert_array_equal(drawn_on.data, drawing)
     assert user.session.adapted.layer is not drawn_on
     assert user.session.adapted.layer.name == "case_017 adapted 2"
+    assert "hidden, in “case_017 adapted”" in notification_manager.records[-1].message
 
 
 def test_what_fails_is_a_sentence_and_what_was_finished_stays(
