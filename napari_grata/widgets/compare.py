@@ -135,7 +135,8 @@ class ViewControl(QWidget):
         if session is None:
             return
         names = session.difference_names()
-        if context.mode != "difference" or session.difference_of is None:
+        looks_back = context.step is not None
+        if looks_back or context.mode != "difference" or session.difference_of is None:
             context.show_mode("difference")
             session.show_difference(names[0])
         else:
@@ -145,6 +146,7 @@ class ViewControl(QWidget):
                 context.say("Difference off.")
                 return
             session.show_difference(names[at])
+        session.show_difference_layer(not context.painting)
         context.say(f"Difference, {session.difference_of or 'all structures'}.")
         self.refresh()
 
@@ -202,7 +204,6 @@ class ViewControl(QWidget):
                 context.apply_plain_mode(session)
                 if context.painting or (mode in WAYS and not possible):
                     session.show_masks(source=False, adapted=True)
-                session.show_difference_layer(not context.painting)
         if session is not None:
             if possible:
                 if self._way is None:

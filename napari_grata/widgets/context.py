@@ -465,7 +465,6 @@ class Context(QObject):
         layer.visible = True
         for other in theirs:
             other.visible = False
-        session = self.session
         if session is not None:
             self.apply_plain_mode(session)
 
@@ -533,6 +532,7 @@ class Context(QObject):
         if self.mode == "difference" and session.can_compare:
             if session.difference_of is None:
                 session.show_difference()
+            session.show_difference_layer(not self.painting)
         else:
             session.hide_difference()
 

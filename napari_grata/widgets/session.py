@@ -166,8 +166,10 @@ class Session(QObject):
     def look_for_drawings(self) -> None:
         """Look on which slices the user has drawn, after a drawing was brought back."""
         drawn = {i for i in range(self.scan.n_slices) if self.adapted.drawn_on(i)}
-        self.drawn_slices = drawn
-        self.masks_changed.emit(drawn)
+        changed, self.drawn_slices = drawn | self.drawn_slices, drawn
+        for index in changed:
+            self.draw_difference(index)
+        self.masks_changed.emit(changed)
 
     # --- results arrive --------------------------------------------------------------------
 

@@ -349,7 +349,6 @@ class StepsSection(QWidget):
             self._preview.hide()
             if self._of is not None and self._of is self._context.session:
                 self._context.apply_plain_mode(self._of)
-                self._of.show_difference_layer(True)
 
     # --- taking a state ----------------------------------------------------------------------
 

@@ -173,6 +173,11 @@ def test_after_a_run_the_difference_lies_over_dimmed_contours(adapted: Reader) -
     user.do("toggle_masks")
     assert layer.visible
     assert layer.opacity > 1.5 * dimmed
+    user.context.look_back(2)
+    user.settle()
+    user.do("difference")
+    assert user.context.step is None, "it is of the result, and would lie over an earlier step"
+    assert named(user, "difference").visible
 
 
 def test_every_way_shows_the_slice_in_view_and_leaves_nothing_behind(reader: Reader) -> None:
@@ -396,6 +401,25 @@ def test_while_painting_the_mask_is_in_view_and_filled(reader: Reader) -> None:
     assert difference.data[2, 20, 38], "what was painted is in the difference"
     user.do("contours")
     assert lines(user)["contours after"].data[:, 0, -1].max() > 37
+    user.do("difference")
+    user.do("paint")
+    user.do("difference")  # of the next structure
+    assert (user.context.painting, user.context.mode) == (True, "difference")
+    assert not named(user, "difference").visible, "it would cover what is painted"
+    user.do("paint")
+    assert named(user, "difference").visible
+
+
+def test_what_was_drawn_earlier_and_comes_back_is_in_the_difference(reader: Reader) -> None:
+    user = reader()
+    user.do("difference")
+    adapted, difference = user.session.adapted, named(user, "difference")
+    drawing = adapted.as_shown()
+    drawing[2, 20, 38] = 1
+    for stack in (drawing, adapted.stack):
+        adapted.put_drawing(stack)
+        user.session.look_for_drawings()
+        assert bool(difference.data[2, 20, 38]) == bool(stack[2, 20, 38])
 
 
 def test_a_large_picture_is_filled_and_its_outlines_are_as_wide_on_the_screen(
