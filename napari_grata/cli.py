@@ -355,6 +355,9 @@ def choose(
     propose: Annotated[int, option("without masks: how many slices to ask for, 3 to 8")] = 3,
     presets: Annotated[str, option("what is tried beside the source model, with commas")] = "",
     teach: Annotated[bool, option("copies of the model learn from the reviewed slices")] = True,
+    carry_to: Annotated[
+        Path | None, flag("--list", "a list whose other cases use what is chosen, by `cases`")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     slices: Slices = "all",
@@ -365,6 +368,7 @@ def choose(
     """Let a few reviewed slices decide which mask is used, if any; first ask for some."""
     from napari_grata.adaptation import parse_slices
     from napari_grata.review.candidates import USUAL, CandidateRuns
+    from napari_grata.review.carried import carried_choice
     from napari_grata.review.choice_record import record_choice
     from napari_grata.review.choosing import Weighing, chosen_masks, weigh
     from napari_grata.review.compare import reviewed_masks
@@ -382,6 +386,9 @@ def choose(
     card = segmenter.card
     before, after = (opened.mask_path(out, name) for name in ("source", "chosen"))
     _refuse_to_overwrite(before, after, out / "choice.json")
+    caselist = None if carry_to is None else cli_lists.open_list(console, carry_to)
+    if caselist is not None and (box is not None or reviewed is None):
+        raise UsageError("--list goes with --reviewed, and without --region.")
     truth: dict[int, np.ndarray] = {}
     if reviewed is not None:
         places = None if reviewed_slices is None else parse_slices(reviewed_slices, opened)
@@ -421,6 +428,12 @@ def choose(
     assert isinstance(weighing, Weighing)
     record = record_choice(card, opened, weighing, runs.settings)
     found = dict(chosen_masks(segmenter, record.chosen, runs.candidates))
+    if caselist is not None and record.chosen.changes:
+        case = caselist.of_scan(opened)
+        called = "another scan" if case is None else f"case {case.number}"
+        carried_choice(record, runs, called).keep(caselist)
+        caselist.close()
+        console.say(f"The cases of {carry_to} use it from the next “napari-grata cases” on.")
     runs.close()
     # What a person made stays as it is.
     _write_masks({before: source, after: found | truth}, opened, card, scan_names)

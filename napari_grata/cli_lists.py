@@ -370,7 +370,7 @@ def cases(
     return found
 
 
-def _open_list(console: Console, path: Path) -> CaseList:
+def open_list(console: Console, path: Path) -> CaseList:
     """Open a list by its own folder, or by the scans that it was made of."""
     from napari_grata.review.case_list import CaseList, list_folder
     from napari_grata.review.list_file import STORE_FILE
@@ -399,7 +399,7 @@ def report(
     if is_run_folder(source):
         path, count = write_report(out, [case_of_run(source, "case-0001")]), 1
     else:
-        caselist = _open_list(console, source)
+        caselist = open_list(console, source)
         path, count = write_report(out, report_cases(caselist)), len(caselist)
         caselist.close()
     console.say(f"{counted(count, 'case')}: {path}")
@@ -417,7 +417,7 @@ def masks(
     """Write the decided masks of a list, and a table of all cases."""
     from napari_grata.review.final_masks import export_masks
 
-    caselist = _open_list(console, source)
+    caselist = open_list(console, source)
     found = list(export_masks(caselist, out, scan_names=scan_names, mask_format=mask_format))
     caselist.close()
     written = [one for one in found if one.path is not None]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from napari_grata.adaptation import reopen
 from napari_grata.cli import main
 from napari_grata.review.case_list import CaseList
-from tools.generators.models import DISC_AND_CUP, write_tiny
+from napari_grata.segmenters import build_network, write_model
+from tools.generators.models import DISC_AND_CUP, tiny_card, write_tiny
 
 
 @pytest.fixture
@@ -78,3 +82,38 @@ def test_a_folder_that_no_list_was_made_of_is_a_sentence(
 ) -> None:
     assert main(["report", str(scans), "--out", str(tmp_path / "r.html")]) == 2
     assert "Make one with napari-grata cases" in capsys.readouterr().err
+
+
+def test_what_a_few_slices_of_one_scan_decide_is_used_on_the_others_of_its_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = tiny_card(structures=DISC_AND_CUP[:1])
+    network = build_network(card)
+    with torch.no_grad():
+        network.seg_head.bias -= network.eval()(torch.rand(1, 1, 64, 64)).mean()
+    model = tmp_path / "tiny"
+    write_model(model, card, network)
+    folder, rng = tmp_path / "scans", np.random.default_rng(0)
+    folder.mkdir()
+    for name in ("one", "two"):
+        data = rng.integers(0, 255, (40, 48, 6), np.uint8)
+        nib.save(nib.Nifti1Image(data, np.eye(4)), folder / f"{name}.nii.gz")
+    kept = tmp_path / "list"
+    run(capsys, "cases", folder, "--model", model, "--list", kept)
+    common = ("choose", folder / "one.nii.gz", "--model", model, "--presets", "batch-norm")
+    common = (*common, "--no-teach")
+    run(capsys, *common, "--out", tmp_path / "ask")
+    wrong = [*map(str, common), "--out", str(tmp_path / "x"), "--list", str(kept)]
+    assert main(wrong) == 2  # nothing is reviewed
+    assert "--list goes with --reviewed" in capsys.readouterr().err
+    better = tmp_path / "ask" / "runs" / "batch-norm" / "adapted.nii.gz"
+    reviewed = ("--reviewed", better, "--reviewed-slices", "1,2,4,6")
+    told = run(capsys, *common, "--out", tmp_path / "out", *reviewed, "--list", kept)
+    assert told["changes"], told["words"]
+    run(capsys, "cases", folder, "--model", model, "--list", kept)
+    caselist = CaseList.load(kept)
+    second = next(case for case in caselist.cases if case.title.startswith("two"))
+    with closing(reopen(caselist.work(second).run_folder)) as found:
+        (one,) = found.chosen
+    assert (one["case"], one["reviewed"]) == ("case 1", [0, 1, 3, 5])
+    caselist.close()

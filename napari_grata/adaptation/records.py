@@ -220,13 +220,15 @@ class CorrectionsInfo(TypedDict):
 class ChosenInfo(TypedDict):
     """Which slices' masks are in use that the run did not make, and how they were chosen.
 
-    ``reviewed`` are the slices that decided, ``words`` what was recommended, ``record`` all of it.
+    ``reviewed`` are the slices that decided, ``words`` what was recommended, ``record`` all of it;
+    ``case`` names the case that they are slices of, where that is another one of a list.
     """
 
     used_on: list[int]
     reviewed: list[int]
     words: str
     record: dict[str, Any]
+    case: NotRequired[str]
 
 
 class RunInfo(TypedDict):

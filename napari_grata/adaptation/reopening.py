@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_grata.scans.files import sha256_of
-from napari_grata.scans.scan import PHOTOGRAPHIC
 from napari_grata.segmenters.card import CARD_FILE, CardError, load_card
 
 from .methods.register import METHODS
@@ -50,6 +49,8 @@ class ReopenedRun(RunResult):
     slices : list of int
         Flat numbers, in the order of the run.
     region : tuple or None
+    cut, continued
+        As of `AdaptationRun`.
     state : str
         ``finished``, ``cancelled``, ``failed``, or ``interrupted`` where the program ended in
         mid-run.
@@ -69,6 +70,7 @@ class ReopenedRun(RunResult):
         info = self.info
         settings, self.card = _settings_and_card(self.folder, info)
         self.slices, self.region = info["slices"], info["region"]
+        self.cut, self.continued = info["cut"], info["continued"]
         self.state = info["state"] if info["state"] != "running" else "interrupted"
         where = read_whereabouts(self.folder)
         self.scan = _the_scan(scan, where, info, self.card, missing)
@@ -88,11 +90,6 @@ class ReopenedRun(RunResult):
     def records(self) -> RunStore:
         """A sequence of `Record`, masks read when asked for: `past`."""
         return self.past
-
-    @property
-    def photographic(self) -> bool:
-        """Whether its scan is a photograph or a list of them."""
-        return self.info["scan"]["kind"] in PHOTOGRAPHIC
 
     def close(self) -> None:
         """Close the folder's file."""
@@ -157,7 +154,7 @@ class ReopenedRun(RunResult):
                 slices=self.slices,
                 region=self.region,
                 corrections=self.corrections,
-                cut=self.info["cut"],
+                cut=self.cut,
                 store=store,
             )
         except BaseException:

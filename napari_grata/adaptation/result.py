@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from napari_grata.scans.scan import PHOTOGRAPHIC
+
 from .plan import Event
 from .records import ChosenInfo
 from .run_store import RunStore
@@ -51,6 +53,11 @@ class RunResult:
         self._use_own(length)
         if past.begun:
             self._read_back()
+
+    @property
+    def photographic(self) -> bool:
+        """Whether the scan of a run with a folder is a photograph or a list of them."""
+        return self.past.info["scan"]["kind"] in PHOTOGRAPHIC
 
     def _read_back(self) -> None:
         info = self.past.info

@@ -29,7 +29,7 @@ from .stepper import TO_ADAPT, SourceMasks, Stepper, VolumeStepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
-    from napari_grata.segmenters import Prediction, Segmenter
+    from napari_grata.segmenters import Card, Prediction, Segmenter
 
     from .methods.base import Snapshot
 
@@ -219,6 +219,11 @@ class AdaptationRun(OngoingResult):
     def segmenter(self) -> Segmenter:
         """The source model; after out-of-memory the copy on the CPU."""
         return self._adapter.segmenter
+
+    @property
+    def card(self) -> Card:
+        """The model's card."""
+        return self._adapter.segmenter.card
 
     @property
     def adapted(self) -> tuple[int, int]:

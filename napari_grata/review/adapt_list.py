@@ -26,10 +26,11 @@ from napari_grata.adaptation.run_store import (
 from napari_grata.adaptation.settings import Settings, preset
 from napari_grata.scans.files import OLD_SECONDS, clear_leftovers, nameless, read_json, write_json
 
+from .carried import CarriedChoice, carried_by, mark_of, may_be_changed, put_over
 from .case_list import CaseList
 from .case_work import CaseWork, is_finished
 from .cases import Case, CaseSummary, CountedFlag, ListError
-from .compare import change_and_picture, latest_flags
+from .compare import change_and_picture, flags_of_run
 
 if TYPE_CHECKING:
     from napari_grata.adaptation.methods.base import Snapshot
@@ -117,8 +118,9 @@ def work_on_list(
 def needs_work(caselist: CaseList, case: Case, segmenter: Segmenter | None = None) -> bool:
     """Whether a case is still to be adapted; opens no file.
 
-    One that was decided on is left alone, and so is one that was adapted, in whatever way. One
-    that failed is tried again when its file or the model has changed since.
+    One that was decided on is left alone, and so is one that was adapted, in whatever way, unless
+    the list carries a choice over that it has not been given, or no longer does, and the user has
+    not drawn on it. One that failed is tried again when its file or the model has changed since.
     """
     if caselist.decisions(case) or caselist.missing(case):
         return False
@@ -126,7 +128,7 @@ def needs_work(caselist: CaseList, case: Case, segmenter: Segmenter | None = Non
     if summary is None or summary.stale:
         return True
     if summary.segmented:
-        return False
+        return summary.choice != mark_of(caselist) and not caselist.work(case).touched
     if summary.error is None:
         return True
     card = None if segmenter is None else segmenter.card
@@ -171,14 +173,20 @@ def _work(
     misfit = segmenter.fits(scan)
     if misfit is not None:
         raise RunError(misfit)
-    summary = caselist.summary(case)
-    stale = summary is not None and summary.stale and summary.segmented
-    if stale and start is None and not again and caselist.confirm(case, scan):
-        # A file that was only copied or touched: what was made of it holds, and may hold a
-        # user's corrections.
-        yield caselist.summary(case) or CaseSummary()
-        return
-    work = caselist.work(case)
+    known, work, carried = caselist.summary(case), caselist.work(case), carried_by(caselist)
+    if known is not None and known.segmented and start is None and not again:
+        # A file that was only copied or touched: what was made of it holds, and may hold a user's
+        # corrections.
+        holds = bool(known.stale) and caselist.confirm(case, scan)
+        if (holds or not known.stale) and needs_work(caselist, case, segmenter):
+            try:
+                yield from _see_to_choice(caselist, case, segmenter, scan, carried)
+            except RunFolderError as error:  # of this case alone
+                raise RunError(str(error)) from error
+            return
+        if holds:
+            yield caselist.summary(case) or CaseSummary()
+            return
     origin = None if start is None else {"case": "", "run": "", "step": int(start.steps)}
     if start is None and caselist.carry:
         start, origin = _previous_end(caselist, case, segmenter, settings)
@@ -196,8 +204,45 @@ def _work(
     with contextlib.closing(run), contextlib.closing(records):
         yield from records
         records.close()
-        summary = keep_run(caselist, case, run, shift=shift)
+        if carried is not None and may_be_changed(run, segmenter):
+            masks = yield from carried.lay_over(run, segmenter, scan)
+            put_over(run, carried, masks)
+        mark = "" if carried is None else carried.mark
+        summary = keep_run(caselist, case, run, shift=shift, choice=mark)
     _clear_unfinished(work)
+    yield summary
+
+
+def _see_to_choice(
+    caselist: CaseList,
+    case: Case,
+    segmenter: Segmenter,
+    scan: Scan,
+    carried: CarriedChoice | None,
+) -> Iterator[Item]:
+    """Use the choice that the list carries over on a case that is adapted, or no longer."""
+    from napari_grata.adaptation.reopening import reopen
+
+    work = caselist.work(case)
+    folder, masks, mark = work.run_folder, {}, "" if carried is None else carried.mark
+    if folder is None:
+        raise RunFolderError("Its run is not there any more. Adapt the case again, in the dock.")
+    # Open for writing at the very end alone, when nobody has touched the case in the meantime.
+    with contextlib.closing(reopen(folder, scan)) as found:
+        able = found.scan is not None and may_be_changed(found, segmenter)
+        if able and carried is not None:
+            yield f"Using the choice made on {carried.told['case']} for case {case.number} …"
+            masks = yield from carried.lay_over(found, segmenter, scan)
+        yield f"Keeping what was chosen for case {case.number} …"
+        if able and needs_work(caselist, case, segmenter):
+            with contextlib.closing(found.run(segmenter, scan)) as run:
+                put_over(run, carried, masks)
+                yield keep_run(caselist, case, run, choice=mark)
+            return
+    summary = work.summary or CaseSummary()
+    if not caselist.decisions(case):
+        summary = summary.but(choice=mark)
+        work.write_summary(summary)
     yield summary
 
 
@@ -228,7 +273,12 @@ def _can_write(caselist: CaseList, error: OSError) -> bool:
 
 
 def keep_run(
-    caselist: CaseList, case: Case, run: AdaptationRun, *, shift: Shift | None = None
+    caselist: CaseList,
+    case: Case,
+    run: AdaptationRun,
+    *,
+    shift: Shift | None = None,
+    choice: str | None = None,
 ) -> CaseSummary:
     """Write a case's summary and picture from a run on it, as the run stands now.
 
@@ -238,6 +288,9 @@ def keep_run(
         Its folder lies in the case's.
     shift : Shift, optional
         Kept from the last time if not given.
+    choice : str, optional
+        Mark of the carried choice that has been seen to; by default the list's, as a run that the
+        user has made stays as it is.
 
     Raises
     ------
@@ -245,7 +298,7 @@ def keep_run(
         If it cannot be written.
     """
     work, card, scan = caselist.work(case), run.segmenter.card, run.scan
-    flags = latest_flags(run.past.without_masks()[: run.position])
+    flags = flags_of_run(run)
     masks = work.masks(scan, run.source_masks, run.adapted_masks)
     change, picture = change_and_picture(masks, card)
     known = work.summary or CaseSummary()
@@ -266,6 +319,7 @@ def keep_run(
         run=run.folder.name if run.folder is not None else "",
         scan_sha256=fingerprint(scan),
         files=case.marks,
+        choice=mark_of(caselist) if choice is None else choice,
     )
     work.write_thumbnail(picture)
     # Last: a case with a summary is done, and all the rest is there.

@@ -258,6 +258,13 @@ class CaseWork:
         }
 
     @property
+    def touched(self) -> bool:
+        """Whether the user has drawn on the case, or calls masks of it right."""
+        model = self.summary.model if self.summary is not None else ""
+        called = self._list.option(f"reviewed {self.key} {model}", {})
+        return bool(self.edits or called.get("masks"))
+
+    @property
     def _scan_sha256(self) -> str:
         return self.summary.scan_sha256 if self.summary is not None else ""
 

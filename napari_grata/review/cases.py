@@ -135,6 +135,8 @@ class CaseSummary:
         Fingerprint of the scan.
     files : tuple of (int, int)
         Size and time of change of the case's files then.
+    choice : str
+        Mark of the list's carried choice that has been seen to; see `carried`.
     stale : str
         A sentence where the file has changed since; never written, found out on reading.
     """
@@ -154,6 +156,7 @@ class CaseSummary:
     run: str = ""
     scan_sha256: str = ""
     files: tuple[tuple[int, int], ...] = ()
+    choice: str = ""
     stale: str = ""
 
     def but(self, **changes: Any) -> CaseSummary:

@@ -70,6 +70,16 @@ class ChoiceRecord:
         """Return plain values that JSON can hold."""
         return asdict(self)
 
+    @property
+    def told(self) -> ChosenInfo:
+        """What a run is told of it."""
+        return {
+            "used_on": [],
+            "reviewed": list(self.weighing.slices),
+            "words": self.chosen.words,
+            "record": self.to_dict(),
+        }
+
     def write(self, path: str | Path) -> Path:
         """Write it as JSON, whole."""
         write_json(path, self.to_dict())
@@ -141,20 +151,15 @@ def excerpt(weighing: Weighing) -> Weighing:
     return replace(weighing, structures=(*shown, mean), rows=tuple(rows))
 
 
-def use_choice(
-    run: AdaptationRun, record: ChoiceRecord, masks: Mapping[int, np.ndarray]
-) -> ChosenInfo:
+def use_choice(run: AdaptationRun, told: ChosenInfo, masks: Mapping[int, np.ndarray]) -> ChosenInfo:
     """Put masks that were chosen in the place of a run's own; return what the run tells of them.
+
+    ``told`` is what is told of the choice, whichever slices it was used on.
 
     Masks and what they are go to the run's store together; a RunFolderError says that nothing has
     changed. Earlier choices stay in use where this one has no mask.
     """
-    told: ChosenInfo = {
-        "used_on": sorted(masks),
-        "reviewed": list(record.weighing.slices),
-        "words": record.chosen.words,
-        "record": record.to_dict(),
-    }
+    told = {**told, "used_on": sorted(masks)}
     earlier: list[ChosenInfo] = [
         {**one, "used_on": left}
         for one in run.chosen

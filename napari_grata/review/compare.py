@@ -192,9 +192,11 @@ def latest_flags(records: Iterable[Record]) -> dict[int, tuple[Flag, ...]]:
     return found
 
 
-def flags_of_run(run: ReopenedRun) -> dict[int, tuple[Flag, ...]]:
+def flags_of_run(run: ReopenedRun | AdaptationRun) -> dict[int, tuple[Flag, ...]]:
     """Flags of the masks of a run as they are in use, those that were chosen included."""
-    records = run.records.without_masks()
+    records = run.past.without_masks()
+    if run.taken is None:
+        records = records[: run.past.info["position"]]
     found = latest_flags(records)
     frames = {record.slice_index: record.frame for record in records}
     for index in (index for one in run.chosen for index in one["used_on"]):

@@ -302,11 +302,17 @@ def _facts(case: ReportCase) -> str:
         if left := [index for index in one["used_on"] if index not in drawn]:
             said.append(
                 f"The masks of {case.counts(len(left))} were chosen on "
-                f"{case.counts(len(one['reviewed']))} that a person had reviewed: {one['words']}"
+                f"{case.counts(len(one['reviewed']))}{_of_case(one)} that a person had reviewed"
+                f"{', and of the others there it was said' if 'case' in one else ''}: "
+                f"{one['words']}"
             )
     if drawn:
         said.append(f"A person drew on {case.counts(len(drawn))}.")
     return " ".join(part for part in said if part)
+
+
+def _of_case(chosen: ChosenInfo) -> str:
+    return f" of {chosen['case']}" if "case" in chosen else ""
 
 
 def _frames(records: Iterable[Record]) -> dict[int, tuple[int, int, int, int]]:

@@ -199,9 +199,9 @@ def run_again(
         # Also where it is the source model's: a learned optimiser may have changed since.
         start=saved.past.state(0),
         corrections=saved.corrections,
-        cut=saved.info["cut"],
+        cut=saved.cut,
     )
-    run.continued = saved.info["continued"]
+    run.continued = saved.continued
     run.adopt_frames(saved.records)
     limit = len(saved.records)
     stream: Any = run.records()

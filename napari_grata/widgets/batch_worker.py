@@ -94,9 +94,17 @@ def _pick(order: Order, course: Course, tried: set[str], segmenter: Segmenter) -
         cases = cases[place:] + cases[:place]
     for case in cases:
         again = case.key in order.again and not order.cases.state(case).decided
-        if case.key not in tried and (again or needs_work(order.cases, case, segmenter)):
+        wanted = needs_work(order.cases, case, segmenter) and not _is_looked_at(order, case, course)
+        if case.key not in tried and (again or wanted):
             return case
     return None
+
+
+def _is_looked_at(order: Order, case: Case, course: Course) -> bool:
+    """Whether the user has a result of this case in view, which is not changed under their eyes."""
+    summary = order.cases.summary(case)
+    there = summary is not None and summary.segmented and not summary.stale
+    return there and course.here == case.key
 
 
 def _work_on(order: Order, case: Case, segmenter: Segmenter, course: Course) -> Iterator[Step]:
@@ -113,7 +121,7 @@ def _work_on(order: Order, case: Case, segmenter: Segmenter, course: Course) -> 
             if isinstance(item, Record):
                 share = item.done / max(1, item.total)
                 yield case.key, f"adapting, {item.done} of {item.total}", share
-            if course.leave == case.key:
+            if course.leave == case.key or (not again and _is_looked_at(order, case, course)):
                 return
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QSignalBlocker
-from qtpy.QtWidgets import QDockWidget, QWidget
 
-from napari_grata.review.adapt_list import keep_run
+from napari_grata.review.adapt_list import keep_run, needs_work
+from napari_grata.review.carried import OPTION, CarriedChoice, carried_by, may_be_changed
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import ListError
 from napari_grata.widgets import keys
 from napari_grata.widgets.background import Found, Outcome, Queue
 from napari_grata.widgets.batch_worker import BatchWorker, Order, Work
-from napari_grata.widgets.cases_model import progress_words, row_of, when
-from napari_grata.widgets.cases_panel import CasePanel, Pictures
+from napari_grata.widgets.cases_model import progress_words, recent_lists, row_of
+from napari_grata.widgets.cases_panel import CasePanel, Pictures, dock_of, remove_panel
 from napari_grata.widgets.context import Context
 from napari_grata.widgets.current_case import CurrentCase, LoadedCase, Prefetch
 from napari_grata.widgets.qt_parts import ask_folder, later, menu_entry, notify
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 _SOON_MS = 60
 _REVIVE_MS = 500
-_RECENT = 12
 _LAST = "This is the last of the cases listed."
 _FIRST = "This is the first of the cases listed."
 _RUNNING = "A run is going on for the case in view: wait for its end, or cancel it."
@@ -69,7 +67,7 @@ class Cases(QObject):
         context.flow = self
         self._menu()
         self._wire()
-        self.queue.ask("recent", _recent)
+        self.queue.ask("recent", recent_lists)
 
     def _menu(self) -> None:
         menu, context = self.panel.menu, self._context
@@ -121,7 +119,7 @@ class Cases(QObject):
         context.actions.provide("previous_case", self.previous, self._why_no_list)
         keys.add_shortcuts(panel, [action.key for action in keys.ACTIONS], context.actions)
         context.closing.guards.append(self._closing)
-        context.connections.at_end(partial(_remove_panel, weakref.ref(context.viewer), panel))
+        context.connections.at_end(partial(remove_panel, weakref.ref(context.viewer), panel))
         context.connections.at_end(partial(_close_lists, self._open))
         panel.set_colours(context.theme)
 
@@ -159,6 +157,14 @@ class Cases(QObject):
         after = (other for other in cases.cases if other.number > case.number)
         return [other.key for other in after if not cases.state(other).decided]
 
+    def has_others(self, session: Session) -> bool:
+        """Whether the session is on a case of a list with others that are not decided."""
+        cases, work = self.caselist, self._work_of(session)
+        if cases is None or work is None:
+            return False
+        others = (other for other in cases.cases if other.key != work.key)
+        return any(not cases.state(other).decided for other in others)
+
     def begin_with(self, start: Any, again: Sequence[str]) -> None:
         """Adapt these cases from an adapted model on; None: from the source model again.
 
@@ -168,6 +174,25 @@ class Cases(QObject):
         self._start_soon = start is not None
         self.batch.pause()
         self._go_ahead()
+
+    def carry_choice(self, carried: CarriedChoice | None) -> None:
+        """Use a choice on all cases that nobody has touched; None: use none any longer."""
+        if self.caselist is not None:
+            kept = partial(self.caselist.choose, **{OPTION: {}})
+            kept = kept if carried is None else partial(carried.keep, self.caselist)
+            self.queue.ask("carried", kept)
+            self.batch.pause()
+
+    def choice_not_here(self, session: Session) -> CarriedChoice | None:
+        """Return the choice that the list carries over, if the case in view has not been given it.
+
+        That is left to the user: nothing is changed under their eyes.
+        """
+        cases, work = self.caselist, self._work_of(session)
+        run = session.run
+        if cases is None or work is None or run is None or not may_be_changed(run, run.segmenter):
+            return None
+        return carried_by(cases) if needs_work(cases, cases.case(work.key)) else None
 
     def take_back(self, session: Session, folder: Path | None) -> None:
         """A run of the case in view was undone: its folder counts no more among the case's."""
@@ -208,6 +233,7 @@ class Cases(QObject):
         self.batch.pause()
         self._begin, self._start_soon, self._wanted = (None, frozenset()), False, None
         self.prefetch.want(cases, ())
+        context.undo.forget([cases])
         self.current.forget()
         self.pictures.set_cases(None)
         context.caselist = context.case = None
@@ -263,7 +289,7 @@ class Cases(QObject):
 
     def show_panel(self) -> None:
         """Show the list in a dock of its own, left, as a tab beside the layer list."""
-        dock = _dock_of(self.panel)
+        dock = dock_of(self.panel)
         if dock is None:
             dock = self._context.viewer.window.add_dock_widget(
                 self.panel, name="Cases", area="left", tabify=True, add_vertical_stretch=False
@@ -352,7 +378,7 @@ class Cases(QObject):
         """Show a case in place of the one in view."""
         context, cases = self._context, self.caselist
         assert cases is not None
-        self._wanted, key = None, loaded.key
+        self._wanted, key, left = None, loaded.key, self.current.key
         with as_one_change(context.viewer):
             self._leave_case()
             if loaded.scan is None:
@@ -368,6 +394,9 @@ class Cases(QObject):
         self.panel.say(" ".join([loaded.problem, *loaded.notices]).strip())
         self.panel.set_current(key)
         self.batch.course.here = key
+        if left is not None and self.batch.finished and needs_work(cases, cases.case(left)):
+            self._start_soon = True  # it was not changed while it was looked at
+            self._go_ahead()
         self._keep_choices(position=key)
         context.case = cases.case(key)
         context.case_changed.emit()
@@ -388,8 +417,9 @@ class Cases(QObject):
         """Show what came of the case in view, if the user has nothing of their own there."""
         if loaded.run is None or self._context.runner.busy:
             return
-        if self.current.untouched():
+        if self.current.untouched(loaded.choice):
             self.current.put_run(loaded.run, loaded.flags)
+            self.current.choice = loaded.choice
             self._revive_soon.start()
             self._look_ahead()
 
@@ -466,7 +496,7 @@ class Cases(QObject):
         self._refresh_line(key)
         if key == self.current.key:
             summary = cases.summary(key)
-            if summary is not None and summary.adapted and self.current.untouched():
+            if summary and summary.adapted and self.current.untouched(summary.choice):
                 self.prefetch.want(cases, [key])
         else:
             self._look_ahead()
@@ -523,12 +553,15 @@ class Cases(QObject):
                 self._context.fail(str(found.error))
         elif found.key == "open":
             self._take_list(found.result)
-            self.queue.ask("recent", _recent)
+            self.queue.ask("recent", recent_lists)
         elif found.key == "move":
             if self.caselist is not None:
                 self.prefetch.want(self.caselist, ())
             self._show_all()
             self.panel.say("The scans were found at their new place.")
+        elif found.key == "carried":
+            self._start_soon = True
+            self._go_ahead()
         elif found.key == "recent":
             self._context.recent_lists_changed.emit(found.result)
         elif isinstance(found.key, tuple) and found.key[0] == "keep":
@@ -560,39 +593,7 @@ class Cases(QObject):
         return True
 
 
-def _recent() -> list[tuple[str, str]]:
-    """Return folder and words of the lists that were open of late; opens their files."""
-    # A scan that was opened by itself is a list of one, which nobody has made.
-    lists = [entry for entry in CaseList.recent() if entry.cases > 1 or entry.problem][:_RECENT]
-    return [
-        (
-            str(e.folder),
-            e.problem or f"{e.title}: {e.decided} of {e.cases} decided, {when(e.when)}",
-        )
-        for e in lists
-    ]
-
-
-def _dock_of(panel: QWidget) -> QDockWidget | None:
-    """Return napari's dock around the panel; napari destroys a dock that is closed."""
-    parent: Any = panel.parent()
-    while parent is not None and not isinstance(parent, QDockWidget):
-        parent = parent.parent()
-    return parent
-
-
 def _close_lists(lists: list[CaseList]) -> None:
     """Let another program write to the list, once the dock is gone."""
     while lists:
         lists.pop().close()
-
-
-def _remove_panel(viewer: weakref.ref[Any], panel: CasePanel) -> None:
-    """Take the panel away for good when the plugin's dock goes; either may be gone before."""
-    found = viewer()
-    with suppress(LookupError, RuntimeError, AttributeError):
-        if found is not None and panel.parent() is not None:
-            found.window.remove_dock_widget(panel)
-    with suppress(RuntimeError):
-        panel.hide()
-        panel.deleteLater()

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QAbstractListModel, QModelIndex, Qt
 
+from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseState, CaseSummary
 from napari_grata.widgets.theme import tip
 
 if TYPE_CHECKING:
-    from napari_grata.review.case_list import CaseList
     from napari_grata.review.cases import Case, Progress
 
+_RECENT = 12
 ROW_ROLE = int(Qt.ItemDataRole.UserRole) + 1
 # Told apart by their shape; colours of Okabe and Ito (2008).
 STATE_SIGNS = {
@@ -175,6 +176,19 @@ def when(time: str) -> str:
     if there.date() == now.date():
         return f"{there:%H:%M}"
     return f"{there.day} {there:%b %H:%M}" if there.year == now.year else f"{there:%Y-%m-%d}"
+
+
+def recent_lists() -> list[tuple[str, str]]:
+    """Return folder and words of the lists that were open of late; opens their files."""
+    # A scan that was opened by itself is a list of one, which nobody has made.
+    lists = [entry for entry in CaseList.recent() if entry.cases > 1 or entry.problem][:_RECENT]
+    return [
+        (
+            str(e.folder),
+            e.problem or f"{e.title}: {e.decided} of {e.cases} decided, {when(e.when)}",
+        )
+        for e in lists
+    ]
 
 
 def progress_words(progress: Progress) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from qtpy.QtGui import QColor, QFont, QFontMetrics, QImage, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QAction,
+    QDockWidget,
     QLineEdit,
     QListView,
     QMenu,
@@ -20,6 +23,7 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QStyle,
     QStyledItemDelegate,
+    QWidget,
 )
 
 from napari_grata.scans.photographs import is_photograph
@@ -502,3 +506,22 @@ class _View(QListView):
             event.ignore()
         else:
             super().keyPressEvent(event)
+
+
+def dock_of(panel: QWidget) -> QDockWidget | None:
+    """Return napari's dock around the panel; napari destroys a dock that is closed."""
+    parent: Any = panel.parent()
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parent()
+    return parent
+
+
+def remove_panel(viewer: weakref.ref[Any], panel: CasePanel) -> None:
+    """Take the panel away for good when the plugin's dock goes; either may be gone before."""
+    found = viewer()
+    with suppress(LookupError, RuntimeError, AttributeError):
+        if found is not None and panel.parent() is not None:
+            found.window.remove_dock_widget(panel)
+    with suppress(RuntimeError):
+        panel.hide()
+        panel.deleteLater()

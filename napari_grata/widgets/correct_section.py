@@ -244,7 +244,7 @@ class CorrectSection(QWidget):
         if session.busy or self._context.runner.busy:
             return BUSY
         if session.run is None:
-            return "The steps of the model are not there any more: adapt again, then correct."
+            return "The run's model is still being read, or is gone: wait a moment, or adapt again."
         if not session.drawn_slices and not self._context.reviewed.of(session):
             noun = session.scan.noun
             return f"Nothing is corrected yet: paint on the mask after, or say the {noun} is right."

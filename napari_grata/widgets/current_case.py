@@ -120,6 +120,8 @@ class LoadedCase:
     problem : str
         Why there is no scan.
     notices : tuple of str
+    choice : str
+        As of `CaseSummary`.
     """
 
     key: str
@@ -130,6 +132,7 @@ class LoadedCase:
     picture: np.ndarray | None = None
     problem: str = ""
     notices: tuple[str, ...] = ()
+    choice: str = ""
 
 
 def load_case(cases: CaseList, case: Case) -> LoadedCase:
@@ -149,6 +152,8 @@ def load_case(cases: CaseList, case: Case) -> LoadedCase:
         low, high = scan.intensity_range(scan.case_of(scan.n_slices // 2), 0.001, 0.999)
         loaded.contrast = (min(low, 0.0), high) if np.isfinite([low, high]).all() else None
     cases.confirm(case.key, scan)
+    summary = cases.summary(case.key)
+    loaded.choice = summary.choice if summary is not None else ""
     folder = cases.work(case.key).run_folder
     if folder is not None:
         try:
@@ -241,6 +246,8 @@ class CurrentCase:
     scan : Scan or None
     run_folder : Path or None
         The run that is shown.
+    choice : str
+        As of `CaseSummary`, when it was read.
     """
 
     def __init__(self, context: Context) -> None:
@@ -256,6 +263,7 @@ class CurrentCase:
         self.key: str | None = None
         self.scan: Scan | None = None
         self.run_folder: Path | None = None
+        self.choice = ""
 
     @property
     def layer(self) -> Image | None:
@@ -267,10 +275,17 @@ class CurrentCase:
         here = self.scan is not None and self._context.scan is self.scan
         return self._context.session if here else None
 
-    def untouched(self) -> bool:
-        """Whether there is nothing of the user's own on the case in view."""
+    def untouched(self, choice: str) -> bool:
+        """Whether there is nothing of the user's own on the case in view.
+
+        Nor a result, unless that was read before this ``choice`` was seen to.
+        """
+        older = self.run_folder is not None and choice != self.choice
         return not any(
-            one.busy or one.segmented_slices or one.adapted_slices or one.adapted.edited()
+            one.busy
+            or one.adapted.edited()
+            or one.drawn_slices
+            or (not older and (one.segmented_slices or one.adapted_slices))
             for one in self._context.sessions.of(self._layer)
         )
 
@@ -287,6 +302,7 @@ class CurrentCase:
         contrast = {} if loaded.contrast is None else {"contrast_limits": loaded.contrast}
         same = self._grid == (scan.mask_shape, scan.geometry.spacing)
         self.key, self.scan, self.run_folder = loaded.key, scan, None
+        self.choice = loaded.choice
         self._layer = context.add_scan(scan, fit=not same, **contrast)
         if loaded.run is not None:
             self.put_run(loaded.run, loaded.flags)

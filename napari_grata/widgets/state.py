@@ -246,8 +246,11 @@ ADAPT_WORDS = (
 
 def chosen_words(chosen: Sequence[ChosenInfo], noun: str) -> str:
     """Say which masks are in use where they were chosen on slices that a person reviewed."""
-    reviewed = len(chosen[-1]["reviewed"]) if chosen else 0
-    return f"chosen on {counted(reviewed, f'reviewed {noun}')}" if chosen else ""
+    if not chosen:
+        return ""
+    reviewed, case = len(chosen[-1]["reviewed"]), chosen[-1].get("case")
+    words = f"chosen on {counted(reviewed, f'reviewed {noun}')}"
+    return f"{words} of {case}" if case else words
 
 
 def dock_state(facts: Facts) -> DockState:

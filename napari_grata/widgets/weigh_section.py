@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QScrollArea, QSpinBox, QWidget
 from superqt import QCollapsible
 
+from napari_grata.review.carried import as_planned, carried_by, carried_choice
 from napari_grata.review.choosing import Rule
 from napari_grata.review.proposing import FEWEST, MOST
 from napari_grata.scans.scan import counted
@@ -34,15 +35,18 @@ from napari_grata.widgets.theme import tip
 from napari_grata.widgets.undo import Undoable
 from napari_grata.widgets.weigh_picture import WeighPicture
 from napari_grata.widgets.weigh_tasks import (
+    AT_HAND,
     Changed,
     Found,
     Over,
     Pool,
     Work,
+    carry_masks,
     change_back,
     choose_masks,
     lies_over,
     propose_slices,
+    record_of,
     same_masks,
     weigh_slices,
 )
@@ -84,6 +88,7 @@ class WeighSection(QWidget):
         super().__init__()
         self._context = context
         self._found: weakref.WeakKeyDictionary[Session, Found] = weakref.WeakKeyDictionary()
+        self._offered: weakref.WeakSet[Session] = weakref.WeakSet()
         self._build()
         self._soon = later(self, 100, self.refresh)
         self._wire()
@@ -103,6 +108,8 @@ class WeighSection(QWidget):
         self.teach.setChecked(True)
         self.weigh_button = button("Weigh", clicked=self.weigh)
         self.use_button = button("Use for the other slices", clicked=self.use)
+        self.carry_button = button("Use for the other cases", clicked=self.carry)
+        self.here_button = button("", clicked=self.use_here)
         self.together_button = button("Open as one stack", clicked=self._open_together)
         self._ways = column(
             row("", self.propose_button, self.count),
@@ -111,6 +118,8 @@ class WeighSection(QWidget):
             # One below the other: with “photographs” for “slices” both are too wide for a line.
             self.weigh_button,
             self.use_button,
+            self.carry_button,
+            self.here_button,
         )
         self.fold = QCollapsible(TITLE)
         self.fold.addWidget(column(self.words, self.together_button, self._ways))
@@ -152,13 +161,12 @@ class WeighSection(QWidget):
         caselist, key = self._context.decision_list
         return set(caselist.decisions(key))
 
-    def _targets(self, session: Session) -> list[int]:
+    def _targets(self, session: Session, slices: Iterable[int]) -> list[int]:
         """Return the slices whose masks may be changed: nobody has said or drawn anything there."""
         kept: set[int | None] = {*self._context.reviewed.of(session), *session.drawn_slices}
         # Those decided on too, and those that were drawn on and learned from since.
         kept.update(self._decided() or (), session.run.corrections.slices)
-        pool = self.found(session).pool
-        return [index for index in (pool.slices if pool is not None else ()) if index not in kept]
+        return [index for index in slices if index not in kept]
 
     def _in_use(self, session: Session) -> bool:
         """Whether masks are in use as they were chosen."""
@@ -179,7 +187,7 @@ class WeighSection(QWidget):
         if context.runner.busy:
             return context.runner.why_busy()
         if session.run is None:
-            return "The run's model is not there any more: adapt again, then weigh."
+            return "The run's model is still being read, or is gone: wait a moment, or adapt again."
         if context.runner.unfinished:
             return "The run was cancelled: go on with it, or finish it, first."
         return more(session)
@@ -200,22 +208,46 @@ class WeighSection(QWidget):
             )
         return ""
 
-    def _why_no_use(self, session: Session) -> str:
-        found, decided = self.found(session), self._decided()
+    def _why_no_choice(self, session: Session) -> str:
+        found = self.found(session)
         if found.choice is None:
             return "Weigh first."
         if self._stale(session):
             return _CHANGED
         if not found.choice.changes:
             return "Nothing is recommended: the mask before stays (Keep before)."
+        return ""
+
+    def _why_no_use(self, session: Session) -> str:
+        pool = self.found(session).pool
+        if why := self._why_no_choice(session):
+            return why
         if self._in_use(session):
             return "In use already; Undo takes it back."
+        return self._why_not_on(session, pool.slices if pool is not None else ())
+
+    def _why_not_on(self, session: Session, slices: Iterable[int]) -> str:
+        decided = self._decided()
         if decided is None:
             return "The decisions so far are being read."
         if None in decided:
             return "This case is decided on; take the decision back first."
-        if not self._targets(session):
+        if not self._targets(session, slices):
             return "Every slice is reviewed, drawn on or decided: there are no others."
+        return ""
+
+    def _why_no_here(self, session: Session) -> str:
+        return self._why_not_on(session, session.adapted_slices)
+
+    def _why_no_carry(self, session: Session) -> str:
+        found = self.found(session)
+        if why := self._why_no_choice(session):
+            return why
+        if session.region is not None:
+            return "It was chosen within the region drawn here; other cases have none."
+        at_hand = found.choice is not None and AT_HAND in {p.candidate for p in found.choice.picks}
+        if at_hand and not as_planned(session.run):
+            return "What is recommended is a state of this run, which no other case has."
         return ""
 
     def _able_to_teach(self, session: Session | None) -> bool:
@@ -295,18 +327,54 @@ class WeighSection(QWidget):
         if work is not None and self._context.drawings_are_safe():
             session = work.session
             found, before = replace(self.found(session)), lies_over(session.run)
-            make = partial(choose_masks, work, found, self._targets(session))
-            ended = partial(self._used, found=found, before=before)
+            assert found.pool is not None
+            make = partial(choose_masks, work, found, self._targets(session, found.pool.slices))
+            words = f"using the choice of {counted(len(found.reviewed), session.scan.noun)}"
+            ended = partial(self._used, words=words, before=before)
             self._start(session, make, "Using what your slices say", ended, kind="masks")
 
-    def _used(self, session: Session, results: list[Any], found: Found, before: Over) -> None:
+    def carry(self) -> None:
+        """Have the other cases of the list use the choice, as they are adapted."""
+        work, flow = self._work(self._why_no_carry), self._context.flow
+        case, caselist = self._context.case, self._context.caselist
+        if work is None or flow is None or case is None or caselist is None:
+            return
+        session, found = work.session, self.found(work.session)
+        assert found.pool is not None
+        record, before = record_of(session.run, found), carried_by(caselist)
+        carried = carried_choice(record, found.pool.runs, f"case {case.number}")
+        flow.carry_choice(carried)
+        self._context.undo.push(
+            Undoable(
+                "using the choice for the other cases",
+                partial(flow.carry_choice, before),
+                partial(flow.carry_choice, carried),
+                owner=caselist,
+            )
+        )
+        session.note = "The other cases of the list use it as they are adapted, one after another."
+        session.note_tone = "good"
+        self._context.touch()
+
+    def use_here(self) -> None:
+        """Use what was chosen on another case of the list on the one in view."""
+        work, flow = self._work(self._why_no_here), self._context.flow
+        carried = flow.choice_not_here(work.session) if work is not None and flow else None
+        if work is not None and carried is not None and self._context.drawings_are_safe():
+            session = work.session
+            targets = self._targets(session, sorted(session.adapted_slices))
+            words = f"using the choice made on {carried.told['case']}"
+            ended = partial(self._used, words=words, before=lies_over(session.run))
+            make = partial(carry_masks, work, carried, targets)
+            self._start(session, make, "Using the list's choice", ended, kind="masks")
+
+    def _used(self, session: Session, results: list[Any], words: str, before: Over) -> None:
         after: Changed = results[0]
         self.found(session).told = after.told
         there = self._put(session, after)
-        noun = session.scan.noun
         self._context.undo.push(
             Undoable(
-                f"using the choice of {counted(len(found.reviewed), noun)}",
+                words,
                 partial(self._change, session, there, before, "The masks after are as they were."),
                 partial(self._change, session, after, lies_over(session.run), ""),
                 owner=session,
@@ -406,6 +474,19 @@ class WeighSection(QWidget):
                 f"Compare all methods with your masks on the {noun}s that you call right.",
             ),
             (
+                self.carry_button,
+                self._why_no_carry,
+                "The other cases of the list get what is recommended here, made on each of them, "
+                "as they are adapted: those that you have neither drawn on nor decided. Nobody has "
+                "reviewed them: look at some. Undo takes it back.",
+            ),
+            (
+                self.here_button,
+                self._why_no_here,
+                f"Put the masks chosen there on the {noun}s that you have neither drawn on nor "
+                "decided. Undo takes it back.",
+            ),
+            (
                 self.use_button,
                 self._why_no_use,
                 f"Put the recommended masks on the {noun}s that you have neither reviewed, drawn "
@@ -413,6 +494,7 @@ class WeighSection(QWidget):
             ),
         ):
             offer(made, tip(self._why_not(why_not)), tip(words))
+        self._show_list_buttons(session)
         self.teach.setVisible(self._able_to_teach(session))
         self.teach.setToolTip(
             tip(
@@ -428,6 +510,24 @@ class WeighSection(QWidget):
                 self._show_picture(session)
         elif self.picture.weighing is not None:
             self.picture.show_weighing()
+
+    def _show_list_buttons(self, session: Session | None) -> None:
+        """Offer what goes beyond the case in view, or comes from another one."""
+        flow = self._context.flow
+        carried = flow.choice_not_here(session) if flow is not None and session else None
+        others = flow is not None and session is not None and flow.has_others(session)
+        self.carry_button.setVisible(others)
+        self.here_button.setVisible(carried is not None)
+        if carried is not None and session is not None:
+            case = carried.told["case"]
+            self.here_button.setText(f"Use the choice of {case}")
+            if session not in self._offered:
+                self._offered.add(session)
+                self.fold.expand(animate=False)
+                self._context.say(
+                    f"What was chosen on {case} is not used here yet, for nothing changes while "
+                    f"you look. Use it under “{TITLE}”."
+                )
 
     def _sentence(self, session: Session) -> tuple[str, str]:
         found, noun = self.found(session), session.scan.noun

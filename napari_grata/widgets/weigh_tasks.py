@@ -17,6 +17,7 @@ import numpy as np
 from napari_grata.adaptation.run_files import now
 from napari_grata.adaptation.settings import preset
 from napari_grata.review.candidates import SOURCE, TAUGHT, USUAL, Candidate, CandidateRuns
+from napari_grata.review.carried import CarriedChoice, as_planned
 from napari_grata.review.choice_record import (
     RECORD_FILE,
     ChoiceRecord,
@@ -29,7 +30,7 @@ from napari_grata.scans.files import FileError, write_json
 from napari_grata.widgets import tasks
 
 if TYPE_CHECKING:
-    from napari_grata.adaptation.records import ChosenInfo, Flag
+    from napari_grata.adaptation.records import ChosenInfo, Flag, Record
     from napari_grata.adaptation.run import AdaptationRun
     from napari_grata.widgets.session import Session
 
@@ -183,8 +184,7 @@ class Work:
 
 def _usual(run: AdaptationRun) -> bool:
     """Return whether a run is one of those that are made in any case."""
-    as_planned = run.taken is None and run.cut is None and not run.continued
-    return as_planned and any(
+    return as_planned(run) and any(
         run.settings == preset(name).settings.but(seed=run.settings.seed) for name in USUAL
     )
 
@@ -246,7 +246,8 @@ def choose_masks(work: Work, found: Found, slices: list[int]) -> Iterator[Any]:
             masks[index] = mask
             flags[index] = session.flag(index, pool.candidates[0].masks[index], mask)
             yield tasks.Progress("Taking over", done, len(slices))
-    yield Changed(masks, flags, use_choice(session.run, _record(session.run, found), masks))
+    record = record_of(session.run, found)
+    yield Changed(masks, flags, use_choice(session.run, record.told, masks))
 
 
 def change_back(run: AdaptationRun, changed: Changed, over: Over) -> Iterator[Any]:
@@ -261,7 +262,32 @@ def lies_over(run: AdaptationRun) -> Over:
     return {index: run.adapted_masks[index] for index in run.beneath}, run.chosen
 
 
-def _record(run: AdaptationRun, found: Found) -> ChoiceRecord:
+def carry_masks(work: Work, carried: CarriedChoice, slices: list[int]) -> Iterator[Any]:
+    """Make the masks as was chosen on another case, keep them with the run, and yield them."""
+    session = work.session
+    segmenter = yield from work.engine.load(work.model, work.device)
+    yield tasks.Stage(f"Using the choice made on {carried.told['case']} …")
+    with tasks.leave_room_for_the_interface():
+        found = yield from _as_progress(carried.lay_over(session.run, segmenter, session.scan))
+    masks = {index: found[index] for index in slices}
+    source = session.source_masks(slices, session.region)
+    flags = {index: session.flag(index, source[index], mask) for index, mask in masks.items()}
+    yield Changed(masks, flags, use_choice(session.run, carried.told, masks))
+
+
+def _as_progress(records: Generator[Record, None, Masks]) -> Generator[Any, None, Masks]:
+    """Yield how far records are; returns what they return."""
+    while True:
+        try:
+            record = next(records)
+        except StopIteration as end:
+            masks: Masks = end.value
+            return masks
+        yield tasks.Progress("Trying what was chosen", record.done, record.total)
+
+
+def record_of(run: AdaptationRun, found: Found) -> ChoiceRecord:
+    """Return what was weighed on a run's scan and chosen there."""
     assert found.weighing is not None
     assert found.pool is not None
     names = {row.candidate for row in found.weighing.rows}
@@ -284,7 +310,7 @@ def _write(run: AdaptationRun, found: Found) -> Iterator[tasks.Notice]:
         return
     more = {"time": now(), "proposed": found.proposed}
     try:
-        write_json(run.folder / RECORD_FILE, {**_record(run, found).to_dict(), **more})
+        write_json(run.folder / RECORD_FILE, {**record_of(run, found).to_dict(), **more})
     except (FileError, ValueError) as error:
         why = getattr(error, "what", None) or error
         yield tasks.Notice(f"The weighing could not be kept with the run: {why}.")

@@ -185,8 +185,8 @@ def test_masks_in_use_and_how_they_were_chosen_are_kept_as_one(
     record = record_choice(segmenter.card, scan, weighing, {})
     run = list(runs.runs.values())[1]
     own, empty = dict(run.adapted_masks), np.zeros((40, 48), np.uint8)
-    use_choice(run, record, {1: empty, 2: empty, 4: empty})
-    told = use_choice(run, record, {2: empty + 1})
+    use_choice(run, record.told, {1: empty, 2: empty, 4: empty})
+    told = use_choice(run, record.told, {2: empty + 1})
     both = {1: empty, 2: empty + 1, 4: empty}
 
     def kept() -> list[list[int]]:

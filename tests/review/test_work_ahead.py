@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from napari_grata.adaptation import AdaptationRun, Record, Settings, reopen
+from napari_grata.adaptation.teaching import taught_state
 from napari_grata.review.adapt_list import (
     in_words,
     keep_run,
@@ -25,8 +26,12 @@ from napari_grata.review.adapt_list import (
     work_on_case,
     work_on_list,
 )
+from napari_grata.review.candidates import CandidateRuns
+from napari_grata.review.carried import OPTION, CarriedChoice, carried_by
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import Case, CaseState, CaseSummary, ListError, digest
+from napari_grata.review.choice_record import record_choice
+from napari_grata.review.choosing import Choice, Estimate, Pick, weigh
 from napari_grata.review.compare import LONGEST_SIDE
 from napari_grata.review.final_masks import export_masks, mask_digest
 from napari_grata.scans import Scan, open_scan
@@ -464,3 +469,94 @@ def test_a_file_that_was_only_touched_is_not_adapted_again_but_a_changed_one_is(
     assert [path.name for path in cases.work(touched).run_folders()] == ["run-0001"]
     assert not cases.summary(touched).stale
     assert [path.name for path in cases.work(changed).run_folders()] == ["run-0001", "run-0002"]
+
+
+def choose(cases: CaseList, key: str, segmenter: Segmenter, candidate: str) -> CarriedChoice:
+    """Review two slices of a case, and choose a candidate there for the disc."""
+    scan = open_scan(cases.case(key).sources[0])
+    runs = CandidateRuns(segmenter, scan, ["batch-norm"])
+    for _ in runs.records():
+        pass
+    reviewed = {index: np.zeros(scan.slice_shape(index), np.uint8) for index in (0, 2)}
+    for mask in reviewed.values():
+        mask[8:20, 9:25] = 1
+    for _ in runs.teach(reviewed):
+        pass
+    theta = taught_state(runs.runs["taught"]).theta.numpy() if candidate == "taught" else None
+    *_, weighing = weigh(segmenter, runs.candidates, reviewed, stack=True)
+    told = Estimate(0.1, 0.05, 0.2)
+    picks = (Pick("disc", candidate, candidate, 0.0, told), Pick("cup", "source", "", 0.0, told))
+    record = record_choice(
+        segmenter.card, scan, weighing, runs.settings, Choice(picks, "The disc.")
+    )
+    runs.close()
+    return CarriedChoice({**record.told, "case": "case 1"}, theta)
+
+
+@pytest.mark.parametrize("candidate", ["batch-norm", "taught"])
+def test_a_choice_made_on_one_case_is_used_on_all_others_that_nobody_has_touched(
+    cases: CaseList, segmenter: Segmenter, candidate: str
+) -> None:
+    finish(work_on_case(cases, cases.case("case-0002"), segmenter))
+    own = masks(cases, "case-0002")
+    carried = choose(cases, "case-0001", segmenter, candidate)
+    carried.keep(cases)
+    for _ in work_on_list(cases, segmenter):
+        pass
+    scan = open_scan(cases.case("case-0002").sources[0])
+    with contextlib.closing(AdaptationRun(segmenter, scan, LEARN)) as run:
+        list(run.records())
+        made = returned(carried.lay_over(run, segmenter, scan))
+    source = run.source_masks
+    for key in ("case-0002", "case-0003"):  # one was adapted before, one is adapted now
+        with contextlib.closing(reopen(cases.work(key).run_folder)) as found:
+            (told,) = found.chosen
+        assert (told["case"], told["used_on"]) == ("case 1", [0, 1, 2])
+        assert told["words"] == "The disc."
+        assert not needs_work(cases, cases.case(key), segmenter)
+    assert same_masks(masks(cases, "case-0002"), made)
+    assert not same_masks(made, own)
+    for index, mask in made.items():  # the cup stays the source model's
+        inside = (mask > 0) & (source[index] > 0)
+        assert np.array_equal((mask == 2)[inside], (source[index] == 2)[inside])
+
+
+def test_a_carried_choice_leaves_alone_what_is_the_users_and_is_taken_back(
+    cases: CaseList, segmenter: Segmenter
+) -> None:
+    for _ in work_on_list(cases, segmenter):
+        pass
+    own = {case.key: masks(cases, case.key) for case in cases.cases}
+    scan = open_scan(cases.case("case-0001").sources[0])
+    cases.work("case-0001").save_edit(np.zeros(scan.mask_shape, int), scan)
+    cases.decide("case-0002", "accept")
+    carried = choose(cases, "case-0001", segmenter, "batch-norm")
+    carried.keep(cases)
+    again = carried_by(cases)
+    assert again is not None
+    assert again.mark == carried.mark
+    worked = {case.key for case, _ in work_on_list(cases, segmenter)}
+    assert worked == {"case-0003"}
+    for key in ("case-0001", "case-0002"):
+        assert same_masks(masks(cases, key), own[key])
+    assert not same_masks(masks(cases, "case-0003"), own["case-0003"])
+    # Decided since, it stays as it was decided on; else the run's own masks are there again.
+    cases.choose(**{OPTION: {}})
+    stream = work_on_case(cases, cases.case("case-0003"), segmenter)
+    finish(stream)
+    assert same_masks(masks(cases, "case-0003"), own["case-0003"])
+    carried.keep(cases)
+    items = work_on_case(cases, cases.case("case-0003"), segmenter)
+    next(item for item in items if isinstance(item, str) and "Keeping" in item)
+    cases.decide("case-0003", "accept")
+    finish(items)
+    assert same_masks(masks(cases, "case-0003"), own["case-0003"])
+
+
+def returned(stream):
+    """Return what a generator returns."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return end.value

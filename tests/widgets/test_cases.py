@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_grata.review.case_list import CaseList
 from napari_grata.review.cases import CaseState
-from napari_grata.widgets.cases import _dock_of
+from napari_grata.widgets.cases_panel import dock_of
 from napari_grata.widgets.current_case import Prefetch
 from napari_grata.widgets.scan_layer import camera_of
 from napari_grata.widgets.state import Step
@@ -430,14 +430,14 @@ def test_the_list_that_was_closed_with_its_cross_comes_back_where_it_was(
     user.do("next_case")
     in_view(user, "case-0002")
     panel = user.dock.cases.panel
-    dock = _dock_of(panel)
+    dock = dock_of(panel)
     assert dock is not None
     dock.destroyOnClose()  # what napari's cross does
     user.settle()
-    assert _dock_of(panel) is None
+    assert dock_of(panel) is None
     assert user.context.case.key == "case-0002"
     user.dock.cases.open_list([str(scans)])
-    user.wait(lambda: _dock_of(panel) is not None, 20)
+    user.wait(lambda: dock_of(panel) is not None, 20)
     rest(user)
     assert shown(user) == ["1", "2", "3", "4"]
     assert user.dock.cases.current.key == "case-0002"

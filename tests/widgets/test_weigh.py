@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -341,33 +342,54 @@ def test_what_is_said_of_the_masks_in_use_is_true_whatever_comes_after(
     assert all(np.array_equal(one.shown()[i], own[i]) for i in (1, 2, 4))
 
 
-def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "list"
-    folder.mkdir()
-    for name in ("a", "b"):
-        shutil.copy(volume, folder / f"{name}.nii.gz")
-    user = start()
-    user.context.choose_settings("careful", preset("careful").settings)
+@pytest.fixture
+def listed(start: Start, volume: Path, tmp_path: Path) -> Callable[..., Reviewer]:
+    """Return a function that opens copies of a volume as a list and adapts the first."""
+
+    def make(*names: str) -> Reviewer:
+        folder = tmp_path / "list"
+        folder.mkdir()
+        for name in names:
+            shutil.copy(volume, folder / f"{name}.nii.gz")
+        user = start()
+        user.context.choose_settings("careful", preset("careful").settings)
+        user.dock.cases.open_list([str(folder)])
+        come_to(user, "case-0001")
+        return Reviewer(user)
+
+    return make
+
+
+def come_to(user: Any, key: str) -> None:
     cases = user.dock.cases
+    user.wait(lambda: cases.current.key == key and cases._wanted is None, 30)
+    user.wait(lambda: user.dock.decide.decisions.place is not None, 30)
+    user.settle()
 
-    def come_to(key: str) -> None:
-        user.wait(lambda: cases.current.key == key and cases._wanted is None, 30)
-        user.wait(lambda: user.dock.decide.decisions.place is not None, 30)
-        user.settle()
 
-    cases.open_list([str(folder)])
-    come_to("case-0001")
-    one = Reviewer(user)
+def rest(user: Any) -> None:
+    """Wait until nothing runs in the background any more."""
+    cases = user.dock.cases
+    user.wait(lambda: not (cases.batch.running or cases.batch.stopping), 60)
+    for queue in (cases.queue, user.context.runner.saved_runs, cases.prefetch.queue):
+        user.wait(lambda queue=queue: not queue.busy, 30)
+    user.settle()
+
+
+def test_a_choice_comes_back_with_the_case(listed: Callable[..., Reviewer], tmp_path: Path) -> None:
+    one = listed("a", "b")
+    user = one.user
+    cases = user.dock.cases
     one.propose()
     one.review_as(BETTER, [0, 3, 5])
     one.press(one.weigh.weigh_button)
     one.press(one.weigh.use_button)
     chosen = one.shown()
     user.do("next_case")
-    come_to("case-0002")
+    come_to(user, "case-0002")
     assert one.weigh.picture.weighing is None
     user.do("previous_case")
-    come_to("case-0001")
+    come_to(user, "case-0001")
     user.wait(lambda: user.session is not None and user.session.drawn_slices, 30)
     back = one.shown()
     assert all(np.array_equal(back[index], chosen[index]) for index in chosen)
@@ -376,8 +398,57 @@ def test_a_choice_comes_back_with_the_case(start: Start, volume: Path, tmp_path:
     told = next(one for one in report_cases(cases.caselist) if one.code == "case-0001")
     page = write_report(tmp_path / "report.html", [told]).read_text(encoding="utf-8")
     assert "chosen on 3 slices that a person had reviewed: Recommended. disc" in page
-    for queue in (cases.queue, user.context.runner.saved_runs, cases.prefetch.queue):
-        user.wait(lambda queue=queue: not queue.busy, 30)
+    rest(user)
+
+
+def test_a_choice_is_used_on_the_other_cases_but_not_under_the_user_s_eyes(
+    listed: Callable[..., Reviewer],
+) -> None:
+    one = listed("a", "b", "c")
+    user, cases = one.user, one.user.dock.cases
+    assert not one.weigh.carry_button.isEnabled()
+    one.propose()
+    one.review_as(BETTER, [0, 3, 5])
+    one.press(one.weigh.weigh_button)
+    user.do("next_case")
+    come_to(user, "case-0002")
+    user.adapt()
+    rest(user)
+    user.do("previous_case")
+    come_to(user, "case-0001")
+    user.wait(one.weigh.weigh_button.isEnabled, 30)
+    one.press(one.weigh.weigh_button)
+    cases.batch.step_aside(True)  # so that the next case is in view before its turn comes
+    user.press(one.weigh.carry_button)
+    assert "other cases" in user.session.note
+    user.do("next_case")
+    come_to(user, "case-0002")
+    cases.batch.step_aside(False)
+    rest(user)
+    user.wait(lambda: one.weigh.here_button.isVisibleTo(one.weigh), 30)
+
+    def chosen(key: str) -> list[str]:
+        with closing(reopen(cases.caselist.work(key).run_folder)) as found:
+            return [one["case"] for one in found.chosen]
+
+    assert chosen("case-0003") == ["case 1"]
+    assert chosen("case-0002") == []
+    before = one.shown()
+    user.wait(one.weigh.here_button.isEnabled, 30)
+    one.press(one.weigh.here_button)
+    rest(user)
+    assert chosen("case-0002") == ["case 1"]
+    after = one.shown()
+    assert any(not np.array_equal(after[i], before[i]) for i in after)
+    assert in_use(user) == "In use: chosen on 3 reviewed slices of case 1"
+    user.do("undo")
+    user.finish()
+    rest(user)
+    again = one.shown()
+    assert all(np.array_equal(again[i], before[i]) for i in again)
+    user.do("undo")  # of the list
+    rest(user)
+    assert chosen("case-0003") == []
 
 
 def test_where_nothing_is_better_the_mask_before_stays_and_it_is_said(
