@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_grata.adaptation.plan import SlicesError, make_plan
@@ -25,7 +26,7 @@ from napari_grata.segmenters.registry import ModelEntry
 from napari_grata.widgets import tasks
 from napari_grata.widgets.background import Found, Job, Outcome, Queue
 from napari_grata.widgets.qt_parts import notify
-from napari_grata.widgets.scan_layer import alive
+from napari_grata.widgets.scan_layer import alive, fit_view
 from napari_grata.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -448,10 +449,14 @@ class Runner(QObject):
         if kind == "adapt" and session is context.session and session.can_compare:
             index = session.most_changed() if finished else context.in_view()
             # Beside a mask of the whole picture, one within a frame differs nearly everywhere.
-            compares = finished and session.frame_of(index) is None
-            context.show_mode("difference" if compares else "adapted")
+            frame = session.frame_of(index)
+            context.show_mode("difference" if finished and frame is None else "adapted")
             if finished:
                 context.go_to(index)
+            if finished and frame is not None and session.scan.n_slices == 1:
+                # On a whole photograph a disc is as large as a thumbnail.
+                part = np.reshape(frame, (2, 2)) / session.scan.slice_shape(index)
+                fit_view(context.viewer, [session.scan_layer()], moved=False, part=part)
 
     def _look_at_extent(self, session: Session) -> None:
         """Look in the background whether the source masks can be right, then go on."""

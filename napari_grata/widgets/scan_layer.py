@@ -241,7 +241,12 @@ def grid_of(viewer: Any) -> Any:
 
 
 def fit_view(
-    viewer: Any, layers: Sequence[Layer | None], *, columns: int = 1, moved: bool = True
+    viewer: Any,
+    layers: Sequence[Layer | None],
+    *,
+    columns: int = 1,
+    moved: bool = True,
+    part: np.ndarray | None = None,
 ) -> None:
     """Fit the view to these layers, whatever larger ones are hidden beside them.
 
@@ -251,6 +256,8 @@ def fit_view(
         Of the grid, each of which shows them.
     moved : bool
         Whether also a view that is not centred on them: one that the user chose.
+    part : ndarray, shape (2, 2), optional
+        First and last row and column of what is shown in the middle of it, as shares of all.
 
     Notes
     -----
@@ -268,9 +275,11 @@ def fit_view(
     away = np.abs(np.asarray(camera.center[-2:]) - (low + high) / 2)
     if not moved and bool(np.any(away > 0.01 * (high - low))):
         return
+    if part is not None:
+        low, high = low + part * (high - low)
     camera.center = (*camera.center[:-2], *(float(x) for x in (low + high) / 2))
     room = np.asarray(canvas, dtype=float)[-2:] / (1, columns)
-    camera.zoom = 0.95 * float(np.min(room / np.maximum(high - low, 1e-6)))
+    camera.zoom = (0.95 if part is None else 0.6) * float(np.min(room / np.maximum(high - low, 1e-6)))
 
 
 # Viewers whose changes are gathered now; within one, another adds nothing.

@@ -19,6 +19,7 @@ from napari_grata.demo import view_run
 from napari_grata.segmenters import load_card, load_segmenter, registry
 from napari_grata.widgets import bar, model_section
 from napari_grata.widgets.dock import WIDTH
+from napari_grata.widgets.scan_layer import camera_of
 from napari_grata.widgets.state import Step
 
 Start = Callable[..., Any]
@@ -452,6 +453,11 @@ def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
     assert "as found" in user.dock.message.said()
     (layer,) = (one for one in user.viewer.layers if one.name == "Frame found")
     assert layer.data[0].min(axis=0) == pytest.approx(np.array(frame[:2]) - 0.5)
+    camera, middle = camera_of(user.viewer), np.array(frame).reshape(2, 2).mean(axis=0) - 0.5
+    assert camera.center[-2:] == pytest.approx(middle, abs=1), "the frame is in the middle of the view"
+    canvas = user.viewer.canvas.size if hasattr(user.viewer, "canvas") else None
+    if canvas is not None:
+        assert 0.5 < camera.zoom * (frame[2] - frame[0]) / min(canvas) < 0.7
     # How far the photograph lies from the source centre is said of what the model reads.
     found = measure_case(load_segmenter(models / "tiny-eye", "cpu"), user.context.scan, 0, frame)
     gauge = user.dock.model.shift.gauge
