@@ -498,6 +498,8 @@ class Runner(QObject):
         framed = sum(session.frame_of(index) is not None for index in session.adapted_slices)
         if framed:
             adapted += f" (of {framed} the part round the structures, as found)"
+        if session.chosen:
+            adapted += f", masks {session.chosen}"
         flagged = len(session.flagged())
         if flagged and session.scan.n_slices == 1:
             # No table and no way to the next one: what was seen is said here.

@@ -539,7 +539,8 @@ class WeighSection(QWidget):
             left_out = found.pool.left_out if found.pool is not None else ""
             return f"{words} {left_out}", "good" if found.choice.changes else ""
         if not found.proposed and not reviewed:
-            return _ABOUT, ""
+            used = f"The masks after were {session.chosen}. " if session.chosen else ""
+            return f"{used}{_ABOUT}", ""
         left = [i for i in found.proposed if i not in reviewed]
         if not left:
             return f"{counted(len(reviewed), noun)} reviewed: weigh, or review more.", ""

@@ -446,6 +446,12 @@ def test_a_choice_is_used_on_the_other_cases_but_not_under_the_user_s_eyes(
     rest(user)
     again = one.shown()
     assert all(np.array_equal(again[i], before[i]) for i in again)
+    user.do("next_case")
+    come_to(user, "case-0003")
+    user.wait(lambda: one.weigh.words.said().startswith("The masks after were chosen on 3"), 30)
+    assert "3 reviewed slices of case 1" in user.dock.message.said()
+    user.do("previous_case")
+    come_to(user, "case-0002")
     user.do("undo")  # of the list
     rest(user)
     assert chosen("case-0003") == []
