@@ -279,7 +279,8 @@ def fit_view(
         low, high = low + part * (high - low)
     camera.center = (*camera.center[:-2], *(float(x) for x in (low + high) / 2))
     room = np.asarray(canvas, dtype=float)[-2:] / (1, columns)
-    camera.zoom = (0.95 if part is None else 0.6) * float(np.min(room / np.maximum(high - low, 1e-6)))
+    share = 0.95 if part is None else 0.6
+    camera.zoom = share * float(np.min(room / np.maximum(high - low, 1e-6)))
 
 
 # Viewers whose changes are gathered now; within one, another adds nothing.

@@ -454,7 +454,7 @@ def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
     (layer,) = (one for one in user.viewer.layers if one.name == "Frame found")
     assert layer.data[0].min(axis=0) == pytest.approx(np.array(frame[:2]) - 0.5)
     camera, middle = camera_of(user.viewer), np.array(frame).reshape(2, 2).mean(axis=0) - 0.5
-    assert camera.center[-2:] == pytest.approx(middle, abs=1), "the frame is in the middle of the view"
+    assert camera.center[-2:] == pytest.approx(middle, abs=1), "the frame is not in the middle"
     canvas = user.viewer.canvas.size if hasattr(user.viewer, "canvas") else None
     if canvas is not None:
         assert 0.5 < camera.zoom * (frame[2] - frame[0]) / min(canvas) < 0.7
