@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -257,6 +257,17 @@ class MaskLayer(_Over):
         """Return whether the user has drawn on one slice."""
         return not np.array_equal(*self.versions(index))
 
+    @property
+    def paints_across(self) -> bool:
+        """Whether a stroke may lie on other slices than the one in view."""
+        layer, dims = self.layer, self._viewer.dims
+        turned = dims.ndisplay > 2 or min(dims.order[-2:]) < dims.ndim - 2
+        return layer is not None and (turned or layer.n_edit_dimensions > 2)
+
+    def tell_later(self, slices: Iterable[int]) -> None:
+        """Have it noticed when strokes on these slices are undone, whichever is in view then."""
+        self._told.update((index, self._checksum(index)) for index in slices)
+
     def restart(self) -> str:
         """Begin a new result: an untouched layer is emptied and used again, a drawn one kept.
 
@@ -292,6 +303,7 @@ class MaskLayer(_Over):
             self._scan.get_mask(layer.data, index), before
         )
         self._scan.put_mask(self.stack, index, label_map)
+        self._told.pop(index, None)
         if layer is not None and untouched:
             self._scan.put_mask(layer.data, index, label_map)
             self._dirty |= {index}
@@ -337,6 +349,7 @@ class MaskLayer(_Over):
 
     def put_drawing(self, stack: np.ndarray) -> None:
         """Bring back what the user had drawn, shape ``scan.mask_shape``; the result stays."""
+        self._told.clear()
         with self.writing():
             self.ensure().data = np.array(stack, dtype=np.uint8)
 
@@ -355,9 +368,13 @@ class MaskLayer(_Over):
         if not self._painted or self._writing or layer is None:
             return
         index = current_slice(self._viewer, self._scan, layer)
-        for left in self._fresh - {index}:
-            self._told[left] = self._checksum(left)
+        self.tell_later(self._fresh - {index})
         self._fresh &= {index}
+        tell = self._drawn() if self._drawn is not None else None
+        for other, before in list(self._told.items()):
+            if tell is not None and other != index and before != self._checksum(other):
+                self.tell_later({other})
+                tell(other)
         known = self._told.get(index)
         changed = self.drawn_on(index) if known is None else known != self._checksum(index)
         if index in self._fresh or changed:

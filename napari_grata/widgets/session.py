@@ -154,14 +154,19 @@ class Session(QObject):
         )
 
     def _on_drawn(self, index: int) -> None:
-        layer = self.adapted.layer
-        everywhere = layer is not None and layer.n_edit_dimensions > 2
+        before, everywhere = set(self.drawn_slices), self.adapted.paints_across
         for each in range(self.scan.n_slices) if everywhere else (index,):
             self.drawn_slices.discard(each)
             if self.adapted.drawn_on(each):
                 self.drawn_slices.add(each)
         self.saved = ""
         self.drawn.emit(index)
+        others = (before | self.drawn_slices) - {index} if everywhere else ()
+        if others:
+            self.adapted.tell_later(others)
+            for each in others:
+                self.draw_difference(each)
+            self.masks_changed.emit(others)
 
     def look_for_drawings(self) -> None:
         """Look on which slices the user has drawn, after a drawing was brought back."""

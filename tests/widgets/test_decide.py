@@ -108,6 +108,29 @@ def test_a_decision_on_a_mask_that_changes_says_look_again(adapted: Callable[...
     assert user.context.decision_marks[2] == "✓!"
 
 
+def test_strokes_on_slices_out_of_view_and_their_undo_are_noticed(
+    adapted: Callable[..., Any],
+) -> None:
+    user = adapted()
+    layer = user.session.adapted.layer
+    user.context.go_to(3)
+    user.do("accept")
+    user.context.go_to(2)
+    user.viewer.dims.order = (1, 0, 2)  # a plane through all slices is painted on
+    layer.brush_size = 1
+    layer.paint((3, 20, 20), 2)
+    user.settle()
+    assert user.session.drawn_slices == {3}
+    assert user.context.decision_marks[3] == "✓!"
+    user.viewer.dims.order = (0, 1, 2)
+    user.context.go_to(5)
+    user.settle()
+    layer.undo()
+    user.settle()
+    assert user.session.drawn_slices == set()
+    assert user.context.decision_marks[3] == "✓"
+
+
 def test_what_a_stroke_flags_is_counted_in_every_sentence(adapted: Callable[..., Any]) -> None:
     user = adapted()
     before = len(user.session.flagged())
