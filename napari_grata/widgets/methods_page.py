@@ -94,6 +94,7 @@ class MethodsPage(QWidget):
         )
         self._shown: Session | None = None
         self._difference: Any = None
+        self._in_front = False
         self._build()
         self._wire()
         self.refresh()
@@ -414,6 +415,22 @@ class MethodsPage(QWidget):
         layer.editable = False
         return layer
 
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Show what is chosen again."""
+        super().showEvent(event)
+        self._come(True)
+
+    def hideEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Take what is chosen off the canvas: no words are there that it is not decided on."""
+        super().hideEvent(event)
+        if not event.spontaneous():
+            self._come(False)
+
+    def _come(self, in_front: bool) -> None:
+        if in_front != self._in_front and not self._context.closing.closing:
+            self._in_front = in_front
+            self._look()
+
     def _look(self) -> None:
         """Show the mask of the method that is chosen, or the difference of two."""
         session, chosen = self._context.session, self.table.chosen()
@@ -421,10 +438,10 @@ class MethodsPage(QWidget):
         self._difference = None
         for row in self.table.with_results():
             if alive(self._context.viewer, row.layer):
-                row.layer.visible = len(chosen) == 1 and row is chosen[0]
+                row.layer.visible = self._in_front and len(chosen) == 1 and row is chosen[0]
                 if row.layer.visible and session is not None and not session.large:
                     row.layer.contour = self._width(session)
-        if len(chosen) == 2 and session is not None:
+        if len(chosen) == 2 and session is not None and self._in_front:
             first, second = (row.result for row in chosen)
             masks = (
                 (index, difference_map(mask, second.masks[index], session.card))

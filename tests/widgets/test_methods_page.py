@@ -41,6 +41,7 @@ def test_methods_are_run_shown_and_written_and_nothing_is_changed(
     user.adapt()
     session = user.session
     before, run = session.adapted.as_shown(), session.run
+    user.dock.window().show()
     user.dock.adapt.compare_button.click()
     page = compare(user, "as-published", "tent")
     assert user.session is session
@@ -62,6 +63,11 @@ def test_methods_are_run_shown_and_written_and_nothing_is_changed(
     assert unlike.any()
     assert np.array_equal(page._difference.data > 0, unlike)
     assert not first.layer.visible
+    # What is seen while no words say otherwise is what a decision is about.
+    user.dock.timeline.show_tab("Curves")
+    assert page._difference is None
+    user.dock.timeline.show_tab("Methods")
+    assert page._difference.visible
     page.curve.setCurrentIndex(page.curve.findData(LAYERS))
     assert page.overlay.map.image.shape == (6, 2)  # steps, layers
     # A truth that is opened is compared with, and only now.
