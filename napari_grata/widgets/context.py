@@ -311,6 +311,7 @@ class Context(QObject):
             self._show_only(layer)
             if better is not None:
                 self.model_changed.emit()
+            self.go_to(self.in_view())  # the sliders may stand beyond its last slice
             if fit:
                 fit_view(self.viewer, [layer])
         if self.scan is not None and self.scan.notices:

@@ -439,12 +439,12 @@ class Drawings(QObject):
         layer = session.adapted.layer
         if layer is not None and not session.adapted.edited():
             self._known.pop(layer, None)
+        beside, of = self._beside, self._beside_of
+        if beside is not None and of is not None and of.scan is session.scan:
+            beside.visible = False  # or it would be taken for one of the masks to decide on
         if kind == "adapt":
             # An earlier drawing was made over another mask; it does not belong onto this one.
             self._brought.add(session)
-            beside, of = self._beside, self._beside_of
-            if beside is not None and of is not None and of.scan is session.scan:
-                beside.visible = False  # or it would be taken for one of the masks to decide on
 
     # --- bringing back -----------------------------------------------------------------------
 

@@ -139,7 +139,6 @@ class ModelSection(QWidget):
         """Choose a model that was added, and show what it says of the slice in view."""
         context = self._context
         context.reload_models(entry.name)
-        context.say(f"{entry.title} was added and can be chosen now.")
         card, scan = entry.card, context.scan
         if (
             card is not None
@@ -148,6 +147,7 @@ class ModelSection(QWidget):
             and not context.runner.busy
         ):
             context.runner.segment(in_view=True)
+        context.say(f"{entry.title} was added and can be chosen now.")
 
     # --- devices -----------------------------------------------------------------------------
 

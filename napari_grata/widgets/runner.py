@@ -259,6 +259,7 @@ class Runner(QObject):
         """Capture what a run works on, or say why it cannot begin."""
         context = self._context
         context.clear_problem()
+        context.said.emit("")  # such as that one has to adapt first
         context.look_back(None)
         self._adapt_then = False
         layer, scan, entry = context.layer, context.scan, context.entry

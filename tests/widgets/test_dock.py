@@ -69,7 +69,10 @@ def test_adapt_segments_first_and_both_masks_are_there(start: Start, volume: Pat
     areas = user.dock.findChildren(QScrollArea)
     (inner,) = (a.widget() for a in areas if a.widget().isAncestorOf(user.dock.adapt))
     assert inner.minimumSizeHint().width() <= WIDTH, "what is wider would be cut off"
+    user.do("difference")
+    assert user.dock.hint.said().startswith("Adapt first")
     user.adapt()
+    assert not user.dock.hint.said(), "it is done"
     assert inner.minimumSizeHint().width() <= WIDTH
     session = user.session
     assert session.segmented_slices == session.adapted_slices == set(range(6))
@@ -232,6 +235,19 @@ def test_a_scan_that_is_shown_by_its_eye_is_the_one_that_is_worked_on(
     brain.visible = True
     user.settle()
     assert user.context.layer is brain
+
+
+def test_of_a_shorter_stack_a_slice_is_in_view_at_once(
+    start: Start, volume: Path, photograph: Path
+) -> None:
+    user = start(volume)
+    user.context.go_to(5)  # 20 mm
+    shutil.copy(photograph, photograph.with_name("eye_005.png"))
+    user.open(photograph.parent)
+    assert user.context.scan.n_slices == 2
+    assert user.viewer.dims.point[0] <= 1, "the canvas would be black"
+    user.context.choose_layer(user.viewer.layers["case_017"])
+    assert user.context.in_view() == 0
 
 
 def test_another_scan_brings_along_a_model_that_reads_it(
