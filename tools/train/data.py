@@ -335,9 +335,14 @@ class VolumeSource:
             voxels = points[k] * self.spacing / zooms + (shape - 1) / 2
             voxels[..., 0] += z + lift[k] - (shape[0] - 1) / 2
             grid = ((2 * voxels + 1) / shape - 1).flip(-1).to(volume.device)
-            plane = fn.grid_sample(volume[None], grid[None, None], align_corners=False)[0, :, 0]
-            images.append(plane[:1])
-            tissue = plane[2:].clamp(0, 1)
+            grid = grid[None, None]
+            # Beyond the volume its border is repeated, as round a slice that is prepared.
+            image = fn.grid_sample(
+                volume[None, :1], grid, padding_mode="border", align_corners=False
+            )
+            images.append(image[0, :, 0])
+            tissue = fn.grid_sample(volume[None, 2:], grid, align_corners=False)[0, :, 0]
+            tissue = tissue.clamp(0, 1)
             background = (1 - tissue.sum(0, keepdim=True)).clamp(0, 1)
             targets.append(torch.cat([background, tissue]))
         return Batch(torch.stack(images), torch.stack(targets))
