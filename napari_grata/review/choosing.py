@@ -27,8 +27,8 @@ Structures of which one lies inside the other are outlined together: where one o
 from a candidate and nothing is recommended for the other, that comes from the same candidate, if
 its own gain is expected to be above 0 there and the lower ends of both add up to more than 0.
 
-In a stack the slices are parts of one case, whose Dice is the one that counts: there g and D are
-weighted by how much of the structure a slice shows, so that their mean is about that of the whole.
+In a stack the slices are parts of one case, whose Dice counts: there g and D are weighted by how
+much of the structure a slice shows, rightly or not, so that their mean is about that of the whole.
 
 No Qt, no torch, and no label goes anywhere else: candidates are finished before they are weighed.
 """
@@ -288,11 +288,14 @@ def measure(
     found = np.full((3, len(ordered), len(slices), len(structures), len(SHIFTS)), np.nan)
     others = sorted(source.masks.keys() - reviewed.keys())
     rest = np.zeros((len(ordered), len(structures)))
+    known = [overlaps.of(source.masks[i], reviewed[i]) for i in slices]
+    shared = np.sum([np.nan_to_num(dice) * weights for dice, weights in known], axis=0)
+    level = shared / np.sum([weights for _, weights in known], axis=0).clip(1e-9)
     done, total = 0, len(ordered) * (len(slices) + 1)
     for row, candidate in enumerate(ordered):
         for column, index in enumerate(slices):
             masks = source.masks[index], reviewed[index]
-            found[:, row, column] = _on_slice(segmenter, candidate, *masks, index, overlaps)
+            found[:, row, column] = _on_slice(segmenter, candidate, *masks, index, overlaps, level)
             done += 1
             yield done, total
         if others:
@@ -356,8 +359,12 @@ def _on_slice(
     truth: np.ndarray,
     index: int,
     overlaps: Overlaps,
+    level: np.ndarray,
 ) -> np.ndarray:
-    """Return Dice, gain and distance from the source mask, shape (3, structures, shifts)."""
+    """Return Dice, gain and distance from the source mask, shape (3, structures, shifts).
+
+    In a stack with Dice D = ``level`` the gain is 2·ΔI − D·ΔT, of overlap I and both areas T.
+    """
     card = segmenter.card
     found = np.full((3, len(card.structures), len(SHIFTS)), np.nan)
     own = candidate.fair_mask(index)
@@ -365,6 +372,7 @@ def _on_slice(
     box, moved = _where_it_matters(segmenter, candidate, index, (own, source, truth))
     own, source, truth = own[box], source[box], truth[box]
     before, weights = overlaps.of(source, truth)
+    known = weights * (np.nan_to_num(before, nan=1.0) - level)
     plain = overlaps.of(own, truth)[0], overlaps.apart(source, own)
     for column, shift in enumerate(SHIFTS):
         if shift and moved is None:
@@ -376,9 +384,8 @@ def _on_slice(
                 dice, apart = overlaps.of(mask, truth)[0], overlaps.apart(source, mask)
             gain = math.nan
             if not (np.isnan(dice[place]) and np.isnan(before[place])):
-                after, _ = overlaps.of(taken_over(card, source, mask, structure.name), truth)
-                change = np.nan_to_num(after, nan=1.0) - np.nan_to_num(before, nan=1.0)
-                gain = (weights * change).sum()
+                after, wider = overlaps.of(taken_over(card, source, mask, structure.name), truth)
+                gain = (wider * (np.nan_to_num(after, nan=1.0) - level) - known).sum()
             found[:, place, column] = dice[place], gain, apart[place]
     return found
 

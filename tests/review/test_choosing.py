@@ -25,7 +25,7 @@ from napari_grata.review.compare import MOST_SHOWN
 from napari_grata.review.figures import gains
 from napari_grata.review.proposing import propose
 from napari_grata.segmenters import Card, Segmenter, Structure
-from napari_grata.segmenters.card import structure_colours
+from napari_grata.segmenters.card import structure_colours, structure_mask
 from tools.generators.models import Small, small_card
 
 SIDE = 64
@@ -280,6 +280,28 @@ def test_in_a_stack_a_large_slice_outweighs_a_few_pixels(segmenter) -> None:
     row = weigh(segmenter, candidates, reviewed, stack=True).rows[1]
     assert row.gains[9] == pytest.approx(0, abs=0.01)
     assert row.gains[1] < -0.1
+
+
+def test_in_a_stack_what_is_shown_where_nothing_is_counts_against_it(segmenter) -> None:
+    card = segmenter.card
+    right = {i: eye(*TRUTH[i]) if i < 6 else eye(0, 0) for i in TRUTH}
+    source = {i: eye(TRUTH[i][0] - 2, TRUTH[i][1]) if i < 6 else eye(0, 0) for i in TRUTH}
+    # Better where the structure is, and a patch on every slice where it is not.
+    other = {i: eye(TRUTH[i][0], TRUTH[i][1]) if i < 6 else eye(14, 0) for i in TRUTH}
+    candidates = [Candidate("source", "S", source), Candidate("other", "O", other)]
+    row = weigh(segmenter, candidates, right, stack=True).rows[1]
+    assert (row.structure, row.candidate) == ("disc", "other")
+    assert not row.consistent
+    # What is found slice by slice comes to what the whole gains.
+    both, total = np.zeros((2, 2))
+    for place, masks in enumerate((source, other)):
+        for i, mask in masks.items():
+            pair = [structure_mask(card, one, "disc") for one in (mask, right[i])]
+            both[place] += (pair[0] & pair[1]).sum()
+            total[place] += pair[0].sum() + pair[1].sum()
+    before, after = 2 * both / total
+    assert after < before
+    assert np.mean(list(row.gains.values())) == pytest.approx(after - before, abs=0.1)
 
 
 # -- what has seen its own answer ------------------------------------------------------------
