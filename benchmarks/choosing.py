@@ -24,8 +24,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ from napari_grata.review.candidates import SOURCE, Candidate
 from napari_grata.review.choosing import (
     SHIFTS,
     Choice,
+    Estimate,
     Measured,
+    Pick,
     Rule,
+    chosen_masks,
     conclude,
     measure,
     recommend,
@@ -65,6 +69,9 @@ VESSELS = {
 }
 """Of a foreign model, which is installed first: see ``docs/bring-your-own-model.md``."""
 VESSELS_SIDE = 512
+HIPPOCAMPI = {f"hippocampus-{how}": ("hippocampus", ".") for how in ("thick", "uneven", "contrast")}
+"""Made, as their model is, by ``benchmarks/hippocampus.py``: its ``--out`` is ``--data`` here."""
+EVERY = CENTRES | VESSELS | HIPPOCAMPI
 PRESETS = (
     "source+six_views=true",
     "careful",
@@ -110,7 +117,9 @@ def stacks(data: Path, centre: str, folder: str, cache: Path) -> Iterator[Stack]
     for case in found.cases:
         scan = open_scan(case.image)
         stack = read_mask(case.mask, scan)
-        slices = [i for i in range(scan.n_slices) if scan.read_slice(i).any()][4::8]
+        slices = [i for i in range(scan.n_slices) if scan.read_slice(i).any()]
+        step = 8 if len(slices) > 100 else 1
+        slices = slices[step // 2 :: step]
         truth = {i: scan.get_mask(stack, i) for i in slices}
         yield Stack(f"{centre}-{case.name}", scan, slices, truth)
 
@@ -166,7 +175,7 @@ def fill_cache(options: argparse.Namespace) -> None:
     from napari_grata.segmenters import load_segmenter
 
     for centre in options.centres:
-        model, folder = (CENTRES | VESSELS)[centre]
+        model, folder = EVERY[centre]
         model = options.model or model
         segmenter = load_segmenter(model, device="cpu")
         for stack in stacks(options.data, centre, folder, options.cache):
@@ -232,26 +241,33 @@ def table_of(path: Path) -> Path:
     return path.parent / "tables" / path.name
 
 
-def fill_tables(place: Path) -> None:
-    """Measure what is cached of a stack, for two reviewers, where that was not done yet."""
+@cache
+def opened(model: str) -> Any:
+    """Open a model's folder, once."""
     from napari_grata.segmenters import load_segmenter
 
+    return load_segmenter(Path(model), device="cpu")
+
+
+def candidate_of(segmenter: Any, path: Path) -> Candidate:
+    """Read a cached candidate."""
+    found = {i: array.astype(np.float32) for i, array in arrays_of(path).items()}
+    masks = {i: segmenter.label_map(array) for i, array in found.items()}
+    return Candidate(path.stem, path.stem, masks, found.__getitem__)
+
+
+def fill_tables(place: Path) -> None:
+    """Measure what is cached of a stack, for two reviewers, where that was not done yet."""
     wanted = [path for path in specs_in(place) if not table_of(path).exists()]
     if not wanted:
         return
-    model = (place.parent / "model.txt").read_text(encoding="utf-8")
-    segmenter = load_segmenter(Path(model), device="cpu")
+    segmenter = opened((place.parent / "model.txt").read_text(encoding="utf-8"))
     card, truth = segmenter.card, arrays_of(place / "truth.npz")
     reviewers = {"perfect": truth, "sloppy": {i: sloppy(mask, i) for i, mask in truth.items()}}
 
-    def candidate(path: Path) -> Candidate:
-        found = {i: array.astype(np.float32) for i, array in arrays_of(path).items()}
-        masks = {i: segmenter.label_map(array) for i, array in found.items()}
-        return Candidate(path.stem, path.stem, masks, found.__getitem__)
-
-    source = candidate(place / "source.npz")
+    source = candidate_of(segmenter, place / "source.npz")
     for path in wanted:
-        pair = [source] if path.stem == SOURCE else [source, candidate(path)]
+        pair = [source] if path.stem == SOURCE else [source, candidate_of(segmenter, path)]
         table: dict[str, np.ndarray] = {}
         for reviewer, masks in reviewers.items():
             *_, found = measure(segmenter, pair, masks, stack=card.dimensions == 3)
@@ -275,7 +291,8 @@ class Tables:
         paths = [p for p in specs_in(place) if not only or p.stem in {SOURCE, *only}]
         held = [np.load(table_of(path)) for path in paths]
         self.name = place.name
-        if place.parent.name not in {model for model, _ in (CENTRES | VESSELS).values()}:
+        self.centre = max((c for c in EVERY if place.name.startswith(c)), key=len)
+        if place.parent.name not in {model for model, _ in EVERY.values()}:
             self.name += f", {place.parent.name}"
         self.names = tuple(path.stem for path in paths)
         self.structures = tuple(str(name) for name in held[0]["structures"])
@@ -285,6 +302,12 @@ class Tables:
             for reviewer in ("perfect", "sloppy")
             for part in ("dice", "gains", "apart")
         }
+        self.masks: list[Candidate] = []
+        if place.name != self.centre:  # one case in slices
+            self.segmenter = opened((place.parent / "model.txt").read_text(encoding="utf-8"))
+            self.truth = arrays_of(place / "truth.npz")
+            self.masks = [candidate_of(self.segmenter, path) for path in paths]
+        self.overlaps: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def count(self) -> int:
@@ -313,12 +336,38 @@ class Tables:
         which, column = self.names.index(candidate), SHIFTS.index(shift)
         return 100 * float(np.nanmean(gains[which, others, place, column]))
 
+    def always(self, candidate: str) -> list[float]:
+        """Return what each structure gains from a candidate on all slices."""
+        return self.outcome(taking(candidate, self.structures), np.arange(self.count))
+
     def outcome(self, choice: Choice, others: np.ndarray) -> list[float]:
-        """Return the gains of a choice on slices, by structure."""
+        """Return the gains of a choice on slices, by structure: of a stack in its own Dice."""
+        if self.masks:
+            after, before = (
+                self.stack_dice(one, others) for one in (choice, taking(SOURCE, self.structures))
+            )
+            return (100 * (after - before)).tolist()
         return [
             self.gain(pick.candidate, place, pick.shift, others)
             for place, pick in enumerate(choice.picks)
         ]
+
+    def stack_dice(self, choice: Choice, slices: np.ndarray) -> np.ndarray:
+        """Return the Dice of each structure over some slices together, as chosen."""
+        picks = tuple((pick.candidate, pick.estimate.mean) for pick in choice.picks)
+        # In which order they are taken over counts, the expected gains themselves do not.
+        key = tuple(name for name, _ in picks), tuple(np.argsort([mean for _, mean in picks]))
+        if key not in self.overlaps:
+            found = dict(chosen_masks(self.segmenter, choice, self.masks))
+            self.overlaps[key] = overlaps_of(self.segmenter.card, found, self.truth, found)
+        both, total = (part[slices].sum(0) for part in self.overlaps[key])
+        return np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
+
+
+def taking(candidate: str, structures: Sequence[str]) -> Choice:
+    """Return the choice of one candidate for everything."""
+    nothing = Estimate(0.0, 0.0, 0.0)
+    return Choice(tuple(Pick(one, candidate, candidate, 0.0, nothing) for one in structures), "")
 
 
 # -- simulated reviews -----------------------------------------------------------------------
@@ -336,7 +385,7 @@ class Outcome:
     """How often nothing was recommended."""
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ({self.low:+.2f}); {_signed(self.structures)}; {self.nothing:.0%}"
+        return f"{self.mean:+.2f} ({self.low:+.2f}); {signed(self.structures)}; {self.nothing:.0%}"
 
 
 def drawn(tables: Tables, count: int, how: str, rng: np.random.Generator) -> np.ndarray:
@@ -369,24 +418,28 @@ def simulate(
     )
 
 
-def _signed(gains: Sequence[float]) -> str:
+def signed(gains: Iterable[float]) -> str:
+    """Write the gains of the structures beside each other."""
     return " / ".join(f"{gain:+.1f}" for gain in gains)
+
+
+def all_tables(cache: Path, presets: Collection[str]) -> list[Tables]:
+    """Return the tables of all stacks that a cache holds, filling in what is missing."""
+    places = [path.parent for path in sorted(cache.glob("*/*/source.npz"))]
+    for place in places:
+        fill_tables(place)
+    return [Tables(place, presets or ()) for place in places]
 
 
 def report(options: argparse.Namespace) -> None:
     """Print what each candidate gains always, and what reviews gain, as Markdown tables."""
-    every = []
-    for truth in sorted(options.cache.glob("*/*/truth.npz")):
-        if (truth.parent / "source.npz").exists():
-            fill_tables(truth.parent)
-            every.append(Tables(truth.parent, options.presets))
+    every = all_tables(options.cache, options.presets)
     print("Always the same candidate: mean gain; by structure.\n")
     print("| stack | candidate | gain |\n| --- | --- | --- |")
     for tables in every:
         for name in tables.names[1:]:
-            everything = np.arange(tables.count)
-            gains = [tables.gain(name, s, 0.0, everything) for s in range(len(tables.structures))]
-            print(f"| {tables.name} | {name} | {np.mean(gains):+.2f}; {_signed(gains)} |")
+            gains = tables.always(name)
+            print(f"| {tables.name} | {name} | {np.mean(gains):+.2f}; {signed(gains)} |")
     print("\nReviewed: mean gain on the other slices (5 % quantile of the draws); by structure;")
     print("how often nothing was recommended.\n")
     head = "| stack | reviewer | slices | " + " | ".join(f"k = {k}" for k in options.counts)
@@ -418,7 +471,7 @@ def teach(options: argparse.Namespace) -> None:
     table = options.cache / "taught.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     for centre in options.centres:
-        model, folder = (CENTRES | VESSELS)[centre]
+        model, folder = EVERY[centre]
         segmenter = load_segmenter(options.model or model, device="cpu")
         for stack in stacks(options.data, centre, folder, options.cache):
             for draw in _lessons(segmenter, stack, options, table):
@@ -437,7 +490,7 @@ def _lessons(
     import pandas as pd
 
     from napari_grata.review.candidates import USUAL, CandidateRuns
-    from napari_grata.review.choosing import chosen_masks, weigh
+    from napari_grata.review.choosing import weigh
     from napari_grata.review.proposing import propose
 
     card, is_stack = segmenter.card, stack.scan.is_stack
@@ -480,7 +533,7 @@ def _lessons(
         row |= {"reviewer": reviewer, "count": count}
         row |= {"draw": draw, "picks": " ".join(pick.candidate for pick in choice.picks)}
         for name in WAYS:
-            row |= {name: gains[name].mean(), f"{name}, by structure": _signed(gains[name])}
+            row |= {name: gains[name].mean(), f"{name}, by structure": signed(gains[name])}
         print(row, flush=True)
         yield row
     if runs is not None:
@@ -489,22 +542,26 @@ def _lessons(
 
 def _dice(card: Any, masks: Any, truth: Any, slices: Sequence[int]) -> np.ndarray:
     """Return the Dice of each structure: the mean of cases, of a stack that of all its slices."""
+    both, total = overlaps_of(card, masks, truth, slices)
+    if card.dimensions == 3:
+        return np.asarray(2 * both.sum(0) / total.sum(0))
+    dice = np.where(total > 0, 2 * both / np.maximum(total, 1), np.nan)
+    return np.asarray(np.nanmean(dice, axis=0))
+
+
+def overlaps_of(
+    card: Any, masks: Any, truth: Any, slices: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what masks share with the truth and what both hold, shape (slices, structures)."""
     found = []
-    for structure in card.structures:
+    for i in slices:
         pairs = [
-            (
-                structure_mask(card, masks[i], structure.name),
-                structure_mask(card, truth[i], structure.name),
-            )
-            for i in slices
+            [structure_mask(card, one[i], structure.name) for one in (masks, truth)]
+            for structure in card.structures
         ]
-        both = np.array([(a & b).sum() for a, b in pairs])
-        total = np.array([a.sum() + b.sum() for a, b in pairs])
-        if card.dimensions == 3:
-            found.append(2 * both.sum() / total.sum())
-        else:
-            found.append(np.mean(2 * both[total > 0] / total[total > 0]))
-    return np.array(found)
+        found.append([((a & b).sum(), a.sum() + b.sum()) for a, b in pairs])
+    both, total = np.moveaxis(np.array(found, dtype=float), -1, 0)
+    return both, total
 
 
 def leave_one_out(every: Sequence[Tables], draws: int) -> None:
@@ -516,7 +573,7 @@ def leave_one_out(every: Sequence[Tables], draws: int) -> None:
         (tables.name, rule, how): simulate(tables, rule, 3, how, "perfect", draws)
         for tables, rule, how in itertools.product(every, rules, ways)
     }
-    centres = {tables.name: tables.name.split("-IBSR")[0] for tables in every}
+    centres = {tables.name: tables.centre for tables in every}
     print("\nThe rule chosen without a centre, on that centre: three slices.\n")
     print("| stack | level, scatter, penalty, telling | random | proposed |")
     print("| --- | --- | --- | --- |")
@@ -543,8 +600,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=CACHE, help="outside the repository")
     parser.add_argument("--model", help="in place of the centre's own, such as a plain one")
-    every = list(CENTRES | VESSELS)
-    parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=every)
+    parser.add_argument("--centres", nargs="+", default=list(CENTRES), choices=list(EVERY))
     parser.add_argument("--presets", nargs="+", help="cache: to run; simulate: to weigh (all)")
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 3, 5, 8])
     parser.add_argument("--asked", nargs="+", default=["proposed"], help="or random; of teach")
