@@ -68,12 +68,15 @@ def _show_run(
     card, where = run.card, run.model_folder or run.folder
     context.add_entry(ModelEntry(card.name, card.title, where, "user", card))
     session = _new_session(context, layer, scan, card)
+    if context.scan is not scan:
+        session.show_masks(source=False, adapted=False)
     session.put_result(run, flags)
     return session
 
 
 def _new_session(context: Context, layer: Layer, scan: Scan, card: Card) -> Session:
-    context.choose_model(card.name)
+    if context.scan is scan:  # else it waits until the user comes back to it
+        context.choose_model(card.name)
     return context.sessions.renew(layer, scan, card, context.store.get("filled"))
 
 
@@ -330,6 +333,8 @@ class CurrentCase:
         context.runner.tell_result(session)
         session.note = f"{session.note} {' '.join(run.missing)}".strip()
         self.run_folder = run.folder
+        if context.scan is not scan:
+            return
         context.take_results()
         if run.adapted_masks:
             context.show_mode(self._mode)

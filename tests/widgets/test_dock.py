@@ -250,6 +250,28 @@ def test_of_a_shorter_stack_a_slice_is_in_view_at_once(
     assert user.context.in_view() == 0
 
 
+def test_what_comes_of_a_case_does_not_come_over_another_scan(
+    start: Start, photograph: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list").mkdir()
+    shutil.copy(photograph, tmp_path / "list" / "case.png")
+    user = start()
+    user.context.choose_model("tiny-eye")
+    user.dock.cases.open_list([str(tmp_path / "list")])
+    user.wait(lambda: user.context.case is not None)
+    user.open(photograph)
+    user.dock.cases.toggle_batch()
+    cases = user.dock.cases
+    user.wait(lambda: cases.batch.finished and cases.current.run_folder is not None)
+    user.settle()
+    assert [layer.name for layer in user.viewer.layers if layer.visible] == ["eye_004"]
+    cases.open_case("case-0001")
+    user.settle()
+    assert user.session.adapted_slices == {0}
+    seen = [layer.name for layer in user.viewer.layers if layer.visible]
+    assert seen == ["case", "case adapted"]
+
+
 def test_another_scan_brings_along_a_model_that_reads_it(
     start: Start, volume: Path, photograph: Path
 ) -> None:
