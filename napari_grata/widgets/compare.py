@@ -190,6 +190,8 @@ class ViewControl(QWidget):
         if context.closing.closing:
             return
         mode = context.mode if session is not None and session.can_compare else ""
+        if session is not None and session.bring_back():
+            context.say("A mask that is decided on stays; its eye hides it.")
         if isinstance(self._way, SideBySide) and not grid_of(context.viewer).enabled:
             self.leave()  # the user has switched the grid off
             context.show_mode("adapted")
@@ -247,6 +249,7 @@ class ViewControl(QWidget):
         """The user has deleted what is drawn for a way: that ends it."""
         if self._way is not None and any(event.value is one for one in self._way.layers):
             self._context.show_mode("adapted")
+        self._look_again()
 
     def _on_zoom(self, event: Any = None) -> None:
         self._zoom_soon.start()

@@ -189,8 +189,11 @@ class MaskLayer(_Over):
 
     @property
     def _on_grid(self) -> Labels | None:
-        """The layer, unless the user has given it other data, that do not fit the scan."""
-        layer = self.layer
+        """The layer, unless the user has given it other data, that do not fit the scan.
+
+        Also one that was deleted: what was drawn there counts, and it comes back.
+        """
+        layer = self._layer
         return layer if layer is not None and layer.data.shape == self.stack.shape else None
 
     @property
@@ -245,7 +248,7 @@ class MaskLayer(_Over):
 
     def edited(self) -> bool:
         """Return whether the layer differs from the result: the user has drawn on it."""
-        layer = self.layer
+        layer = self._layer
         return layer is not None and not np.array_equal(layer.data, self.stack)
 
     def versions(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +276,7 @@ class MaskLayer(_Over):
 
         Returns the name of the layer that was drawn on, "" without one.
         """
-        kept = self._set_aside() if self.edited() else ""
+        kept = self._set_aside() if self.edited() or not self.shown else ""
         self.stack = self._scan.empty_mask()
         self._dirty = self._fresh = frozenset()
         self._told = {}
@@ -321,9 +324,14 @@ class MaskLayer(_Over):
                 layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def ensure(self) -> Labels:
-        """Return the layer, making it where there is none."""
-        layer = self.layer
-        if layer is None:
+        """Return the layer, making it where there is none; a deleted one comes back as it was."""
+        layer, scan_layer = self.layer, self._scan_layer()
+        if layer is None and self._layer is not None:
+            layer, layers = self._layer, self._viewer.layers
+            below = layers.index(scan_layer) if alive(self._viewer, scan_layer) else -1
+            add_quietly(self._viewer, layer, below + 1)
+            self.set_colours(self._colours)
+        elif layer is None:
             layer = self._make(self.stack, visible=self._visible)
             _MADE.add(layer)
             if self._drawn is not None:
@@ -445,10 +453,10 @@ class SliceLayer(_Over):
             self._viewer.layers.remove(layer)
 
 
-def add_quietly(viewer: Viewer, layer: Layer) -> None:
-    """Add a layer and leave the one that the user works on the active one."""
+def add_quietly(viewer: Viewer, layer: Layer, place: int | None = None) -> None:
+    """Add a layer, above all others or in a place, and leave the one worked on the active one."""
     active = viewer.layers.selection.active
-    viewer.add_layer(layer)
+    viewer.add_layer(layer) if place is None else viewer.layers.insert(place, layer)
     if active is not None:
         viewer.layers.selection.active = active
 

@@ -15,7 +15,7 @@ from napari_grata.scans import ScanError
 from napari_grata.segmenters.card import Card
 from napari_grata.widgets.mask_layer import MaskLayer
 from napari_grata.widgets.qt_parts import notify
-from napari_grata.widgets.scan_layer import ScanOfLayer
+from napari_grata.widgets.scan_layer import ScanOfLayer, alive
 from napari_grata.widgets.state import chosen_words
 
 if TYPE_CHECKING:
@@ -299,6 +299,14 @@ class Session(QObject):
     def can_compare(self) -> bool:
         """Whether there are masks of both kinds."""
         return bool(self.adapted_slices and self.segmented_slices)
+
+    def bring_back(self) -> bool:
+        """Put masks back that were deleted alone, not with their scan; returns whether any was."""
+        gone = [mask for mask in self.masks().values() if not mask.shown]
+        there = alive(self.viewer, self.scan_layer())
+        for mask in gone if there and not self.busy else ():
+            mask.ensure()
+        return bool(gone) and there
 
     def show_masks(self, *, source: bool, adapted: bool) -> None:
         """Switch the two mask layers on or off."""

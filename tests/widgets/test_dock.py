@@ -355,6 +355,28 @@ def test_a_drawn_mask_is_never_overwritten_by_a_new_run(start: Start, volume: Pa
     assert "hidden, in “case_017 adapted”" in notification_manager.records[-1].message
 
 
+def test_a_mask_that_is_deleted_comes_back_with_what_was_drawn_unless_its_scan_goes_too(
+    start: Start, volume: Path
+) -> None:
+    user = start(volume)
+    user.adapt()
+    user.paint(2, 5, 5, value=2)
+    for name in ("source", "adapted"):
+        layer = user.viewer.layers[f"case_017 {name}"]
+        kept = np.array(layer.data)
+        user.viewer.layers.remove(layer)
+        user.settle()
+        assert "stays" in user.dock.hint.said()
+        np.testing.assert_array_equal(user.viewer.layers[f"case_017 {name}"].data, kept)
+    assert user.session.drawn_slices == {2}
+    assert "with what you drew" in user.dock.decide.sentence.said()
+    user.do("contours")
+    user.viewer.layers.select_all()
+    user.viewer.layers.remove_selected()
+    user.settle()
+    assert not user.viewer.layers
+
+
 def test_what_fails_is_a_sentence_and_what_was_finished_stays(
     start: Start, volume: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
