@@ -47,6 +47,7 @@ class ViewControl(QWidget):
         super().__init__()
         self._context = context
         self._way: Way | None = None
+        self._broken: Way | None = None  # a layer of it was deleted
         self._at: tuple[Any, ...] = ()
         self._look: tuple[Any, ...] = ()
         self._drawn: set[int] = set()
@@ -235,9 +236,10 @@ class ViewControl(QWidget):
 
     def leave(self) -> None:
         """Take away what is drawn for a way of comparing; the mode stays."""
-        way, self._way, self._at = self._way, None, ()
-        if way is not None:
-            way.end()
+        ways, self._way, self._broken, self._at = (self._way, self._broken), None, None, ()
+        for way in ways:
+            if way is not None:
+                way.end()
 
     def take_away(self) -> None:
         """Leave the viewer as it was: the dock goes."""
@@ -248,6 +250,8 @@ class ViewControl(QWidget):
     def _layer_removed(self, event: Any) -> None:
         """The user has deleted what is drawn for a way: that ends it."""
         if self._way is not None and any(event.value is one for one in self._way.layers):
+            # Ended once napari is through: till then it must not draw itself anew.
+            self._broken, self._way, self._at = self._way, None, ()
             self._context.show_mode("adapted")
         self._look_again()
 
