@@ -436,15 +436,15 @@ class Context(QObject):
     # --- following the viewer --------------------------------------------------------------
 
     def _layers_changed(self, event: Any = None) -> None:
+        self._follow_soon.start()
+
+    def follow(self) -> None:
+        """Choose the uppermost scan in view: what the user sees is what is worked on."""
         for layer in self.viewer.layers:
             if layer not in self._watched:
                 self._watched.add(layer)
                 self.connections.listen(layer.events.visible, self._layers_changed)
                 self.connections.listen(layer.events.name, self._layers_changed)
-        self._follow_soon.start()
-
-    def follow(self) -> None:
-        """Choose the uppermost scan in view: what the user sees is what is worked on."""
         scans = scan_layers(self.viewer)
         seen = [layer for layer in scans if layer.visible]
         if seen and self.layer is not seen[0]:

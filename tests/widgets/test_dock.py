@@ -18,7 +18,7 @@ from napari_grata.adaptation.shift import measure_case
 from napari_grata.demo import view_run
 from napari_grata.segmenters import load_card, load_segmenter, registry
 from napari_grata.widgets import bar, model_section
-from napari_grata.widgets.dock import WIDTH
+from napari_grata.widgets.dock import WIDTH, GrataDock
 from napari_grata.widgets.scan_layer import camera_of
 from napari_grata.widgets.state import Step
 
@@ -235,6 +235,22 @@ def test_a_scan_that_is_shown_by_its_eye_is_the_one_that_is_worked_on(
     brain.visible = True
     user.settle()
     assert user.context.layer is brain
+
+
+def test_a_dock_that_is_opened_later_follows_what_was_there_before(
+    start: Start, volume: Path, photograph: Path
+) -> None:
+    user = start(volume)
+    brain = user.context.layer
+    user.open(photograph)
+    eye, viewer = user.context.layer, user.viewer
+    viewer.window.remove_dock_widget(user.dock)
+    user.dock.deleteLater()
+    dock = GrataDock(viewer)
+    viewer.window.add_dock_widget(dock, name="again")
+    assert dock.context.layer is eye
+    eye.visible, brain.visible = False, True
+    user.wait(lambda: dock.context.layer is brain, 10)
 
 
 def test_of_a_shorter_stack_a_slice_is_in_view_at_once(
