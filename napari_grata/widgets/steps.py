@@ -26,6 +26,7 @@ from napari_grata.widgets.qt_parts import (
     line_in,
     menu_entry,
 )
+from napari_grata.widgets.reviewed import Masks
 from napari_grata.widgets.session import Session
 from napari_grata.widgets.slice_figures import AreaUnit, pixel_area
 from napari_grata.widgets.theme import tip
@@ -366,7 +367,8 @@ class StepsSection(QWidget):
         if session is not None and not self._why_no_use():
             kept: list[MaskSnapshot] = []
             make = partial(_take, session, step, kept)
-            self._start(session, make, step, partial(self._used, session, step, kept))
+            right = self._context.reviewed.of(session)
+            self._start(session, make, step, partial(self._used, session, step, kept, right))
 
     def _start(
         self, session: Session, make: Any, step: int | None, ended: Callable[[bool], None]
@@ -378,7 +380,12 @@ class StepsSection(QWidget):
         self._context.runner.start("masks", session, make, f"Going to {_words(step)}", then)
 
     def _used(
-        self, session: Session, step: int | None, kept: list[MaskSnapshot], done: bool
+        self,
+        session: Session,
+        step: int | None,
+        kept: list[MaskSnapshot],
+        right: Masks,
+        done: bool,
     ) -> None:
         """The masks of another state are there, or (not ``done``) the job ended before."""
         if not done:
@@ -392,19 +399,25 @@ class StepsSection(QWidget):
         self._context.undo.push(
             Undoable(
                 f"using {_words(step)}",
-                partial(self._go_to_state, session, states, 0),
+                partial(self._go_to_state, session, states, 0, right),
                 partial(self._go_to_state, session, states, 1),
                 owner=session,
                 why_not=self._context.runner.why_busy,
             )
         )
 
-    def _go_to_state(self, session: Session, states: list[MaskSnapshot | None], to: int) -> None:
-        """Undo (``to`` 0) the taking of a state, or do it again (1)."""
+    def _go_to_state(
+        self,
+        session: Session,
+        states: list[MaskSnapshot | None],
+        to: int,
+        right: Masks | None = None,
+    ) -> None:
+        """Undo (``to`` 0) the taking of a state, or do it again (1); ``right``: called so then."""
         wanted, kept = states[to], list[MaskSnapshot]()
         if wanted is not None:
             make = partial(_give_back, session, wanted, kept)
-            ended = partial(self._went, session, states, to, kept)
+            ended = partial(self._went, session, states, to, kept, right)
             self._start(session, make, wanted.step, ended)
 
     def _went(
@@ -413,6 +426,7 @@ class StepsSection(QWidget):
         states: list[MaskSnapshot | None],
         to: int,
         kept: list[MaskSnapshot],
+        right: Masks | None,
         done: bool,
     ) -> None:
         wanted = states[to]
@@ -420,6 +434,8 @@ class StepsSection(QWidget):
             states[1 - to] = kept[0]
         if done and wanted is not None:
             wanted.put_back(session)
+            if right is not None:
+                self._context.reviewed.replace(session, right)
 
     def _on_done(self, session: Session, ended: Callable[[bool], None], outcome: Outcome) -> None:
         ended(outcome.kind == "done")

@@ -84,6 +84,10 @@ def test_at_an_earlier_step_accept_asks_to_use_that_state_first(
     adapted: Callable[..., Any],
 ) -> None:
     user = adapted()
+    right, reviewed = user.dock.correct.right, user.context.reviewed
+    user.context.show_mode("adapted")
+    user.paint(2, 5, 5, value=2)
+    user.press(right)
     user.context.look_back(2)
     assert "after step 2" in user.decision()
     assert not user.dock.decide.buttons["accept"].isEnabled()
@@ -94,9 +98,12 @@ def test_at_an_earlier_step_accept_asks_to_use_that_state_first(
     user.finish()
     assert user.session.taken_step == 2
     assert "Accept takes the mask after" in user.decision()
+    assert not reviewed.of(user.session), "it is another mask now"
     user.do("undo")
     user.finish()
     assert user.session.taken_step is None
+    assert set(reviewed.of(user.session)) == {2}
+    assert right.isChecked()
 
 
 def test_a_decision_on_a_mask_that_changes_says_look_again(adapted: Callable[..., Any]) -> None:
