@@ -81,6 +81,7 @@ class _Taking:
     result: MethodResult
     settings: tuple[str, Settings]
     before: MaskSnapshot = field(init=False)
+    right: dict[int, Any] = field(init=False)
 
 
 class MethodsPage(QWidget):
@@ -214,6 +215,7 @@ class MethodsPage(QWidget):
             return
         context.look_back(None)
         taking.before, folder = MaskSnapshot(session), None
+        taking.right = context.reviewed.of(session)
         if run.folder is None or context.case is not None:
             folder = context.runner.folder_of(session)
         make, then = partial(keep_result, run, folder), partial(self._kept, session, done)
@@ -258,6 +260,7 @@ class MethodsPage(QWidget):
         run, context, result = session.run, self._context, taking.result
         session.clear_adapted()
         taking.before.put_back(session)
+        context.reviewed.replace(session, taking.right)
         if session is context.session:
             context.choose_settings(*taking.settings)
         if run is not taking.before.run:  # as it is where doing it again was cancelled

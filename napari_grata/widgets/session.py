@@ -356,6 +356,13 @@ class Session(QObject):
             self._put_difference(index)
             self._difference.flush()
 
+    def draw_difference_anew(self) -> None:
+        """Draw the difference that is shown anew: masks of before are back."""
+        if self.difference_of is not None:
+            shown = self._difference.visible
+            self.show_difference(self.difference_of)
+            self._difference.visible = shown
+
     def show_difference_layer(self, shown: bool) -> None:
         """Switch the layer of a difference that is shown off for a while, and on again."""
         if self.difference_of is not None:

@@ -84,7 +84,7 @@ class MaskSnapshot:
                     scan.put_mask(layer.data, index, shown)
             layer.refresh(extent=False)
         session.drawn_slices = set(self.drawn)
-        session.hide_difference()
+        session.draw_difference_anew()
         session.masks_changed.emit(None)
 
 

@@ -199,8 +199,13 @@ def test_corrections_teach_keep_what_was_drawn_and_one_undo_brings_all_back(
     assert session.run is not run
     np.testing.assert_array_equal(session.adapted.stack[2] == 2, drawn == 2)
     user.wait(lambda: "Learned from" in user.dock.message.said(), 10)
+    user.context.show_mode("difference")
     user.do("undo")
     assert session.run is run
+    difference = user.viewer.layers["case_017 difference"]
+    assert user.context.mode == "difference"
+    assert difference.visible
+    assert difference.data[2][drawn != before[2]].any(), "what was drawn is in it"
     np.testing.assert_array_equal(session.adapted.stack, before)
     np.testing.assert_array_equal(session.adapted.layer.data[2], drawn)
     assert session.drawn_slices == {2}

@@ -98,6 +98,9 @@ def test_one_of_them_becomes_the_result_like_any_run_and_undo_goes_back(
     user = start(volume)
     user.adapt()
     session, own = user.session, user.session.run
+    user.decisions_are_known()
+    user.paint(2, 5, 5, value=2)
+    user.context.reviewed.call_right(session, 2, True)
     before = session.adapted.as_shown()
     page = compare(user, "tent")
     result = page.table.rows["tent"].result
@@ -134,6 +137,7 @@ def test_one_of_them_becomes_the_result_like_any_run_and_undo_goes_back(
     user.context.undo.undo()
     assert session.run is own
     assert np.array_equal(session.adapted.as_shown(), before)
+    assert set(user.context.reviewed.of(session)) == {2}
 
 
 def test_what_is_finished_stays_where_a_comparison_is_cancelled_in_the_middle(
