@@ -25,7 +25,8 @@ from .run_files import begin, fresh_folder, now, write_masks, write_tables
 from .run_store import RunFolderError, RunStore
 from .settings import Settings, preset
 from .shift import FarSlices
-from .stepper import TO_ADAPT, SourceMasks, Stepper, VolumeStepper
+from .stepper import TO_ADAPT, SourceMasks, Stepper
+from .volume_stepper import VolumeStepper
 
 if TYPE_CHECKING:
     from napari_grata.scans import Scan

@@ -6,17 +6,18 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch.nn import functional as fn
 
-from napari_grata.segmenters import patches
-from napari_grata.segmenters.devices import free_bytes, is_out_of_memory, size_words
+from napari_grata.segmenters.card import structure_mask
+from napari_grata.segmenters.devices import is_out_of_memory
 from napari_grata.segmenters.framing import Framing, find_frame
 from napari_grata.segmenters.preprocessing import Prepared
-from napari_grata.segmenters.segmenter import OutOfMemoryError, Prediction, memory_in_words
+from napari_grata.segmenters.segmenter import Prediction, memory_in_words
 
 from .corrections import Corrections
 from .flags import FRAME_CODE, SUSPICIOUS_ENTROPY, mean_entropy
@@ -31,15 +32,16 @@ from .settings import Settings
 if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import Segmenter
-    from napari_grata.segmenters.sliding_window import SlidingWindow
-    from napari_grata.segmenters.volumes import Volume, VolumeSegmenter
 
 AHEAD = 4
 """So many slices at a time are predicted with the source model, ahead of the stream."""
 IMAGE_BYTES = 2**30
 """So much of a stack is kept prepared while a model learns from all of it."""
-ANSWERS = 6
-"""So many answers of a volume's size are held by methods that predict in a way of their own."""
+SAMPLED = 16
+"""On so many slices of a volume, at most, it is asked whether the views agree."""
+LEAST_KEPT = 0.9
+"""The mean over the views keeps so much of every structure, or it does not draw the volume; see
+``docs/results-details.md``."""
 _Result = TypeVar("_Result")
 TO_ADAPT = "to adapt on this slice"
 _log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class Stepper:
         self._looking = threading.RLock()
         self._prepared: Prepared | None = None
         self._images: dict[int, torch.Tensor] = {}
+        self._averages: dict[int, bool] = {}  # by case
         self._make()
 
     def _make(self) -> None:
@@ -210,9 +213,10 @@ class Stepper:
         if untaught:
             # Drawn outside the region: the model never sees it, and the rest is not to teach.
             output = self._with_room(lambda: self._method.predict(prepared.image))
-            return None, self._prediction(output, prepared)
+            return None, self._prediction(output, prepared, self._method)
         record = self._with_room(lambda: self._method.step(prepared.image, supervision))
-        return record, self._prediction(Output(record.logits, record.probabilities), prepared)
+        output = Output(record.logits, record.probabilities)
+        return record, self._prediction(output, prepared, self._method)
 
     def _step_on_batch(
         self, first: Prepared, batch: Sequence[int], supervision: Supervision | None
@@ -243,7 +247,8 @@ class Stepper:
             )
         if record is None or is_blank(first.image):
             return record, None
-        return record, self._prediction(Output(record.logits[:1], record.probabilities[:1]), first)
+        output = Output(record.logits[:1], record.probabilities[:1])
+        return record, self._prediction(output, first, self._method)
 
     def _image(self, slice_index: int) -> torch.Tensor:
         """Return a slice as the network reads it; passes over a stack prepare each slice once."""
@@ -258,18 +263,20 @@ class Stepper:
         return self._images[slice_index]
 
     def predict(self, slice_index: int, theta: np.ndarray | None) -> Prediction | None:
-        """Predict a slice with some θ (None: as the method starts); None if no numbers come out."""
+        """Predict a slice with some θ (None: the source model's); None if no numbers come out."""
         prepared = self.segmenter.prepare(self._scan, slice_index, self.frame_of(slice_index))
         if is_blank(prepared.image):
             return next(iter(self.source([slice_index])))
         output = self._look(lambda viewer: viewer.predict(prepared.image), theta)
-        return self._prediction(output, prepared)
+        return self._prediction(output, prepared, self._viewer)
 
     def _look(self, work: Callable[[Method], _Result], theta: np.ndarray | None) -> _Result:
-        """Let the model that only predicts do some work, with some θ."""
+        """Let the model that only predicts do some work, with some θ (None: the source model's)."""
 
         def look() -> _Result:
-            if theta is not None:
+            if theta is None:
+                self._viewer.reset()
+            else:
                 self._viewer.load_theta(torch.from_numpy(theta))
             return work(self._viewer)
 
@@ -309,11 +316,53 @@ class Stepper:
             self._prepared = self.segmenter.prepare(self._scan, slice_index, frame)
         return self._prepared
 
-    def _prediction(self, output: Output, prepared: Prepared) -> Prediction | None:
+    def _prediction(self, output: Output, prepared: Prepared, method: Method) -> Prediction | None:
         if not output.is_finite:
             return None
-        restored = self.segmenter.restore(output.probabilities[0], prepared)
+        probabilities = output.probabilities
+        if method.six_views and not self._may_average(prepared.slice_index):
+            probabilities = method.objectives.probabilities(output.logits)
+        restored = self.segmenter.restore(probabilities[0], prepared)
         return Prediction(prepared.slice_index, self.segmenter.label_map(restored), restored)
+
+    def _may_average(self, slice_index: int) -> bool:
+        """Whether the mean over the views draws a slice's volume, not the scan as it is alone.
+
+        On a new scanner the model may see a structure in one view and hardly in its mirror image;
+        their mean then takes away what was there. It is asked of the source model, on slices all
+        through the volume, so that the answer is the same at every step. A photograph is too
+        little to tell by.
+        """
+        if not self._scan.is_stack:
+            return True
+        case = self._scan.case_of(slice_index)
+        with self._looking:
+            if case not in self._averages:
+                lost = self._lost_in_mean(case)
+                self._averages[case] = not lost
+                if lost:
+                    self._say(
+                        f"Turned or mirrored, this scan shows the model less of {' and '.join(lost)}: it is "
+                        "predicted as it is, not as the mean over its views."
+                    )
+            return self._averages[case]
+
+    def _lost_in_mean(self, case: int) -> list[str]:
+        """Return the structures of which the mean over the views takes more than is allowed."""
+        own = [i for i in range(self._scan.n_slices) if self._scan.case_of(i) == case]
+        places = np.linspace(0, len(own) - 1, min(SAMPLED, len(own)) + 2)[1:-1]
+        card, found = self.segmenter.card, np.zeros((2, len(self.segmenter.card.structures)))
+        for index in sorted({own[round(place)] for place in places}):
+            image = self.segmenter.prepare(self._scan, index, self.frame_of(index)).image
+            if is_blank(image):
+                continue
+            output = self._look(partial(Method.predict, images=image), None)
+            alone = self._viewer.objectives.probabilities(output.logits)
+            for row, said in enumerate((alone, output.probabilities)):
+                labels = self.segmenter.label_map(said[0].float())
+                found[row] += [structure_mask(card, labels, s.name).sum() for s in card.structures]
+        kept = found[1] < LEAST_KEPT * found[0]
+        return [one.name for one, less in zip(card.structures, kept, strict=True) if less]
 
     # -- memory ----------------------------------------------------------------------------
 
@@ -415,184 +464,3 @@ class SourceMasks:
         self._entropy[prediction.slice_index] = mean_entropy(
             prediction.probabilities, self._stepper.segmenter.card.activation
         )
-
-
-class VolumeStepper(Stepper):
-    """The method at work on a model that reads volumes: patches teach, stitched windows predict.
-
-    A step on a slice takes a patch of the volume that holds a piece of this slice, of the size that
-    the model was trained with, about a structure that the source model sees or, now and then,
-    anywhere. The record of the step shows the slice as the patch says, and around it as the source
-    model says. Masks are made once the model has learnt: from the whole volume in overlapping
-    windows.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._volume: Volume | None = None
-        self._kept: tuple[int, np.ndarray | None, torch.Tensor | None] | None = None
-        super().__init__(*args, **kwargs)
-        if self._settings.learns and not self._settings.predicts_afterwards:
-            self._say(
-                "This model reads whole volumes: masks are made once it has learnt, not as the "
-                "slices go by."
-            )
-
-    def _make(self) -> None:
-        self._sides = self._fitting() if self._settings.learns else self._whole_patch
-        super()._make()
-        cast("SlidingWindow", self._method.network).window = self._sides
-
-    @property
-    def _viewing(self) -> Settings:
-        as_it_is = self._settings.six_views or self._settings.method == "source"
-        if as_it_is or not self._reader.plan.mirror:
-            return self._settings
-        self._say(
-            "As trained this model takes the mean over mirrored images, and so it does adapted, "
-            "whatever six_views says."
-        )
-        return self._settings.but(six_views=True)
-
-    @property
-    def _whole_patch(self) -> tuple[int, ...]:
-        sides = self.segmenter.card.patch
-        assert sides is not None
-        return sides
-
-    def _fitting(self) -> tuple[int, ...]:
-        """Return the model's own patch, or a smaller one that there is memory to learn from."""
-        sides, free = self._whole_patch, free_bytes(self.segmenter.device)
-        while free is not None and (needed := patches.learning_bytes(self._reader, sides)) > free:
-            less = patches.smaller(self._reader.card, sides)
-            if less is None:
-                raise OutOfMemoryError(
-                    f"A step on a patch of {_words(sides)} voxels needs about "
-                    f"{size_words(needed)}, but {size_words(free)} are free. Close other "
-                    "programs, or choose another device."
-                )
-            sides = less
-        if sides != self._whole_patch:
-            self._say(
-                f"The model learns from patches of {_words(sides)} voxels, not of "
-                f"{_words(self._whole_patch)} as in training: more does not fit into memory."
-            )
-        return sides
-
-    @property
-    def _reader(self) -> VolumeSegmenter:
-        return cast("VolumeSegmenter", self.segmenter)
-
-    def rest(self) -> None:
-        with self._looking:
-            answer = self._kept and self._kept[2]
-            if answer is not None and answer.dtype is torch.float16:
-                self._kept = None
-
-    def source(self, slices: list[int]) -> Iterator[Prediction]:
-        self._hold(slices[0])
-        yield from super().source(slices)
-
-    def step(
-        self, slice_index: int, batch: Any = ()
-    ) -> tuple[StepRecord | None, Prediction | None]:
-        if self._settings.learns:
-            return super().step(slice_index, batch)
-        if self._settings.method == "source" and not self._settings.six_views:
-            return None, None
-        found = self.predict(slice_index, None)
-        nothing = torch.zeros(0)
-        return StepRecord(nothing, nothing, undone=found is None), found
-
-    def predict(self, slice_index: int, theta: np.ndarray | None) -> Prediction | None:
-        logits = self._whole(slice_index, theta)
-        if logits is None:
-            return None
-        maps = self._reader.slice_of(logits, self._scan, slice_index, self._region)
-        return Prediction(slice_index, self.segmenter.label_map(maps), maps)
-
-    def _whole(self, slice_index: int, theta: np.ndarray | None) -> torch.Tensor | None:
-        """Predict a whole volume with some θ: (S, a, b, c); None if no numbers come out.
-
-        The latest is kept, for slices ask in turn.
-        """
-        case = self._scan.case_of(slice_index)
-        with self._looking:
-            kept = self._kept
-            if kept is not None and kept[0] == case and _same(kept[1], theta):
-                return kept[2]
-            self._kept = None
-            image = self._hold(slice_index).image[None]
-            shape, others = image.shape[2:], ANSWERS if self._viewer.holds_whole else 0
-            self._reader.check_memory(shape, others)
-            found = self._reader.room_for(shape)
-            finite = self._look(lambda viewer: viewer.predict_volume(image, found), theta)
-            self._reader.as_logits_(found)
-            self._kept = case, theta, found if finite else None
-            return self._kept[2]
-
-    def _hold(self, slice_index: int) -> Volume:
-        """Return a slice's volume, which stays read until another one is asked for."""
-        self._volume = self._reader.volume(self._scan, slice_index, self._region)
-        return self._volume
-
-    def _prepare(self, slice_index: int) -> Prepared:
-        self._hold(slice_index)
-        chance = np.random.default_rng((self._settings.seed, slice_index, self._method.steps))
-        about = None
-        if (drawn := self._drawn(slice_index)) is not None:
-            # On the slice, somewhere about what was corrected.
-            lie = self._reader.lie(self._scan, slice_index, self._region)
-            about = np.insert(drawn.weights[0].nonzero().numpy(), lie.across, lie.plane or 0, 1)
-        where = self._reader, self._scan, slice_index, self._region
-        patch = patches.cut_patch(*where, self._sides, chance, about)
-        return patch.to(self.segmenter.device)
-
-    def _drawn(self, slice_index: int) -> Supervision | None:
-        """Return what a slice's corrections teach, on the plane of the volume's grid."""
-        if not self._corrections or slice_index not in self._corrections.labels:
-            return None
-        lie = self._reader.lie(self._scan, slice_index, self._region)
-        flat = Prepared(torch.zeros(()), lie.frame, slice_index)
-        card, soft = self.segmenter.card, self._settings.soft_labels
-        return None if lie.plane is None else Supervision.of(self._corrections, flat, card, soft)
-
-    def _supervision(self, prepared: Prepared) -> Supervision | None:
-        patch = cast("patches.Patch", prepared)
-        drawn = self._drawn(patch.slice_index)
-        if drawn is None or patch.lie is None or patch.lie.plane is None:
-            return None
-        across, sides = patch.lie.across, patch.image.shape[2:]
-        plane = patch.lie.plane - patch.place[across].start
-        inside: Any = tuple(cut for axis, cut in enumerate(patch.place) if axis != across)
-        targets = torch.zeros(1, self.segmenter.card.outputs, *sides)
-        weights = torch.zeros(1, *sides)
-        targets.select(across + 2, plane).copy_(drawn.targets[(..., *inside)])
-        weights.select(across + 1, plane).copy_(drawn.weights[(..., *inside)])
-        found = Supervision(targets, weights)
-        said = self._whole(patch.slice_index, self.start) if self._settings.hold else None
-        if said is None:
-            return found
-        held = self.segmenter.probabilities(said[(slice(None), *patch.place)][None])
-        # Beside one slice that was looked at lie many that were not: together they count as one.
-        return found.holding(held, self._settings.hold / sides[across])
-
-    def _image(self, slice_index: int) -> torch.Tensor:
-        return self._prepare(slice_index).image
-
-    def _prediction(self, output: Output, prepared: Prepared) -> Prediction | None:
-        if not output.is_finite:
-            return None
-        patch = cast("patches.Patch", prepared)
-        said, where = output.probabilities[0], (self._scan, self._region)
-        maps = patches.with_patch(self._reader, said, patch, *where)
-        return Prediction(patch.slice_index, self.segmenter.label_map(maps), maps)
-
-
-def _words(sides: Sequence[int]) -> str:
-    return " × ".join(map(str, sides))
-
-
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one is other or np.array_equal(one, other)

@@ -204,3 +204,33 @@ def test_a_stack_is_told_of_in_words_and_goes_on_when_memory_is_there_again(scan
     found = pressed.step(1)[1]
     assert np.array_equal(found.probabilities, expected.probabilities)
     assert equal(pressed.snapshot(), calm.snapshot())
+
+
+class OneSided(Tiny):
+    """Sees a structure in the left half of an image alone, as if the light came from there."""
+
+    def __init__(self, unseen: float) -> None:
+        super().__init__()
+        self.unseen = unseen
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dimmed = torch.arange(x.shape[-1]) >= x.shape[-1] // 2
+        return 6 * (x - 0.3) - self.unseen * dimmed
+
+
+@pytest.mark.parametrize("unseen", [0.0, 20.0])
+def test_views_that_lose_a_structure_do_not_draw_a_volume(unseen):
+    volume = np.random.default_rng(0).random((5, 40, 64), np.float32) / 5
+    volume[1:4, 8:30, 4:24] += 1
+    scan = scan_from_array(volume, name="volume", spacing=(1.0, 1.0, 1.0))
+    model = segmenter(OneSided(unseen), views=("identity", "left-right"))
+    run = AdaptationRun(model, scan, Settings(method="source", six_views=True))
+    list(run.records())
+    assert bool([words for words in run.notices if "less of tissue" in words]) == bool(unseen)
+    for index in (1, 3):
+        assert run.adapted_masks[index].any()  # the mean of both sides shows nothing
+        found = run.predict(index)
+        np.testing.assert_array_equal(found.label_map, run.adapted_masks[index])
+        np.testing.assert_array_equal(model.label_map(found.probabilities), found.label_map)
+        seen = run._adapter._look(lambda viewer: viewer.predict(model.prepare(scan, 1).image), None)
+        assert bool((seen.probabilities > 0.5).any()) != bool(unseen)

@@ -231,7 +231,7 @@ def test_a_patch_that_does_not_fit_is_made_smaller_and_what_cannot_be_said_so(
     assert smaller(segmenter.card, (4, 8, 8)) is None
     needed = [learning_bytes(segmenter, sides) for sides in ((8, 16, 16), (8, 8, 16), (4, 8, 8))]
     assert needed[0] == 2 * needed[1] == 8 * needed[2]
-    module = "napari_grata.adaptation.stepper.free_bytes"
+    module = "napari_grata.adaptation.volume_stepper.free_bytes"
     monkeypatch.setattr(module, lambda device: needed[1])
     run = AdaptationRun(segmenter, scan, LEARN)
     assert run._adapter._prepare(8).image.shape[2:] == (8, 8, 16)
