@@ -263,14 +263,15 @@ class ViewControl(QWidget):
             self._moved_soon.start()
 
     def _moved(self) -> None:
-        if self._way is not None:
+        if self._way is not None and self._way.session is self._context.session:
             self._way.moved()
 
     def _zoomed(self) -> None:
         """Keep lines as wide on the screen as they were."""
-        if self._context.session is not None:
-            self._style(self._context.session)
-        if self._way is not None:
+        session = self._context.session
+        if session is not None:
+            self._style(session)
+        if self._way is not None and self._way.session is session:  # else it ends in a moment
             self._way.zoomed()
 
     def refresh(self) -> None:

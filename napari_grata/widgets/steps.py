@@ -148,6 +148,7 @@ class StepsSection(QWidget):
         self._cache: dict[_Question, np.ndarray] = {}
         self._preview: SliceLayer | None = None
         self._looking_back = False
+        self._seen = False, False  # source and adapted mask, before a step took their place
         self._of: Session | None = None
         self._build()
         self._wire()
@@ -339,7 +340,9 @@ class StepsSection(QWidget):
         )
         self._preview.show(question[1], label_map)
         self._looking_back = True
-        if session.source.visible or session.adapted.visible:
+        seen = session.source.visible, session.adapted.visible
+        if any(seen):
+            self._seen = seen
             session.show_masks(source=False, adapted=False)
         session.show_difference_layer(False)
 
@@ -348,7 +351,9 @@ class StepsSection(QWidget):
         if self._preview is not None and self._looking_back:
             self._looking_back = False
             self._preview.hide()
+            seen, self._seen = self._seen, (False, False)
             if self._of is not None and self._of is self._context.session:
+                self._of.show_masks(source=seen[0], adapted=seen[1])
                 self._context.apply_plain_mode(self._of)
 
     # --- taking a state ----------------------------------------------------------------------

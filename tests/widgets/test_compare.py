@@ -178,6 +178,14 @@ def test_after_a_run_the_difference_lies_over_dimmed_contours(adapted: Reader) -
     user.do("difference")
     assert user.context.step is None, "it is of the result, and would lie over an earlier step"
     assert named(user, "difference").visible
+    user.viewer.dims.order = (0, 2, 1)
+    user.context.show_mode("contours")  # not so turned: the mask after stands in for them
+    user.settle()
+    user.context.look_back(2)
+    user.wait(lambda: visible(user) == (False, False))
+    user.context.look_back(None)
+    user.settle()
+    assert visible(user) == (False, True)
 
 
 def test_every_way_shows_the_slice_in_view_and_leaves_nothing_behind(reader: Reader) -> None:
@@ -382,6 +390,18 @@ def test_a_way_goes_along_to_the_next_scan(reader: Reader, volume: Path, tmp_pat
     user.settle()
     assert all(name.startswith("contours") for name in lines(user))
     assert visible(user) == (False, False)
+
+
+def test_a_way_is_not_drawn_for_a_scan_that_has_just_come(reader: Reader, photograph: Path) -> None:
+    user = reader()
+    brain = user.context.layer
+    user.open(photograph)
+    fill(user)
+    user.do("contours")
+    user.context.choose_layer(brain)  # a slice that the photograph has not
+    user.dock.view_control._zoomed()  # its timer may be up before the way ends
+    user.settle()
+    assert not [name for name in lines(user) if "eye" in name]
 
 
 def test_while_painting_the_mask_is_in_view_and_filled(reader: Reader) -> None:
