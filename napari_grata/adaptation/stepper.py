@@ -342,8 +342,9 @@ class Stepper:
                 self._averages[case] = not lost
                 if lost:
                     self._say(
-                        f"Turned or mirrored, this scan shows the model less of {' and '.join(lost)}: it is "
-                        "predicted as it is, not as the mean over its views."
+                        f"Turned or mirrored, this scan shows the model less of "
+                        f"{' and '.join(lost)}: it is predicted as it is, not as the mean over its "
+                        "views."
                     )
             return self._averages[case]
 
