@@ -478,7 +478,8 @@ class WeighSection(QWidget):
                 self._why_no_carry,
                 "The other cases of the list get what is recommended here, made on each of them, "
                 "as they are adapted: those that you have neither drawn on nor decided. Nobody has "
-                "reviewed them: look at some. Undo takes it back.",
+                "reviewed them, and where it was measured a part of the gain alone came with it: "
+                "look at some. Undo takes it back.",
             ),
             (
                 self.here_button,
