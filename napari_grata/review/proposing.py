@@ -56,6 +56,8 @@ def propose(
         [[structure_mask(card, source.masks[i], s).any() for s in card.structures] for i in slices]
     )
     open_ = ~np.isin(slices, list(leave_out))
+    if not open_.any():
+        return []
     overlaps = Overlaps(card, [source.masks, *(one.masks for one in rest)], stack=stack)
     apart = np.array(
         [[overlaps.apart(source.masks[i], one.masks[i]) for i in slices] for one in rest]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _SOON_MS = 60
 _REVIVE_MS = 500
 _LAST = "This is the last of the cases listed."
+_NO_LIST = "Open a list of cases first: Open, in step Scan."
 _FIRST = "This is the first of the cases listed."
 _RUNNING = "A run is going on for the case in view: wait for its end, or cancel it."
 
@@ -184,10 +185,7 @@ class Cases(QObject):
             self.batch.pause()
 
     def choice_not_here(self, session: Session) -> CarriedChoice | None:
-        """Return the choice that the list carries over, if the case in view has not been given it.
-
-        That is left to the user: nothing is changed under their eyes.
-        """
+        """Return the list's choice if it waits for the user, who looks at a case without it."""
         cases, work = self.caselist, self._work_of(session)
         run = session.run
         if cases is None or work is None or run is None or not may_be_changed(run, run.segmenter):
@@ -261,6 +259,8 @@ class Cases(QObject):
             self._show_all()
             self.show_panel()
             panel.say(" ".join(cases.notices[-2:]))
+            if self.current.key is not None:
+                self.open_case(self.current.key)
             return
         self.close_list()
         if self.caselist is not None:
@@ -316,9 +316,7 @@ class Cases(QObject):
             self.open_case(key)
 
     def _why_no_list(self) -> str:
-        return (
-            "" if self.caselist is not None else "Open a list of cases first: Open, in step Scan."
-        )
+        return _NO_LIST if self.caselist is None else ""
 
     def open_case(self, key: str) -> None:
         """Show a case: at once if it was read ahead, else as soon as it is."""
@@ -328,6 +326,7 @@ class Cases(QObject):
         if key == here.key and here.layer is not None:
             self._wanted = None
             self.panel.set_current(key)
+            self._revive_soon.start()  # its masks may have come while it was out of view
             self._context.choose_layer(here.layer)
             return
         self._wanted = key

@@ -197,6 +197,11 @@ class WeighSection(QWidget):
         if done >= self.count.value():
             reviewed = counted(done, session.scan.noun)
             return f"{reviewed} reviewed already: weigh, or choose a higher number."
+        decided = self._decided() or set()
+        if None in decided:
+            return "This case is decided on; take the decision back first."
+        if session.adapted_slices <= {*decided, *self._context.reviewed.of(session)}:
+            return f"Every {session.scan.noun} is reviewed or decided: there are no others."
         return ""
 
     def _why_no_weigh(self, session: Session) -> str:

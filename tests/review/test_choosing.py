@@ -388,6 +388,7 @@ def test_proposals_are_where_candidates_differ_spread_over_the_list() -> None:
     assert propose(card, candidates, leave_out=[3, 11]) == [2, 6, 8]
     assert len(propose(card, candidates, 8)) == 8
     assert propose(card, candidates, 40) == list(range(12))
+    assert propose(card, candidates, leave_out=range(12)) == []
 
 
 def test_proposals_show_every_structure_and_no_empty_slice() -> None:

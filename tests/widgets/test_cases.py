@@ -132,6 +132,17 @@ def test_a_folder_becomes_a_list_that_is_gone_through_with_keys(listed: Any) -> 
     assert names(user) == {"p1"}
 
 
+def test_a_list_that_is_open_shows_its_case_again_when_it_is_opened(
+    listed: Any, scans: Path, photograph: Path
+) -> None:
+    user = listed()
+    user.open(photograph)
+    assert user.context.case is None
+    user.dock.cases.open_list([str(scans)])
+    user.wait(lambda: user.context.case is not None and user.context.case.key == "case-0001", 20)
+    assert user.context.scan is user.dock.cases.current.scan
+
+
 def test_without_a_list_the_keys_say_what_to_do(start: Callable[..., Any]) -> None:
     user = start()
     assert user.context.actions.why_not("next_case").startswith("Open a list of cases first")

@@ -480,10 +480,12 @@ def test_a_decided_case_is_not_touched(review: Callable[..., Reviewer]) -> None:
     one.review_as(BETTER, [0, 3, 5])
     one.press(one.weigh.weigh_button)
     assert one.weigh.use_button.isEnabled()
+    one.weigh.count.setValue(8)
     user.dock.decide.scope.setCurrentIndex(1)
     user.do("accept")
-    assert not one.weigh.use_button.isEnabled()
-    assert "decided" in one.weigh.use_button.toolTip()
+    for button in (one.weigh.use_button, one.weigh.propose_button):
+        assert not button.isEnabled()
+        assert "decided" in button.toolTip()
 
 
 def test_cancelled_or_left_nothing_lands_elsewhere(
