@@ -28,6 +28,7 @@ from napari_grata.widgets.scan_layer import (
     current_slice,
     fit_view,
     hold_canvas,
+    is_turned,
     lend_units,
     of_other_scans,
     scan_layers,
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from napari_grata.scans import Scan
     from napari_grata.segmenters import DeviceChoice
     from napari_grata.widgets.cases import Cases
+_TURNED = (
+    "No slice of the scan is in view, for the axes are turned or shown in 3-D. Turn them back, or "
+    "decide on the whole case."
+)
 
 
 class Context(QObject):
@@ -243,7 +248,10 @@ class Context(QObject):
             if hasattr(layers, name):
                 self.connections.listen(getattr(layers, name), self._layer_goes)
         self.connections.listen(self.viewer.events.theme, self._on_theme)
-        self.connections.listen(self.viewer.dims.events.current_step, self._on_dims)
+        events = self.viewer.dims.events
+        self.connections.listen(events.current_step, self._on_dims)
+        for emitter in (events.order, events.ndisplay):
+            self.connections.listen(emitter, self.touch)
         self.runner.changed.connect(self.touch)
         self.undo.changed.connect(self.touch)
         self.masks_changed.connect(self.touch)
@@ -484,6 +492,11 @@ class Context(QObject):
             return 0
         assert self.layer is not None
         return current_slice(self.viewer, self.scan, self.layer)
+
+    def why_no_slice(self) -> str:
+        """Return why nothing can be said of a single slice now, "" if one is in view."""
+        single = self.scan is None or self.scan.n_slices == 1
+        return "" if single or not is_turned(self.viewer) else _TURNED
 
     def go_to(self, index: int) -> None:
         """Bring a slice of the chosen scan into view."""

@@ -198,6 +198,8 @@ class CorrectSection(QWidget):
             return NO_MASK
         if session.busy:
             return BUSY
+        if turned := context.why_no_slice():
+            return turned
         # What is called right is the mask after, so that is what has to be in view.
         return "" if context.displayed().which == "adapted" else "Look at the mask after first (G)."
 

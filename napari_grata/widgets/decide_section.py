@@ -259,6 +259,8 @@ class DecideBar(QWidget):
         if self.decisions.place.caselist.read_only:
             return str(self.decisions.place.caselist.read_only)
         index = place[1]
+        if index is not None and (turned := context.why_no_slice()):
+            return turned
         adapted = index in session.adapted_slices if index is not None else session.adapted_slices
         source = (
             index in session.segmented_slices if index is not None else session.segmented_slices
@@ -510,9 +512,11 @@ class DecideBar(QWidget):
     def _in_view_words(self) -> str:
         """Return which mask is in view, and so which one Accept would take."""
         displayed = self._context.displayed()
-        session = self._context.session
+        session, place = self._context.session, self.place()
         if session is not None and session.busy:
             return "the masks are still in the making"
+        if place is not None and place[1] is not None and self._context.why_no_slice():
+            return "not in view, for the axes are turned"
         if displayed.which == "step":
             return f"this is after step {displayed.step}"
         edited = ", with what you drew" if displayed.edited else ""

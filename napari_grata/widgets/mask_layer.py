@@ -14,7 +14,7 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
 
-from napari_grata.widgets.scan_layer import KEY, alive, current_slice, free_name
+from napari_grata.widgets.scan_layer import KEY, alive, current_slice, free_name, is_turned
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -263,9 +263,8 @@ class MaskLayer(_Over):
     @property
     def paints_across(self) -> bool:
         """Whether a stroke may lie on other slices than the one in view."""
-        layer, dims = self.layer, self._viewer.dims
-        turned = dims.ndisplay > 2 or min(dims.order[-2:]) < dims.ndim - 2
-        return layer is not None and (turned or layer.n_edit_dimensions > 2)
+        layer = self.layer
+        return layer is not None and (is_turned(self._viewer) or layer.n_edit_dimensions > 2)
 
     def tell_later(self, slices: Iterable[int]) -> None:
         """Have it noticed when strokes on these slices are undone, whichever is in view then."""

@@ -240,6 +240,12 @@ def grid_of(viewer: Any) -> Any:
     return getattr(viewer, "canvas", viewer).grid
 
 
+def is_turned(viewer: Any) -> bool:
+    """Whether the canvas shows another plane than a scan's slices, or all of them in 3-D."""
+    dims = viewer.dims
+    return bool(dims.ndisplay > 2 or min(dims.order[-2:]) < dims.ndim - 2)
+
+
 def fit_view(
     viewer: Any,
     layers: Sequence[Layer | None],

@@ -138,6 +138,29 @@ def test_strokes_on_slices_out_of_view_and_their_undo_are_noticed(
     assert user.context.decision_marks[3] == "✓"
 
 
+@pytest.mark.filterwarnings("ignore:Contours are not displayed")
+def test_no_slice_is_decided_on_that_is_not_in_view(adapted: Callable[..., Any]) -> None:
+    user = adapted()
+    user.context.go_to(2)
+    decide, dims = user.dock.decide, user.viewer.dims
+    for turn in ({"order": (1, 0, 2)}, {"ndisplay": 3}):
+        dims.update(turn)
+        assert "not in view" in user.decision()
+        user.do("accept")
+        assert not decide.buttons["accept"].isEnabled()
+        assert "axes are turned" in decide.buttons["accept"].toolTip()
+        assert not user.dock.correct.right.isEnabled()
+        dims.update({"order": (0, 1, 2), "ndisplay": 2})
+    assert in_force(user) == {}
+    dims.order = (0, 2, 1)  # a slice all the same, rows for columns
+    assert "Accept takes the mask after" in user.decision()
+    user.do("accept")
+    dims.order = (1, 0, 2)
+    decide.scope.setCurrentIndex(1)
+    user.do("accept")
+    assert in_force(user) == {2: "accept", None: "accept"}
+
+
 def test_what_a_stroke_flags_is_counted_in_every_sentence(adapted: Callable[..., Any]) -> None:
     user = adapted()
     before = len(user.session.flagged())
