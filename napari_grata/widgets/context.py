@@ -244,7 +244,8 @@ class Context(QObject):
         layers = self.viewer.layers.events
         for emitter in (layers.inserted, layers.removed, layers.reordered):
             self.connections.listen(emitter, self._layers_changed)
-        for name in ("removing", "end_batch"):  # the second is missing before napari 0.7
+        # Not "end_batch", of which the canvas always hears first. No batches before napari 0.7.
+        for name in ("removing", "begin_batch"):
             if hasattr(layers, name):
                 self.connections.listen(getattr(layers, name), self._layer_goes)
         self.connections.listen(self.viewer.events.theme, self._on_theme)

@@ -311,6 +311,7 @@ def as_one_change(viewer: Any) -> Iterator[None]:
         yield
     finally:
         _GATHERING.discard(id(viewer))
+        begin()  # for `hold_canvas`, should anything have been redrawn in between
         end()
 
 
@@ -321,6 +322,8 @@ def remove_layers(viewer: Any, layers: Iterable[Layer | None]) -> None:
     made napari die in ``glDrawArrays`` is another matter: see `hold_canvas`.
     """
     gone = [layer for layer in reversed(viewer.layers) if any(layer is one for one in layers)]
+    if not gone:
+        return
     with as_one_change(viewer):
         for layer in gone:
             # Taking out one may have taken others along.
@@ -338,10 +341,11 @@ def canvases(window: QMainWindow | None) -> list[Any]:
 def hold_canvas(window: QMainWindow | None) -> None:
     """Make OpenGL speak to the canvas, before a layer is taken out, whoever takes it out.
 
-    Once a layer is gone, napari (0.6.6 to 0.9) deletes its buffers and programs at once, in
-    whatever context of OpenGL is current: outside a redraw that is the window's own. Mesa then ends
-    the program in ``glDrawArrays`` at the second redraw after it, for any layer but the uppermost.
-    With the canvas's context current they are deleted where they were made.
+    Once a layer is gone, and at the end of a batch, napari (0.6.6 to 0.9) deletes the buffers and
+    programs that nothing uses any more, and fills others, in whatever context of OpenGL is current:
+    outside a redraw that is the window's own. Mesa then ends the program in ``glDrawArrays`` at the
+    second redraw after it, for any layer but the uppermost. With the canvas's context current they
+    are deleted where they were made.
     """
     for canvas in canvases(window):
         canvas.makeCurrent()

@@ -13,12 +13,19 @@ from napari.layers import Image, Labels, Vectors
 from qtpy.QtCore import QEvent
 from qtpy.QtGui import QOpenGLContext
 from qtpy.QtWidgets import QApplication
+from vispy.gloo.glir import GlirParser
 
 from napari_grata.adaptation.uncertainty import KINDS as MEASURED
 from napari_grata.segmenters import Card, Structure
 from napari_grata.widgets.lines import dashed, outlines
 from napari_grata.widgets.overlays import WAYS
-from napari_grata.widgets.scan_layer import camera_of, canvases, grid_of, remove_layers
+from napari_grata.widgets.scan_layer import (
+    as_one_change,
+    camera_of,
+    canvases,
+    grid_of,
+    remove_layers,
+)
 from napari_grata.widgets.uncertainty import KINDS
 
 Start = Callable[..., Any]
@@ -612,3 +619,30 @@ def test_layers_are_taken_out_where_they_were_drawn_and_from_the_top(
     for theme in ("light", "dark", "light"):  # redraws
         viewer.theme = theme
         qtbot.wait(50)
+
+
+def test_all_that_the_canvas_is_told_is_told_in_its_own_context(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of a batch napari deletes what it finds unused, whether a layer went or not."""
+    user = reader()
+    user.dock.window().show()
+    canvas = canvases(user.dock.window())[0]
+    user.wait(canvas.isValid)
+    told: list[bool] = []
+    parse = GlirParser.parse
+
+    def watched(parser: Any, commands: Any) -> None:
+        told.append(QOpenGLContext.currentContext() == canvas.context())
+        parse(parser, commands)
+
+    monkeypatch.setattr(GlirParser, "parse", watched)
+    for _ in range(2):
+        grid_of(user.viewer).enabled = not grid_of(user.viewer).enabled
+        user.settle()
+    canvas.doneCurrent()
+    begun = len(told)
+    with as_one_change(user.viewer):
+        pass
+    assert len(told) > begun
+    assert all(told)
