@@ -199,6 +199,10 @@ class Stepper:
         reads_all = self.frame_of(slice_index) == self._region
         if self._settings.method == "source" and not self._settings.six_views and reads_all:
             return None, None
+        if self._settings.six_views:
+            # What may not draw may not teach.
+            views = self.segmenter.card.views if self._may_average(slice_index) else ("identity",)
+            self._method.objectives.views = views
         prepared = self._prepare(slice_index)
         supervision = self._supervision(prepared)
         untaught = supervision is None and self._only_corrections_teach(slice_index)

@@ -185,6 +185,9 @@ class VolumeStepper(Stepper):
         # Beside one slice that was looked at lie many that were not: together they count as one.
         return found.holding(held, self._settings.hold / sides[across])
 
+    def _may_average(self, slice_index: int) -> bool:
+        return True  # over mirrored windows, as it was trained to be asked
+
     def _image(self, slice_index: int) -> torch.Tensor:
         return self._prepare(slice_index).image
 
