@@ -529,11 +529,11 @@ def test_the_frame_that_was_found_is_shown_and_dragging_it_makes_it_a_region(
     assert "as found" in user.dock.message.said()
     (layer,) = (one for one in user.viewer.layers if one.name == "Frame found")
     assert layer.data[0].min(axis=0) == pytest.approx(np.array(frame[:2]) - 0.5)
-    camera, middle = camera_of(user.viewer), np.array(frame).reshape(2, 2).mean(axis=0) - 0.5
-    assert camera.center[-2:] == pytest.approx(middle, abs=1), "the frame is not in the middle"
-    canvas = user.viewer.canvas.size if hasattr(user.viewer, "canvas") else None
-    if canvas is not None:
-        assert 0.5 < camera.zoom * (frame[2] - frame[0]) / min(canvas) < 0.7
+    if hasattr(user.viewer, "canvas"):  # before napari 0.9 the view stays as it is
+        camera, middle = camera_of(user.viewer), np.array(frame).reshape(2, 2).mean(axis=0) - 0.5
+        assert camera.center[-2:] == pytest.approx(middle, abs=1), "the frame is not in the middle"
+        share = camera.zoom * (frame[2] - frame[0]) / min(user.viewer.canvas.size)
+        assert 0.5 < share < 0.7
     # How far the photograph lies from the source centre is said of what the model reads.
     found = measure_case(load_segmenter(models / "tiny-eye", "cpu"), user.context.scan, 0, frame)
     gauge = user.dock.model.shift.gauge
