@@ -309,14 +309,17 @@ class CurrentCase:
         self._layer = context.add_scan(scan, fit=not same, **contrast)
         if loaded.run is not None:
             self.put_run(loaded.run, loaded.flags)
-        elif loaded.key in self._segmented:
+        if loaded.key in self._segmented:
             card, region, masks = self._segmented[loaded.key]
-            session = _new_session(context, self._layer, scan, card)
-            session.region = region
-            for index, mask in masks.items():
-                session.put_source(index, mask)
-            session.settle()
-            context.take_results()
+            session = self.session() if loaded.run is not None else None
+            if session is None:
+                session = _new_session(context, self._layer, scan, card)
+                session.region = region
+            if (session.card.name, session.region) == (card.name, region):
+                for index in masks.keys() - session.segmented_slices:
+                    session.put_source(index, masks[index])
+                session.settle()
+                context.take_results()
         if scan.n_slices > 1:
             place = self._places.get(loaded.key, scan.n_slices // 2)
             context.go_to(min(place, scan.n_slices - 1))
@@ -378,9 +381,10 @@ class CurrentCase:
         if session is None or key is None:
             return
         self._segmented.pop(key, None)
-        if session.segmented_slices and not session.adapted_slices:
+        alone = session.segmented_slices - session.adapted_slices
+        if alone:
             stack, scan = session.source.stack, session.scan
-            masks = {i: scan.get_mask(stack, i).copy() for i in session.segmented_slices}
+            masks = {i: scan.get_mask(stack, i).copy() for i in alone}
             self._segmented[key] = session.card, session.region, masks
         for oldest in list(self._segmented)[:-KEPT]:
             del self._segmented[oldest]

@@ -413,6 +413,17 @@ def test_source_masks_alone_are_there_again_on_coming_back(listed: Any) -> None:
     assert user.session.segmented_slices == {0, 1, 2}
     np.testing.assert_array_equal(user.session.source.layer.data, made)
     assert names(user) == {"p1", "p1 source"}
+    # So are those of slices that were not adapted with the others.
+    user.context.slices_text = "2"
+    user.adapt()
+    rest(user)
+    user.do("next_case")
+    in_view(user, "case-0002")
+    user.do("previous_case")
+    in_view(user, "case-0001")
+    assert user.session.adapted_slices == {1}
+    assert user.session.segmented_slices == {0, 1, 2}
+    np.testing.assert_array_equal(user.session.source.layer.data, made)
 
 
 def test_scans_that_have_moved_are_found_where_the_user_says(
