@@ -386,9 +386,11 @@ def choose(
     card = segmenter.card
     before, after = (opened.mask_path(out, name) for name in ("source", "chosen"))
     _refuse_to_overwrite(before, after, out / "choice.json")
-    caselist = None if carry_to is None else cli_lists.open_list(console, carry_to)
-    if caselist is not None and (box is not None or reviewed is None):
+    if carry_to is not None and (box is not None or reviewed is None):
         raise UsageError("--list goes with --reviewed, and without --region.")
+    caselist = None if carry_to is None else cli_lists.open_list(console, carry_to)
+    if caselist is not None and not caselist.writable:
+        raise UsageError(str(caselist.read_only))
     truth: dict[int, np.ndarray] = {}
     if reviewed is not None:
         places = None if reviewed_slices is None else parse_slices(reviewed_slices, opened)
@@ -432,8 +434,9 @@ def choose(
         case = caselist.of_scan(opened)
         called = "another scan" if case is None else f"case {case.number}"
         carried_choice(record, runs, called).keep(caselist)
-        caselist.close()
         console.say(f"The cases of {carry_to} use it from the next “napari-grata cases” on.")
+    if caselist is not None:
+        caselist.close()
     runs.close()
     # What a person made stays as it is.
     _write_masks({before: source, after: found | truth}, opened, card, scan_names)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,14 @@ def test_what_a_few_slices_of_one_scan_decide_is_used_on_the_others_of_its_list(
     assert "--list goes with --reviewed" in capsys.readouterr().err
     better = tmp_path / "ask" / "runs" / "batch-norm" / "adapted.nii.gz"
     reviewed = ("--reviewed", better, "--reviewed-slices", "1,2,4,6")
+    holds = "import sys; from napari_grata.review import CaseList; c = CaseList.load(sys.argv[1])"
+    words = [sys.executable, "-c", f"{holds}; print(flush=True); input()", str(kept)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as dock:
+        assert dock.stdout is not None
+        dock.stdout.readline()
+        assert main([*wrong, *map(str, reviewed)]) == 2  # else nothing is kept, and nobody told
+        assert "open" in capsys.readouterr().err
+        dock.communicate("\n")
     told = run(capsys, *common, "--out", tmp_path / "out", *reviewed, "--list", kept)
     assert told["changes"], told["words"]
     run(capsys, "cases", folder, "--model", model, "--list", kept)
