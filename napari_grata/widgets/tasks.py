@@ -135,7 +135,7 @@ def segment(
         found = enumerate(segmenter.predict(scan, slices=slices, region=region), 1)
         total = len(slices)
         masks = (Mask("source", p.slice_index, p.label_map, done, total) for done, p in found)
-        yield from _with_notices(segmenter, masks)
+        yield from _with_notices(masks, segmenter.notices)
 
 
 def adapt(
@@ -183,23 +183,24 @@ def records_of(
     records: Any,
     abandoned: threading.Event,
 ) -> Iterator[Any]:
-    """Yield a run, then its records with its segmenter's notices between; closes the stream."""
+    """Yield a run, then its records with what it has to say between; closes the stream."""
     try:
         yield Started(run)
-        yield from _with_notices(run.segmenter, records)
+        yield from _with_notices(records, run.segmenter.notices, run.notices)
     finally:
         records.close()
         if abandoned.is_set():
             run.close()
 
 
-def _with_notices(segmenter: Segmenter, items: Iterable[Any]) -> Iterator[Any]:
-    """Yield items, and after each what its making has added to the segmenter's notices."""
-    told = len(segmenter.notices)
+def _with_notices(items: Iterable[Any], *said: list[str]) -> Iterator[Any]:
+    """Yield items, and after each what its making has added to what is said."""
+    told = {text for notices in said for text in notices}
     for item in items:
         yield item
-        yield from map(Notice, segmenter.notices[told:])
-        told = len(segmenter.notices)
+        for text in (text for notices in said for text in notices if text not in told):
+            yield Notice(text)
+        told.update(text for notices in said for text in notices)
 
 
 def revive(

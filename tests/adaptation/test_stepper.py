@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from napari_grata.adaptation.uncertainty import Uncertainty
 from napari_grata.scans import Scan, scan_from_array
 from napari_grata.segmenters import Card, ResUNet, Segmenter, Structure
 from napari_grata.segmenters.preprocessing import PredictionError
+from napari_grata.widgets.tasks import Notice, records_of
 from tools.generators.memory import RunsOut
 from tools.generators.models import Small
 
@@ -236,5 +238,7 @@ def test_views_that_lose_a_structure_do_not_draw_a_volume(unseen):
         assert bool((seen.probabilities > 0.5).any()) != bool(unseen)
     stack = Settings(method="mean-teacher", six_views=True, passes=1)
     taught = AdaptationRun(model, scan, stack)
-    list(taught.records())
+    items = list(records_of(taught, taught.records(), threading.Event()))
+    said = [item.text for item in items if isinstance(item, Notice)]
+    assert any("less of tissue" in text for text in said) == bool(unseen)
     assert len(taught._adapter._method.objectives.views) == (1 if unseen else 2)
